@@ -1,0 +1,1 @@
+"""Commands: ``python -m espnet_spike.bin.NAME --help``."""

@@ -1,0 +1,61 @@
+"""What every command under ``espnet_spike.bin`` shares: parsing, logging, exit codes."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from espnet_spike.errors import UserError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with full option names only and a did-you-mean for unknown ones."""
+
+    def __init__(self, **kwargs: object) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2; an unknown option gets the nearest known one."""
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            known = [option for action in self._actions for option in action.option_strings]
+            words = message.removeprefix(prefix).split()
+            message = prefix + " ".join(
+                word + (did_you_mean(word.split("=")[0], known) if word.startswith("--") else "")
+                for word in words
+            )
+        super().error(message)
+
+
+def str2bool(value: str) -> bool:
+    """Parse the ``true``/``false`` that Kaldi-style options carry."""
+    if value.lower() in ("true", "1", "yes"):
+        return True
+    if value.lower() in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, got {value!r}")
+
+
+def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and leave with its exit status.
+
+    0: done. 1: a ``UserError``, printed without a traceback. 130: Ctrl-C. Any other exception is a
+    bug of ours and keeps its traceback.
+    """
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        stream=sys.stderr,
+    )
+    try:
+        main(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        sys.exit(130)
+    sys.exit(0)
