@@ -38,7 +38,9 @@ def str2bool(value: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, got {value!r}")
 
 
-def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None
+) -> NoReturn:
     """Run a command and leave with its exit status.
 
     0: done. 1: a ``UserError``, printed without a traceback. 130: Ctrl-C. Any other exception is a

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(
-    os.environ.get(
-        "ESPNET_SPIKE_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "data"
-    )
+    os.environ.get("ESPNET_SPIKE_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "data")
 )
 
 

@@ -1,0 +1,28 @@
+# What a maintainer runs. Users run ./run.sh.
+RECIPE ?= fsdd
+PYTHON := .venv/bin/python
+
+.PHONY: test lint env results bench lock
+
+test:            ## make the environment if needed, then run every test
+	bash local/env.sh --group test
+	$(PYTHON) -m pytest -n auto --dist loadgroup
+
+lint:            ## format and check Python and shell
+	bash local/env.sh --group test
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check .
+	.venv/bin/shellcheck -x run.sh local/*.sh egs/*/run.sh egs/*/local/*.sh .ci/run
+
+env:             ## make .venv for running recipes
+	bash local/env.sh
+
+results:         ## copy the tables of a recipe beside it: make results RECIPE=fsdd
+	cp "egs/$(RECIPE)/exp/RESULTS.md" "egs/$(RECIPE)/RESULTS.md"
+
+bench:           ## measure speed against peers, tables in benchmarks/results
+	bash local/env.sh --group test
+	for file in benchmarks/bench_*.py; do $(PYTHON) "$$file" || exit 1; done
+
+lock:            ## renew the locked package lists after a change of pyproject.toml
+	bash local/lock.sh

@@ -1,0 +1,147 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# What run.sh needs around its stages: the environment, names of folders, checks, and `step`.
+
+find_config() { # find_config OPTION: set it to the file it names, as seen from the recipe
+  local -n file=$1
+  local place
+  for place in "$caller_dir" "$recipe_dir" "$root"; do
+    place=$place/$file
+    [[ $file != /* ]] || place=$file
+    [[ -f $place ]] || continue
+    place=$(realpath "$place")
+    file=$place
+    [[ $place != "$root"/* ]] || file=$(realpath --relative-to="$recipe_dir" "$place")
+    echo "$1: $file"
+    return
+  done
+  fail "--$1 $file: no such file" "looked in $caller_dir, $recipe_dir and $root"
+}
+
+stage_number() { # stage_number OPTION: set it to the number of the stage it names
+  local -n value=$1
+  local number name names=()
+  while read -r number name _; do
+    names+=("$name")
+    if [[ $value == "$number" || $value == "$name" ]]; then value=$number; return; fi
+  done <<<"${stages#?}"
+  fail "--$1 $value: no such stage$(_nearest "$value" "${names[@]}")" "run.sh --list_stages shows them"
+}
+
+count_gpus() {
+  if command -v nvidia-smi >/dev/null; then nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true; else echo 0; fi
+}
+
+number_or_auto() { # number_or_auto OPTION AUTO
+  local -n value=$1
+  [[ $value == auto ]] && value=$2
+  [[ $value =~ ^[0-9]+$ ]] || fail "--$1 takes a number or auto, not '$value'"
+}
+
+prepare() {
+  called_as="./run.sh --recipe ${recipe_dir##*/}"
+  [[ ${#given_options[@]} -eq 0 ]] || called_as+=" $(printf '%q ' "${given_options[@]}")"
+  recipe=${recipe_dir##*/}
+  cd "$recipe_dir" || exit
+  if [[ -n $corpus_dir ]]; then
+    [[ $corpus_dir == /* ]] || corpus_dir=$caller_dir/$corpus_dir
+    [[ -d $corpus_dir ]] || fail "--corpus_dir $corpus_dir: no such folder"
+  fi
+  stage_number stage
+  stage_number stop_stage
+  local gpus
+  gpus=$(count_gpus)
+  number_or_auto ngpu "$gpus"
+  [[ $ngpu -le $gpus ]] || fail "--ngpu $ngpu, but $gpus seen" "use --ngpu $gpus, or look at nvidia-smi"
+  ! $gpu_inference || [[ $gpus -gt 0 ]] || fail "--gpu_inference true, but no GPU is seen"
+  number_or_auto nj "$(nproc)"
+  number_or_auto inference_nj "$(nproc)"
+  find_config asr_config
+  find_config inference_config
+  [[ $feats_type != fbank ]] || find_config fbank_config
+  ! $use_lm || find_config lm_config
+
+
+  py=$(bash "$root/local/env.sh" ${python:+--python "$python"} ${env:+--env "$env"})
+  [[ -z $env ]] || export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+  # ESPnet and sentencepiece read and write UTF-8 whatever the locale says
+  export LC_ALL=C.UTF-8 PYTHONIOENCODING=UTF-8
+  if $list_encoders; then "$py" -m espnet_spike.bin.list_encoders; exit; fi
+
+  read -ra tests <<<"$test_sets"
+  [[ ${#tests[@]} -gt 0 ]] || fail "--test_sets is empty"
+  source_set=$train_set
+  [[ -z $speed_perturb_factors ]] || source_set=${train_set}_sp
+  feats=$dumpdir/$feats_type
+  token_tag=$token_type
+  [[ $token_type != bpe ]] || token_tag=bpe_$bpemode$nbpe
+  token_dir=data/token_list/$token_tag
+  token_options=(--token_list "$token_dir/tokens.txt" --token_type "$token_type")
+  [[ $token_type != bpe ]] || token_options+=(--bpemodel "$token_dir/bpe.model")
+  data_tag=${feats_type}_${token_tag}${speed_perturb_factors:+_sp}
+  stats_dir=$expdir/asr_stats_$data_tag
+  local seed_tag=
+  [[ $seed == 0 ]] || seed_tag=seed$seed
+  [[ -n $asr_tag ]] || asr_tag=$("$py" -m espnet_spike.tags --config "$asr_config" \
+    --args="$asr_args" "$data_tag")${seed_tag:+_$seed_tag}
+  asr_exp=$expdir/asr_$asr_tag
+  lm_options=()
+  if $use_lm; then
+    [[ -n $lm_tag ]] || lm_tag=$("$py" -m espnet_spike.tags --config "$lm_config" "$token_tag")
+    lm_exp=$expdir/lm_$lm_tag
+    lm_options=(--lm_exp "$lm_exp")
+  fi
+  [[ -n $inference_tag ]] || inference_tag=$("$py" -m espnet_spike.tags \
+    --config "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}
+  decode_dir=$asr_exp/$inference_tag
+
+  # the validation set may be a test set too; it is scored whole, not as filtered for training
+  raw_sets=("$train_set" "$valid_set")
+  eval_dirs=() named_eval_dirs=() fbank_inputs=() fbank_outputs=() fbank_pairs=()
+  local set
+  for set in "$source_set" "$valid_set"; do
+    fbank_inputs+=("data/$set") fbank_outputs+=("$feats/org/$set")
+    fbank_pairs+=("data/$set" "$feats/org/$set")
+  done
+  for set in "${tests[@]}"; do
+    if [[ $set == "$valid_set" ]]; then
+      eval_dirs+=("$feats/org/$set")
+    else
+      raw_sets+=("$set")
+      eval_dirs+=("$feats/$set")
+      fbank_inputs+=("data/$set") fbank_outputs+=("$feats/$set")
+      fbank_pairs+=("data/$set" "$feats/$set")
+    fi
+    named_eval_dirs+=("$set=${eval_dirs[-1]}")
+  done
+
+  local checks=(--asr_config "$asr_config" --asr_args "$asr_args"
+    --inference_config "$inference_config" --inference_args "$inference_args")
+  [[ $feats_type != fbank ]] || checks+=(--fbank_config "$fbank_config")
+  ! $use_lm || checks+=(--lm_config "$lm_config")
+  "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"
+}
+
+skip() { echo "stage $current_stage: skipped, $1"; }
+
+step() { # step NAME [--input PATH ...] [--output PATH ...] -- COMMAND ...
+  local name=$1 flags=()
+  shift
+  ! $force || flags+=(--force)
+  ! $dry_run || flags+=(--dry_run)
+  "$py" -m espnet_spike.stages --stage "$current_stage" --name "$name" --expdir "$expdir" \
+    --min_free_gb "$min_free_gb" "${flags[@]}" "$@"
+}
+
+run_stages() {
+  local number name part skip_part
+  while read -r number name part _ <&3; do
+    [[ $number -ge $stage && $number -le $stop_stage ]] || continue
+    skip_part=skip_$part
+    [[ ${!skip_part:-false} == false ]] || continue
+    current_stage="$number $name"
+    "stage_$name"
+  done 3<<<"${stages#?}"
+  if [[ -f $expdir/RESULTS.md ]] && ! $dry_run; then
+    echo "results: $recipe_dir/$expdir/RESULTS.md"
+  fi
+}

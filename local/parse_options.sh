@@ -1,0 +1,112 @@
+# shellcheck shell=bash disable=SC2034
+# Kaldi's parse_options idea: the variables declared in the option block of a script are its options.
+#
+#   ### options
+#   nbpe=30            # help text
+#   token_type=bpe     # help text {bpe|char|word}     <- the only values allowed
+#   ### end of options
+#   parse_options "$0" "$@"
+#
+# `--nbpe 30`, `--nbpe=30`, `--stop-stage 3`: an unknown name or value stops with the nearest known
+# one. An option whose default is true or false may stand alone (`--dry_run`), and one whose default
+# is a number takes a number.
+
+declare -A option_default option_help
+given_options=() # what followed a bare --, or everything
+
+_read_option_block() {
+  local line block=false
+  while IFS= read -r line; do
+    case $line in
+      "### options"*) block=true ;;
+      "### end of options"*) return 0 ;;
+      *)
+        if $block && [[ $line =~ ^([a-z][a-z0-9_]*)=([^#]*)\#\ (.*)$ ]]; then
+          local name=${BASH_REMATCH[1]} default=${BASH_REMATCH[2]}
+          option_help[$name]=${BASH_REMATCH[3]}
+          default=${default%"${default##*[![:space:]]}"}
+          default=${default#\"}
+          option_default[$name]=${default%\"}
+        fi ;;
+    esac
+  done <"$1"
+}
+
+print_options() { # print_options SCRIPT: name, default and help of each option, in the file's order
+  local line name block=false
+  while IFS= read -r line; do
+    case $line in
+      "### options"*) block=true ;;
+      "### end of options"*) return 0 ;;
+      "# "*) $block && printf '\n%s\n' "${line#\# }" ;;
+      *)
+        name=${line%%=*}
+        $block && [[ -n ${option_help[$name]:-} ]] &&
+          printf '  --%-24s %s [%s]\n' "$name" "${option_help[$name]}" "${option_default[$name]}" ;;
+    esac
+  done <"$1"
+}
+
+_nearest() { # _nearest WORD KNOWN...: " (did you mean 'x'?)" or nothing
+  python3 -c 'import sys, difflib
+near = difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5)
+print(" (did you mean %r?)" % near[0] if near else "", end="")' "$@" 2>/dev/null || true
+}
+
+fail() { # fail MESSAGE [HINT]
+  printf 'error: %s\n' "$1" >&2
+  [[ -n ${2:-} ]] && printf '  hint: %s\n' "$2" >&2
+  exit 1
+}
+
+_check_value() { # _check_value NAME VALUE: against the default's kind and the {a|b} of the help
+  local name=$1 value=$2
+  local default=${option_default[$name]} choices
+  if [[ $default == true || $default == false ]]; then
+    [[ $value == true || $value == false ]] ||
+      fail "--$name takes true or false, not '$value'"
+  elif [[ $default =~ ^[0-9]+$ && ! ${option_help[$name]} =~ "or name" ]]; then
+    [[ $value =~ ^[0-9]+$ ]] || fail "--$name takes a number, not '$value'"
+  fi
+  if [[ ${option_help[$name]} =~ \{([^}]*)\} ]]; then
+    IFS='|' read -ra choices <<<"${BASH_REMATCH[1]}"
+    local choice
+    for choice in "${choices[@]}"; do [[ $value == "$choice" ]] && return 0; done
+    fail "--$name takes ${choices[*]}, not '$value'$(_nearest "$value" "${choices[@]}")"
+  fi
+}
+
+parse_options() { # parse_options SCRIPT ARGS...: sets the variables; --help prints and leaves
+  local script=$1 name value
+  shift
+  given_options=("$@")
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      --) given_options=("${@:2}") ;; # a recipe's own options come before it, the user's after
+      --help | -h) usage; exit 0 ;;
+      --*)
+        name=${1#--}
+        value=
+        local given=false
+        if [[ $name == *=* ]]; then value=${name#*=} name=${name%%=*} given=true; fi
+        name=${name//-/_}
+        [[ -n ${option_help[$name]+known} ]] ||
+          fail "unknown option --$name$(_nearest "$name" "${!option_help[@]}")" \
+            "${script##*/} --help lists the options"
+        if ! $given; then
+          local default=${option_default[$name]}
+          if [[ $default == true || $default == false ]] && [[ ${2:-} != true && ${2:-} != false ]]; then
+            value=true
+          else
+            [[ $# -ge 2 ]] || fail "--$name needs a value"
+            value=$2
+            shift
+          fi
+        fi
+        _check_value "$name" "$value"
+        printf -v "$name" '%s' "$value" ;;
+      *) fail "unexpected argument '$1'" "options are written --name value; quote a value with spaces" ;;
+    esac
+    shift
+  done
+}

@@ -1,0 +1,206 @@
+#!/usr/bin/env bash
+# From speech to a table of word error rates, in stages. Options: ./run.sh --help
+# shellcheck disable=SC2034  # local/driver.sh reads the options
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+caller_dir=$PWD
+. "$root/local/parse_options.sh"
+
+### options
+# Which recipe, which stages
+recipe=mini_an4            # folder under egs/
+recipe_dir=                # set by a recipe's own run.sh
+stage=1                    # first stage, number or name
+stop_stage=15              # last stage, number or name
+skip_data_prep=false       # leave out stages 1-5
+skip_train=false           # leave out stages 6-9
+skip_eval=false            # leave out stages 10-14
+list_stages=false          # print the stages and leave
+list_encoders=false        # print the encoders that a config can name and leave
+dry_run=false              # check everything, print the commands, run nothing
+force=false                # run stages again although they are done
+# Machine
+python=                    # interpreter (3.12) to build .venv with; searched for when empty
+env=                       # a Python environment of your own instead of .venv
+ngpu=auto                  # GPUs for training: auto (all that are seen) or a number
+gpu_inference=false        # decode on a GPU
+nj=auto                    # processes for features: auto (all cores) or a number
+inference_nj=auto          # processes for decoding: auto (all cores) or a number
+min_free_gb=1              # stop before a stage when less disk space is free
+dumpdir=dump               # features
+expdir=exp                 # experiments
+# Data
+corpus_dir=                # a copy of the corpus at hand; downloaded when empty, where it can be
+train_set=train            # name of the training set
+valid_set=dev              # name of the validation set
+test_sets="test"           # names of the sets to decode and score
+allow_pipes=false          # run arbitrary commands found in wav.scp
+speed_perturb_factors=     # e.g. "0.9 1.0 1.1"
+feats_type=fbank           # features {fbank|extracted}
+fbank_config=conf/fbank.yaml  # options of the features
+fs=                        # sampling rate in Hz; the corpus's when empty
+min_frames=10              # shortest training utterance, in frames
+max_frames=3000            # longest training utterance, in frames
+# Tokens and language model
+token_type=bpe             # modelling unit {bpe|char|word}
+bpemode=unigram            # kind of sentencepiece model {unigram|bpe}
+nbpe=30                    # size of the sentencepiece vocabulary
+use_lm=false               # train a language model and decode with it
+lm_config=conf/lm.yaml     # its config
+lm_tag=                    # its folder; made from the config's name when empty
+# Training
+asr_config=conf/train_iml_spikeformer.yaml  # model and training
+asr_args=                  # any key of it, e.g. "--max_epoch 3 --encoder_conf T=4"
+asr_tag=                   # folder of the experiment; made from the options when empty
+seed=0                     # of weights, data order and dropout
+# Decoding and results
+inference_config=conf/decode_asr.yaml  # beam search
+inference_args=            # any key of it, e.g. "--beam_size 20"
+inference_tag=             # folder of the decoding; made from the options when empty
+### end of options
+
+usage() {
+  echo "Usage: ./run.sh [--recipe NAME] [--stage N] [--stop_stage N] [--OPTION VALUE ...]"
+  print_options "$root/run.sh"
+  printf '\nStages\n'
+  print_stages
+}
+
+# number  name  part (for --skip_PART)  what it does
+stages="
+ 1 data     data_prep  Kaldi data directories from the corpus, checked and mended
+ 2 perturb  data_prep  speed perturbation of the training set
+ 3 fbank    data_prep  log-mel features, or a copy of features at hand
+ 4 filter   data_prep  drop utterances that are too short or too long
+ 5 token    data_prep  sentencepiece model and token list
+ 6 lm       train      language model
+ 7 stats    train      shapes and statistics of the features
+ 8 train    train      the model
+ 9 sparsify train      threshold calibration and fine-tuning
+10 decode   eval       beam search
+11 score    eval       word, character and token error rates with intervals
+12 count    eval       operations and energy
+13 simulate eval       hardware cycles
+14 report   eval       tables of all experiments
+15 pack     pack       one zip file with all that decoding needs"
+
+print_stages() { printf '%s\n' "${stages#?}" | sed -E 's/^( ?[0-9]+ [a-z]+ +)[a-z_]+ +/  \1/'; }
+
+_read_option_block "$root/run.sh"
+parse_options "$root/run.sh" "$@"
+$list_stages && { print_stages; exit 0; }
+
+if [[ -z $recipe_dir ]]; then # called from the root: hand over to the recipe, which hands back
+  [[ -f $root/egs/$recipe/run.sh ]] ||
+    fail "no recipe '$recipe'" "recipes: $(ls -m "$root/egs")"
+  arguments=()
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      --recipe) shift ;;
+      --recipe=*) ;;
+      *) arguments+=("$1") ;;
+    esac
+    shift
+  done
+  exec bash "$root/egs/$recipe/run.sh" ${arguments[@]+"${arguments[@]}"}
+fi
+. "$root/local/driver.sh"
+prepare # environment, folders, tags, checks: sets py, source_set, feats, token_dir, asr_exp, ...
+
+# One function a stage; each `step` is one command that can also be given by hand (see --dry_run).
+
+stage_data() {
+  step data --input local/data.sh "${raw_sets[@]/#/--output=data/}" \
+    -- bash local/data.sh ${corpus_dir:+--corpus_dir "$corpus_dir"}
+  step data_check "${raw_sets[@]/#/--input=data/}" "${raw_sets[@]/#/--output=data/}" \
+    -- "$py" -m espnet_spike.bin.prepare_data_dir --allow_pipes "$allow_pipes" "${raw_sets[@]/#/data/}"
+}
+
+stage_perturb() {
+  [[ -n $speed_perturb_factors ]] || { skip "no --speed_perturb_factors"; return; }
+  step perturb --input "data/$train_set" --output "data/$source_set" \
+    -- "$py" -m espnet_spike.bin.perturb_data_dir --factors "$speed_perturb_factors" "data/$train_set" "data/$source_set"
+}
+
+stage_fbank() {
+  local options=(--config "$fbank_config" ${fs:+--fs "$fs"} --allow_pipes "$allow_pipes") command=fbank
+  if [[ $feats_type == extracted ]]; then options=() command=copy_feats; else
+    set -- --input "$fbank_config"
+  fi
+  step "$feats_type" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" \
+    -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" --nj "$nj" "${fbank_pairs[@]}"
+}
+
+stage_filter() {
+  step filter --input "$feats/org/$source_set" --input "$feats/org/$valid_set" \
+    --output "$feats/$source_set" --output "$feats/$valid_set" \
+    -- "$py" -m espnet_spike.bin.filter_utts --min_frames "$min_frames" --max_frames "$max_frames" \
+    "$feats/org/$source_set" "$feats/$source_set" "$feats/org/$valid_set" "$feats/$valid_set"
+}
+
+stage_token() {
+  step "token_$token_tag" --input "$feats/$source_set/text" --output "$token_dir/tokens.txt" \
+    -- "$py" -m espnet_spike.bin.tokenize --token_type "$token_type" --bpemode "$bpemode" --nbpe "$nbpe" \
+    --text "$feats/$source_set/text" --oov_texts "${eval_dirs[@]/%//text}" --out "$token_dir"
+}
+
+stage_lm() {
+  $use_lm || { skip "no --use_lm true"; return; }
+  step "lm_$lm_tag" --input "$lm_config" --input "$feats/$source_set/text" --input "$token_dir/tokens.txt" \
+    --output "$lm_exp" \
+    -- "$py" -m espnet_spike.bin.lm_train --lm_config "$lm_config" --train_text "$feats/$source_set/text" \
+    --valid_text "$feats/$valid_set/text" "${token_options[@]}" --stats_dir "$lm_exp/stats" \
+    --output_dir "$lm_exp" --ngpu "$ngpu" --seed "$seed"
+}
+
+stage_stats() { # the statistics are of the features: encoders share them
+  step "stats_$data_tag" --unhashed=--asr_config --input "$feats/$source_set" --input "$feats/$valid_set" \
+    --input "$token_dir/tokens.txt" --output "$stats_dir/train" --output "$stats_dir/valid" \
+    -- "$py" -m espnet_spike.bin.collect_stats --asr_config "$asr_config" --train_dir "$feats/$source_set" \
+    --valid_dir "$feats/$valid_set" "${token_options[@]}" --output_dir "$stats_dir"
+}
+
+stage_train() {
+  mkdir -p "$asr_exp"
+  printf '%s\n' "$called_as" >>"$asr_exp/commands.txt"
+  step "train_$asr_tag" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
+    --input "$feats/$source_set" --input "$token_dir/tokens.txt" --output "$asr_exp/config.yaml" \
+    -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$asr_exp" \
+    --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" --stats_dir "$stats_dir" \
+    "${token_options[@]}" --ngpu "$ngpu" --seed "$seed" --asr_args "$asr_args"
+}
+
+stage_sparsify() { skip "the config has no 'sparsify' part"; }
+
+stage_decode() {
+  step "decode_${asr_tag}_$inference_tag" --input "$inference_config" --input "$expdir/.done/train_$asr_tag.json" \
+    "${eval_dirs[@]/#/--input=}" "${tests[@]/#/--output=$decode_dir/}" \
+    -- "$py" -m espnet_spike.bin.decode --asr_exp "$asr_exp" --inference_config "$inference_config" \
+    --inference_args "$inference_args" "${lm_options[@]}" --inference_nj "$inference_nj" \
+    --gpu_inference "$gpu_inference" --out "$decode_dir" "${named_eval_dirs[@]}"
+}
+
+stage_score() {
+  step "score_${asr_tag}_$inference_tag" "${tests[@]/#/--input=$decode_dir/}" \
+    "${tests[@]/#/--output=$decode_dir/}" \
+    -- "$py" -m espnet_spike.bin.score "${token_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
+}
+
+stage_count() { skip "not available yet for this model"; }
+
+stage_simulate() { skip "not available yet for this model"; }
+
+stage_report() {
+  step report --input "$asr_exp" --input "$decode_dir" --output "$expdir/RESULTS.md" \
+    -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
+    ${corpus_dir:+--corpus_dir "$corpus_dir"}
+}
+
+stage_pack() {
+  step "pack_${asr_tag}_$inference_tag" --input "$expdir/.done/train_$asr_tag.json" \
+    --input "$inference_config" --output "$asr_exp/pack.zip" \
+    -- "$py" -m espnet_spike.bin.pack --asr_exp "$asr_exp" "${lm_options[@]}" \
+    --inference_config "$inference_config" --out "$asr_exp/pack.zip"
+}
+
+run_stages

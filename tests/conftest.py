@@ -1,0 +1,48 @@
+"""Shared fixtures, and the rule on skips."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# On CI these are the only reasons to skip. A missing Python package is none: the test group of the
+# environment holds everything that tests use.
+ALLOWED_SKIPS = ("no GPU", "no Chromium", "development corpus absent")
+
+
+def _forbidden(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Return the reason of a skip that CI does not allow, or an empty string."""
+    if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
+        return ""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    return "" if reason.startswith(ALLOWED_SKIPS) else reason
+
+
+def _fail(report: pytest.TestReport | pytest.CollectReport, reason: str) -> None:
+    report.outcome = "failed"
+    report.longrepr = f"skipped, and CI allows only {ALLOWED_SKIPS}: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if reason := _forbidden(report):
+        _fail(report, reason)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if reason := _forbidden(report):
+        _fail(report, reason)
+    return report
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
