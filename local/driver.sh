@@ -46,6 +46,8 @@ prepare() {
     [[ $corpus_dir == /* ]] || corpus_dir=$caller_dir/$corpus_dir
     [[ -d $corpus_dir ]] || fail "--corpus_dir $corpus_dir: no such folder"
   fi
+  read -ra tests <<<"$test_sets"
+  [[ ${#tests[@]} -gt 0 ]] || fail "--test_sets is empty"
   stage_number stage
   stage_number stop_stage
   local gpus
@@ -67,8 +69,6 @@ prepare() {
   export LC_ALL=C.UTF-8 PYTHONIOENCODING=UTF-8
   if $list_encoders; then "$py" -m espnet_spike.bin.list_encoders; exit; fi
 
-  read -ra tests <<<"$test_sets"
-  [[ ${#tests[@]} -gt 0 ]] || fail "--test_sets is empty"
   source_set=$train_set
   [[ -z $speed_perturb_factors ]] || source_set=${train_set}_sp
   feats=$dumpdir/$feats_type

@@ -95,7 +95,7 @@ parse_options() { # parse_options SCRIPT ARGS...: sets the variables; --help pri
             "${script##*/} --help lists the options"
         if ! $given; then
           local default=${option_default[$name]}
-          if [[ $default == true || $default == false ]] && [[ ${2:-} != true && ${2:-} != false ]]; then
+          if [[ ($default == true || $default == false) && (-z ${2:-} || $2 == --*) ]]; then
             value=true
           else
             [[ $# -ge 2 ]] || fail "--$name needs a value"

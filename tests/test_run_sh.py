@@ -1,0 +1,105 @@
+"""The driver's options, without running a stage."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STAGES = (
+    "data perturb fbank filter token lm stats train sparsify decode score count simulate report "
+    "pack"
+).split()
+
+
+@pytest.fixture
+def run_sh(root, tmp_path):
+    """Call run.sh from another folder."""
+
+    def call(*options, script=root / "run.sh"):
+        return subprocess.run(
+            ["bash", str(script), *options], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    return call
+
+
+def test_stages_have_stable_numbers_and_names(run_sh):
+    result = run_sh("--list_stages")
+    assert result.returncode == 0
+    listed = re.findall(r"^ +(\d+) +(\w+)", result.stdout, flags=re.MULTILINE)
+    assert listed == [(str(number), name) for number, name in enumerate(STAGES, start=1)]
+
+
+def test_help_lists_every_option_with_its_default(run_sh, root):
+    help_text = run_sh("--help").stdout
+    block = (root / "run.sh").read_text().split("### options")[1].split("### end of options")[0]
+    names = re.findall(r"^(\w+)=", block, flags=re.MULTILINE)
+    assert len(names) > 40
+    for name in names:
+        assert f"--{name} " in help_text
+    assert "[conf/train_iml_spikeformer.yaml]" in help_text
+
+
+@pytest.mark.parametrize("recipe", ["mini_an4", "fsdd"])
+def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, root, recipe):
+    options = ("--list_stages",)
+    own = run_sh(*options, script=root / "egs" / recipe / "run.sh")
+    assert run_sh("--recipe", recipe, *options).stdout == own.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--stge", "3"], "did you mean 'stage'"),
+        (["--asr-confg=x"], "did you mean 'asr_config'"),
+        (["--token_type", "bqe"], "did you mean 'bpe'"),
+        (["--nbpe", "many"], "--nbpe takes a number"),
+        (["--use_lm", "maybe"], "--use_lm"),
+        (["--nbpe"], "--nbpe needs a value"),
+        (["3"], "unexpected argument '3'"),
+        (["--stage", "fban"], "did you mean 'fbank'"),
+        (["--stop-stage", "16"], "no such stage"),
+        (["--recipe", "fsd"], "no recipe 'fsd'"),
+        (["--corpus_dir", "nowhere"], "nowhere: no such folder"),
+        (["--asr_config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--ngpu", "64"], "--ngpu 64"),
+        (["--test_sets", ""], "--test_sets is empty"),
+    ],
+)
+def test_a_wrong_option_stops_before_any_work_and_says_what_is_known(run_sh, options, said):
+    result = run_sh(*options)
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert "stage" not in result.stdout
+
+
+def test_shell_scripts_are_clean(root):
+    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
+    scripts = [
+        root / "run.sh",
+        root / ".ci/run",
+        *root.glob("local/*.sh"),
+        *root.glob("egs/**/*.sh"),
+    ]
+    result = subprocess.run(
+        [shellcheck, "-x", *map(str, scripts)], cwd=root, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_an_environment_of_ones_own_is_checked(root, tmp_path):
+    fake = tmp_path / "my env" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    # an interpreter without site-packages has nothing installed
+    fake.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    fake.chmod(0o755)
+    command = ["bash", str(root / "local/env.sh"), "--env", str(tmp_path / "my env")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "espnet==202611 (not installed)" in result.stderr
+    command[-1] = str(tmp_path)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1 and "no interpreter" in result.stderr
