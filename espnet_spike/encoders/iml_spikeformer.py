@@ -1,0 +1,271 @@
+"""IML-Spikeformer: a Transformer encoder whose weight layers read spikes (paper A).
+
+Song, Zhang, Chou, Wu, Li, IEEE TNNLS 37(3), 2026, arXiv 2507.07396. The paper's equations are not
+public to us: the defaults here are our reading, each one an option. Block, with a membrane
+shortcut (branches are added to the real-valued potential X, spikes never to spikes):
+
+    X <- X + Dropout(attention(norm(X)))                        espnet_spike.attention
+    X <- X + Dropout(neuron(neuron(norm(X)) W1 + b1) W2 + b2)   channel mixing
+"""
+
+from collections.abc import Sequence
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
+from torch import Tensor, nn
+
+from espnet_spike.attention import SpikingAttention
+from espnet_spike.decay import DecayMask
+from espnet_spike.firing import named_neurons
+from espnet_spike.neurons import NeuronFactory
+from espnet_spike.norms import LayerNorm, build_norm
+from espnet_spike.options import choose
+from espnet_spike.subsampling import ConvSubsampling
+
+POS_ENCS = ("abs", "none")
+
+
+class SpikingFeedForward(nn.Module):
+    """Channel mixing: neuron, linear, neuron, linear, on ``(B, N, D)``."""
+
+    def __init__(self, dim: int, hidden: int, neurons: NeuronFactory) -> None:
+        super().__init__()
+        self.neuron_in = neurons(dim)
+        self.linear_in = nn.Linear(dim, hidden)
+        self.neuron_hidden = neurons(hidden)
+        self.linear_out = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Mix the channels of ``x`` ``(B, N, D)``; ``mask`` ``(B, N)`` is true on valid frames."""
+        hidden = self.linear_in(self.neuron_in(x, mask))
+        return self.linear_out(self.neuron_hidden(hidden, mask))
+
+
+class SpikeformerBlock(nn.Module):
+    """One encoder block, ``(B, N, D)`` to ``(B, N, D)``."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        attn: SpikingAttention,
+        neurons: NeuronFactory,
+        norm: str,
+        dropout_rate: float,
+    ) -> None:
+        super().__init__()
+        self.norm_attn = build_norm(norm, dim)
+        self.attn = attn
+        self.norm_ffn = build_norm(norm, dim)
+        self.ffn = SpikingFeedForward(dim, hidden, neurons)
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Update the membrane potential ``x``."""
+        x = x + self.dropout(self.attn(self.norm_attn(x, mask), mask, lengths))
+        return x + self.dropout(self.ffn(self.norm_ffn(x, mask), mask))
+
+
+class IMLSpikeformerEncoder(AbsEncoder):
+    """The IML-Spikeformer encoder; with ``neuron: relu`` its ANN twin.
+
+    Args:
+        input_size: feature dimension.
+        output_size: D, channels of the blocks.
+        attention_heads: H.
+        linear_units: hidden channels of the channel mixing.
+        num_blocks: L.
+        dropout_rate: after each branch.
+        positional_dropout_rate: after the positional encoding.
+        attention_dropout_rate: on the attention map.
+        input_layer: ``conv2d``, ``conv2d1``, ``conv2d2``, ``conv2d6`` or ``conv2d8``; the number
+            is the subsampling factor, 4 without one.
+        conv_channels: channels of the front end's convolutions; None means ``output_size``.
+        neuron: ``imls`` or ``relu`` (the twin).
+        T: levels of the neuron; 1 is the binary baseline.
+        alpha_init: initial threshold factor; None means 0.5, or 1.0 where T <= 2 or ``max``.
+        imls_stat: ``token``, ``utt``, ``max``, ``ema`` or ``fixed``: what the threshold follows.
+        detach_stat: no gradient through the statistic.
+        rounding: ``half_up`` or ``even``.
+        neuron_conf: further arguments of the neuron's class; they win over the options above.
+        qk_mode: how the attention map is made.
+        qkv_bias: biases on Q, K and V.
+        inner_norm: LayerNorm before the neurons inside attention.
+        hdm: the decay mask on or off.
+        hdm_mode: ``layer_head``, ``layer``, ``head``, ``same`` or ``none``.
+        e_min: decay exponent of the first layer.
+        e_max: decay exponent of the last layer.
+        hdm_r: range of the decay exponent over heads.
+        decay_norm: row normalisation of the decay mask.
+        learn_decay: make the decay a parameter.
+        causal: attention sees no later frame (the front end still looks ahead).
+        norm: ``ln``, ``bn`` (over valid frames) or ``dyt``.
+        pos_enc: ``abs`` (sinusoidal) or ``none``.
+        interctc_layer_idx: blocks (1-based) whose output feeds an intermediate CTC loss.
+        interctc_use_conditioning: feed the intermediate CTC posteriors back.
+
+    Options of IMLS are without effect under another neuron, so that the twin of a model is one
+    changed line.
+
+    Raises:
+        ValueError: for an unknown value, naming the known ones.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 256,
+        attention_heads: int = 4,
+        linear_units: int = 2048,
+        num_blocks: int = 6,
+        dropout_rate: float = 0.1,
+        positional_dropout_rate: float = 0.1,
+        attention_dropout_rate: float = 0.0,
+        input_layer: str = "conv2d",
+        conv_channels: int | None = None,
+        neuron: str = "imls",
+        T: int = 6,
+        alpha_init: float | None = None,
+        imls_stat: str = "token",
+        detach_stat: bool = True,
+        rounding: str = "half_up",
+        neuron_conf: dict | None = None,
+        qk_mode: str = "bilinear",
+        qkv_bias: bool = False,
+        inner_norm: bool = False,
+        hdm: bool = True,
+        hdm_mode: str = "layer_head",
+        e_min: float = 2.0,
+        e_max: float = 6.0,
+        hdm_r: float = 2.0,
+        decay_norm: bool = True,
+        learn_decay: bool = False,
+        causal: bool = False,
+        norm: str = "ln",
+        pos_enc: str = "abs",
+        interctc_layer_idx: Sequence[int] = (),
+        interctc_use_conditioning: bool = False,
+    ) -> None:
+        super().__init__()
+        imls_conf = {
+            "alpha_init": alpha_init,
+            "stat": imls_stat,
+            "detach_stat": detach_stat,
+            "rounding": rounding,
+        }
+        conf = (imls_conf if neuron == "imls" else {}) | dict(neuron_conf or {})
+        neurons = NeuronFactory(neuron, T, conf)
+        self._output_size = output_size
+        self.time_steps = neurons.time_steps
+        self.embed = ConvSubsampling(input_size, output_size, neurons, input_layer, conv_channels)
+        self.subsampling_factor = self.embed.factor
+        if choose("pos_enc", pos_enc, POS_ENCS) == "abs":
+            self.pos_enc = PositionalEncoding(output_size, positional_dropout_rate)
+        else:
+            self.pos_enc = nn.Dropout(positional_dropout_rate)
+        self.encoders = nn.ModuleList()
+        for layer in range(1, num_blocks + 1):
+            decay = DecayMask(
+                layer,
+                num_blocks,
+                attention_heads,
+                mode=hdm_mode if hdm else "none",
+                e_min=e_min,
+                e_max=e_max,
+                r=hdm_r,
+                norm=decay_norm,
+                learn=learn_decay,
+                causal=causal,
+            )
+            attn = SpikingAttention(
+                output_size,
+                attention_heads,
+                neurons,
+                decay,
+                qk_mode=qk_mode,
+                qkv_bias=qkv_bias,
+                inner_norm=inner_norm,
+                dropout_rate=attention_dropout_rate,
+            )
+            self.encoders.append(
+                SpikeformerBlock(output_size, linear_units, attn, neurons, norm, dropout_rate)
+            )
+        self.after_norm = LayerNorm(output_size)
+        for index in interctc_layer_idx:
+            if not 0 < index < num_blocks:
+                raise ValueError(f"interctc_layer_idx: {index} is not within 1..{num_blocks - 1}")
+        self.interctc_layer_idx = list(interctc_layer_idx)
+        self.interctc_use_conditioning = interctc_use_conditioning
+        self.conditioning_layer: nn.Module | None = None
+
+    def output_size(self) -> int:
+        """Return D."""
+        return self._output_size
+
+    def output_lengths(self, ilens: Tensor) -> Tensor:
+        """Return the number of output frames for each number of input frames, ``(B,)``."""
+        return self.embed.output_lengths(ilens)
+
+    def forward(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: Tensor | None = None,
+        ctc: nn.Module | None = None,
+    ) -> tuple[Tensor | tuple[Tensor, list[tuple[int, Tensor]]], Tensor, None]:
+        """Encode.
+
+        Args:
+            xs_pad: features ``(B, F, input_size)``; frames past ``ilens`` are ignored.
+            ilens: ``(B,)``.
+            prev_states: not used; ESPnet's signature.
+            ctc: ESPnet's CTC module, needed for ``interctc_use_conditioning``.
+
+        Returns:
+            ``(xs, olens, None)`` with ``xs`` ``(B, N, D)``, or ``(xs, [(block, output), ...])`` in
+            its place when ``interctc_layer_idx`` names blocks.
+
+        Raises:
+            TooShortUttError: if no utterance gives an output frame.
+        """
+        frames = torch.arange(xs_pad.shape[1], device=xs_pad.device)
+        xs_pad = xs_pad.masked_fill((frames >= ilens[:, None])[..., None], 0.0)
+        x, olens = self.embed(xs_pad, ilens)
+        if x.dtype in (torch.bfloat16, torch.float16):
+            # the membrane potential stays fp32 under autocast: branches add up over all blocks
+            x = x.float()
+        x = self.pos_enc(x)
+        lengths = olens.repeat(self.time_steps)
+        mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        intermediate = []
+        for number, block in enumerate(self.encoders, 1):
+            x = block(x, mask, lengths)
+            if number in self.interctc_layer_idx:
+                out = self._readout(x)
+                intermediate.append((number, out))
+                if self.interctc_use_conditioning:
+                    feedback = self.conditioning_layer(ctc.softmax(out))
+                    x = x + feedback.repeat(self.time_steps, 1, 1)
+        xs = self._readout(x)
+        return ((xs, intermediate) if intermediate else xs), olens, None
+
+    def _readout(self, x: Tensor) -> Tensor:
+        """Average the time steps, ``(time_steps * B, N, D)`` to ``(B, N, D)``, and normalise."""
+        if self.time_steps > 1:
+            x = x.unflatten(0, (self.time_steps, -1)).mean(0)
+        return self.after_norm(x)
+
+    def describe(self) -> dict:
+        """Return what the encoder is made of, in plain values."""
+        return {
+            "blocks": len(self.encoders),
+            "output_size": self._output_size,
+            "subsampling_factor": self.subsampling_factor,
+            "min_input_frames": self.embed.min_length,
+            "time_steps": self.time_steps,
+            "neurons": {
+                name: {"class": type(neuron).__name__, "channels": neuron.dim, "T": neuron.T}
+                for name, neuron in named_neurons(self).items()
+            },
+        }

@@ -1,0 +1,110 @@
+"""Normalisation before a neuron: LayerNorm, batch norm over valid frames, dynamic tanh."""
+
+import torch
+from torch import Tensor, nn
+
+from espnet_spike.options import choose
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation over the valid frames of ``(B, N, C)``; padding has no say.
+
+    In evaluation it is one multiplication and addition per channel with running statistics, which
+    fold into the next linear layer (see ``affine``). Under distributed training the statistics
+    are summed over all processes.
+
+    Args:
+        dim: number of channels.
+        eps: added to the variance.
+        momentum: weight of the newest batch in the running statistics.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("running_mean", torch.zeros(dim))
+        self.register_buffer("running_var", torch.ones(dim))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise ``x`` ``(B, N, C)``; ``mask`` ``(B, N)`` is true on valid frames."""
+        dtype = x.dtype
+        if dtype in (torch.bfloat16, torch.float16):
+            x = x.float()
+        if self.training:
+            mean, var, count = masked_moments(x, mask)
+            with torch.no_grad():
+                unbiased = var * (count / (count - 1).clamp(min=1))
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = self.weight * (var + self.eps).rsqrt()
+        return torch.addcmul(self.bias - mean * scale, x, scale).to(dtype)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return ``(scale, shift)``, each ``(C,)``, of the evaluation mode: y = x*scale + shift."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
+def masked_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, biased variance ``(C,)`` and count (0-dim) of the valid frames of ``x``.
+
+    Summed over all processes when ``torch.distributed`` runs; two passes, so that a large mean
+    does not eat the variance.
+    """
+    weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
+    frames, weight = x.flatten(0, 1), weight.flatten()
+    count = all_reduce_sum(weight.sum()).clamp(min=1)
+    mean = all_reduce_sum(weight @ frames) / count
+    var = all_reduce_sum(weight @ (frames - mean).square()) / count
+    return mean, var, count
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum ``x`` over all processes, differentiably; ``x`` itself in a single process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x)
+
+
+class DyT(nn.Module):
+    """Dynamic tanh: y = weight * tanh(a * x) + bias, a norm without statistics."""
+
+    def __init__(self, dim: int, a_init: float = 0.5) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a_init))
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Squash ``x`` ``(..., C)``; ``mask`` is not needed."""
+        return torch.addcmul(self.bias, torch.tanh(self.a * x), self.weight)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over channels (eps as in ESPnet's), called like the masked norms."""
+
+    def __init__(self, dim: int, eps: float = 1e-12) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise every frame of ``x`` ``(..., C)``; ``mask`` is not needed."""
+        return super().forward(x)
+
+
+NORMS = {"ln": LayerNorm, "bn": MaskedBatchNorm, "dyt": DyT}
+
+
+def build_norm(norm: str, dim: int) -> nn.Module:
+    """Return the norm named ``norm``.
+
+    Raises:
+        ValueError: for a name not in ``NORMS``.
+    """
+    return NORMS[choose("norm", norm, NORMS)](dim)
