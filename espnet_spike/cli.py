@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from espnet_spike.errors import UserError, did_you_mean
@@ -36,6 +37,25 @@ def str2bool(value: str) -> bool:
     if value.lower() in ("false", "0", "no"):
         return False
     raise argparse.ArgumentTypeError(f"expected true or false, got {value!r}")
+
+
+def named_dirs(items: Sequence[str]) -> dict[str, Path]:
+    """Read ``NAME=DIR`` arguments.
+
+    Raises:
+        UserError: no ``=``, a name given twice, or no such folder.
+    """
+    found: dict[str, Path] = {}
+    for item in items:
+        name, equals, folder = item.partition("=")
+        if not (name and equals and folder) or "/" in name:
+            raise UserError(f"{item!r} is not NAME=DIR", "for example test=dump/fbank/test")
+        if name in found:
+            raise UserError(f"set {name} is given twice")
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder", "run the earlier stages first")
+        found[name] = Path(folder)
+    return found
 
 
 def run(
