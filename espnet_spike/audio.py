@@ -1,0 +1,258 @@
+"""Reading audio as Kaldi's ``wav.scp`` names it: a path, or a pipe that we can do without."""
+
+import io
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from espnet_spike.errors import UserError
+
+# What stands in a WAV header when the writer could not seek back to fill in the size.
+_SIZE_UNKNOWN = 0x7FFF0000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the audio of a recording comes from.
+
+    Attributes:
+        value: the wav.scp value as the user wrote it.
+        path: the file to read, or None for a command.
+        command: the shell command whose output is the audio, or None for a file.
+        channel: zero-based channel to take, or None for all.
+    """
+
+    value: str
+    path: str | None = None
+    command: str | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """Header facts of a recording: rate in Hz, length in samples a channel, channels."""
+
+    rate: int
+    frames: int
+    channels: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.rate
+
+
+def _plain_read(words: list[str]) -> tuple[str, int | None] | None:
+    """Return ``(file, channel)`` when the command only decodes a file to WAV."""
+    program, arguments = Path(words[0]).name, words[1:]
+    files = [word for word in arguments if not word.startswith("-")]
+    flags = [word for word in arguments if word.startswith("-")]
+    if program == "flac" and len(files) == 1:
+        letters = set("".join(flag[1:] for flag in flags if not flag.startswith("--")))
+        long = {flag for flag in flags if flag.startswith("--")}
+        decodes = "d" in letters or "--decode" in long
+        to_stdout = "c" in letters or "--stdout" in long
+        known = letters <= set("cds") and long <= {"--decode", "--stdout", "--silent"}
+        if decodes and to_stdout and known:
+            return files[0], None
+    if program == "sph2pipe":
+        channel, rest = None, list(arguments)
+        while rest and rest[0].startswith("-"):
+            flag = rest.pop(0)
+            if flag == "-p":
+                continue
+            if flag == "-f" and rest and rest[0] in ("wav", "rif"):
+                rest.pop(0)
+            elif flag == "-c" and rest and rest[0] in ("1", "2"):
+                channel = int(rest.pop(0)) - 1
+            else:
+                return None
+        if len(rest) == 1:
+            return rest[0], channel
+    if program == "sox":
+        rest = arguments[2:] if arguments[:1] == ["-t"] else arguments
+        if rest[1:] in (["-t", "wav", "-"], ["-t", "wavpcm", "-"]) and not rest[0].startswith("-"):
+            return rest[0], None
+    return None
+
+
+def parse_source(value: str, name: str, allow_pipes: bool = False) -> Source:
+    """Understand a wav.scp value.
+
+    ``flac -c -d -s x |``, ``sph2pipe -f wav x |`` and ``sox x -t wav - |`` become reads of ``x``.
+
+    Args:
+        value: path, or command that ends in ``|``.
+        name: recording or utterance, for messages.
+        allow_pipes: run any other command through the shell.
+
+    Raises:
+        UserError: empty value, or a command that would have to be run without ``allow_pipes``.
+    """
+    if not value:
+        raise UserError(f"{name}: no audio file named in wav.scp")
+    if not value.endswith("|"):
+        return Source(value, path=value)
+    command = value[:-1].strip()
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if words and not re.search(r"[|;&<>$`*?~]", command):
+        plain = _plain_read(words)
+        if plain:
+            return Source(value, path=plain[0], channel=plain[1])
+    if not allow_pipes:
+        raise UserError(
+            f"{name}: the wav.scp entry runs a command: {value}",
+            "if you trust it, give --allow_pipes true",
+        )
+    return Source(value, command=command)
+
+
+def _run_command(source: Source, name: str) -> io.BytesIO:
+    done = subprocess.run(
+        source.command, shell=True, capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )
+    if done.returncode != 0:
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise UserError(
+            f"{name}: the command of its wav.scp entry ended with status {done.returncode}: "
+            f"{source.command}" + "".join(f"\n  {line}" for line in last)
+        )
+    return io.BytesIO(done.stdout)
+
+
+def _open(source: Source, name: str):
+    import soundfile
+
+    if source.command is not None:
+        file = _run_command(source, name)
+    else:
+        file = source.path
+        if not Path(source.path).is_file():
+            raise UserError(f"{name}: audio file {source.path} does not exist")
+        if Path(source.path).stat().st_size == 0:
+            raise UserError(f"{name}: audio file {source.path} is empty (0 bytes)")
+    try:
+        return soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise UserError(
+            f"{name}: {source.value} is no audio that libsndfile can read ({error})",
+            "convert it to WAV or FLAC",
+        ) from error
+
+
+def _declared_frames(file, source: Source) -> int:  # noqa: ANN001
+    """Return the length that the header promises, in samples a channel.
+
+    libsndfile shortens the length of a truncated WAV or SPHERE file without a word.
+    """
+    if file.format == "NIST" and source.path is not None:
+        with open(source.path, "rb") as raw:
+            header = raw.read(1024)
+        match = re.search(rb"sample_count -i (\d+)", header)
+        return int(match[1]) if match else file.frames
+    match = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
+    if match and int(match[1]) < _SIZE_UNKNOWN:
+        actual = max(int(match[2]), 1)
+        return max(file.frames, round(file.frames * int(match[1]) / actual))
+    return file.frames
+
+
+def inspect(source: Source, name: str) -> AudioInfo:
+    """Open a recording, check that it is whole and has samples, and return its header facts.
+
+    The last sample is read, which finds truncated files; floating-point files, which can hold
+    NaN, are read whole.
+
+    Raises:
+        UserError: missing, unreadable, truncated, empty or non-finite audio.
+    """
+    import soundfile
+
+    with _open(source, name) as file:
+        info = AudioInfo(file.samplerate, file.frames, file.channels)
+        if info.frames <= 0:
+            raise UserError(f"{name}: {source.value} holds no samples")
+        declared = _declared_frames(file, source)
+        truncated = UserError(
+            f"{name}: {source.value} is truncated or damaged: its header promises {declared} "
+            f"samples",
+            "copy or download the file again",
+        )
+        if declared > info.frames:
+            raise truncated
+        try:
+            file.seek(info.frames - 1)
+            whole = len(file.read(1)) == 1
+        except soundfile.LibsndfileError:
+            whole = False
+        if not whole:
+            raise truncated
+        if file.subtype in ("FLOAT", "DOUBLE"):
+            file.seek(0)
+            for block in file.blocks(blocksize=1 << 20, dtype="float32"):
+                if not np.isfinite(block).all():
+                    raise UserError(f"{name}: {source.value} holds samples that are not finite")
+    if source.channel is not None and source.channel >= info.channels:
+        raise UserError(
+            f"{name}: channel {source.channel + 1} is asked for, the file has {info.channels}"
+        )
+    return info
+
+
+def read(
+    source: Source, name: str, start: float = 0.0, end: float = -1.0
+) -> tuple[np.ndarray, int]:
+    """Read a recording, or the stretch from ``start`` to ``end`` seconds of it.
+
+    Channels are averaged unless the source names one.
+
+    Returns:
+        Samples ``(N,)`` float32 in the range of int16, as Kaldi expects, and the rate in Hz.
+
+    Raises:
+        UserError: as ``inspect``, or fewer samples than the header promises.
+    """
+    import soundfile
+
+    with _open(source, name) as file:
+        rate = file.samplerate
+        first = round(start * rate)
+        last = file.frames if end == -1 else min(round(end * rate), file.frames)
+        try:
+            if first:
+                file.seek(first)
+            wave = file.read(max(last - first, 0), dtype="float32")
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{name}: {source.value} cannot be decoded ({error})") from error
+    if len(wave) < last - first:
+        raise UserError(f"{name}: {source.value} gave {len(wave)} of {last - first} samples")
+    if wave.ndim == 2:
+        wave = wave.mean(axis=1) if source.channel is None else wave[:, source.channel].copy()
+    wave *= np.float32(32768)
+    return wave, rate
+
+
+def change_rate(wave: np.ndarray, rate: int, new_rate: int, speed: float = 1.0) -> np.ndarray:
+    """Resample, and play ``speed`` times as fast as sox's ``speed`` does: pitch changes too.
+
+    Args:
+        wave: samples ``(N,)``.
+        rate: their rate in Hz.
+        new_rate: the rate wanted in Hz.
+        speed: length and pitch period are divided by it.
+
+    Returns:
+        About ``N * new_rate / (rate * speed)`` samples.
+    """
+    if rate * speed == new_rate:
+        return wave
+    import soxr
+
+    return soxr.resample(wave, rate * speed, new_rate)

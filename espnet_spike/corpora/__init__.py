@@ -1,0 +1,1 @@
+"""Data preparation of each corpus, straight from its original layout to Kaldi directories."""

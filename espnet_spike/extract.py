@@ -1,0 +1,226 @@
+"""Making features of many utterances with several processes.
+
+Each data set is cut into as many stretches of its sorted utterances as there are processes; a
+process writes one ark file a stretch and reads it back. What comes out does not depend on the
+number of processes, except for the names of the ark files.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from espnet_spike.ark import ArkReader, ArkWriter
+from espnet_spike.errors import UserError
+from espnet_spike.feature_dir import FeatureDir
+from espnet_spike.kaldi_dir import write_table
+
+Make = Callable[[str], "tuple[np.ndarray, float] | str"]
+
+
+@dataclass
+class Task:
+    """One data set to make.
+
+    Attributes:
+        target: feature directory to write.
+        costs: utterance -> seconds of audio or another measure of work.
+        text: utterance -> transcript.
+        utt2spk: utterance -> speaker.
+        make: called with an utterance; its matrix ``(T, D)`` and seconds of audio, or the reason
+            why it is dropped.
+        compression_method: of the ark files.
+    """
+
+    target: Path
+    costs: dict[str, float]
+    text: dict[str, str]
+    utt2spk: dict[str, str]
+    make: Make
+    compression_method: int | None = None
+
+
+@dataclass
+class Shard:
+    """What one process made: offsets, shapes, durations, dropped utterances with reasons."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    durations: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """The parent process asked to stop."""
+
+
+def split(costs: dict[str, float], parts: int) -> list[list[str]]:
+    """Cut the sorted utterances into at most ``parts`` stretches of about equal cost."""
+    utterances = sorted(costs)
+    total = sum(costs.values()) or 1.0
+    stretches: list[list[str]] = [[] for _ in range(parts)]
+    done = 0.0
+    for utt in utterances:
+        middle = done + costs[utt] / 2
+        stretches[min(int(middle / total * parts), parts - 1)].append(utt)
+        done += costs[utt]
+    return [stretch for stretch in stretches if stretch]
+
+
+def _make_shard(task: Task, utterances: list[str], ark: Path, tick: Callable) -> Shard:
+    """Write one ark file under a temporary name and read every matrix back."""
+    shard = Shard()
+    with ArkWriter(ark, task.compression_method) as writer:
+        for utt in utterances:
+            made = task.make(utt)
+            if isinstance(made, str):
+                shard.dropped[utt] = made
+            else:
+                matrix, shard.durations[utt] = made
+                shard.offsets[utt] = writer.write(utt, matrix)
+                shard.shapes[utt] = matrix.shape
+            tick(task.costs[utt])
+    with ArkReader() as reader:
+        for utt, offset in shard.offsets.items():
+            matrix = reader.read(utt, f"{ark}:{offset}")
+            if matrix.shape != shard.shapes[utt]:
+                raise UserError(
+                    f"{utt}: written as {shard.shapes[utt]}, read back as {matrix.shape} from "
+                    f"{ark}",
+                    "is the disk full or failing?",
+                )
+    return shard
+
+
+_worker: dict[str, object] = {}
+
+
+def _start_worker(tasks: list[Task], done, stop) -> None:  # noqa: ANN001
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _worker.update(tasks=tasks, done=done, stop=stop)
+
+
+def _run_worker(number: int, utterances: list[str], ark: Path) -> Shard:
+    def tick(cost: float) -> None:
+        if _worker["stop"].is_set():
+            raise Stopped
+        with _worker["done"].get_lock():
+            _worker["done"].value += cost
+
+    return _make_shard(_worker["tasks"][number], utterances, ark, tick)
+
+
+def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
+    """Make the feature directories of all tasks.
+
+    ``feats.scp`` is removed first and written last, so an interrupted run leaves no directory
+    that looks complete.
+
+    Args:
+        tasks: the data sets.
+        nj: processes; 1 works in this process.
+        unit: what costs count, for the progress bar.
+
+    Raises:
+        UserError: from ``make``, a matrix that does not read back, or nothing left in a set.
+    """
+    jobs = []
+    for number, task in enumerate(tasks):
+        folder = task.target / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        (task.target / "feats.scp").unlink(missing_ok=True)
+        for index, utterances in enumerate(split(task.costs, nj), 1):
+            jobs.append((number, utterances, folder / f".feats.{index}.ark.tmp{os.getpid()}"))
+    try:
+        shards = _run_jobs(tasks, jobs, nj, unit)
+        by_task: dict[int, list[tuple[Path, Shard]]] = {n: [] for n in range(len(tasks))}
+        for (number, _, temporary), shard in zip(jobs, shards, strict=True):
+            ark = temporary.with_name(temporary.name.split(".tmp")[0].lstrip("."))
+            os.replace(temporary, ark)
+            by_task[number].append((ark, shard))
+    finally:
+        for _, _, temporary in jobs:
+            temporary.unlink(missing_ok=True)
+    return [_finish(task, by_task[number]) for number, task in enumerate(tasks)]
+
+
+def _run_jobs(tasks: list[Task], jobs: list, nj: int, unit: str) -> list[Shard]:
+    from tqdm import tqdm
+
+    total = sum(sum(task.costs.values()) for task in tasks)
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]"
+    # a log file wants few lines, a terminal a moving bar
+    mininterval = 0.2 if sys.stderr.isatty() else 30
+    with tqdm(
+        total=total, desc="features", unit=unit, bar_format=layout, mininterval=mininterval
+    ) as bar:
+        if nj == 1:
+            return [_make_shard(tasks[number], utts, ark, bar.update) for number, utts, ark in jobs]
+        context = multiprocessing.get_context("fork")
+        done, stop = context.Value("d", 0.0), context.Event()
+        pool = ProcessPoolExecutor(
+            nj, mp_context=context, initializer=_start_worker, initargs=(tasks, done, stop)
+        )
+        try:
+            futures = [pool.submit(_run_worker, *job) for job in jobs]
+            for future in futures:
+                while not future.done():
+                    _wait(futures, future)
+                    bar.update(done.value - bar.n)
+                future.result()
+            bar.update(done.value - bar.n)
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process of the feature extraction was killed", "out of memory? lower --nj"
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _wait(futures: list, current) -> None:  # noqa: ANN001
+    """Wait a moment for the current job, and raise at once when any job has failed."""
+    from concurrent.futures import FIRST_EXCEPTION, wait
+
+    wait([current], timeout=0.2, return_when=FIRST_EXCEPTION)
+    for future in futures:
+        if future.done() and future.exception():
+            raise future.exception()
+
+
+def _finish(task: Task, made: list[tuple[Path, Shard]]) -> FeatureDir:
+    """Write the tables of a set and remove ark files of earlier runs."""
+    directory = FeatureDir()
+    dropped: dict[str, str] = {}
+    for ark, shard in made:
+        directory.feats |= {utt: f"{ark}:{offset}" for utt, offset in shard.offsets.items()}
+        directory.shapes |= shard.shapes
+        directory.durations |= shard.durations
+        dropped |= shard.dropped
+    if not directory.feats:
+        reasons = ", ".join(sorted(set(dropped.values()))) or "there was none"
+        raise UserError(f"{task.target}: no utterance is left ({reasons})")
+    dims = {dim: utt for utt, (_, dim) in directory.shapes.items()}
+    if len(dims) > 1:
+        raise UserError(
+            f"{task.target}: features of different width: "
+            + ", ".join(f"{dim} in {utt}" for dim, utt in sorted(dims.items()))
+        )
+    directory.text = {utt: task.text[utt] for utt in directory.feats}
+    directory.utt2spk = {utt: task.utt2spk[utt] for utt in directory.feats}
+    keep = {ark.name for ark, _ in made}
+    for ark in (task.target / "data").glob("feats.*.ark"):
+        if ark.name not in keep:
+            ark.unlink()
+    write_table(task.target / "dropped.txt", dropped)
+    directory.write(task.target)
+    return directory

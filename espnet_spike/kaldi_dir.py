@@ -1,0 +1,285 @@
+"""Kaldi data directories: reading, writing, checking and mending.
+
+A data directory holds tables, one entry a line, key first: ``wav.scp`` (or ``feats.scp``),
+``text``, ``utt2spk``, ``spk2utt`` and, when several utterances share a recording, ``segments``.
+``utt2speed`` is ours: the speed factor that feature extraction applies to an utterance.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet_spike.errors import UserError
+
+TABLES = ("wav.scp", "feats.scp", "segments", "text", "utt2spk", "spk2utt", "utt2speed")
+SHOWN = 5  # how many offenders a message names
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording; times in seconds, ``end`` -1 is the end of the recording."""
+
+    recording: str
+    start: float
+    end: float
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 file without line ends, a byte order mark or blank lines.
+
+    Raises:
+        UserError: no such file, or a line that is not UTF-8 (named by its number).
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    lines = []
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            decoded = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: not UTF-8 (byte {error.start + 1} of {line[:60]!r})",
+                "convert the file, for example with iconv -f latin1 -t utf-8",
+            ) from error
+        if decoded.strip():
+            lines.append(decoded.rstrip("\r"))
+    return lines
+
+
+def read_table(path: Path) -> dict[str, str]:
+    """Read a ``key value`` table; a line with a key alone has the empty value.
+
+    Key and value part at the first spaces or tabs, so a value (a path, a sentence) may hold spaces.
+
+    Raises:
+        UserError: unreadable, not UTF-8, or a key given twice.
+    """
+    table: dict[str, str] = {}
+    for line in read_lines(path):
+        key, *rest = re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1)
+        if len(key.split()) != 1:
+            raise UserError(
+                f"{path}: key {key!r} holds white space",
+                "ESPnet splits keys at any Unicode white space; rename the utterance",
+            )
+        if key in table:
+            raise UserError(f"{path}: {key} is given twice", "keep one of the two lines")
+        table[key] = rest[0].strip() if rest else ""
+    return table
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines under a temporary name, then rename: a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: Mapping[str, object]) -> None:
+    """Write a ``key value`` table sorted by key.
+
+    Python compares strings by code point, which for UTF-8 is the byte order of ``LC_ALL=C sort``.
+    """
+    write_lines(path, (f"{key} {table[key]}".rstrip() for key in sorted(table)))
+
+
+def speakers_to_utterances(utt2spk: Mapping[str, str]) -> dict[str, list[str]]:
+    """Turn ``utt2spk`` round, both levels sorted."""
+    spk2utt: dict[str, list[str]] = {}
+    for utt in sorted(utt2spk):
+        spk2utt.setdefault(utt2spk[utt], []).append(utt)
+    return spk2utt
+
+
+def name_some(names: Iterable[str]) -> str:
+    """Return ``"a, b, c and 7 more"``."""
+    names = list(names)
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+
+
+def _parse_segment(path: Path, utt: str, value: str) -> Segment:
+    fields = value.split()
+    try:
+        recording, start, end = fields
+        return Segment(recording, float(start), float(end))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: {utt}: expected 'utterance recording start end', got '{utt} {value}'"
+        ) from error
+
+
+def _parse_speed(path: Path, utt: str, value: str) -> float:
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = 0.0
+    if not 0.1 <= factor <= 10:
+        raise UserError(f"{path}: {utt}: {value!r} is no speed factor", "write a number near 1")
+    return factor
+
+
+@dataclass
+class DataDir:
+    """The tables of a data directory; ``segments`` and ``feats`` are empty when absent.
+
+    Attributes:
+        wav: recording (without ``segments``: utterance) -> path or Kaldi pipe, ``wav.scp``.
+        feats: utterance -> ark entry, ``feats.scp`` of already extracted features.
+        segments: utterance -> its stretch of a recording.
+        text: utterance -> transcript.
+        utt2spk: utterance -> speaker.
+        utt2speed: utterance -> speed factor, absent means 1.
+    """
+
+    wav: dict[str, str] = field(default_factory=dict)
+    feats: dict[str, str] = field(default_factory=dict)
+    segments: dict[str, Segment] = field(default_factory=dict)
+    text: dict[str, str] = field(default_factory=dict)
+    utt2spk: dict[str, str] = field(default_factory=dict)
+    utt2speed: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "DataDir":
+        """Read the tables that are there; ``utt2spk`` may come from ``spk2utt``.
+
+        Raises:
+            UserError: no directory, no ``text``, neither audio nor features, or a bad line.
+        """
+        if not path.is_dir():
+            raise UserError(f"{path}: no such data directory", "stage 1 (data) makes it")
+
+        def table(name: str) -> dict[str, str]:
+            return read_table(path / name) if (path / name).exists() else {}
+
+        if not (path / "text").exists():
+            raise UserError(f"{path}/text: missing", "one line an utterance: its id, its words")
+        if not (path / "wav.scp").exists() and not (path / "feats.scp").exists():
+            raise UserError(f"{path}: neither wav.scp nor feats.scp")
+        utt2spk = table("utt2spk")
+        if not utt2spk:
+            for speaker, utterances in table("spk2utt").items():
+                utt2spk |= dict.fromkeys(utterances.split(), speaker)
+        return cls(
+            wav=table("wav.scp"),
+            feats=table("feats.scp"),
+            segments={
+                utt: _parse_segment(path / "segments", utt, value)
+                for utt, value in table("segments").items()
+            },
+            text=table("text"),
+            utt2spk=utt2spk,
+            utt2speed={
+                utt: _parse_speed(path / "utt2speed", utt, value)
+                for utt, value in table("utt2speed").items()
+            },
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the tables, ``spk2utt`` rebuilt; tables that became empty are removed."""
+        path.mkdir(parents=True, exist_ok=True)
+        spk2utt = speakers_to_utterances(self.utt2spk)
+        tables: dict[str, Mapping[str, object]] = {
+            "wav.scp": self.wav,
+            "feats.scp": self.feats,
+            "segments": {
+                utt: f"{segment.recording} {segment.start!r} {segment.end!r}"
+                for utt, segment in self.segments.items()
+            },
+            "text": self.text,
+            "utt2spk": self.utt2spk,
+            "spk2utt": {speaker: " ".join(utts) for speaker, utts in spk2utt.items()},
+            "utt2speed": self.utt2speed,
+        }
+        for name, entries in tables.items():
+            if entries:
+                write_table(path / name, entries)
+            else:
+                (path / name).unlink(missing_ok=True)
+        (path / "dropped.txt").unlink(missing_ok=True)
+
+    def audio_keys(self) -> set[str]:
+        """Return the utterances that have audio or features."""
+        return set(self.segments or self.wav or self.feats)
+
+    def source(self, utt: str) -> tuple[str, float, float]:
+        """Return ``(wav.scp value, start, end)`` of an utterance; seconds, end -1 is the end."""
+        if self.segments:
+            segment = self.segments[utt]
+            return self.wav[segment.recording], segment.start, segment.end
+        return self.wav[utt], 0.0, -1.0
+
+    def subset(self, keys: Iterable[str]) -> "DataDir":
+        """Return the directory with these utterances only and the recordings they use."""
+        keys = set(keys)
+        segments = {utt: seg for utt, seg in self.segments.items() if utt in keys}
+        recordings = {seg.recording for seg in segments.values()} if self.segments else keys
+        return DataDir(
+            wav={key: value for key, value in self.wav.items() if key in recordings},
+            feats={utt: value for utt, value in self.feats.items() if utt in keys},
+            segments=segments,
+            text={utt: value for utt, value in self.text.items() if utt in keys},
+            utt2spk={utt: value for utt, value in self.utt2spk.items() if utt in keys},
+            utt2speed={utt: value for utt, value in self.utt2speed.items() if utt in keys},
+        )
+
+
+def mend(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
+    """Bring the tables to the same utterances.
+
+    White space in transcripts becomes single spaces. An utterance without words, or missing from
+    one of the tables, is dropped.
+
+    Returns:
+        The mended directory, the dropped utterances with the reason, notes for the user.
+    """
+    notes = []
+    dropped: dict[str, str] = {}
+    utt2spk = data.utt2spk
+    if not utt2spk:
+        utt2spk = {utt: utt for utt in data.text}
+        notes.append("no utt2spk: each utterance counts as a speaker of its own")
+    text = {utt: " ".join(words.split()) for utt, words in data.text.items()}
+    required = {
+        "no audio": data.audio_keys(),
+        "not in text": set(text),
+        "not in utt2spk": set(utt2spk),
+    }
+    if data.segments:
+        required["its recording is not in wav.scp"] = {
+            utt for utt, segment in data.segments.items() if segment.recording in data.wav
+        }
+    if data.utt2speed:
+        required["not in utt2speed"] = set(data.utt2speed)
+    for utt in sorted(set().union(*required.values()) | set(data.segments)):
+        for reason, keys in required.items():
+            if utt not in keys:
+                dropped[utt] = reason
+                break
+        else:
+            if not text[utt]:
+                dropped[utt] = "empty text"
+            elif not utt2spk[utt] or len(utt2spk[utt].split()) != 1:
+                dropped[utt] = "its speaker in utt2spk is not one word"
+    kept = set(text) - set(dropped)
+    mended = DataDir(data.wav, data.feats, data.segments, text, utt2spk, data.utt2speed)
+    return mended.subset(kept), dropped, notes
+
+
+def backup(path: Path) -> Path:
+    """Copy the tables as they are to ``.backup`` beside them and return that folder."""
+    target = path / ".backup"
+    target.mkdir(exist_ok=True)
+    for name in TABLES:
+        if (path / name).exists():
+            shutil.copy2(path / name, target / name)
+    return target

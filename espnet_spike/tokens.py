@@ -1,0 +1,150 @@
+"""Token lists: sentencepiece pieces, characters or words, as ESPnet numbers them."""
+
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from espnet_spike.errors import UserError
+
+TOKEN_TYPES = ("bpe", "char", "word")
+BPE_MODES = ("unigram", "bpe")
+BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+
+
+def token_list(units: Iterable[str]) -> list[str]:
+    """Return ``<blank>``, ``<unk>``, the units, ``<sos/eos>``, the order that ESPnet expects."""
+    return [BLANK, UNKNOWN, *units, SOS_EOS]
+
+
+def split_units(words: str, token_type: str) -> list[str]:
+    """Cut a transcript into characters (a space is ``<space>``) or words.
+
+    >>> split_units("A CD", "char")
+    ['A', '<space>', 'C', 'D']
+    """
+    if token_type == "word":
+        return words.split()
+    return [SPACE if character == " " else character for character in words]
+
+
+def count_units(texts: Iterable[str], token_type: str) -> Counter[str]:
+    """Count the characters or words of transcripts."""
+    counts: Counter[str] = Counter()
+    for words in texts:
+        counts.update(split_units(words, token_type))
+    return counts
+
+
+def train_sentencepiece(
+    texts: list[str], size: int, mode: str, warn: Callable[[str], None]
+) -> bytes:
+    """Train a sentencepiece model on transcripts.
+
+    Args:
+        texts: transcripts.
+        size: pieces wanted, ``<unk>`` among them.
+        mode: ``unigram`` or ``bpe``.
+        warn: called with a sentence when the text does not allow the size and the nearest possible
+            one is taken.
+
+    Returns:
+        The serialized model.
+
+    Raises:
+        UserError: sentencepiece refuses for another reason.
+    """
+    import sentencepiece
+
+    asked = size
+    while True:
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                vocab_size=size,
+                model_type=mode,
+                character_coverage=1.0,
+                max_sentence_length=1 << 20,
+                bos_id=-1,
+                eos_id=-1,
+                unk_id=0,
+                minloglevel=2,
+            )
+            return model.getvalue()
+        except (RuntimeError, OSError) as error:
+            fitting = _fitting_size(str(error))
+            # each complaint is followed once: too many pieces down, too few up
+            if fitting is None or size != asked:
+                raise UserError(f"sentencepiece: {error}") from error
+            side = "more" if asked > fitting else "fewer"
+            warn(f"nbpe {asked} is {side} than this text allows; {fitting} pieces are used")
+            size = fitting
+
+
+def _fitting_size(complaint: str) -> int | None:
+    """Return the vocabulary size that sentencepiece's complaint names, or None."""
+    too_high = re.search(r"Please set it to a value <= (\d+)", complaint)
+    too_low = re.search(r"smaller than required_chars. \d+ vs (\d+)", complaint)
+    match = too_high or too_low
+    return int(match[1]) if match else None
+
+
+def pieces_of(model: bytes) -> list[tuple[str, float]]:
+    """Return the pieces of a sentencepiece model with their scores, ``<unk>`` among them."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return [(processor.id_to_piece(i), processor.get_score(i)) for i in range(len(processor))]
+
+
+def unknown_units(
+    texts: Iterable[str], token_type: str, tokens: Iterable[str], model: bytes | None = None
+) -> tuple[Counter[str], int]:
+    """Count what becomes ``<unk>``.
+
+    Args:
+        texts: transcripts.
+        token_type: ``bpe``, ``char`` or ``word``.
+        tokens: the token list, for characters and words.
+        model: the sentencepiece model, for ``bpe``.
+
+    Returns:
+        Unknown stretches (``bpe``), characters or words with their counts; the number of
+        transcripts that hold one.
+    """
+    unknown: Counter[str] = Counter()
+    hit = 0
+    if token_type == "bpe":
+        import sentencepiece
+
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+        def find(words: str) -> list[str]:
+            encoded = processor.encode(words, out_type="immutable_proto")
+            return [p.surface for p in encoded.pieces if p.id == processor.unk_id()]
+
+    else:
+        known = set(tokens)
+
+        def find(words: str) -> list[str]:
+            return [unit for unit in split_units(words, token_type) if unit not in known]
+
+    for words in texts:
+        found = find(words)
+        unknown.update(found)
+        hit += bool(found)
+    return unknown, hit
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
