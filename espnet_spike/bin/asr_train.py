@@ -1,0 +1,37 @@
+"""Train an ASR model with ESPnet, guarded: it ends with status 0 only if something was learnt.
+
+The same command again resumes an interrupted training, or returns at once when all is done.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+from espnet_spike.launch import add_training_options
+
+
+def get_parser() -> Parser:
+    """Return the parser of this command."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument(
+        "--train_dir", type=Path, required=True, help="holds feats.scp, feats_shape and text"
+    )
+    parser.add_argument("--valid_dir", type=Path, required=True)
+    parser.add_argument("--stats_dir", type=Path, required=True, help="made by collect_stats")
+    add_training_options(parser, "asr")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = get_parser().parse_args(argv)
+    from espnet_spike.asr_training import train
+
+    best = train(options)
+    logging.getLogger(__name__).info("trained: %s", best)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,31 @@
+"""Collect the shapes and feature statistics that training needs, and check that they are finite."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+from espnet_spike.launch import add_training_options
+
+
+def get_parser() -> Parser:
+    """Return the parser of this command."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--asr_config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument(
+        "--train_dir", type=Path, required=True, help="holds feats.scp, feats_shape and text"
+    )
+    parser.add_argument("--valid_dir", type=Path, required=True)
+    add_training_options(parser, "asr")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = get_parser().parse_args(argv)
+    from espnet_spike.stats import collect
+
+    collect(options)
+
+
+if __name__ == "__main__":
+    run(main)

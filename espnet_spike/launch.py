@@ -1,0 +1,202 @@
+"""From our options to ESPnet's arguments, and what both training commands share."""
+
+import argparse
+import copy
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.kaldi_dir import write_lines
+from espnet_spike.resume import digest, flatten
+
+# options of ours that go to ESPnet as they are
+DISTRIBUTED = (
+    "dist_backend",
+    "dist_init_method",
+    "dist_world_size",
+    "dist_rank",
+    "local_rank",
+    "dist_master_addr",
+    "dist_master_port",
+    "dist_launcher",
+    "multiprocessing_distributed",
+)
+
+
+def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options that the ASR and LM training commands share."""
+    parser.add_argument("--output_dir", type=Path, required=True, help="experiment folder")
+    parser.add_argument("--token_list", type=Path, required=True, help="one token a line")
+    parser.add_argument("--token_type", default="bpe", choices=["bpe", "char", "word"])
+    parser.add_argument("--bpemodel", type=Path, help="sentencepiece model, for token_type bpe")
+    parser.add_argument("--ngpu", type=int, default=0, help="0 trains on the CPU")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        f"--{what}_args",
+        default="",
+        help='options of ESPnet, stronger than the YAML: "--max_epoch 3 --optim_conf lr=0.001"',
+    )
+    group = parser.add_argument_group("several processes", "as ESPnet's options; also by torchrun")
+    for name in DISTRIBUTED:
+        group.add_argument(f"--{name}")
+
+
+def rank() -> int:
+    """Return the rank of this process where a launcher started several, else 0."""
+    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+        if name != "RANK" and "SLURM_STEP_ID" not in os.environ and name.startswith("SLURM"):
+            continue  # inside an allocation, but not started by srun
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def espnet_options(options: argparse.Namespace) -> list[str]:
+    """Return the ESPnet options that both training commands derive from theirs."""
+    words = [
+        *("--output_dir", str(options.output_dir)),
+        *("--token_list", str(options.token_list)),
+        *("--token_type", options.token_type),
+        *("--ngpu", str(options.ngpu)),
+        *("--seed", str(options.seed)),
+        *("--resume", "true"),
+    ]
+    if options.bpemodel is not None:
+        words += ["--bpemodel", str(options.bpemodel)]
+    for name in DISTRIBUTED:
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name}", value]
+    launched = "RANK" in os.environ or options.dist_launcher is not None
+    if options.ngpu > 1 and not launched and options.multiprocessing_distributed is None:
+        words += ["--multiprocessing_distributed", "true"]
+    return words
+
+
+def check_token_options(options: argparse.Namespace) -> None:
+    """Check that the token list and, for BPE, the model are there.
+
+    Raises:
+        UserError: naming the missing file or option.
+    """
+    if not options.token_list.is_file():
+        raise UserError(f"no such token list: {options.token_list}", "run the token stage (5)")
+    if options.token_type == "bpe" and options.bpemodel is None:
+        raise UserError("token_type bpe needs --bpemodel")
+    if options.bpemodel is not None and not options.bpemodel.is_file():
+        raise UserError(f"no such BPE model: {options.bpemodel}", "run the token stage (5)")
+
+
+def parse_espnet(
+    task: type, config: Mapping[str, Any], words: Sequence[str], extra: str = ""
+) -> argparse.Namespace:
+    """Parse ESPnet's arguments: its defaults, then the YAML, then our options, then ``extra``.
+
+    Args:
+        task: an ESPnet task class.
+        config: content of the YAML.
+        words: options of ours.
+        extra: options of the user as one string (``--asr_args``), quoted as in a shell.
+
+    Raises:
+        UserError: an unknown or malformed option or YAML key, with the nearest known name.
+    """
+    parser = task.get_parser()
+    parser.allow_abbrev = False
+    known = [action.dest for action in parser._actions if action.option_strings]
+
+    def explain(message: str) -> NoReturn:
+        prefix = "unrecognized arguments: "
+        guess = ""
+        if message.startswith(prefix):
+            word = message.removeprefix(prefix).split()[0]
+            guess = did_you_mean(word.lstrip("-").split("=")[0], known)
+        raise UserError(f"ESPnet option: {message}{guess}", "see the options of espnet2's tasks")
+
+    parser.error = explain
+    for key in config:
+        if key not in known:
+            raise UserError(f"unknown key in the configuration: {key}{did_you_mean(key, known)}")
+    parser.set_defaults(**copy.deepcopy(dict(config)))
+    extra_words = split_args(extra)
+    if "--config" in extra_words:
+        raise UserError("--config cannot be given among ESPnet's options", "use --asr_config")
+    return parser.parse_args([*words, *extra_words])
+
+
+def split_args(extra: str) -> list[str]:
+    """Split an option string as a shell does.
+
+    Raises:
+        UserError: an unclosed quote.
+    """
+    try:
+        return shlex.split(extra)
+    except ValueError as error:
+        raise UserError(f"cannot split the options {extra!r}: {error}") from None
+
+
+def resolved(task: type, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the flat configuration with every default filled in, to compare two runs by.
+
+    Token list and BPE model stand by their content, not by their path.
+    """
+    from espnet2.utils.get_default_kwargs import get_default_kwargs
+
+    config = dict(vars(args))
+    for choices in task.class_choices_list:
+        cls = choices.get_class(config[choices.name])
+        if cls is not None:
+            defaults = get_default_kwargs(cls)
+            own = config[f"{choices.name}_conf"]
+            config[f"{choices.name}_conf"] = {**defaults, **own}
+    for key in ("token_list", "bpemodel"):
+        if config[key] is not None:
+            content = Path(config[key]).read_bytes()
+            config[f"{key} (content)"] = f"sha256:{digest(content)[:16]}"
+        del config[key]
+    return flatten(config)
+
+
+def request_digest(config: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """Return what names this very request: configuration, options, tokens and versions."""
+    from importlib.metadata import version
+
+    import espnet_spike
+
+    words = {k: str(v) for k, v in vars(options).items()}
+    tokens = [
+        digest(path.read_bytes())
+        for path in (options.token_list, options.bpemodel)
+        if path is not None
+    ]
+    content = [flatten(config), words, tokens, espnet_spike.__version__, version("espnet")]
+    return digest(json.dumps(content, sort_keys=True, default=str))
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write the YAML that ESPnet is given, next to what it trains."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(path, yaml.safe_dump(dict(config), sort_keys=False).splitlines())
+
+
+def check_disk(exp_dir: Path, parameters: int, keep_nbest: int) -> None:
+    """Raise if the checkpoints would not fit: two with Adam's state, the best epochs, an average.
+
+    Raises:
+        UserError: names the folder, the space needed and the space free.
+    """
+    needed = 4 * parameters * (2 * 3 + keep_nbest + 2)
+    free = shutil.disk_usage(exp_dir).free
+    if free < needed:
+        raise UserError(
+            f"{exp_dir}: {free / 1e9:.2f} GB free, training needs about {needed / 1e9:.2f} GB",
+            "free disk space, or lower keep_nbest_models",
+        )

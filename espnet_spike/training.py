@@ -1,0 +1,184 @@
+"""What lies in an experiment folder, and whether its training has learnt and finished.
+
+Light: standard library and yaml only, so that commands which merely look at a folder start fast.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_spike.errors import UserError
+
+CHECKPOINT = "checkpoint.pth"
+# the checkpoint of the epoch before, kept until the next one is whole
+PREVIOUS_CHECKPOINT = "checkpoint.previous.pth"
+# one JSON line an epoch, written by espnet_spike.trainer
+EPOCHS = "epochs.jsonl"
+# what the experiment was started with, written by espnet_spike.resume
+SNAPSHOT = "spike_config.json"
+FINISHED = "spike_finished.json"
+LOG = "train.log"
+
+# A loss that moved less than this, relatively, has not moved.
+UNMOVED = 1e-6
+
+Epochs = list[dict[str, Any]]
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a ``.pth`` file is complete: a zip archive whose every checksum holds.
+
+    Neither torch nor unpickling is involved. False for a missing file or a dangling link.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError):
+        return False
+
+
+def read_epochs(exp_dir: Path) -> Epochs:
+    """Return the records of the finished epochs in order; of a repeated epoch, the last one."""
+    path = exp_dir / EPOCHS
+    if not path.exists():
+        return []
+    records: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a kill in the middle of a line; that epoch is trained again
+        # going back to an earlier checkpoint makes the later records void
+        records = {epoch: r for epoch, r in records.items() if epoch < record["epoch"]}
+        records[record["epoch"]] = record
+    return list(records.values())
+
+
+def read_config(exp_dir: Path) -> dict[str, Any]:
+    """Return the configuration an experiment was trained with (its ``config.yaml``).
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    path = exp_dir / "config.yaml"
+    try:
+        with open(path, encoding="utf-8") as f:
+            # the C loader: the file holds the whole token list
+            return yaml.load(f, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise UserError(f"no trained model in {exp_dir}: config.yaml is missing") from None
+
+
+def best_checkpoint(exp_dir: Path | str, criterion: Sequence[str] | None = None) -> Path:
+    """Return the model file to decode with.
+
+    It is ``<phase>.<key>.ave.pth`` (the average of the best epochs) of the first entry of
+    ``best_model_criterion`` that the training reported: a model without CTC has no ``cer_ctc``,
+    one without a decoder no ``acc``. Without an average (training was stopped) it is
+    ``<phase>.<key>.best.pth``.
+
+    Args:
+        exp_dir: folder of an ASR or LM experiment.
+        criterion: ``(phase, key)`` to take instead of those of the configuration.
+
+    Raises:
+        UserError: there is no such file, or it is truncated.
+    """
+    exp_dir = Path(exp_dir)
+    if criterion is None:
+        criteria = read_config(exp_dir)["best_model_criterion"]
+    else:
+        criteria = [criterion]
+    names = [f"{phase}.{key}" for phase, key, *_ in criteria]
+    for name in names:
+        for path in (exp_dir / f"{name}.ave.pth", exp_dir / f"{name}.best.pth"):
+            if not path.exists():
+                continue
+            if not is_whole(path):
+                raise UserError(
+                    f"model file is truncated or damaged: {path}",
+                    "run the training stage again: it repairs the folder and averages anew",
+                )
+            return path
+    raise UserError(
+        f"no trained model in {exp_dir} for {', '.join(names) or 'an empty best_model_criterion'}",
+        "train first (stage 8)",
+    )
+
+
+def stopped_early(epochs: Epochs, patience: int | None, criterion: Sequence[str]) -> bool:
+    """Return whether ESPnet's early stopping has ended the training at the last epoch."""
+    phase, key, mode = criterion
+    values = [(e["epoch"], e[phase].get(key)) for e in epochs]
+    values = [(epoch, value) for epoch, value in values if value is not None]
+    if patience is None or not values:
+        return False
+    sign = 1 if mode == "min" else -1
+    best = min(values, key=lambda pair: sign * pair[1])[0]
+    return epochs[-1]["epoch"] - best > patience
+
+
+def check_learnt(epochs: Epochs, log: Path) -> None:
+    """Raise if the training ran and learnt nothing, which ESPnet does not notice.
+
+    Raises:
+        UserError: no update was applied, no parameter changed, the loss is not finite, or it did
+            not move.
+    """
+    hint = f"see {log}; check learning rate, features and transcripts"
+    if not epochs:
+        raise UserError("no epoch was trained", hint)
+    last = epochs[-1]
+    if not any(e["applied"] for e in epochs):
+        steps = sum(e["steps"] for e in epochs)
+        cause = (
+            "accum_grad is larger than the number of batches an epoch"
+            if steps == 0
+            else f"the gradient was NaN or infinite in all {steps} steps"
+        )
+        raise UserError(f"nothing learnt: no update was applied, {cause}", hint)
+    for phase in ("train", "valid"):
+        if last[phase].get("loss") is None:
+            raise UserError(
+                f"nothing learnt: the {phase} loss of epoch {last['epoch']} is not finite", hint
+            )
+    if not last["applied"]:
+        raise UserError(
+            f"training broke down: no update was applied in epoch {last['epoch']}, "
+            f"the gradient was NaN or infinite in all {last['steps']} steps",
+            "lower the learning rate (optim_conf lr) or grad_clip and train under a new --asr_tag",
+        )
+    if not any(e["parameters_moved"] for e in epochs):
+        raise UserError("nothing learnt: no parameter changed", f"is the learning rate 0? {hint}")
+    losses = [e["valid"]["loss"] for e in epochs if e["valid"].get("loss") is not None]
+    probe = [loss for loss in epochs[0]["probe_loss"] if loss is not None]
+    if _unmoved(losses) and _unmoved(probe):
+        raise UserError(
+            f"nothing learnt: the loss did not move ({losses[-1]:g} after {len(epochs)} epochs)",
+            f"is the learning rate too small? {hint}",
+        )
+
+
+def check_finished(epochs: Epochs, config: Mapping[str, Any], log: Path) -> None:
+    """Raise if the training ended before ``max_epoch`` for another reason than early stopping."""
+    done = epochs[-1]["epoch"] if epochs else 0
+    if done >= config["max_epoch"]:
+        return
+    if stopped_early(epochs, config["patience"], config["early_stopping_criterion"]):
+        return
+    raise UserError(
+        f"training ended after {done} of {config['max_epoch']} epochs",
+        f"see {log}; run the same command again to go on",
+    )
+
+
+def _unmoved(losses: Sequence[float]) -> bool:
+    if len(losses) < 2:
+        return True
+    low, high = min(losses), max(losses)
+    return math.isclose(low, high, rel_tol=UNMOVED, abs_tol=0.0)
