@@ -68,8 +68,9 @@ find_python() { # prints an interpreter, or "3.12" to let uv fetch one
 make_env() {
   local lock=requirements.lock stamp=$root/.venv/espnet_spike.stamp key test_key
   [[ $group == test ]] && lock=requirements-test.lock
-  key=$(cd "$root" && { cat "$lock" pyproject.toml; pwd; } | sha256sum | cut -d' ' -f1)
-  test_key=$(cd "$root" && { cat requirements-test.lock pyproject.toml; pwd; } | sha256sum | cut -d' ' -f1)
+  # the folder is part of the key: an environment that was moved does not work
+  key=$({ cat "$root/$lock"; printf '%s' "$root"; } | sha256sum | cut -d' ' -f1)
+  test_key=$({ cat "$root/requirements-test.lock"; printf '%s' "$root"; } | sha256sum | cut -d' ' -f1)
   # the test group holds everything that the run group does
   if [[ -x $root/.venv/bin/python && -f $stamp ]] && grep -qxe "$key" -e "$test_key" "$stamp" &&
     { [[ -z $python ]] || is_312 "$python"; }; then
