@@ -1,0 +1,81 @@
+"""Compare two systems on the same utterances by a paired bootstrap.
+
+compare_decodes exp/asr_a/decode_x exp/asr_b/decode_x
+compare_decodes --group exp/asr_a_seed*/decode_x --vs exp/asr_b_seed*/decode_x
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+from espnet_spike.errors import UserError
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog="espnet_spike.bin.compare_decodes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "dirs",
+        nargs="*",
+        type=Path,
+        metavar="DIR",
+        help="two decode folders, or a set folder of each",
+    )
+    parser.add_argument(
+        "--group", nargs="+", type=Path, default=[], help="runs of the first system, pooled"
+    )
+    parser.add_argument(
+        "--vs", nargs="+", type=Path, default=[], help="runs of the second system, pooled"
+    )
+    parser.add_argument("--metric", choices=("wer", "cer", "ter"), default="wer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print one line a set and system, and the difference."""
+    args = get_parser().parse_args(argv)
+    first, second = args.group, args.vs
+    if args.dirs and not first and not second and len(args.dirs) == 2:
+        first, second = [args.dirs[0]], [args.dirs[1]]
+    elif args.dirs or not first or not second:
+        raise UserError(
+            f"{len(args.dirs)} folders, {len(first)} in --group, {len(second)} in --vs",
+            "give two folders, or --group DIR ... --vs DIR ...",
+        )
+    import json
+    from dataclasses import asdict
+
+    from espnet_spike.comparison import common_sets, compare, pool
+    from espnet_spike.kaldi_dir import write_lines
+
+    report = {"metric": args.metric, "sets": {}}
+    print(f"first:  {' '.join(map(str, first))}\nsecond: {' '.join(map(str, second))}")
+    for name, systems in common_sets(first, second).items():
+        a, b = (pool(runs, args.metric) for runs in systems)
+        difference = compare(a, b)
+        print(f"\n{name}: {args.metric.upper()} %")
+        for label, pooled in (("first", a), ("second", b)):
+            runs = ", ".join(f"{rate:.2f}" for rate in pooled.rates)
+            each = f"; each run: {runs}" if len(pooled.runs) > 1 else ""
+            print(f"  {label:7s}{pooled.rate:8.2f}   95 % interval {pooled.interval()}{each}")
+        print(
+            f"  second - first {difference.difference:+.2f}   95 % interval {difference.interval}\n"
+            f"  P(second better) {difference.p_second_better:.3f}"
+        )
+        report["sets"][name] = {
+            "first": {"runs": [str(run.path) for run in a.runs], "rates": a.rates},
+            "second": {"runs": [str(run.path) for run in b.runs], "rates": b.rates},
+            "difference": asdict(difference),
+        }
+    if args.json:
+        write_lines(args.json, [json.dumps(report, indent=1)])
+
+
+if __name__ == "__main__":
+    run(main)
