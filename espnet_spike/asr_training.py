@@ -3,7 +3,7 @@
 import argparse
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,8 @@ from espnet_spike import launch, resume
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
 from espnet_spike.kaldi_dir import write_lines
-from espnet_spike.progress import logged
 from espnet_spike.stats import check_finite, feature_size
-from espnet_spike.training import (
-    FINISHED,
-    LOG,
-    best_checkpoint,
-    check_finished,
-    check_learnt,
-    read_epochs,
-)
+from espnet_spike.training import best_checkpoint
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
 FOLD_LENGTH = (800, 150)
@@ -49,27 +41,22 @@ def train(options: argparse.Namespace) -> Path:
         check_data_dir(folder)
     size = feature_size(options.stats_dir / "train" / "speech_shape")
 
+    from espnet_spike.config_check import check_training_config
+    from espnet_spike.guarded import train_guarded
     from espnet_spike.task import SpikeASRTask
 
+    tokens = len(options.token_list.read_text(encoding="utf-8").splitlines())
+    check_training_config(
+        SpikeASRTask, config, options.config, options.asr_args, tokens, input_size=size
+    )
     args = espnet_args(config, options, size)
-    leader = launch.rank() == 0
-    if leader:
-        _prepare(options, config, args)
-    args.config = str(exp_dir / "train_config.yaml")
-    log = exp_dir / (LOG if leader else f"train.rank{launch.rank()}.log")
-    if leader:
-        _logger.info("training in %s, full log in %s", exp_dir, log)
-    # config.yaml and the process group are ESPnet's; a copy, since it changes its arguments
-    with logged(log, show_epochs=leader):
-        SpikeASRTask.main(args=copy.deepcopy(args))
-    if not leader:
-        return best_checkpoint(exp_dir)
-    epochs = read_epochs(exp_dir)
-    check_learnt(epochs, log)
-    check_finished(epochs, vars(args), log)
-    best = best_checkpoint(exp_dir)
-    resume.write_json(exp_dir / FINISHED, {"request": request, "files": [best.name]})
-    return best
+
+    def prepare(model: Any) -> None:
+        check_finite(options.stats_dir / "train", options.train_dir)
+        check_finite(options.stats_dir / "valid", options.valid_dir)
+        _drop_short(options, args, model)
+
+    return train_guarded(SpikeASRTask, args, config, request, prepare)
 
 
 def espnet_args(
@@ -78,7 +65,7 @@ def espnet_args(
     """Return ESPnet's arguments for a training on features of dimension ``size``.
 
     Raises:
-        UserError: unknown options, or a front end or ``input_size`` that does not fit features.
+        UserError: unknown or malformed options.
     """
     from espnet_spike.task import SpikeASRTask
 
@@ -89,7 +76,6 @@ def espnet_args(
         words += [f"--{part}_shape_file", str(shapes / part / "speech_shape")]
         words += [f"--{part}_shape_file", str(shapes / part / "text_shape")]
     args = launch.parse_espnet(SpikeASRTask, config, words, options.asr_args)
-    check_input(config, args, size)
     args.input_size = size
     if args.batch_type == "folded" and not args.fold_length:
         args.fold_length = list(FOLD_LENGTH)
@@ -114,57 +100,11 @@ def data_options(part: str, folder: Path) -> list[str]:
     ]
 
 
-def check_input(config: Mapping[str, Any], args: argparse.Namespace, size: int) -> None:
-    """Check front end and ``input_size`` of a configuration against features of ``size``.
-
-    Raises:
-        UserError: the configuration asks for audio, or for another feature dimension.
-    """
-    frontend = config.get("frontend")
-    if frontend is not None:
-        raise UserError(
-            f"frontend: {frontend} takes audio, but training reads features",
-            "write frontend: null; features are made by the fbank stage",
-        )
-    if args.input_size is not None and args.input_size != size:
-        raise UserError(
-            f"input_size: {args.input_size}, but the features have {size} dimensions",
-            "leave input_size out of the configuration; it is read from feats_shape",
-        )
-
-
 def check_data_dir(folder: Path) -> None:
     """Raise a ``UserError`` if features or transcripts are missing in a data directory."""
     for name in ("feats.scp", "text"):
         if not (folder / name).is_file():
             raise UserError(f"missing: {folder / name}", "run the stages before training first")
-
-
-def _prepare(
-    options: argparse.Namespace, config: Mapping[str, Any], args: argparse.Namespace
-) -> None:
-    """Check and repair all that ESPnet would stumble over, in the order of cost."""
-    import torch
-
-    from espnet_spike.task import SpikeASRTask
-
-    exp_dir = options.output_dir
-    flat = launch.resolved(SpikeASRTask, args)
-    resume.check_unchanged(exp_dir, flat)
-    check_finite(options.stats_dir / "train", options.train_dir)
-    check_finite(options.stats_dir / "valid", options.valid_dir)
-    exp_dir.mkdir(parents=True, exist_ok=True)
-    with torch.device("meta"):
-        model = SpikeASRTask.build_model(copy.deepcopy(args))
-    nbest = args.keep_nbest_models
-    nbest = max(nbest) if isinstance(nbest, Sequence) else nbest
-    parameters = sum(p.numel() for p in model.parameters())
-    launch.check_disk(exp_dir, parameters, nbest)
-    _drop_short(options, args, model)
-    resume.repair(exp_dir, args.best_model_criterion, nbest)
-    launch.write_config(exp_dir / "train_config.yaml", config)
-    resume.write_snapshot(exp_dir, flat)
-    _logger.info("%s: %.2f million parameters", args.encoder, parameters / 1e6)
 
 
 def _drop_short(options: argparse.Namespace, args: argparse.Namespace, model: Any) -> None:

@@ -11,11 +11,26 @@ from espnet_spike.errors import UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with full option names only and a did-you-mean for unknown ones."""
+    """An argument parser with full option names only and a did-you-mean for unknown ones.
+
+    An option named ``--..._args`` takes the next word whatever it looks like, so that
+    ``--asr_args --max_epoch=3`` works with and without a space in the value.
+    """
 
     def __init__(self, **kwargs: object) -> None:
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse; see `argparse.ArgumentParser.parse_known_args`."""
+        words = list(sys.argv[1:] if args is None else args)
+        takes_any = {o for o in self._option_string_actions if o.endswith("_args")}
+        for place in range(len(words) - 2, -1, -1):
+            if words[place] in takes_any:
+                words[place : place + 2] = [f"{words[place]}={words[place + 1]}"]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2; an unknown option gets the nearest known one."""

@@ -108,6 +108,24 @@ def parse_espnet(
     Raises:
         UserError: an unknown or malformed option or YAML key, with the nearest known name.
     """
+    parser = espnet_parser(task)
+    known = [action.dest for action in parser._actions if action.option_strings]
+    for key in config:
+        if key not in known:
+            raise UserError(f"unknown key in the configuration: {key}{did_you_mean(key, known)}")
+    parser.set_defaults(**copy.deepcopy(dict(config)))
+    extra_words = split_args(extra)
+    if "--config" in extra_words:
+        raise UserError("--config cannot be given among ESPnet's options", "use --asr_config")
+    return parser.parse_args([*words, *extra_words])
+
+
+def espnet_parser(task: type) -> argparse.ArgumentParser:
+    """Return a task's parser; it takes full names only and raises instead of leaving.
+
+    Raises:
+        UserError: when parsing, with the nearest known name for an unknown option.
+    """
     parser = task.get_parser()
     parser.allow_abbrev = False
     known = [action.dest for action in parser._actions if action.option_strings]
@@ -121,14 +139,7 @@ def parse_espnet(
         raise UserError(f"ESPnet option: {message}{guess}", "see the options of espnet2's tasks")
 
     parser.error = explain
-    for key in config:
-        if key not in known:
-            raise UserError(f"unknown key in the configuration: {key}{did_you_mean(key, known)}")
-    parser.set_defaults(**copy.deepcopy(dict(config)))
-    extra_words = split_args(extra)
-    if "--config" in extra_words:
-        raise UserError("--config cannot be given among ESPnet's options", "use --asr_config")
-    return parser.parse_args([*words, *extra_words])
+    return parser
 
 
 def split_args(extra: str) -> list[str]:
@@ -143,26 +154,34 @@ def split_args(extra: str) -> list[str]:
         raise UserError(f"cannot split the options {extra!r}: {error}") from None
 
 
-def resolved(task: type, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the flat configuration with every default filled in, to compare two runs by.
+def snapshot(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what an experiment is started with, in JSON values, to compare a later run with.
 
     Token list and BPE model stand by their content, not by their path.
     """
+    config = dict(vars(args))
+    for key in ("token_list", "bpemodel"):
+        path = config.pop(key)
+        if path is not None:
+            config[f"{key} (content)"] = f"sha256:{digest(Path(path).read_bytes())[:16]}"
+    return json.loads(json.dumps(config, default=str))
+
+
+def fill_defaults(task: type, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Fill the defaults of the classes that both configurations choose alike into both.
+
+    So a default that is spelt out, or a new argument with a default, is no change.
+    """
     from espnet2.utils.get_default_kwargs import get_default_kwargs
 
-    config = dict(vars(args))
     for choices in task.class_choices_list:
-        cls = choices.get_class(config[choices.name])
-        if cls is not None:
-            defaults = get_default_kwargs(cls)
-            own = config[f"{choices.name}_conf"]
-            config[f"{choices.name}_conf"] = {**defaults, **own}
-    for key in ("token_list", "bpemodel"):
-        if config[key] is not None:
-            content = Path(config[key]).read_bytes()
-            config[f"{key} (content)"] = f"sha256:{digest(content)[:16]}"
-        del config[key]
-    return flatten(config)
+        name = new.get(choices.name)
+        if name is None or name != old.get(choices.name):
+            continue
+        defaults = json.loads(json.dumps(get_default_kwargs(choices.get_class(name)), default=str))
+        for config in (old, new):
+            key = f"{choices.name}_conf"
+            config[key] = defaults | config.get(key, {})
 
 
 def request_digest(config: Mapping[str, Any], options: argparse.Namespace) -> str:

@@ -41,7 +41,8 @@ def register_encoder(name: str, cls: type) -> None:
             ``AbsEncoder``. Registering the same class again does nothing.
     """
     from espnet2.asr.encoder.abs_encoder import AbsEncoder
-    from espnet2.tasks.asr import encoder_choices
+
+    from espnet_spike.espnet_tasks import encoder_choices
 
     _register(encoder_choices.classes, "encoder", name, cls, AbsEncoder)
 
@@ -53,7 +54,8 @@ def register_model(name: str, cls: type) -> None:
         UserError: as `register_encoder`.
     """
     from espnet2.asr.espnet_model import ESPnetASRModel
-    from espnet2.tasks.asr import model_choices
+
+    from espnet_spike.espnet_tasks import model_choices
 
     _register(model_choices.classes, "model", name, cls, ESPnetASRModel)
 
@@ -74,7 +76,7 @@ def register_all() -> None:
 
 def encoder_origins() -> dict[str, str]:
     """Return every encoder name with where it comes from: ESPnet, this package or a plugin."""
-    from espnet2.tasks.asr import encoder_choices
+    from espnet_spike.espnet_tasks import encoder_choices
 
     register_all()
     plugins = {ep.name: _distribution(ep) for ep in entry_points(group=ENTRY_POINT_GROUP)}
@@ -113,7 +115,7 @@ def _register(classes: dict[str, type], kind: str, name: str, cls: type, base: t
 
 
 def _register_plugin(entry_point: EntryPoint) -> None:
-    from espnet2.tasks.asr import encoder_choices
+    from espnet_spike.espnet_tasks import encoder_choices
 
     try:
         register_encoder(entry_point.name, entry_point.load())

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,34 +72,45 @@ def may_change(key: str) -> bool:
     return key in MAY_CHANGE or key.startswith("wandb_")
 
 
-def check_unchanged(exp_dir: Path, config: Mapping[str, Any]) -> None:
-    """Compare a flat configuration with the one the experiment was started with.
+def check_unchanged(
+    exp_dir: Path,
+    config: Mapping[str, Any],
+    fill_defaults: Callable[[dict[str, Any], dict[str, Any]], None] = lambda old, new: None,
+) -> None:
+    """Compare a configuration with the one the experiment was started with.
 
     An experiment without a finished epoch has nothing to lose: it starts again, and says so.
+
+    Args:
+        exp_dir: folder of the experiment.
+        config: JSON values.
+        fill_defaults: puts the same defaults into the old and the new configuration, in place.
 
     Raises:
         UserError: a key changed that must not; lists every such key, old and new value.
     """
     path = exp_dir / SNAPSHOT
+    trained = (exp_dir / CHECKPOINT).exists() or (exp_dir / PREVIOUS_CHECKPOINT).exists()
     if not path.exists():
-        if (exp_dir / CHECKPOINT).exists():
+        if trained:
             raise UserError(
                 f"{exp_dir} holds a checkpoint but not {SNAPSHOT}, so it was trained by another "
                 "program and cannot be resumed safely",
                 "train under another --asr_tag",
             )
         return
-    old = json.loads(path.read_text(encoding="utf-8"))["config"]
+    before, now = json.loads(path.read_text(encoding="utf-8"))["config"], dict(config)
+    fill_defaults(before, now)
+    old, new = flatten(before), flatten(now)
     changed = [
         key
-        for key in sorted(old.keys() | config.keys())
-        if not may_change(key) and old.get(key) != config.get(key)
+        for key in sorted(old.keys() | new.keys())
+        if not may_change(key) and old.get(key) != new.get(key)
     ]
     if not changed:
         return
-    lines = [f"    {key}: {_show(old, key)} -> {_show(config, key)}" for key in changed]
-    listing = "\n".join(lines)
-    if not (exp_dir / CHECKPOINT).exists() and not (exp_dir / PREVIOUS_CHECKPOINT).exists():
+    listing = "\n".join(f"    {key}: {_show(old, key)} -> {_show(new, key)}" for key in changed)
+    if not trained:
         _logger.warning(
             "the configuration of %s changed before its first epoch was finished; it starts "
             "again with the new one:\n%s",
@@ -116,7 +127,7 @@ def check_unchanged(exp_dir: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_snapshot(exp_dir: Path, config: Mapping[str, Any]) -> None:
-    """Record the flat configuration of an experiment."""
+    """Record the configuration of an experiment, in JSON values."""
     write_json(exp_dir / SNAPSHOT, {"config": dict(config)})
 
 

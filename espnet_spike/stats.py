@@ -90,7 +90,7 @@ def collect(options: argparse.Namespace) -> None:
         UserError: bad configuration, or features that cannot be read or are not finite.
     """
     from espnet_spike import launch
-    from espnet_spike.asr_training import check_data_dir, check_input, data_options
+    from espnet_spike.asr_training import check_data_dir, data_options
     from espnet_spike.config import read_training_config
     from espnet_spike.progress import logged
 
@@ -110,10 +110,14 @@ def collect(options: argparse.Namespace) -> None:
             f"{sizes['valid']} in {folders['valid']}"
         )
 
+    from espnet_spike.config_check import check_training_config
     from espnet_spike.task import SpikeASRTask
 
+    tokens = len(options.token_list.read_text(encoding="utf-8").splitlines())
+    check_training_config(
+        SpikeASRTask, config, options.asr_config, options.asr_args, tokens, sizes["train"]
+    )
     args = launch.parse_espnet(SpikeASRTask, config, words, options.asr_args)
-    check_input(config, args, sizes["train"])
     args.input_size = sizes["train"]
     args.collect_stats = True
     # the statistics are those of the raw features; global_mvn needs what is being made here
@@ -126,7 +130,6 @@ def collect(options: argparse.Namespace) -> None:
             SpikeASRTask.main(args=args)
     except UserError as error:
         raise damage(folders["train"]) or damage(folders["valid"]) or error from error
-    tokens = len(options.token_list.read_text(encoding="utf-8").splitlines())
     for part, folder in folders.items():
         stats_dir = options.output_dir / part
         check_finite(stats_dir, folder)

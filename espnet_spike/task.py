@@ -6,8 +6,7 @@ its name, so the spawned processes import this module and register as well.
 
 import argparse
 
-from espnet2.tasks.asr import ASRTask
-
+from espnet_spike.espnet_tasks import ASRTask
 from espnet_spike.registry import register_all
 from espnet_spike.trainer import SpikeTrainer
 

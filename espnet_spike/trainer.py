@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.distributed_utils import DistributedOption
-from espnet2.train.reporter import SubReporter, aggregate
+from espnet2.train.reporter import Reporter, SubReporter, aggregate
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_spike.training import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT
@@ -26,6 +27,19 @@ class SpikeTrainer(Trainer):
     """
 
     _current: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def run(cls, *, trainer_options: TrainerOptions, **kwargs: Any) -> None:
+        """Train as ESPnet does; the curves under ``images`` are drawn once, at the end.
+
+        ESPnet draws every statistic anew in every epoch. With a firing rate a layer that takes
+        longer than an epoch on a small corpus; tensorboard shows them all while training.
+        """
+        draw, trainer_options.use_matplotlib = trainer_options.use_matplotlib, False
+        super().run(trainer_options=trainer_options, **kwargs)
+        distributed = kwargs["distributed_option"]
+        if draw and (not distributed.distributed or distributed.dist_rank == 0):
+            _draw_curves(Path(trainer_options.output_dir))
 
     @classmethod
     def train_one_epoch(
@@ -139,6 +153,18 @@ class _Probe:
         loss = retval["loss"] if isinstance(retval, dict) else retval[0]
         value = float(loss.mean())
         return value if math.isfinite(value) else None
+
+
+def _draw_curves(exp_dir: Path) -> None:
+    """Draw every statistic of the training but the firing rates of single layers."""
+    states = safe_torch_load(exp_dir / CHECKPOINT, map_location="cpu")
+    reporter = Reporter()
+    reporter.load_state_dict(states["reporter"])
+    for phases in reporter.stats.values():
+        for stats in phases.values():
+            for key in [key for key in stats if key.startswith("firing_rate_")]:
+                del stats[key]
+    reporter.matplotlib_plot(exp_dir / "images")
 
 
 def _fingerprint(model: torch.nn.Module) -> list[float]:

@@ -1,0 +1,35 @@
+"""Print what a configuration builds: parameters by part, layers, neurons, subsampling."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+
+
+def get_parser() -> Parser:
+    """Return the parser of this command."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--asr_config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument("--asr_args", default="", help="options of ESPnet over the YAML")
+    parser.add_argument(
+        "--vocab_size", type=int, help="tokens; stronger than spike_meta in the YAML"
+    )
+    parser.add_argument("--input_size", type=int, help="feature dimension; as --vocab_size")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = get_parser().parse_args(argv)
+    from espnet_spike.describe import describe, format_description
+
+    description = describe(
+        options.asr_config, options.vocab_size, options.input_size, options.asr_args
+    )
+    print(json.dumps(description, indent=2) if options.json else format_description(description))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,32 @@
+"""Train an ESPnet language model on transcripts, for shallow fusion; guarded as asr_train is."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+from espnet_spike.launch import add_training_options
+
+
+def get_parser() -> Parser:
+    """Return the parser of this command."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--lm_config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument("--train_text", type=Path, required=True, help="Kaldi text")
+    parser.add_argument("--valid_text", type=Path, required=True)
+    parser.add_argument("--stats_dir", type=Path, required=True, help="gets the lengths of lines")
+    add_training_options(parser, "lm")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = get_parser().parse_args(argv)
+    from espnet_spike.lm_training import train
+
+    best = train(options)
+    logging.getLogger(__name__).info("trained: %s", best)
+
+
+if __name__ == "__main__":
+    run(main)

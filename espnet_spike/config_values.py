@@ -1,0 +1,232 @@
+"""Check single values of a configuration: against a parser's option, against a constructor."""
+
+import argparse
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from espnet_spike.errors import did_you_mean
+
+# arguments that a task gives to a class itself: the choice's name -> arguments
+GIVEN = {
+    "encoder": {"input_size"},
+    "decoder": {"vocab_size", "encoder_output_size"},
+    "postencoder": {"input_size"},
+    "ctc": {"odim", "encoder_output_size"},
+    "optim": {"params"},
+    "scheduler": {"optimizer"},
+    "lm": {"vocab_size"},
+    "model": {
+        *("vocab_size", "token_list", "frontend", "specaug", "normalize", "preencoder"),
+        *("encoder", "postencoder", "decoder", "ctc", "joint_network", "lm"),
+    },
+    "preprocessor": {
+        *("train", "token_type", "token_list", "bpemodel", "text_cleaner", "g2p_type"),
+        *("non_linguistic_symbols", "rir_scp", "rir_apply_prob", "noise_scp", "use_lang_prompt"),
+        *("noise_apply_prob", "noise_db_range", "short_noise_thres", "speech_volume_normalize"),
+        *("aux_task_names", "use_nlp_prompt"),
+    },
+}
+
+# "2e-3", which YAML 1.1 reads as text
+_NUMBER_AS_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+Problems = list[str]
+
+
+def check_choice(
+    kind: str,
+    name: str | None,
+    conf: Mapping[str, Any],
+    classes: Mapping[str, type],
+    optional: bool = True,
+) -> Problems:
+    """Check that ``name`` is one of the classes and ``conf`` fits its constructor."""
+    if name is None:
+        if not optional:
+            return [f"{kind}: null, but one is needed: {', '.join(classes)}"]
+        return [f"{kind}_conf is given, but {kind} is null"] if conf else []
+    if not isinstance(name, str) or name not in classes:
+        lower = str(name).lower()
+        guess = f" (write it in lower case: {lower})" if lower in classes else ""
+        guess = guess or did_you_mean(lower, classes)
+        return [f"{kind}: unknown {kind} {name!r}{guess}; known: {', '.join(classes)}"]
+    if hasattr(classes[name], "broken"):
+        classes[name]()  # raises the UserError that explains
+    return check_conf(f"{kind}_conf", conf, classes[name], GIVEN.get(kind, set()))
+
+
+def check_conf(key: str, conf: Any, cls: Callable[..., Any], given: Iterable[str]) -> Problems:
+    """Check a mapping of keyword arguments against the signature of a constructor.
+
+    Unknown and missing arguments, and values that do not fit the annotated type (or the type of
+    the default). A constructor with ``**kwargs`` takes any key: then only the types are checked.
+    """
+    if not isinstance(conf, Mapping):
+        return [f"{key}: must be a mapping, not {conf!r}"]
+    parameters = dict(inspect.signature(cls).parameters)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {
+        name: p
+        for name, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    known = [name for name in named if name not in given]
+    hints = _type_hints(cls)
+    problems = []
+    for name, value in conf.items():
+        if name in given:
+            problems.append(f"{key}.{name} is given by the task; remove it")
+        elif name in named:
+            problems += _check_type(f"{key}.{name}", value, hints.get(name), named[name].default)
+        elif not open_ended:
+            problems.append(
+                f"{key}: unknown key {name}{did_you_mean(str(name), known)}; "
+                f"{cls.__name__} takes {', '.join(known) or 'none'}"
+            )
+    missing = [
+        name
+        for name in known
+        if named[name].default is inspect.Parameter.empty and name not in conf
+    ]
+    # the statistics file of global_mvn comes from the stats stage
+    missing = [name for name in missing if name != "stats_file"]
+    if missing:
+        problems.append(f"{key}: {cls.__name__} needs {', '.join(missing)}")
+    return problems
+
+
+def check_value(key: str, value: Any, action: argparse.Action) -> Problems:
+    """Check a top-level YAML value as argparse would have checked it on the command line."""
+    from espnet2.utils.nested_dict_action import NestedDictAction
+
+    if isinstance(action, NestedDictAction):
+        if (value is None and action.default is None) or isinstance(value, Mapping):
+            return []
+        return [f"{key}: must be a mapping, not {value!r}"]
+    if action.nargs is not None or isinstance(action, argparse._AppendAction):
+        return _check_list(key, value, action)
+    return _check_scalar(key, value, action)
+
+
+def _check_list(key: str, value: Any, action: argparse.Action) -> Problems:
+    if key == "best_model_criterion":
+        return _check_triples(key, value)
+    if not isinstance(value, list | tuple):
+        # ESPnet's trainer takes a single number here
+        if key == "keep_nbest_models" and isinstance(value, int):
+            return []
+        return [f"{key}: must be a list, not {value!r}"]
+    problems = []
+    if isinstance(action.nargs, int) and len(value) != action.nargs:
+        problems.append(f"{key}: must be a list of {action.nargs}, not {value!r}")
+    for item in value:
+        problems += _check_scalar(key, item, action)
+    if key == "early_stopping_criterion" and not problems:
+        problems += _check_triples(key, [value])
+    return problems
+
+
+def _check_triples(key: str, value: Any) -> Problems:
+    form = f"{key}: each entry must be [train or valid, statistic, min or max]"
+    if not isinstance(value, list | tuple) or not value:
+        return [f"{form}, not {value!r}"]
+    problems = []
+    for item in value:
+        good = isinstance(item, list | tuple) and len(item) == 3
+        if not good or item[0] not in ("train", "valid") or item[2] not in ("min", "max"):
+            problems.append(f"{form}, not {item!r}")
+    return problems
+
+
+def _check_scalar(key: str, value: Any, action: argparse.Action) -> Problems:
+    kind = getattr(action.type, "__name__", "str")
+    optional = kind.endswith("_or_none") or (action.choices is not None and None in action.choices)
+    if value is None:
+        if optional or action.default is None:
+            return []
+        return [f"{key}: null is not possible, the default is {action.default!r}"]
+    kind = kind.removesuffix("_or_none")
+    if kind in ("int", "float", "str2bool"):
+        wanted = {"int": int, "float": float, "str2bool": bool}[kind]
+        problem = _mismatch(key, value, wanted)
+        if problem:
+            return [problem]
+    elif kind == "str" and isinstance(value, list | dict):
+        return [f"{key}: must be one value, not {value!r}"]
+    if action.choices is not None:
+        choices = [c for c in action.choices if c is not None]
+        # ESPnet lowers some names (<lambda>), and argparse would have done so before choosing
+        compared = value
+        if kind == "<lambda>" and isinstance(value, str):
+            compared = action.type(value)
+        if compared not in action.choices:
+            return [
+                f"{key}: unknown value {value!r}{did_you_mean(str(value), map(str, choices))}; "
+                f"known: {', '.join(map(str, choices))}"
+            ]
+    return []
+
+
+def _check_type(key: str, value: Any, hint: Any, default: Any) -> Problems:
+    if type(value) is type(default) and value == default:
+        return []  # "pos_enc: str = None" in ESPnet means that null is possible
+    if hint is not None and hint is not Any:
+        from typeguard import TypeCheckError, check_type
+
+        try:
+            check_type(value, hint)
+        except TypeCheckError:
+            shown = getattr(hint, "__name__", None) if isinstance(hint, type) else None
+            shown = shown or str(hint).replace("typing.", "")
+            return [f"{key}: must be {shown}, not {value!r}"]
+        except (NameError, TypeError):
+            pass  # a hint that cannot be checked at run time
+        return []
+    if default is inspect.Parameter.empty or default is None or value is None:
+        return []
+    problem = None
+    if isinstance(default, bool | int | float):
+        wanted = bool if isinstance(default, bool) else float
+        problem = _mismatch(key, value, wanted)
+    elif isinstance(default, str) and isinstance(value, bool | int | float):
+        problem = f"{key}: must be text like {default!r}, not {value!r}"
+    return [problem] if problem else []
+
+
+def _mismatch(key: str, value: Any, wanted: type) -> str | None:
+    good = {
+        bool: isinstance(value, bool),
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: isinstance(value, int | float) and not isinstance(value, bool),
+    }[wanted]
+    if good or (isinstance(value, str) and _NUMBER_AS_TEXT.fullmatch(value)):
+        return None  # the second is told by numbers_as_text
+    names = {bool: "true or false", int: "a whole number", float: "a number"}
+    return f"{key}: must be {names[wanted]}, not {value!r}"
+
+
+def numbers_as_text(config: Mapping[str, Any], prefix: str = "") -> Problems:
+    """Find texts such as 2e-3, which YAML does not read as numbers."""
+    problems: Problems = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            problems += numbers_as_text(value, f"{prefix}{key}.")
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, str) and _NUMBER_AS_TEXT.fullmatch(item):
+                plain = f"{float(item):.12f}".rstrip("0").rstrip(".")
+                number = plain if float(plain) == float(item) else f"{float(item):.6e}"
+                problems.append(
+                    f"{prefix}{key}: YAML reads {item} as text, not as a number; write {number}"
+                )
+    return problems
+
+
+def _type_hints(cls: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+    except (NameError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,92 @@
+"""Run an ESPnet training that ends well only if it learnt: what ASR and LM training share."""
+
+import argparse
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from espnet_spike import launch, resume
+from espnet_spike.describe import build_on_meta
+from espnet_spike.progress import logged
+from espnet_spike.training import (
+    FINISHED,
+    LOG,
+    best_checkpoint,
+    check_finished,
+    check_learnt,
+    read_epochs,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+def train_guarded(
+    task: type,
+    args: argparse.Namespace,
+    config: Mapping[str, Any],
+    request: str,
+    prepare: Callable[[Any], None],
+) -> Path:
+    """Train, or go on training, in ``args.output_dir``.
+
+    In order: the configuration is that of the folder, ``prepare``, the disk holds the
+    checkpoints, interrupted checkpoints are mended, ESPnet trains, and the epochs are judged.
+    Where a launcher started several processes, all but the first only train; ESPnet's process
+    group makes them wait until the first has prepared the folder.
+
+    Args:
+        task: ``SpikeASRTask`` or ``SpikeLMTask``.
+        args: ESPnet's arguments.
+        config: content of the YAML, without ``spike_meta``.
+        request: digest of the request, to know it when it is finished.
+        prepare: given the model on the meta device, checks and writes what the task needs.
+
+    Returns:
+        the model file to decode with.
+
+    Raises:
+        UserError: a changed configuration, nothing learnt, or an unfinished training.
+    """
+    exp_dir = Path(args.output_dir)
+    leader = launch.rank() == 0
+    log = exp_dir / (LOG if leader else f"train.rank{launch.rank()}.log")
+    args.config = str(exp_dir / "train_config.yaml")
+    if leader:
+        _prepare(task, args, config, prepare)
+        _logger.info("training in %s, full log in %s", exp_dir, log)
+    with logged(log, show_epochs=leader):
+        # a copy: ESPnet changes its arguments
+        task.main(args=copy.deepcopy(args))
+    if not leader:
+        return best_checkpoint(exp_dir)
+    epochs = read_epochs(exp_dir)
+    check_learnt(epochs, log)
+    check_finished(epochs, vars(args), log)
+    best = best_checkpoint(exp_dir)
+    resume.write_json(exp_dir / FINISHED, {"request": request, "files": [best.name]})
+    return best
+
+
+def _prepare(
+    task: type,
+    args: argparse.Namespace,
+    config: Mapping[str, Any],
+    prepare: Callable[[Any], None],
+) -> None:
+    exp_dir = Path(args.output_dir)
+    started_with = launch.snapshot(args)
+    resume.check_unchanged(exp_dir, started_with, partial(launch.fill_defaults, task))
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    model = build_on_meta(task, args)
+    prepare(model)
+    nbest = args.keep_nbest_models
+    nbest = max(nbest) if isinstance(nbest, Sequence) else nbest
+    parameters = sum(p.numel() for p in model.parameters())
+    launch.check_disk(exp_dir, parameters, nbest)
+    resume.repair(exp_dir, args.best_model_criterion, nbest)
+    launch.write_config(exp_dir / "train_config.yaml", config)
+    resume.write_snapshot(exp_dir, started_with)
+    _logger.info("%.2f million parameters", parameters / 1e6)
