@@ -157,10 +157,11 @@ def _declared_frames(file, source: Source) -> int:  # noqa: ANN001
             header = raw.read(1024)
         match = re.search(rb"sample_count -i (\d+)", header)
         return int(match[1]) if match else file.frames
-    match = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
+    # chunks that hold the samples in WAV, AIFF, AU, W64 and RF64 as libsndfile's log names them
+    chunk = r"(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)"
+    match = re.search(chunk, file.extra_info)
     if match and int(match[1]) < _SIZE_UNKNOWN:
-        actual = max(int(match[2]), 1)
-        return max(file.frames, round(file.frames * int(match[1]) / actual))
+        return max(file.frames, round(file.frames * int(match[1]) / max(int(match[2]), 1)))
     return file.frames
 
 
@@ -179,10 +180,15 @@ def inspect(source: Source, name: str) -> AudioInfo:
         info = AudioInfo(file.samplerate, file.frames, file.channels)
         if info.frames <= 0:
             raise UserError(f"{name}: {source.value} holds no samples")
+        if info.frames >= 1 << 48:
+            raise UserError(
+                f"{name}: {source.value} does not say how long it is",
+                "its encoder wrote to a pipe; decode it and encode it again",
+            )
         declared = _declared_frames(file, source)
         truncated = UserError(
-            f"{name}: {source.value} is truncated or damaged: its header promises {declared} "
-            f"samples",
+            f"{name}: {source.value} is truncated or damaged: its header promises about {declared} "
+            f"samples, they cannot all be read",
             "copy or download the file again",
         )
         if declared > info.frames:
@@ -228,14 +234,16 @@ def read(
         try:
             if first:
                 file.seek(first)
-            wave = file.read(max(last - first, 0), dtype="float32")
+            # for 16-bit files libsndfile's own conversion to float takes several times longer
+            kind = "int16" if file.subtype == "PCM_16" else "float32"
+            wave = file.read(max(last - first, 0), dtype=kind)
         except soundfile.LibsndfileError as error:
             raise UserError(f"{name}: {source.value} cannot be decoded ({error})") from error
     if len(wave) < last - first:
         raise UserError(f"{name}: {source.value} gave {len(wave)} of {last - first} samples")
+    wave = wave.astype(np.float32) if kind == "int16" else wave * np.float32(32768)
     if wave.ndim == 2:
         wave = wave.mean(axis=1) if source.channel is None else wave[:, source.channel].copy()
-    wave *= np.float32(32768)
     return wave, rate
 
 

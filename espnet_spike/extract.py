@@ -146,6 +146,9 @@ def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
             ark = temporary.with_name(temporary.name.split(".tmp")[0].lstrip("."))
             os.replace(temporary, ark)
             by_task[number].append((ark, shard))
+    except OSError as error:
+        where = error.filename or tasks[0].target
+        raise UserError(f"{where}: {error.strerror}", "is the disk full?") from error
     finally:
         for _, _, temporary in jobs:
             temporary.unlink(missing_ok=True)

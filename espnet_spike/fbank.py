@@ -32,7 +32,7 @@ class FbankConfig:
         preemphasis_coefficient: weight of the previous sample.
         remove_dc_offset: subtract the mean of each frame.
         snip_edges: only frames that lie in the audio as a whole; else the audio is mirrored.
-        dither: standard deviation of the noise added to frames, in int16 units.
+        dither: standard deviation of the noise added to the audio, in int16 units.
         compression_method: of the ark file: None is float32, else Kaldi's number.
     """
 
@@ -61,6 +61,8 @@ class FbankConfig:
             if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
                 wanted = getattr(item.type, "__name__", str(item.type))
                 raise UserError(f"fbank config: {item.name}: expected {wanted}, got {value!r}")
+            if isinstance(value, float) and not np.isfinite(value):
+                raise UserError(f"fbank config: {item.name}: {value!r} is out of range")
         if self.window_type not in WINDOWS:
             raise UserError(
                 f"fbank config: window_type: unknown value {self.window_type!r}"
@@ -177,6 +179,7 @@ class Fbank:
             )
         self.fft_length = 1 << (self.length - 1).bit_length()
         self.banks = mel_banks(config.num_mel_bins, self.fft_length, rate, config.low_freq, high)
+        self.bands = split_bands(self.banks)
         self.empty_bins = int((self.banks.max(axis=0) == 0).sum())
         self.window = window(config.window_type, self.length)
 
@@ -205,35 +208,64 @@ class Fbank:
         features = np.empty((total, config.num_mel_bins), np.float32)
         if total == 0:
             return features
+        if config.dither:
+            noise = np.random.default_rng(zlib.crc32(name.encode()))
+            wave = wave + np.float32(config.dither) * noise.standard_normal(len(wave), np.float32)
         if not config.snip_edges:
             left = length // 2 - self.shift // 2
             start = wave[:left][::-1] if left > 0 else wave[:0]
             wave = np.concatenate((start, wave[max(-left, 0) :], wave[::-1]))
-        frames = np.lib.stride_tricks.sliding_window_view(wave, length)[:: self.shift]
-        noise = np.random.default_rng(zlib.crc32(name.encode())) if config.dither else None
         alpha = np.float32(config.preemphasis_coefficient)
         padded = np.zeros((min(BLOCK, total), self.fft_length), np.float32)
         for first in range(0, total, BLOCK):
-            block = frames[first : min(first + BLOCK, total)]
-            count = len(block)
-            if noise:
-                block = block + np.float32(config.dither) * noise.standard_normal(
-                    block.shape, np.float32
-                )
+            last = min(first + BLOCK, total)
+            # Pre-emphasis of the stretch costs less than of the overlapping frames. A frame's first
+            # sample has none before it in the frame: Kaldi takes the sample itself in its place.
+            stretch = wave[first * self.shift : (last - 1) * self.shift + length]
+            sharp = np.empty_like(stretch)
+            np.multiply(stretch[:-1], -alpha, out=sharp[1:])
+            sharp[1:] += stretch[1:]
+            frames = self._frames(stretch)
+            shaped = padded[: last - first, :length]
             if config.remove_dc_offset:
-                block = block - block.mean(axis=1, keepdims=True)
-            shaped = padded[:count, :length]
-            np.multiply(block[:, :-1], -alpha, out=shaped[:, 1:])
-            shaped[:, 1:] += block[:, 1:]
-            # a frame has no sample before its first: Kaldi takes the first itself
-            np.multiply(block[:, 0], 1 - alpha, out=shaped[:, 0])
+                means = frames.mean(axis=1)
+                # the mean passes pre-emphasis with gain 1 - alpha
+                np.subtract(self._frames(sharp), ((1 - alpha) * means)[:, None], out=shaped)
+                shaped[:, 0] = (1 - alpha) * (frames[:, 0] - means)
+            else:
+                shaped[:] = self._frames(sharp)
+                shaped[:, 0] = (1 - alpha) * frames[:, 0]
             shaped *= self.window
-            parts = scipy.fft.rfft(padded[:count]).view(np.float32)
+            parts = scipy.fft.rfft(padded[: last - first]).view(np.float32)
             parts *= parts
             power = parts[:, ::2] + parts[:, 1::2]
-            np.matmul(power, self.banks, out=features[first : first + count])
+            for filters, bins, bank in self.bands:
+                features[first:last, filters] = power[:, bins] @ bank
         np.maximum(features, np.finfo(np.float32).eps, out=features)
         return np.log(features, out=features)
+
+    def _frames(self, wave: np.ndarray) -> np.ndarray:
+        """Return the overlapping frames ``(T, length)`` that lie in ``wave``, without a copy."""
+        return np.lib.stride_tricks.sliding_window_view(wave, self.length)[:: self.shift]
+
+
+def split_bands(banks: np.ndarray, width: int = 20) -> list[tuple[slice, slice, np.ndarray]]:
+    """Cut a matrix of filters, most of it zero, into the parts that are not.
+
+    Args:
+        banks: ``(F, M)`` filters in columns, in order of frequency.
+        width: filters in a part.
+
+    Returns:
+        For each part: its filters, the frequency bins they touch, and that block of ``banks``.
+    """
+    bands = []
+    for first in range(0, banks.shape[1], width):
+        filters = slice(first, min(first + width, banks.shape[1]))
+        touched = np.flatnonzero(banks[:, filters].any(axis=1))
+        bins = slice(touched[0], touched[-1] + 1) if len(touched) else slice(0, 1)
+        bands.append((filters, bins, np.ascontiguousarray(banks[bins, filters])))
+    return bands
 
 
 @lru_cache(maxsize=4)

@@ -43,7 +43,11 @@ class _Copy:
         if not len(matrix):
             return "no frames"
         seconds = self.durations.get(utt, len(matrix) * self.shift / 1000)
-        return np.asarray(matrix, dtype=np.float32), seconds
+        with np.errstate(over="ignore"):
+            single = np.asarray(matrix, dtype=np.float32)
+        if not np.isfinite(single).all():
+            raise UserError(f"{utt}: {self.feats[utt]} holds values beyond single precision")
+        return single, seconds
 
 
 def plan(source: Path, target: Path, frame_shift: float) -> "Task":

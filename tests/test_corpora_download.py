@@ -1,0 +1,170 @@
+import http.server
+import io
+import tarfile
+import threading
+from typing import ClassVar
+
+import pytest
+
+from espnet_spike.corpora import fsdd
+from espnet_spike.corpora.download import download, extract_tar
+from espnet_spike.errors import UserError
+
+CONTENT = bytes(range(256)) * 4000
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT; ``plan`` says for each request in turn how it fares."""
+
+    plan: ClassVar[list[str]] = []
+    requests: ClassVar[list[str | None]] = []
+
+    def do_GET(self):
+        behaviour = self.plan.pop(0) if self.plan else "whole"
+        asked = self.headers.get("Range")
+        self.requests.append(asked)
+        if behaviour == "missing":
+            self.send_error(404)
+            return
+        if behaviour == "busy":
+            self.send_error(503)
+            return
+        start = 0
+        if asked and behaviour != "no ranges":
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(CONTENT):
+                self.send_error(416)
+                return
+            self.send_response(206)
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        end = len(CONTENT) // 2 if behaviour == "cut" else len(CONTENT)
+        self.wfile.write(CONTENT[start:end])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def url():
+    Server.plan, Server.requests = [], []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/corpus.tar.gz"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def fetch(url, path, tries=3):
+    return download(url, path, hint="give --corpus_dir", tries=tries, pause=0.01)
+
+
+def test_a_file_is_fetched_once(url, tmp_path):
+    path = fetch(url, tmp_path / "new" / "corpus.tar.gz")
+    assert path.read_bytes() == CONTENT
+    fetch(url, path)
+    assert len(Server.requests) == 1
+    assert [file.name for file in path.parent.iterdir()] == ["corpus.tar.gz"]
+
+
+def test_a_broken_transfer_is_resumed(url, tmp_path):
+    Server.plan = ["cut"]
+    assert fetch(url, tmp_path / "x").read_bytes() == CONTENT
+    assert Server.requests == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+def test_a_later_run_resumes_too(url, tmp_path):
+    Server.plan = ["cut"]
+    with pytest.raises(UserError):
+        fetch(url, tmp_path / "x", tries=1)
+    assert not (tmp_path / "x").exists()
+    assert fetch(url, tmp_path / "x").read_bytes() == CONTENT
+    assert Server.requests[1] == f"bytes={len(CONTENT) // 2}-"
+
+
+def test_a_server_without_ranges_starts_again(url, tmp_path):
+    Server.plan = ["cut", "no ranges"]
+    assert fetch(url, tmp_path / "x").read_bytes() == CONTENT
+
+
+def test_a_part_that_is_too_long_is_thrown_away(url, tmp_path):
+    (tmp_path / "x.part").write_bytes(CONTENT + b"more")
+    assert fetch(url, tmp_path / "x").read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again(url, tmp_path):
+    Server.plan = ["busy", "busy"]
+    assert fetch(url, tmp_path / "x").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("plan", "requests"), [(["busy"] * 3, 3), (["missing"], 1)])
+def test_a_failure_names_the_address_and_the_way_out(url, tmp_path, plan, requests):
+    Server.plan = list(plan)
+    with pytest.raises(UserError, match=r"cannot download http://127") as caught:
+        fetch(url, tmp_path / "x")
+    assert "--corpus_dir" in caught.value.hint
+    assert len(Server.requests) == requests
+
+
+def test_offline_the_fsdd_recipe_names_corpus_dir(tmp_path, monkeypatch):
+    monkeypatch.setattr(fsdd, "URL", "http://127.0.0.1:9/none.tar.gz")
+    monkeypatch.setattr("espnet_spike.corpora.download.time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match=r"cannot download") as caught:
+        fsdd.main(
+            ["--downloads", str(tmp_path / "downloads"), "--data_dir", str(tmp_path / "data")]
+        )
+    assert "--corpus_dir" in caught.value.hint
+    assert not (tmp_path / "data").exists()
+
+
+def make_tar(path, members):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_an_archive_is_unpacked_once(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", {"top/d/x": b"1", "top/y": b"2", "other/z": b"3"})
+    target = extract_tar(archive, tmp_path / "out", members="top/", strip=1)
+    assert (target / "d/x").read_bytes() == b"1"
+    assert {file.name for file in target.iterdir()} == {"d", "y", ".done-a.tar.gz"}
+    (target / "y").write_bytes(b"changed")
+    extract_tar(archive, target, members="top/", strip=1)
+    assert (target / "y").read_bytes() == b"changed"
+
+
+def test_a_damaged_archive_leaves_nothing(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", {"x": bytes(100000), "y": CONTENT})
+    archive.write_bytes(archive.read_bytes()[:-400])
+    with pytest.raises(UserError, match=r"cannot be unpacked"):
+        extract_tar(archive, tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_what_an_interrupted_run_left_is_replaced(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", {"d/x": b"1"})
+    (tmp_path / ".out.unpacking/d").mkdir(parents=True)
+    (tmp_path / ".out.unpacking/d/half").write_bytes(b"")
+    (tmp_path / "out/d").mkdir(parents=True)
+    extract_tar(archive, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out/d").iterdir()] == ["x"]
+
+
+def test_members_outside_of_the_target_are_refused(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", {"../evil": b"1"})
+    with pytest.raises(UserError, match=r"cannot be unpacked"):
+        extract_tar(archive, tmp_path / "out")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_an_archive_without_the_members_is_an_error(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", {"x": b"1"})
+    with pytest.raises(UserError, match=r"holds nothing under 'top/'"):
+        extract_tar(archive, tmp_path / "out", members="top/")

@@ -1,0 +1,48 @@
+import pytest
+
+from espnet_spike.errors import UserError
+from espnet_spike.feature_dir import FeatureDir
+
+
+def make(frames):
+    """Return a feature directory with utterances of so many frames."""
+    return FeatureDir(
+        feats={utt: f"a folder/f.ark:{n}" for n, utt in enumerate(frames)},
+        shapes={utt: (length, 80) for utt, length in frames.items()},
+        durations={utt: length / 100 for utt, length in frames.items()},
+        text={utt: "ONE" for utt in frames},
+        utt2spk={utt: utt[:1] for utt in frames},
+    )
+
+
+def test_a_directory_reads_back_as_written(tmp_path):
+    data = make({"b2": 20, "a1": 10})
+    data.write(tmp_path / "d")
+    assert FeatureDir.read(tmp_path / "d") == data
+    assert (tmp_path / "d/feats_shape").read_text() == "a1 10,80\nb2 20,80\n"
+    assert (tmp_path / "d/spk2utt").read_text() == "a a1\nb b2\n"
+
+
+def test_a_directory_without_features_is_not_read(tmp_path):
+    with pytest.raises(UserError, match=r"no feats\.scp"):
+        FeatureDir.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["feats_shape", "utt2dur", "text", "utt2spk"])
+def test_tables_that_do_not_agree_are_named(tmp_path, name):
+    make({"a1": 10, "b2": 20}).write(tmp_path)
+    lines = (tmp_path / name).read_text().splitlines()
+    (tmp_path / name).write_text(lines[0] + "\n")
+    with pytest.raises(UserError, match=rf"feats\.scp and {name} differ, for example in b2"):
+        FeatureDir.read(tmp_path)
+
+
+def test_a_malformed_shape_is_an_error(tmp_path):
+    make({"a1": 10}).write(tmp_path)
+    (tmp_path / "feats_shape").write_text("a1 10\n")
+    with pytest.raises(UserError, match=r"malformed feats_shape"):
+        FeatureDir.read(tmp_path)
+
+
+def test_a_subset_has_all_tables():
+    assert make({"a1": 10, "b2": 20}).subset(["a1"]) == make({"a1": 10})
