@@ -1,0 +1,290 @@
+"""Collect what the experiments of a recipe have yielded, each into its ``results.json``."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from espnet_spike import __version__
+from espnet_spike.errors import UserError
+from espnet_spike.kaldi_dir import read_lines, write_lines
+from espnet_spike.training import read_config, read_epochs
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = "results.json"
+COMMANDS = "commands.txt"  # the command lines of the user, written by run.sh
+PLACEHOLDER = "<corpus_dir>"
+
+
+@cache
+def _environment() -> tuple[tuple[str, str], ...]:
+    return (
+        ("python", platform.python_version()),
+        ("torch", version("torch")),
+        ("espnet", version("espnet")),
+        ("espnet_spike", __version__),
+        ("git", git_hash()),
+        ("machine", f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"),
+    )
+
+
+def environment() -> dict[str, str]:
+    """Return the versions and the machine that a result depends on."""
+    return dict(_environment())
+
+
+def git_hash(folder: Path = ROOT) -> str:
+    """Return the commit of a checkout, with ``-dirty`` after it when tracked files differ."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    command += ["--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "git is not installed"
+    return found.stdout.strip() if found.returncode == 0 else "not a git checkout"
+
+
+def cpu_name() -> str:
+    """Return the model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A trained and decoded model.
+
+    Attributes:
+        path: its folder.
+        config: the training configuration.
+        decodes: inference tag -> set -> what its ``decode.json`` and ``result.json`` hold, as
+            ``{"decode": ..., "result": ...}``; only sets that have been scored.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    decodes: dict[str, dict[str, dict[str, Any]]]
+
+    @property
+    def tag(self) -> str:
+        """The name of the folder without ``asr_``."""
+        return self.path.name.removeprefix("asr_")
+
+    @property
+    def group(self) -> str:
+        """The tag without its seed: experiments of one group differ in the seed alone."""
+        return re.sub(r"_seed\d+$", "", self.tag)
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the model, as counted at decoding."""
+        counts = [
+            entry["decode"].get("parameters")
+            for sets in self.decodes.values()
+            for entry in sets.values()
+        ]
+        return next((count for count in counts if count is not None), None)
+
+    @property
+    def newest_decode(self) -> str:
+        """The inference tag that was decoded last."""
+        return max(
+            self.decodes,
+            key=lambda tag: max(
+                entry["decode"].get("finished", "") for entry in self.decodes[tag].values()
+            ),
+        )
+
+
+def find_experiments(expdir: Path) -> list[Experiment]:
+    """Read all experiments under ``expdir`` that have a scored set.
+
+    Raises:
+        UserError: there is none, or a result file is damaged.
+    """
+    experiments = []
+    for folder in sorted(expdir.glob("asr_*")):
+        decodes: dict[str, dict[str, dict[str, Any]]] = {}
+        for path in sorted(folder.glob("*/*/result.json")):
+            entry = {"result": read_json(path), "decode": {}}
+            if (path.parent / "decode.json").is_file():
+                entry["decode"] = read_json(path.parent / "decode.json")
+            decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
+        if decodes:
+            experiments.append(Experiment(folder, read_config(folder), decodes))
+    if not experiments:
+        raise UserError(f"no scored experiment in {expdir}", "run stages 1 to 11 first")
+    return experiments
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}", "run the stage that makes it again"
+        ) from None
+
+
+def set_figures(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one set for ``results.json``; rates in %."""
+    result, decode = entry["result"], entry["decode"]
+    wer = result["wer"]
+    return {
+        "wer": wer["err"],
+        "wer_ci": wer["ci"],
+        "wer_ci_unit": wer["ci_unit"],
+        "wer_ci_units": wer["ci_units"],
+        "wer_ci_meaningful": wer["ci_meaningful"],
+        "corr": wer["corr"],
+        "sub": wer["sub"],
+        "del": wer["del"],
+        "ins": wer["ins"],
+        "sentence_err": wer["sentence_err"],
+        "cer": result["cer"]["err"],
+        "ter": result["ter"]["err"],
+        "utterances": result["utterances"],
+        "words": wer["units"],
+        "speakers": result["speakers"],
+        "blank": result["blank_hypotheses"],
+        "normalization": result["normalization"],
+        "rtf": decode.get("rtf"),
+        "audio_seconds": decode.get("audio_seconds"),
+    }
+
+
+def experiment_results(experiment: Experiment, corpus_dir: Path | None = None) -> dict[str, Any]:
+    """Return what this stage knows about an experiment, for its ``results.json``.
+
+    ``sets`` has the figures of the decoding that was made last, ``decodes`` those of all.
+    """
+    decodes = {
+        tag: {name: set_figures(entry) for name, entry in sets.items()}
+        for tag, sets in experiment.decodes.items()
+    }
+    newest = experiment.newest_decode
+    decode = next(iter(experiment.decodes[newest].values()))["decode"]
+    epochs = read_epochs(experiment.path)
+    config = experiment.config
+    return {
+        "experiment": experiment.path.name,
+        "encoder": config["encoder"],
+        "parameters": experiment.parameters,
+        "inference_tag": newest,
+        "sets": decodes[newest],
+        "decodes": decodes,
+        "training": {
+            "config": training_config(experiment.path),
+            "seed": config["seed"],
+            "epochs": epochs[-1]["epoch"] if epochs else None,
+            "max_epoch": config["max_epoch"],
+            "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1) if epochs else None,
+        },
+        "checkpoint": decode.get("checkpoint"),
+        "lm": decode.get("lm_exp"),
+        "commands": user_commands(experiment.path, corpus_dir),
+        "date": decode.get("finished"),
+        "environment": decode.get("environment", {}),
+    }
+
+
+def write_results(experiment: Experiment, corpus_dir: Path | None = None) -> dict[str, Any]:
+    """Bring ``results.json`` of an experiment up to date; keys of other stages stay in it."""
+    path = experiment.path / RESULTS
+    old = read_json(path) if path.is_file() else {}
+    new = experiment_results(experiment, corpus_dir)
+    for name, figures in new["sets"].items():
+        new["sets"][name] = old.get("sets", {}).get(name, {}) | figures
+    merged = old | new
+    write_lines(path, [json.dumps(merged, indent=1, ensure_ascii=False)])
+    return merged
+
+
+def training_config(exp_dir: Path) -> str | None:
+    """Return the name of the YAML that the training stage was given, if run.sh did the training."""
+    marker = exp_dir.parent / ".done" / f"train_{exp_dir.name.removeprefix('asr_')}.json"
+    if not marker.is_file():
+        return None
+    words = shlex.split(read_json(marker)["command"])
+    return portable_path(Path(words[words.index("--config") + 1])) if "--config" in words else None
+
+
+def user_commands(exp_dir: Path, corpus_dir: Path | None = None) -> list[str]:
+    """Return the command lines that made an experiment, in order, without paths of this machine."""
+    path = exp_dir / COMMANDS
+    if not path.is_file():
+        return []
+    return list(dict.fromkeys(portable(line, corpus_dir) for line in read_lines(path)))
+
+
+def portable(command: str, corpus_dir: Path | None = None) -> str:
+    """Return a command line without paths that exist on this machine alone.
+
+    The corpus becomes ``<corpus_dir>``; a path below the working directory or the checkout becomes
+    relative; of any other absolute path the last part is kept.
+
+    >>> portable("./run.sh --corpus_dir /data/my\\\\ corpus --asr_config /etc/x.yaml")
+    './run.sh --corpus_dir <corpus_dir> --asr_config <path>/x.yaml'
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    shown = []
+    before = ""
+    for word in words:
+        match = re.fullmatch(r"(--[\w-]+)(?:(=)(.*))?", word, re.DOTALL)
+        option, equals, value = match.groups("") if match else ("", "", word)
+        if (option or before).replace("-", "_") == "__corpus_dir" and value:
+            value = PLACEHOLDER
+        elif value.startswith("/"):
+            value = portable_path(Path(value), corpus_dir)
+        elif value.startswith("--") and len(value.split()) > 1:  # options of another program
+            value = portable(value, corpus_dir)
+        # the angle brackets of our own are for people: no quotes for them
+        plain = re.sub("<(corpus_dir|path)>", "", value)
+        if plain != shlex.quote(plain) and not (plain == "" and option + value):
+            value = shlex.quote(value)
+        shown.append(option + equals + value)
+        before = word
+    return " ".join(shown)
+
+
+def portable_path(path: Path, corpus_dir: Path | None = None) -> str:
+    """Return a path as others may read it: relative to corpus, working directory or checkout."""
+    if not path.is_absolute():
+        return str(path)
+    if path == Path(sys.executable):
+        return "python"
+    if corpus_dir is not None and path.is_relative_to(corpus_dir.absolute()):
+        return f"{PLACEHOLDER}/{path.relative_to(corpus_dir.absolute())}"
+    for base in (Path.cwd(), ROOT):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return f"<path>/{path.name}"
+
+
+def groups(experiments: Sequence[Experiment]) -> dict[str, list[Experiment]]:
+    """Return group -> its experiments, which differ in their seed."""
+    found: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        found.setdefault(experiment.group, []).append(experiment)
+    return found
