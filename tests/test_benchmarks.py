@@ -1,0 +1,53 @@
+import json
+import time
+
+import pytest
+
+from benchmarks import bench_fbank
+from benchmarks.harness import Timing, compare, machine, markdown_table, write_report
+from espnet_spike.errors import UserError
+
+
+def test_cases_take_turns_and_warmups_do_not_count():
+    calls = []
+    cases = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    timings = compare(cases, peer="b", repeats=3, warmups=2)
+    assert calls == ["a", "b"] * 5
+    assert all(len(timing.wall) == len(timing.cpu) == 3 for timing in timings.values())
+    assert timings["b"].ratio == 1
+
+
+def test_the_ratio_is_taken_round_by_round():
+    timing = Timing("x", wall=(1.0, 10.0, 2.0), cpu=(1.0, 1.0, 1.0), peer_wall=(2.0, 30.0, 4.0))
+    assert timing.ratio == 2.0
+    assert timing.median == 2.0
+
+
+def test_waiting_is_wall_clock_and_not_processor_time():
+    timing = compare({"sleep": lambda: time.sleep(0.05)}, peer="sleep", repeats=2)["sleep"]
+    assert timing.median >= 0.05
+    assert timing.cpu_median < 0.04
+
+
+def test_a_report_is_a_table_and_the_same_as_json(tmp_path):
+    rows = [{"case": "a", "seconds": 0.0123456}, {"case": "b", "seconds": 1234.5}]
+    text = write_report(
+        tmp_path / "new" / "x", "Title", rows, machine(["numpy", "no-such"]), ["So."]
+    )
+    assert markdown_table(rows) in text
+    assert "| a | 0.0123 |" in text
+    assert "| b | 1234 |" in text
+    assert "So." in text
+    assert "no-such absent" in text
+    assert (tmp_path / "new/x.md").read_text() == text
+    assert json.loads((tmp_path / "new/x.json").read_text())["rows"] == rows
+
+
+def test_the_fbank_benchmark_runs(tmp_path, capsys):
+    options = ["--hours", "0.003", "--repeats", "1", "--out", str(tmp_path / "fbank")]
+    bench_fbank.main(options)
+    rows = json.loads((tmp_path / "fbank.json").read_text())["rows"]
+    assert len(rows) == 5
+    assert all(row["x real time (wall)"] > 0 for row in rows)
+    with pytest.raises(UserError, match="below 1000000000000"):
+        bench_fbank.main([*options, "--floor", "1e12"])
