@@ -6,13 +6,14 @@ layer twice, and a reader takes them once a step. Padded frames are left out by 
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Firing:
     """Spike statistics of one neuron layer over the valid positions of one batch.
+
+    All are 0-dim and float64, where sums of counts are exact.
 
     Attributes:
         count_sum: sum of spike counts, 0-dim; a negative spike of a ternary neuron counts as one.
@@ -27,12 +28,12 @@ class Firing:
     @property
     def rate(self) -> Tensor:
         """Mean spikes per activation and level, 0-dim, in [0, 1]; 0 for an empty batch."""
-        return self.count_sum / (self.numel * self.levels).clamp(min=1)
+        return (self.count_sum / (self.numel * self.levels).clamp(min=1)).float()
 
     @property
     def mean_count(self) -> Tensor:
         """Mean spikes per activation, 0-dim: what one MAC of the next layer costs in additions."""
-        return self.count_sum / self.numel.clamp(min=1)
+        return (self.count_sum / self.numel.clamp(min=1)).float()
 
 
 class Neuron(nn.Module):
@@ -81,10 +82,3 @@ def threshold_spreads(module: nn.Module) -> dict[str, Tensor]:
         for name, neuron in named_neurons(module).items()
         if neuron.threshold_spread is not None
     }
-
-
-def valid_count(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the number of valid frames of ``x`` ``(B, N, ...)`` as a 0-dim tensor."""
-    if mask is None:
-        return torch.tensor(x.shape[0] * x.shape[1], device=x.device)
-    return mask.sum()

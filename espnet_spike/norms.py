@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.checkpointing import is_recomputing
 from espnet_spike.options import choose
 
 
@@ -35,14 +36,17 @@ class MaskedBatchNorm(nn.Module):
             x = x.float()
         if self.training:
             mean, var, count = masked_moments(x, mask)
-            with torch.no_grad():
-                unbiased = var * (count / (count - 1).clamp(min=1))
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            if not is_recomputing():
+                self._update_running(mean.detach(), var.detach(), count)
         else:
             mean, var = self.running_mean, self.running_var
         scale = self.weight * (var + self.eps).rsqrt()
         return torch.addcmul(self.bias - mean * scale, x, scale).to(dtype)
+
+    def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        unbiased = var * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Return ``(scale, shift)``, each ``(C,)``, of the evaluation mode: y = x*scale + shift."""

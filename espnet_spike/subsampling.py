@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from espnet_spike.neurons import NeuronFactory
 from espnet_spike.options import choose
+from espnet_spike.spikes import SpikeConv2d, SpikeLinear, SpikeTrain
 
 # (kernel, stride) of each convolution, along time and frequency alike, as ESPnet's input layers
 INPUT_LAYERS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -54,10 +55,9 @@ class ConvSubsampling(nn.Module):
         self.neurons = nn.ModuleList()
         for index, (kernel, stride) in enumerate(self.layers):
             inputs = channels if index else 1
-            conv = nn.Conv2d(inputs, channels, kernel, stride)
-            self.convs.append(conv.to(memory_format=torch.channels_last))
+            self.convs.append(SpikeConv2d(inputs, channels, kernel, stride))
             self.neurons.append(neurons(channels))
-        self.out = nn.Linear(channels * bins, output_size)
+        self.out = SpikeLinear(channels * bins, output_size)
 
     @property
     def factor(self) -> int:
@@ -105,16 +105,26 @@ class ConvSubsampling(nn.Module):
                 self.min_length,
             )
         lengths = ilens
-        # in channels_last the neuron's (B, N, F, C) view of a map costs no copy
-        x = x[:, None]
+        xs = x[..., None]
         for index, (conv, neuron) in enumerate(zip(self.convs, self.neurons, strict=True)):
             kernel, stride = self.layers[index]
-            x = conv(x.contiguous(memory_format=torch.channels_last))
+            x = conv(xs)
             lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
             if index == 0 and self.time_steps > 1:
                 # the analog map is constant in time: every time step starts from it
                 x = x.repeat(self.time_steps, 1, 1, 1)
-            mask = torch.arange(x.shape[2], device=x.device) < lengths[:, None]
-            mask = mask.repeat(self.time_steps, 1)
-            x = neuron(x.permute(0, 2, 3, 1), mask).permute(0, 3, 1, 2)
-        return self.out(x.permute(0, 2, 3, 1).flatten(2)), lengths
+            mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            xs = neuron(x, mask.repeat(self.time_steps, 1))
+        return self.out(flatten_bins(xs)), lengths
+
+
+def flatten_bins(xs: Tensor | SpikeTrain) -> Tensor | SpikeTrain:
+    """Put frequency bins and channels on one axis: ``(B, N, F, C)`` to ``(B, N, F * C)``."""
+    if isinstance(xs, SpikeTrain):
+        counts = xs.counts.flatten(2)
+        frame = xs.frame.flatten(2) if xs.frame.dim() > 1 else xs.frame
+        return SpikeTrain(counts, frame, xs.channel.repeat(xs.shape[2]), xs.levels)
+    flat = xs.flatten(2)
+    if hasattr(xs, "recipe"):
+        flat.recipe = xs.recipe
+    return flat

@@ -16,11 +16,13 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import Positional
 from torch import Tensor, nn
 
 from espnet_spike.attention import SpikingAttention
+from espnet_spike.attention_modes import build_attention
 from espnet_spike.decay import DecayMask
 from espnet_spike.firing import named_neurons
 from espnet_spike.neurons import NeuronFactory
 from espnet_spike.norms import LayerNorm, build_norm
 from espnet_spike.options import choose
+from espnet_spike.spikes import SpikeLinear
 from espnet_spike.subsampling import ConvSubsampling
 
 POS_ENCS = ("abs", "none")
@@ -32,9 +34,9 @@ class SpikingFeedForward(nn.Module):
     def __init__(self, dim: int, hidden: int, neurons: NeuronFactory) -> None:
         super().__init__()
         self.neuron_in = neurons(dim)
-        self.linear_in = nn.Linear(dim, hidden)
+        self.linear_in = SpikeLinear(dim, hidden)
         self.neuron_hidden = neurons(hidden)
-        self.linear_out = nn.Linear(hidden, dim)
+        self.linear_out = SpikeLinear(hidden, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mix the channels of ``x`` ``(B, N, D)``; ``mask`` ``(B, N)`` is true on valid frames."""
@@ -92,6 +94,8 @@ class IMLSpikeformerEncoder(AbsEncoder):
         qk_mode: how the attention map is made.
         qkv_bias: biases on Q, K and V.
         inner_norm: LayerNorm before the neurons inside attention.
+        attention_form: ``quadratic``, ``chunkwise`` (linear in the length, same result) or
+            ``auto``, chosen by length.
         hdm: the decay mask on or off.
         hdm_mode: ``layer_head``, ``layer``, ``head``, ``same`` or ``none``.
         e_min: decay exponent of the first layer.
@@ -134,6 +138,7 @@ class IMLSpikeformerEncoder(AbsEncoder):
         qk_mode: str = "bilinear",
         qkv_bias: bool = False,
         inner_norm: bool = False,
+        attention_form: str = "auto",
         hdm: bool = True,
         hdm_mode: str = "layer_head",
         e_min: float = 2.0,
@@ -178,15 +183,16 @@ class IMLSpikeformerEncoder(AbsEncoder):
                 learn=learn_decay,
                 causal=causal,
             )
-            attn = SpikingAttention(
+            attn = build_attention(
+                qk_mode,
                 output_size,
                 attention_heads,
                 neurons,
                 decay,
-                qk_mode=qk_mode,
                 qkv_bias=qkv_bias,
                 inner_norm=inner_norm,
                 dropout_rate=attention_dropout_rate,
+                form=attention_form,
             )
             self.encoders.append(
                 SpikeformerBlock(output_size, linear_units, attn, neurons, norm, dropout_rate)

@@ -1,0 +1,190 @@
+"""Leaky integrate-and-fire neurons over several time steps, binary (LIF) and integer (I-LIF)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from espnet_spike.firing import Firing, Neuron
+from espnet_spike.options import choose
+from espnet_spike.spikes import SpikeTrain
+from espnet_spike.surrogate import SURROGATES, integer_spike, spike
+
+RESETS = ("hard", "soft")
+
+
+def lif_step(
+    v: Tensor,
+    x: Tensor,
+    fire: Callable[[Tensor], Tensor],
+    tau: float = 2.0,
+    v_th: float = 1.0,
+    v_reset: float = 0.0,
+    reset: str = "hard",
+    decay_input: bool = True,
+    detach_reset: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Advance a LIF neuron by one step, in spikingjelly's conventions.
+
+    H = V + (X - (V - v_reset)) / tau, or H = V - (V - v_reset) / tau + X without ``decay_input``;
+    S = fire(H - v_th); hard reset V = H (1 - S) + v_reset S, soft reset V = H - v_th S.
+
+    Returns:
+        the spikes S and the membrane potential V after the reset.
+    """
+    h = v + (x - (v - v_reset)) / tau if decay_input else v - (v - v_reset) / tau + x
+    s = fire(h - v_th)
+    gate = s.detach() if detach_reset else s
+    v = h - v_th * gate if reset == "soft" else h * (1 - gate) + v_reset * gate
+    return s, v
+
+
+def report_firing(spikes: Tensor, mask: Tensor | None, levels: int) -> Firing:
+    """Return the statistics of ``spikes`` ``(B, N, ...)`` over frames where ``mask`` is true."""
+    per_frame = spikes.detach().abs().flatten(2).sum(-1).double()
+    weight = torch.ones_like(per_frame) if mask is None else mask.to(per_frame.dtype)
+    numel = weight.sum() * spikes[0, 0].numel()
+    return Firing((per_frame * weight).sum(), numel, numel.new_full((), levels))
+
+
+class LIF(Neuron):
+    """LIF neuron that runs ``T`` time steps a frame, as Spikformer and its kin.
+
+    Args:
+        dim: number of channels.
+        T: time steps; the input carries them in its batch, ``(T * B, N, ..., C)``.
+        tau: membrane time constant.
+        v_th: threshold.
+        v_reset: potential at rest and after a hard reset.
+        reset: ``hard`` or ``soft`` (subtract the threshold).
+        decay_input: whether the input is divided by ``tau`` too.
+        detach_reset: no gradient through the reset.
+        surrogate: a name in ``espnet_spike.surrogate.SURROGATES``.
+        surrogate_alpha: its parameter; None means its usual value.
+
+    Raises:
+        ValueError: for an unknown ``reset`` or ``surrogate``, ``T < 1`` or ``tau < 1``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        T: int = 4,
+        tau: float = 2.0,
+        v_th: float = 1.0,
+        v_reset: float = 0.0,
+        reset: str = "hard",
+        decay_input: bool = True,
+        detach_reset: bool = True,
+        surrogate: str = "atan",
+        surrogate_alpha: float | None = None,
+    ) -> None:
+        super().__init__()
+        if T < 1 or tau < 1:
+            raise ValueError(f"T, tau: {T}, {tau}: both have to be at least 1")
+        self.dim = dim
+        self.T = self.time_steps = T
+        self.tau = tau
+        self.v_th = v_th
+        self.v_reset = v_reset
+        self.reset = choose("reset", reset, RESETS)
+        self.decay_input = decay_input
+        self.detach_reset = detach_reset
+        self.surrogate = choose("surrogate", surrogate, SURROGATES)
+        self.surrogate_alpha = surrogate_alpha
+
+    def fire(self, x: Tensor) -> Tensor:
+        """Return 1 where ``x`` (potential minus threshold) is not negative, with the surrogate."""
+        return spike(x, self.surrogate, self.surrogate_alpha)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Emit 0/1 spikes, shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
+        steps = x.unflatten(0, (self.T, -1))
+        if x.dtype in (torch.bfloat16, torch.float16):
+            steps = steps.float()
+        v = torch.full_like(steps[0], self.v_reset)
+        spikes = []
+        for step in steps:
+            s, v = lif_step(
+                v,
+                step,
+                self.fire,
+                self.tau,
+                self.v_th,
+                self.v_reset,
+                self.reset,
+                self.decay_input,
+                self.detach_reset,
+            )
+            spikes.append(s)
+        y = torch.cat(spikes)
+        self.firing = report_firing(y, mask, levels=1)
+        return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        return f"{self.dim}, T={self.T}, tau={self.tau}, v_th={self.v_th}, reset={self.reset}"
+
+
+class ILIF(Neuron):
+    """Integer LIF (SpikeYOLO): integer counts in training, binary slots at inference.
+
+    H = beta V + X,  C = round(clip(H / v_th, 0, T)),  V = H - C v_th,  output C. With one time
+    step, the common setting, it is a quantiser with a fixed threshold.
+
+    Args:
+        dim: number of channels.
+        T: D of the papers, the largest count.
+        time_steps: real time steps, carried in the batch.
+        beta: leak.
+        v_th: threshold.
+        divide: hand on C / T, as Spike-driven Transformer V3 does.
+        rounding: ``even`` (torch.round, as the published codes) or ``half_up``.
+
+    Raises:
+        ValueError: for ``T`` or ``time_steps`` below 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        T: int = 4,
+        time_steps: int = 1,
+        beta: float = 0.25,
+        v_th: float = 1.0,
+        divide: bool = False,
+        rounding: str = "even",
+    ) -> None:
+        super().__init__()
+        if T < 1 or time_steps < 1:
+            raise ValueError(f"T, time_steps: {T}, {time_steps}: both have to be at least 1")
+        self.dim = dim
+        self.T = T
+        self.time_steps = time_steps
+        self.beta = beta
+        self.v_th = v_th
+        self.unit = 1.0 / T if divide else 1.0
+        self.rounding = choose("rounding", rounding, ("half_up", "even"))
+        self.spike_mode = "integer"
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
+        """Emit counts (times 1/T with ``divide``), shaped as ``x`` ``(time_steps * B, N, ...)``."""
+        steps = x.unflatten(0, (self.time_steps, -1))
+        if x.dtype in (torch.bfloat16, torch.float16):
+            steps = steps.float()
+        v = torch.zeros_like(steps[0])
+        counts = []
+        for step in steps:
+            h = self.beta * v + step
+            c = integer_spike(h / self.v_th, self.T, self.rounding)
+            v = h - c * self.v_th
+            counts.append(c)
+        y = torch.cat(counts)
+        self.firing = report_firing(y, mask, self.T)
+        if self.spike_mode == "binary" and not self.training:
+            return SpikeTrain(y, y.new_ones(1), y.new_full((self.dim,), self.unit), self.T)
+        return (y * self.unit).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        return f"{self.dim}, T={self.T}, time_steps={self.time_steps}, v_th={self.v_th}"
