@@ -165,11 +165,15 @@ def _declared_frames(file, source: Source) -> int:  # noqa: ANN001
     return file.frames
 
 
-def inspect(source: Source, name: str) -> AudioInfo:
+def inspect(source: Source, name: str, check_samples: bool = True) -> AudioInfo:
     """Open a recording, check that it is whole and has samples, and return its header facts.
 
-    The last sample is read, which finds truncated files; floating-point files, which can hold
-    NaN, are read whole.
+    The last sample is read, which finds truncated files.
+
+    Args:
+        source: the recording.
+        name: recording or utterance, for messages.
+        check_samples: read floating-point files, which can hold NaN, as a whole.
 
     Raises:
         UserError: missing, unreadable, truncated, empty or non-finite audio.
@@ -200,7 +204,7 @@ def inspect(source: Source, name: str) -> AudioInfo:
             whole = False
         if not whole:
             raise truncated
-        if file.subtype in ("FLOAT", "DOUBLE"):
+        if check_samples and file.subtype in ("FLOAT", "DOUBLE"):
             file.seek(0)
             for block in file.blocks(blocksize=1 << 20, dtype="float32"):
                 if not np.isfinite(block).all():

@@ -7,12 +7,14 @@ number of processes, except for the names of the ark files.
 
 import multiprocessing
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +22,11 @@ from espnet_spike.ark import ArkReader, ArkWriter
 from espnet_spike.errors import UserError
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.kaldi_dir import write_table
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
+    from tqdm import tqdm
 
 Make = Callable[[str], "tuple[np.ndarray, float] | str"]
 
@@ -54,10 +61,6 @@ class Shard:
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
-
-
-class Stopped(Exception):
-    """The parent process asked to stop."""
 
 
 def split(costs: dict[str, float], parts: int) -> list[list[str]]:
@@ -98,24 +101,25 @@ def _make_shard(task: Task, utterances: list[str], ark: Path, tick: Callable) ->
     return shard
 
 
-_worker: dict[str, object] = {}
+def _work(
+    task: Task, utterances: list[str], ark: Path, done: "Synchronized", out: "Connection"
+) -> None:
+    """Make a shard in a process of its own and send it, or the error, to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent does the talking
+    parent = os.getppid()
 
-
-def _start_worker(tasks: list[Task], done, stop) -> None:  # noqa: ANN001
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _worker.update(tasks=tasks, done=done, stop=stop)
-
-
-def _run_worker(number: int, utterances: list[str], ark: Path) -> Shard:
     def tick(cost: float) -> None:
-        if _worker["stop"].is_set():
-            raise Stopped
-        with _worker["done"].get_lock():
-            _worker["done"].value += cost
+        if os.getppid() != parent:
+            os._exit(1)
+        with done.get_lock():
+            done.value += cost
 
-    return _make_shard(_worker["tasks"][number], utterances, ark, tick)
+    try:
+        out.send(_make_shard(task, utterances, ark, tick))
+    except Exception as error:
+        if not isinstance(error, UserError):
+            error.add_note(traceback.format_exc())
+        out.send(error)
 
 
 def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
@@ -137,6 +141,8 @@ def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
         folder = task.target / "data"
         folder.mkdir(parents=True, exist_ok=True)
         (task.target / "feats.scp").unlink(missing_ok=True)
+        for left in folder.glob(".feats.*.ark.tmp*"):  # of a run that was killed
+            left.unlink()
         for index, utterances in enumerate(split(task.costs, nj), 1):
             jobs.append((number, utterances, folder / f".feats.{index}.ark.tmp{os.getpid()}"))
     try:
@@ -167,37 +173,47 @@ def _run_jobs(tasks: list[Task], jobs: list, nj: int, unit: str) -> list[Shard]:
     ) as bar:
         if nj == 1:
             return [_make_shard(tasks[number], utts, ark, bar.update) for number, utts, ark in jobs]
-        context = multiprocessing.get_context("fork")
-        done, stop = context.Value("d", 0.0), context.Event()
-        pool = ProcessPoolExecutor(
-            nj, mp_context=context, initializer=_start_worker, initargs=(tasks, done, stop)
-        )
-        try:
-            futures = [pool.submit(_run_worker, *job) for job in jobs]
-            for future in futures:
-                while not future.done():
-                    _wait(futures, future)
-                    bar.update(done.value - bar.n)
-                future.result()
+        return _run_processes(tasks, jobs, nj, bar)
+
+
+def _run_processes(tasks: list[Task], jobs: list, nj: int, bar: "tqdm") -> list[Shard]:
+    """Run every job in a process of its own, ``nj`` at a time; an error ends all of them."""
+    context = multiprocessing.get_context("fork")
+    done = context.Value("d", 0.0)
+    shards: list[Shard | None] = [None] * len(jobs)
+    waiting = list(reversed(range(len(jobs))))
+    running: dict[Connection, tuple[int, multiprocessing.Process]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < nj:
+                index = waiting.pop()
+                number, utterances, ark = jobs[index]
+                result, out = context.Pipe(duplex=False)
+                arguments = (tasks[number], utterances, ark, done, out)
+                process = context.Process(target=_work, args=arguments)
+                process.start()
+                out.close()
+                running[result] = (index, process)
+            for result in wait(list(running), timeout=0.2):
+                index, process = running[result]
+                try:
+                    outcome = result.recv()
+                except EOFError:
+                    raise UserError(
+                        "a process of the feature extraction was killed",
+                        "out of memory? lower --nj",
+                    ) from None
+                process.join()
+                del running[result]
+                if isinstance(outcome, Exception):
+                    raise outcome
+                shards[index] = outcome
             bar.update(done.value - bar.n)
-            return [future.result() for future in futures]
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process of the feature extraction was killed", "out of memory? lower --nj"
-            ) from error
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _wait(futures: list, current) -> None:  # noqa: ANN001
-    """Wait a moment for the current job, and raise at once when any job has failed."""
-    from concurrent.futures import FIRST_EXCEPTION, wait
-
-    wait([current], timeout=0.2, return_when=FIRST_EXCEPTION)
-    for future in futures:
-        if future.done() and future.exception():
-            raise future.exception()
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
+    return shards
 
 
 def _finish(task: Task, made: list[tuple[Path, Shard]]) -> FeatureDir:

@@ -1,8 +1,10 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import omniio.tools.kaldi
@@ -128,14 +130,12 @@ def test_nothing_but_too_short_utterances_is_an_error(tmp_path, config):
 @pytest.mark.parametrize("nj", [1, 2])
 def test_audio_that_is_not_finite_names_the_utterance_and_leaves_no_set(tmp_path, config, nj):
     data = make_data_dir(tmp_path / "d", LENGTHS)
-    wave = np.zeros(16000, np.float32)
-    soundfile.write(data.wav["b"], wave, 16000, "FLOAT")
     run_fbank(config, tmp_path / "d", tmp_path / "f")
-    tasks, _ = fbank.plan([(tmp_path / "d", tmp_path / "f")], FbankConfig(), None, False)
-    wave[100] = np.nan  # after the plan has looked at it
+    wave = np.zeros(16000, np.float32)
+    wave[100] = np.nan
     soundfile.write(data.wav["b"], wave, 16000, "FLOAT")
     with pytest.raises(UserError, match=r"b: .*not finite"):
-        run_tasks(tasks, nj)
+        run_fbank(config, "--nj", nj, tmp_path / "d", tmp_path / "f")
     assert not (tmp_path / "f/feats.scp").exists()
     assert all(".tmp" not in file.name for file in (tmp_path / "f/data").iterdir())
 
@@ -302,6 +302,48 @@ def test_a_killed_process_is_an_error_and_not_a_hang(tmp_path):
     assert not (tmp_path / "f/feats.scp").exists()
 
 
+def test_a_bug_keeps_its_traceback(tmp_path):
+    def broken(utt):
+        return [][int(utt[1:])]
+
+    with pytest.raises(IndexError) as caught:
+        run_tasks([task(tmp_path / "f", broken)], 2)
+    assert "in broken" in caught.value.__notes__[0]
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    """A killed parent leaves no process behind, and the next run removes the half ark."""
+
+    def slow(utt):
+        (tmp_path / f"pid-{os.getpid()}").touch()
+        time.sleep(0.05)
+        return ones(utt)
+
+    parent = multiprocessing.get_context("fork").Process(
+        target=run_tasks, args=([task(tmp_path / "f", slow, count=10_000)], 2)
+    )
+    parent.start()
+    while len(list(tmp_path.glob("pid-*"))) < 2:
+        time.sleep(0.01)
+    parent.kill()
+    parent.join()
+    workers = [int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*")]
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in workers)
+    assert list((tmp_path / "f/data").glob(".feats.*"))
+    run_tasks([task(tmp_path / "f", ones)], 2)
+    assert not list((tmp_path / "f/data").glob(".feats.*"))
+
+
+def alive(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def test_one_failure_stops_the_other_processes(tmp_path):
     def fail_or_work(utt):
         if utt == "u0":
@@ -316,25 +358,32 @@ def test_one_failure_stops_the_other_processes(tmp_path):
 
 
 def test_ctrl_c_stops_and_the_same_command_again_completes(tmp_path, config, root):
-    lengths = {f"u{n}": 60.0 for n in range(8)}
-    make_data_dir(tmp_path / "d", lengths)
+    data = make_data_dir(tmp_path / "d", {"a": 0.5, "b": 0.5})
+    # looked at, each file is there at once; read after that, it takes long until "go" is there
+    for utt, file in data.wav.items():
+        seen, go = tmp_path / f"seen-{utt}", tmp_path / "go"
+        slow = f"if [ -e '{seen}' ] && [ ! -e '{go}' ]; then sleep 60; fi"
+        data.wav[utt] = f"{slow}; touch '{seen}'; cat '{file}' |"
+    data.write(tmp_path / "d")
     command = [sys.executable, "-m", "espnet_spike.bin.fbank", "--config", str(config)]
-    command += ["--nj", "2", str(tmp_path / "d"), str(tmp_path / "f")]
+    command += ["--nj", "2", "--allow_pipes", "true", str(tmp_path / "d"), str(tmp_path / "f")]
     process = subprocess.Popen(
         command, cwd=root, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("f/data/.feats.*")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    while len(list(tmp_path.glob("f/data/.feats.*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "f/feats.scp").exists()
     assert not list(tmp_path.glob("f/data/.feats.*"))
-    assert subprocess.run(command, cwd=root, check=False, capture_output=True).returncode == 0
-    assert set(FeatureDir.read(tmp_path / "f").feats) == set(lengths)
+    (tmp_path / "go").touch()
+    done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(FeatureDir.read(tmp_path / "f").feats) == {"a", "b"}
 
 
 @pytest.mark.parametrize("command", [fbank, copy_feats])

@@ -46,20 +46,26 @@ def plan(
     Raises:
         UserError: unusable audio, or different sampling rates without ``fs``.
     """
-    from espnet_spike.audio import inspect, parse_source
+    from tqdm import tqdm
+
+    from espnet_spike.audio import AudioInfo, Source, inspect, parse_source
     from espnet_spike.extract import Task
     from espnet_spike.kaldi_dir import DataDir
 
     sets = []
+    known: dict[Source, AudioInfo] = {}
     rates: dict[int, str] = {}
     for source_dir, target in pairs:
         data = DataDir.read(source_dir)
         if not data.wav:
             raise UserError(f"{source_dir}: no wav.scp", "--feats_type extracted takes feats.scp")
         sources = {key: parse_source(value, key, allow_pipes) for key, value in data.wav.items()}
-        infos = {key: inspect(source, key) for key, source in sources.items()}
-        for key, info in infos.items():
-            rates.setdefault(info.rate, f"{key} in {source_dir}")
+        infos = {}
+        for key, source in tqdm(sources.items(), desc="audio files", unit="file", delay=2):
+            if source not in known:  # speed perturbation names a file several times
+                known[source] = inspect(source, key, check_samples=False)
+            infos[key] = known[source]
+            rates.setdefault(infos[key].rate, f"{key} in {source_dir}")
         sets.append((source_dir, target, data, sources, infos))
     if fs is None and len(rates) > 1:
         raise UserError(
