@@ -1,0 +1,68 @@
+"""Decode test sets by joint CTC/attention beam search, batched, in several processes."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, named_dirs, run, str2bool
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="espnet_spike.bin.decode", description=__doc__)
+    parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
+    parser.add_argument("--lm_exp", type=Path, help="folder of a language model, for fusion")
+    parser.add_argument("--inference_config", type=Path, help="YAML of the beam search")
+    parser.add_argument(
+        "--inference_args", default="", help="ESPnet options that override it, in one string"
+    )
+    parser.add_argument(
+        "--inference_asr_model", help="model file in asr_exp; the best one when not given"
+    )
+    parser.add_argument("--inference_lm", help="model file in lm_exp; the best one when not given")
+    parser.add_argument("--inference_nj", type=int, default=1, help="processes at most")
+    parser.add_argument("--gpu_inference", type=str2bool, default=False, help="decode on the GPU")
+    parser.add_argument("--out", type=Path, required=True, help="exp/<asr_tag>/<inference_tag>")
+    parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Decode every set and print how long it took."""
+    args = get_parser().parse_args(argv)
+    sets = named_dirs(args.sets)
+    from dataclasses import replace
+
+    from espnet_spike.decoding import decode, make_plan, read_settings
+    from espnet_spike.kaldi_dir import name_some
+
+    settings = read_settings(args.inference_config, args.inference_args)
+    settings = replace(
+        settings,
+        asr_model=args.inference_asr_model or settings.asr_model,
+        lm=args.inference_lm or settings.lm,
+    )
+    plan = make_plan(
+        args.asr_exp, args.lm_exp, settings, args.out, sets, args.inference_nj, args.gpu_inference
+    )
+    few = f" ({args.inference_nj} would not pay)" if len(plan.runs) < args.inference_nj else ""
+    print(
+        f"decoding {', '.join(sets)} with {plan.asr_file}: {len(plan.runs)} jobs{few}, "
+        f"{plan.threads} threads each, batches of {settings.batch_size}",
+        flush=True,
+    )
+    records = decode(plan)
+    width = max(len("set"), *map(len, records))
+    print(f"{'set':{width}}   utts   blank  audio s     RTF")
+    for name, record in records.items():
+        print(
+            f"{name:{width}} {record['utterances']:6d} {len(record['blank']):7d} "
+            f"{record['audio_seconds']:8.1f} {record['rtf']:7.4f}"
+        )
+        if record["blank"]:
+            blank = name_some(record["blank"])
+            print(f"  nothing was recognised in {blank}: silence, or too short for the encoder")
+
+
+if __name__ == "__main__":
+    run(main)
