@@ -3,6 +3,7 @@
 import argparse
 import copy
 import logging
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from espnet_spike import launch, resume
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
 from espnet_spike.kaldi_dir import write_lines
-from espnet_spike.stats import check_finite, feature_size
+from espnet_spike.stats import check_finite, damage, feature_size
 from espnet_spike.training import best_checkpoint
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
@@ -56,7 +57,19 @@ def train(options: argparse.Namespace) -> Path:
         check_finite(options.stats_dir / "valid", options.valid_dir)
         _drop_short(options, args, model)
 
-    return train_guarded(SpikeASRTask, args, config, request, prepare)
+    try:
+        return train_guarded(SpikeASRTask, args, config, request, prepare)
+    except UserError as error:
+        if _is_of_data(error.__cause__):
+            raise damage(options.train_dir) or damage(options.valid_dir) or error from error
+        raise
+
+
+def _is_of_data(error: BaseException | None) -> bool:
+    """Return whether ESPnet failed in reading features; it does not name the utterance."""
+    # the text, since a data loading process hands on its traceback as text
+    text = "".join(traceback.format_exception(error)) if error is not None else ""
+    return "espnet2/train/dataset.py" in text
 
 
 def espnet_args(

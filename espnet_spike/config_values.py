@@ -49,9 +49,7 @@ def check_choice(
             return [f"{kind}: null, but one is needed: {', '.join(classes)}"]
         return [f"{kind}_conf is given, but {kind} is null"] if conf else []
     if not isinstance(name, str) or name not in classes:
-        lower = str(name).lower()
-        guess = f" (write it in lower case: {lower})" if lower in classes else ""
-        guess = guess or did_you_mean(lower, classes)
+        guess = did_you_mean(str(name), classes)
         return [f"{kind}: unknown {kind} {name!r}{guess}; known: {', '.join(classes)}"]
     if hasattr(classes[name], "broken"):
         classes[name]()  # raises the UserError that explains
@@ -142,31 +140,33 @@ def _check_triples(key: str, value: Any) -> Problems:
 
 
 def _check_scalar(key: str, value: Any, action: argparse.Action) -> Problems:
+    if isinstance(value, str) and action.type is not None:
+        # argparse converts a default that is a text, as it does a word of the command line
+        try:
+            value = action.type(value)
+        except (ValueError, TypeError, argparse.ArgumentTypeError):
+            if _NUMBER_AS_TEXT.fullmatch(value):
+                return [_number_as_text(key, value)]
+            kind = getattr(action.type, "__name__", "").removesuffix("_or_none")
+            names = {"int": "a whole number", "float": "a number", "str2bool": "true or false"}
+            return [f"{key}: must be {names.get(kind, kind)}, not {value!r}"]
     kind = getattr(action.type, "__name__", "str")
-    optional = kind.endswith("_or_none") or (action.choices is not None and None in action.choices)
     if value is None:
-        if optional or action.default is None:
+        nullable = kind.endswith("_or_none") or None in (action.choices or ())
+        if nullable or action.default is None:
             return []
         return [f"{key}: null is not possible, the default is {action.default!r}"]
-    kind = kind.removesuffix("_or_none")
-    if kind in ("int", "float", "str2bool"):
-        wanted = {"int": int, "float": float, "str2bool": bool}[kind]
-        problem = _mismatch(key, value, wanted)
-        if problem:
-            return [problem]
-    elif kind == "str" and isinstance(value, list | dict):
+    wanted = {"int": int, "float": float, "str2bool": bool}.get(kind.removesuffix("_or_none"))
+    if wanted is not None and (problem := _mismatch(key, value, wanted)):
+        return [problem]
+    if wanted is None and isinstance(value, list | dict):
         return [f"{key}: must be one value, not {value!r}"]
-    if action.choices is not None:
-        choices = [c for c in action.choices if c is not None]
-        # ESPnet lowers some names (<lambda>), and argparse would have done so before choosing
-        compared = value
-        if kind == "<lambda>" and isinstance(value, str):
-            compared = action.type(value)
-        if compared not in action.choices:
-            return [
-                f"{key}: unknown value {value!r}{did_you_mean(str(value), map(str, choices))}; "
-                f"known: {', '.join(map(str, choices))}"
-            ]
+    if action.choices is not None and value not in action.choices:
+        choices = [str(c) for c in action.choices if c is not None]
+        return [
+            f"{key}: unknown value {value!r}{did_you_mean(str(value), choices)}; "
+            f"known: {', '.join(choices)}"
+        ]
     return []
 
 
@@ -208,21 +208,32 @@ def _mismatch(key: str, value: Any, wanted: type) -> str | None:
     return f"{key}: must be {names[wanted]}, not {value!r}"
 
 
-def numbers_as_text(config: Mapping[str, Any], prefix: str = "") -> Problems:
-    """Find texts such as 2e-3, which YAML does not read as numbers."""
+def numbers_as_text(config: Mapping[str, Any]) -> Problems:
+    """Find texts such as 2e-3 in the mappings of a configuration: YAML reads them as text.
+
+    Outside mappings argparse converts them.
+    """
+    nested = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    return _numbers_in(nested, "")
+
+
+def _numbers_in(config: Mapping[str, Any], prefix: str) -> Problems:
     problems: Problems = []
     for key, value in config.items():
         if isinstance(value, Mapping):
-            problems += numbers_as_text(value, f"{prefix}{key}.")
+            problems += _numbers_in(value, f"{prefix}{key}.")
             continue
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, str) and _NUMBER_AS_TEXT.fullmatch(item):
-                plain = f"{float(item):.12f}".rstrip("0").rstrip(".")
-                number = plain if float(plain) == float(item) else f"{float(item):.6e}"
-                problems.append(
-                    f"{prefix}{key}: YAML reads {item} as text, not as a number; write {number}"
-                )
+                problems.append(_number_as_text(f"{prefix}{key}", item))
     return problems
+
+
+def _number_as_text(key: str, value: str) -> str:
+    number = f"{float(value):.12f}".rstrip("0").rstrip(".")
+    if float(number) != float(value):
+        number = f"{float(value):.6e}"
+    return f"{key}: YAML reads {value} as text, not as a number; write {number}"
 
 
 def _type_hints(cls: Callable[..., Any]) -> dict[str, Any]:

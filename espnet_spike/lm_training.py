@@ -9,7 +9,7 @@ from typing import Any
 from espnet_spike import launch, resume
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import read_table, write_lines, write_table
+from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.training import best_checkpoint
 
 # fold_length of ESPnet's recipes, in tokens, for batch_type folded
@@ -43,42 +43,55 @@ def train(options: argparse.Namespace) -> Path:
     from espnet_spike.guarded import train_guarded
     from espnet_spike.lm_task import SpikeLMTask
 
-    tokens = len(options.token_list.read_text(encoding="utf-8").splitlines())
+    tokens = _count_lines(options.token_list)
     check_training_config(
         SpikeLMTask, config, options.lm_config, options.lm_args, tokens, input_size=None
     )
-    args = _espnet_args(config, options)
+    texts = {
+        "train": _without_empty_lines(options.train_text, options.stats_dir / "train" / "text"),
+        "valid": _without_empty_lines(options.valid_text, options.stats_dir / "valid" / "text"),
+    }
+    args = _espnet_args(config, options, texts)
 
     def prepare(model: Any) -> None:
-        _collect_stats(options, args)
-        for part in ("train", "valid"):
-            _drop_empty(options, part)
+        _collect_stats(options, args, texts, tokens)
 
     return train_guarded(SpikeLMTask, args, config, request, prepare)
 
 
-def _espnet_args(config: Mapping[str, Any], options: argparse.Namespace) -> argparse.Namespace:
+def _espnet_args(
+    config: Mapping[str, Any], options: argparse.Namespace, texts: Mapping[str, Path]
+) -> argparse.Namespace:
     from espnet_spike.lm_task import SpikeLMTask
 
     words = launch.espnet_options(options)
-    for part, text in (("train", options.train_text), ("valid", options.valid_text)):
+    for part, text in texts.items():
         words += [f"--{part}_data_path_and_name_and_type", f"{text},text,text"]
-        words += [f"--{part}_shape_file", str(options.output_dir / "shapes" / part / "text_shape")]
+        words += [f"--{part}_shape_file", str(_shapes(options, part))]
     args = launch.parse_espnet(SpikeLMTask, config, words, options.lm_args)
     if args.batch_type == "folded" and not args.fold_length:
         args.fold_length = [FOLD_LENGTH]
     return args
 
 
-def _collect_stats(options: argparse.Namespace, args: argparse.Namespace) -> None:
+def _shapes(options: argparse.Namespace, part: str) -> Path:
+    return options.stats_dir / part / f"text_shape.{options.token_type}"
+
+
+def _collect_stats(
+    options: argparse.Namespace,
+    args: argparse.Namespace,
+    texts: Mapping[str, Path],
+    tokens: int,
+) -> None:
     """Count the tokens of every line, unless that was done for these texts and tokens."""
     from espnet_spike.lm_task import SpikeLMTask
     from espnet_spike.progress import logged
 
-    files = (options.train_text, options.valid_text, options.token_list, options.bpemodel)
-    content = resume.digest(*(path.read_bytes() for path in files if path is not None))
+    files = (*texts.values(), options.token_list, options.bpemodel)
+    content = [resume.file_digest(path) for path in files if path is not None]
     mark = options.stats_dir / "content"
-    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == content:
+    if mark.is_file() and mark.read_text(encoding="utf-8").splitlines() == content:
         return
     mark.unlink(missing_ok=True)
     args = argparse.Namespace(**vars(args))
@@ -89,21 +102,32 @@ def _collect_stats(options: argparse.Namespace, args: argparse.Namespace) -> Non
     args.multiprocessing_distributed, args.ngpu = False, 0
     with logged(options.stats_dir / "stats.log", show_epochs=False):
         SpikeLMTask.main(args=args)
-    tokens = len(options.token_list.read_text(encoding="utf-8").splitlines())
-    for part in ("train", "valid"):
-        shapes = read_table(options.stats_dir / part / "text_shape")
-        with_size = [f"{utt} {shape},{tokens}" for utt, shape in shapes.items()]
-        write_lines(options.stats_dir / part / f"text_shape.{options.token_type}", with_size)
-    write_lines(mark, [content])
+    for part in texts:
+        with open(options.stats_dir / part / "text_shape", encoding="utf-8") as f:
+            write_lines(_shapes(options, part), (f"{line.rstrip()},{tokens}" for line in f))
+    write_lines(mark, content)
 
 
-def _drop_empty(options: argparse.Namespace, part: str) -> None:
-    shapes = read_table(options.stats_dir / part / f"text_shape.{options.token_type}")
-    kept = {utt: shape for utt, shape in shapes.items() if int(shape.split(",")[0]) > 0}
-    if not kept:
-        raise UserError(f"the {part} text of the language model holds no token")
-    if len(kept) < len(shapes):
-        _logger.warning("%s: %d empty lines are dropped", part, len(shapes) - len(kept))
-    folder = options.output_dir / "shapes" / part
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "text_shape", kept)
+def _without_empty_lines(text: Path, copy: Path) -> Path:
+    """Return the text, or a copy without the lines that hold a key alone, which ESPnet refuses.
+
+    Line by line: the text of a language model may be larger than memory.
+    """
+    with open(text, encoding="utf-8") as f:
+        empty = sum(len(line.split(maxsplit=1)) < 2 for line in f)
+    if not empty:
+        if text.stat().st_size == 0:
+            raise UserError(f"{text} is empty")
+        return text
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with open(text, encoding="utf-8") as f:
+        write_lines(copy, (line.rstrip("\n") for line in f if len(line.split(maxsplit=1)) == 2))
+    if copy.stat().st_size == 0:
+        raise UserError(f"{text} holds no text, only keys")
+    _logger.warning("%s: %d empty lines are left out", text, empty)
+    return copy
+
+
+def _count_lines(path: Path) -> int:
+    with open(path, encoding="utf-8") as f:
+        return sum(1 for _ in f)

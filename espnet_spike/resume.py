@@ -66,6 +66,12 @@ def digest(*parts: str | bytes) -> str:
     return sha.hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the hex digest of a file's content, read piece by piece."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def may_change(key: str) -> bool:
     """Return whether a configuration key may differ when an experiment goes on."""
     key = key.split(".")[0]

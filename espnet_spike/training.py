@@ -5,10 +5,11 @@ Light: standard library and yaml only, so that commands which merely look at a f
 
 import json
 import math
+import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -31,15 +32,58 @@ Epochs = list[dict[str, Any]]
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a ``.pth`` file is complete: a zip archive whose every checksum holds.
+    """Return whether a ``.pth`` file is complete.
 
-    Neither torch nor unpickling is involved. False for a missing file or a dangling link.
+    It is a zip archive whose every checksum holds, with each tensor that its pickle refers to: a
+    save that Ctrl-C stopped leaves a sound archive without the rest of the tensors. Nothing is
+    imported or run from the file. False for a missing file or a dangling link.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError):
+            if archive.testzip() is not None:
+                return False
+            names = set(archive.namelist())
+            pickled = [name for name in names if name.endswith("/data.pkl")]
+            if len(pickled) != 1:
+                return False
+            with archive.open(pickled[0]) as f:
+                reader = _TensorKeys(f)
+                reader.load()
+            folder = pickled[0].removesuffix(".pkl")
+            return all(f"{folder}/{key}" in names for key in reader.keys)
+    except (OSError, zipfile.BadZipFile, EOFError, pickle.UnpicklingError):
         return False
+
+
+class _Nothing:
+    """Stands for every class and function a pickle names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+
+class _TensorKeys(pickle.Unpickler):
+    """Collect the keys of the tensors a torch pickle refers to, without running anything of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.keys: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> type:
+        return _Nothing
+
+    def persistent_load(self, pid: Any) -> _Nothing:
+        self.keys.add(pid[2])
+        return _Nothing()
 
 
 def read_epochs(exp_dir: Path) -> Epochs:
