@@ -15,7 +15,7 @@ import numpy as np
 from espnet_spike.errors import UserError, did_you_mean
 
 WINDOWS = ("povey", "hamming", "hanning", "rectangular")
-BLOCK = 256  # frames computed at once
+BLOCK = 128  # frames computed at once; more make the allocator return memory in between
 
 
 @dataclass(frozen=True)
