@@ -21,8 +21,10 @@ FOLD_LENGTH = (800, 150)
 _logger = logging.getLogger(__name__)
 
 
-def train(options: argparse.Namespace) -> Path:
+def train(options: argparse.Namespace) -> Path | None:
     """Train, or go on training, and return the model file to decode with.
+
+    In a process that a launcher started beside the first, return None.
 
     Args:
         options: of ``espnet_spike.bin.asr_train``.

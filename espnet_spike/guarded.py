@@ -29,7 +29,7 @@ def train_guarded(
     config: Mapping[str, Any],
     request: str,
     prepare: Callable[[Any], None],
-) -> Path:
+) -> Path | None:
     """Train, or go on training, in ``args.output_dir``.
 
     In order: the configuration is that of the folder, ``prepare``, the disk holds the
@@ -45,7 +45,7 @@ def train_guarded(
         prepare: given the model on the meta device, checks and writes what the task needs.
 
     Returns:
-        the model file to decode with.
+        the model file to decode with; None in a process that is not the first.
 
     Raises:
         UserError: a changed configuration, nothing learnt, or an unfinished training.
@@ -61,7 +61,7 @@ def train_guarded(
         # a copy: ESPnet changes its arguments
         task.main(args=copy.deepcopy(args))
     if not leader:
-        return best_checkpoint(exp_dir)
+        return None
     epochs = read_epochs(exp_dir)
     check_learnt(epochs, log)
     check_finished(epochs, vars(args), log)

@@ -18,7 +18,7 @@ FOLD_LENGTH = 150
 _logger = logging.getLogger(__name__)
 
 
-def train(options: argparse.Namespace) -> Path:
+def train(options: argparse.Namespace) -> Path | None:
     """Train, or go on training, a language model; return its model file.
 
     Args:

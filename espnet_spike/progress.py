@@ -159,6 +159,8 @@ def _cure(error: BaseException) -> str:
         return "lower batch_bins or batch_size in the configuration; "
     if getattr(error, "errno", None) == 28 or "No space left" in text:
         return "free disk space and run the same command again; "
+    if "equal or more than world_size" in text:
+        return "raise batch_size or batch_bins: each batch is split over all processes; "
     if "DataLoader worker" in text:
         return "a data loading process died, perhaps for lack of memory; "
     return ""

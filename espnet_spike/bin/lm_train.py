@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.lm_training import train
 
     best = train(options)
-    logging.getLogger(__name__).info("trained: %s", best)
+    if best is not None:
+        logging.getLogger(__name__).info("trained: %s", best)
 
 
 if __name__ == "__main__":
