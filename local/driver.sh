@@ -3,8 +3,10 @@
 
 find_config() { # find_config OPTION: set it to the file it names, as seen from the recipe
   local -n file=$1
-  local place
-  for place in "$caller_dir" "$recipe_dir" "$root"; do
+  local place places=("$recipe_dir" "$root")
+  # a name that the user gives is meant as seen from where they stand; a default is the recipe's
+  [[ -z ${option_given[$1]:-} ]] || places=("$caller_dir" "${places[@]}")
+  for place in "${places[@]}"; do
     place=$place/$file
     [[ $file != /* ]] || place=$file
     [[ -f $place ]] || continue
@@ -14,7 +16,7 @@ find_config() { # find_config OPTION: set it to the file it names, as seen from 
     echo "$1: $file"
     return
   done
-  fail "--$1 $file: no such file" "looked in $caller_dir, $recipe_dir and $root"
+  fail "--$1 $file: no such file" "looked in ${places[*]}"
 }
 
 stage_number() { # stage_number OPTION: set it to the number of the stage it names

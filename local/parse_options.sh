@@ -11,7 +11,7 @@
 # one. An option whose default is true or false may stand alone (`--dry_run`), and one whose default
 # is a number takes a number.
 
-declare -A option_default option_help
+declare -A option_default option_help option_given
 given_options=() # what followed a bare --, or everything
 
 _read_option_block() {
@@ -82,7 +82,7 @@ parse_options() { # parse_options SCRIPT ARGS...: sets the variables; --help pri
   given_options=("$@")
   while [[ $# -gt 0 ]]; do
     case $1 in
-      --) given_options=("${@:2}") ;; # a recipe's own options come before it, the user's after
+      --) given_options=("${@:2}") option_given=() ;; # a recipe's own options before, the user's after
       --help | -h) usage; exit 0 ;;
       --*)
         name=${1#--}
@@ -104,6 +104,7 @@ parse_options() { # parse_options SCRIPT ARGS...: sets the variables; --help pri
           fi
         fi
         _check_value "$name" "$value"
+        option_given[$name]=true
         printf -v "$name" '%s' "$value" ;;
       *) fail "unexpected argument '$1'" "options are written --name value; quote a value with spaces" ;;
     esac

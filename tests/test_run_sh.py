@@ -103,3 +103,18 @@ def test_an_environment_of_ones_own_is_checked(root, tmp_path):
     command[-1] = str(tmp_path)
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1 and "no interpreter" in result.stderr
+
+
+def test_a_default_config_is_the_recipes_and_a_given_one_is_looked_up_from_here(run_sh, tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/train_iml_spikeformer.yaml").write_text("encoder: from_here\n")
+    stop = (
+        "--test_sets",
+        "test",
+        "--lm_config",
+        "none.yaml",
+        "--use_lm",
+    )  # stops after the look-up
+    assert "\nasr_config: conf/train_iml_spikeformer.yaml\n" in "\n" + run_sh(*stop).stdout
+    given = run_sh("--asr_config", "conf/train_iml_spikeformer.yaml", *stop)
+    assert f"asr_config: {tmp_path}/conf/train_iml_spikeformer.yaml" in given.stdout
