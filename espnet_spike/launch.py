@@ -30,6 +30,14 @@ DISTRIBUTED = (
 )
 
 
+# options that the commands decide, and that a user's ESPnet options must not turn round
+FIXED = frozenset(
+    "--config --output_dir --token_list --token_type --bpemodel --resume --collect_stats --dry_run"
+    " --print_config --train_shape_file --valid_shape_file --train_data_path_and_name_and_type"
+    " --valid_data_path_and_name_and_type --input_size --frontend --pretrain_path".split()
+)
+
+
 def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the options that the ASR and LM training commands share."""
     parser.add_argument("--output_dir", type=Path, required=True, help="experiment folder")
@@ -50,12 +58,8 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 def rank() -> int:
     """Return the rank of this process where a launcher started several, else 0."""
-    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
-        if name != "RANK" and "SLURM_STEP_ID" not in os.environ and name.startswith("SLURM"):
-            continue  # inside an allocation, but not started by srun
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    found = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    return next((int(value) for value in found if value is not None), 0)
 
 
 def espnet_options(options: argparse.Namespace) -> list[str]:
@@ -115,8 +119,11 @@ def parse_espnet(
             raise UserError(f"unknown key in the configuration: {key}{did_you_mean(key, known)}")
     parser.set_defaults(**copy.deepcopy(dict(config)))
     extra_words = split_args(extra)
-    if "--config" in extra_words:
-        raise UserError("--config cannot be given among ESPnet's options", "use --asr_config")
+    for word in extra_words:
+        if word.split("=")[0] in FIXED:
+            raise UserError(
+                f"{word} cannot be given among ESPnet's options", "it is set by this command"
+            )
     return parser.parse_args([*words, *extra_words])
 
 

@@ -53,6 +53,39 @@ def check_finite(stats_dir: Path, data_dir: Path) -> None:
     )
 
 
+def check_keys(data_dir: Path) -> None:
+    """Check that features, shapes and transcripts name the same utterances in the same order.
+
+    ESPnet reads the files side by side, and stops at a difference without a helpful word.
+
+    Raises:
+        UserError: naming the files and the utterances.
+    """
+    keys = {}
+    for name in ("feats.scp", "feats_shape", "text"):
+        table = read_table(data_dir / name)
+        keys[name] = list(table)
+        empty = [utt for utt, value in table.items() if not value]
+        if empty:
+            raise UserError(
+                f"{data_dir / name}: nothing behind {name_some(empty)}",
+                "run the data and filter stages, which drop such utterances",
+            )
+    for name in ("feats_shape", "text"):
+        odd = set(keys["feats.scp"]) ^ set(keys[name])
+        if odd:
+            raise UserError(
+                f"{data_dir}: feats.scp and {name} do not name the same utterances: "
+                f"{name_some(sorted(odd))}",
+                "run the stages that make this folder again",
+            )
+        if keys["feats.scp"] != keys[name]:
+            raise UserError(
+                f"{data_dir}: feats.scp and {name} are not in the same order",
+                "sort both by utterance (LC_ALL=C sort)",
+            )
+
+
 def damage(data_dir: Path) -> UserError | None:
     """Read all features of a data directory; return what is wrong with them, or None.
 
@@ -101,6 +134,7 @@ def collect(options: argparse.Namespace) -> None:
     words = launch.espnet_options(options)
     for part, folder in folders.items():
         check_data_dir(folder)
+        check_keys(folder)
         sizes[part] = feature_size(folder / "feats_shape")
         words += data_options(part, folder)
         words += [f"--{part}_shape_file", str(folder / "feats_shape")]

@@ -294,6 +294,42 @@ def test_a_truncated_ark_is_named_by_statistics_and_training(work):
             step(work)
 
 
+def drop_line(path):
+    path.write_text(path.read_text().split("\n", 1)[1])
+
+
+def turn_round(path):
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda d: drop_line(d / "text"), "feats.scp and text do not name the same .*: u1"),
+        (lambda d: drop_line(d / "feats.scp"), "do not name the same utterances: u1"),
+        (lambda d: turn_round(d / "text"), "text are not in the same order"),
+        (lambda d: (d / "text").write_text("u1 ab\nu2\n"), "text: nothing behind u2"),
+    ],
+)
+def test_files_that_do_not_match_are_named_by_the_statistics(work, harm, message):
+    harm(work / "train")
+    with pytest.raises(UserError, match=message):
+        stats(work)
+
+
+def test_firing_rates_are_in_log_and_tensorboard(work):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_config(work, encoder="iml_spikeformer", use_tensorboard=True)
+    exp = train(work, "--max_epoch 1")
+    events = EventAccumulator(str(exp / "tensorboard" / "valid")).Reload()
+    tags = set(events.Tags()["scalars"])
+    rates = {key for key in read_epochs(exp)[0]["valid"] if key.startswith("firing_rate_")}
+    assert rates and rates | {"firing_rate"} <= tags
+    log = (exp / "train.log").read_text()
+    assert all(f"{rate}=" in log for rate in rates)
+
+
 def test_short_utterances_are_dropped_counted_and_listed(work, caplog):
     for file, shape in (("speech_shape", "u2 7,80"), ("text_shape.char", "u2 4,7")):
         path = work / "stats" / "train" / file

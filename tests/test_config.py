@@ -136,6 +136,7 @@ def test_values_of_our_encoder_are_checked_when_it_is_built():
         ("--optim_conf lr=2e-3", "write 0.002"),
         ("--batch_type 'numel", "cannot split"),
         ("--config x.yaml", "--config cannot be given"),
+        ("--output_dir=elsewhere", "--output_dir=elsewhere cannot be given"),
     ],
 )
 def test_mistakes_in_options(extra, message):
