@@ -79,7 +79,7 @@ class SpikingAttention(nn.Module):
         self.neuron_in = neurons(dim)
         self.linear_out = projection(dim, bias=True, gain=1.0)
         self.norm_out: nn.Module = LayerNorm(dim) if inner_norm else nn.Identity()
-        self.neuron_out = neurons(dim)
+        self.neuron_out = neurons(dim) if inner_norm else neurons.unnormed(dim)
         self.dropout = nn.Dropout(dropout_rate)
         self.build(neurons, qkv_bias, inner_norm)
 
@@ -95,7 +95,7 @@ class SpikingAttention(nn.Module):
             linear = projection(self.dim, qkv_bias, gain=1 / math.sqrt(2))
             setattr(self, f"linear_{name}", linear)
         self.norm_v = LayerNorm(self.dim) if inner_norm else nn.Identity()
-        self.neuron_v = neurons(self.dim)
+        self.neuron_v = neurons(self.dim) if inner_norm else neurons.unnormed(self.dim)
 
     def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """Attend.

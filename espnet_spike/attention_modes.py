@@ -24,7 +24,7 @@ class AsymAttention(SpikingAttention):
     def build(self, neurons: NeuronFactory, qkv_bias: bool, inner_norm: bool) -> None:
         """Add the projections and a neuron on K."""
         super().build(neurons, qkv_bias, inner_norm)
-        self.neuron_k = neurons(self.dim)
+        self.neuron_k = neurons.unnormed(self.dim)
 
     def project(self, xs: Spikes, mask: Tensor) -> tuple[Spikes, Spikes, Spikes]:
         """Return real Q, spiking K and V."""

@@ -56,7 +56,7 @@ class ConvSubsampling(nn.Module):
         for index, (kernel, stride) in enumerate(self.layers):
             inputs = channels if index else 1
             self.convs.append(SpikeConv2d(inputs, channels, kernel, stride))
-            self.neurons.append(neurons(channels))
+            self.neurons.append(neurons.unnormed(channels))
         self.out = SpikeLinear(channels * bins, output_size)
 
     @property

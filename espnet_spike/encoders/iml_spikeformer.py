@@ -15,58 +15,18 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor, nn
 
-from espnet_spike.attention import SpikingAttention
 from espnet_spike.attention_modes import build_attention
+from espnet_spike.blocks import SpikeformerBlock
+from espnet_spike.checkpointing import checkpoint
 from espnet_spike.decay import DecayMask
 from espnet_spike.firing import named_neurons
-from espnet_spike.neurons import NeuronFactory
-from espnet_spike.norms import LayerNorm, build_norm
+from espnet_spike.neurons import IMLS, NeuronFactory, ReLU, TernaryMomentum
+from espnet_spike.norms import LayerNorm
 from espnet_spike.options import choose
-from espnet_spike.spikes import SpikeLinear
 from espnet_spike.subsampling import ConvSubsampling
 
 POS_ENCS = ("abs", "none")
-
-
-class SpikingFeedForward(nn.Module):
-    """Channel mixing: neuron, linear, neuron, linear, on ``(B, N, D)``."""
-
-    def __init__(self, dim: int, hidden: int, neurons: NeuronFactory) -> None:
-        super().__init__()
-        self.neuron_in = neurons(dim)
-        self.linear_in = SpikeLinear(dim, hidden)
-        self.neuron_hidden = neurons(hidden)
-        self.linear_out = SpikeLinear(hidden, dim)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Mix the channels of ``x`` ``(B, N, D)``; ``mask`` ``(B, N)`` is true on valid frames."""
-        hidden = self.linear_in(self.neuron_in(x, mask))
-        return self.linear_out(self.neuron_hidden(hidden, mask))
-
-
-class SpikeformerBlock(nn.Module):
-    """One encoder block, ``(B, N, D)`` to ``(B, N, D)``."""
-
-    def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        attn: SpikingAttention,
-        neurons: NeuronFactory,
-        norm: str,
-        dropout_rate: float,
-    ) -> None:
-        super().__init__()
-        self.norm_attn = build_norm(norm, dim)
-        self.attn = attn
-        self.norm_ffn = build_norm(norm, dim)
-        self.ffn = SpikingFeedForward(dim, hidden, neurons)
-        self.dropout = nn.Dropout(dropout_rate)
-
-    def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
-        """Update the membrane potential ``x``."""
-        x = x + self.dropout(self.attn(self.norm_attn(x, mask), mask, lengths))
-        return x + self.dropout(self.ffn(self.norm_ffn(x, mask), mask))
+SPIKE_MODES = ("integer", "binary")
 
 
 class IMLSpikeformerEncoder(AbsEncoder):
@@ -84,14 +44,19 @@ class IMLSpikeformerEncoder(AbsEncoder):
         input_layer: ``conv2d``, ``conv2d1``, ``conv2d2``, ``conv2d6`` or ``conv2d8``; the number
             is the subsampling factor, 4 without one.
         conv_channels: channels of the front end's convolutions; None means ``output_size``.
-        neuron: ``imls`` or ``relu`` (the twin).
-        T: levels of the neuron; 1 is the binary baseline.
+        neuron: ``imls``, ``ilif``, ``lif``, ``ternary`` or ``relu`` (the twin).
+        T: levels of the neuron, or time steps of ``lif`` and ``ternary``; 1 is binary.
         alpha_init: initial threshold factor; None means 0.5, or 1.0 where T <= 2 or ``max``.
         imls_stat: ``token``, ``utt``, ``max``, ``ema`` or ``fixed``: what the threshold follows.
         detach_stat: no gradient through the statistic.
         rounding: ``half_up`` or ``even``.
         neuron_conf: further arguments of the neuron's class; they win over the options above.
-        qk_mode: how the attention map is made.
+        neuron_norm: a batch norm before each neuron that reads a weight layer bare; None: for
+            ``lif`` only, whose fixed threshold needs it (Spikformer has it).
+        warm_start_steps: training steps that IMLS starts with unrounded, clip(X, 0, T*V).
+        qk_mode: ``bilinear``, ``asym``, ``repconv``, ``ssa`` or ``sdsa``: how the map is made.
+        fold_qk: hold W_Q and W_K merged, for inference: what ``reparameterize`` leaves.
+        reparameterized: hold convolution chains and batch norms of attention merged, likewise.
         qkv_bias: biases on Q, K and V.
         inner_norm: LayerNorm before the neurons inside attention.
         attention_form: ``quadratic``, ``chunkwise`` (linear in the length, same result) or
@@ -106,6 +71,9 @@ class IMLSpikeformerEncoder(AbsEncoder):
         causal: attention sees no later frame (the front end still looks ahead).
         norm: ``ln``, ``bn`` (over valid frames) or ``dyt``.
         pos_enc: ``abs`` (sinusoidal) or ``none``.
+        conv_module: a convolution module between attention and channel mixing.
+        conv_module_kernel: its width, odd.
+        gradient_checkpointing: keep only the blocks' inputs while training and run them twice.
         interctc_layer_idx: blocks (1-based) whose output feeds an intermediate CTC loss.
         interctc_use_conditioning: feed the intermediate CTC posteriors back.
 
@@ -135,7 +103,11 @@ class IMLSpikeformerEncoder(AbsEncoder):
         detach_stat: bool = True,
         rounding: str = "half_up",
         neuron_conf: dict | None = None,
+        neuron_norm: bool | None = None,
+        warm_start_steps: int = 0,
         qk_mode: str = "bilinear",
+        fold_qk: bool = False,
+        reparameterized: bool = False,
         qkv_bias: bool = False,
         inner_norm: bool = False,
         attention_form: str = "auto",
@@ -149,6 +121,9 @@ class IMLSpikeformerEncoder(AbsEncoder):
         causal: bool = False,
         norm: str = "ln",
         pos_enc: str = "abs",
+        conv_module: bool = False,
+        conv_module_kernel: int = 31,
+        gradient_checkpointing: bool = False,
         interctc_layer_idx: Sequence[int] = (),
         interctc_use_conditioning: bool = False,
     ) -> None:
@@ -159,8 +134,9 @@ class IMLSpikeformerEncoder(AbsEncoder):
             "detach_stat": detach_stat,
             "rounding": rounding,
         }
-        conf = (imls_conf if neuron == "imls" else {}) | dict(neuron_conf or {})
-        neurons = NeuronFactory(neuron, T, conf)
+        takes_imls_conf = neuron in ("imls", "ternary")
+        conf = (imls_conf if takes_imls_conf else {}) | dict(neuron_conf or {})
+        neurons = NeuronFactory(neuron, T, conf, neuron_norm)
         self._output_size = output_size
         self.time_steps = neurons.time_steps
         self.embed = ConvSubsampling(input_size, output_size, neurons, input_layer, conv_channels)
@@ -195,7 +171,15 @@ class IMLSpikeformerEncoder(AbsEncoder):
                 form=attention_form,
             )
             self.encoders.append(
-                SpikeformerBlock(output_size, linear_units, attn, neurons, norm, dropout_rate)
+                SpikeformerBlock(
+                    output_size,
+                    linear_units,
+                    attn,
+                    neurons,
+                    norm,
+                    dropout_rate,
+                    conv_module_kernel if conv_module else None,
+                )
             )
         self.after_norm = LayerNorm(output_size)
         for index in interctc_layer_idx:
@@ -204,6 +188,12 @@ class IMLSpikeformerEncoder(AbsEncoder):
         self.interctc_layer_idx = list(interctc_layer_idx)
         self.interctc_use_conditioning = interctc_use_conditioning
         self.conditioning_layer: nn.Module | None = None
+        self.gradient_checkpointing = gradient_checkpointing
+        self.warm_start_steps = warm_start_steps if takes_imls_conf else 0
+        if self.warm_start_steps:
+            self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
+        if fold_qk or reparameterized:
+            self.reparameterize(fold_qk)
 
     def output_size(self) -> int:
         """Return D."""
@@ -235,6 +225,8 @@ class IMLSpikeformerEncoder(AbsEncoder):
         Raises:
             TooShortUttError: if no utterance gives an output frame.
         """
+        if self.warm_start_steps:
+            self._advance_warm_start()
         frames = torch.arange(xs_pad.shape[1], device=xs_pad.device)
         xs_pad = xs_pad.masked_fill((frames >= ilens[:, None])[..., None], 0.0)
         x, olens = self.embed(xs_pad, ilens)
@@ -246,7 +238,10 @@ class IMLSpikeformerEncoder(AbsEncoder):
         mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         intermediate = []
         for number, block in enumerate(self.encoders, 1):
-            x = block(x, mask, lengths)
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, mask, lengths)
+            else:
+                x = block(x, mask, lengths)
             if number in self.interctc_layer_idx:
                 out = self._readout(x)
                 intermediate.append((number, out))
@@ -261,6 +256,60 @@ class IMLSpikeformerEncoder(AbsEncoder):
         if self.time_steps > 1:
             x = x.unflatten(0, (self.time_steps, -1)).mean(0)
         return self.after_norm(x)
+
+    def _advance_warm_start(self) -> None:
+        warm = int(self.training_steps) < self.warm_start_steps
+        for neuron in named_neurons(self).values():
+            neuron.warm = warm
+        if self.training:
+            self.training_steps += 1
+
+    def reparameterize(self, fold_qk: bool = True) -> None:
+        """Turn the attention into its inference form, in place; outputs stay the same.
+
+        Args:
+            fold_qk: merge W_Q and W_K of ``bilinear`` attention too: more weights, but additions
+                only.
+        """
+        for block in self.encoders:
+            block.attn.reparameterize(fold_qk)
+
+    def set_spike_mode(self, mode: str) -> None:
+        """Choose how the encoder runs outside training.
+
+        Args:
+            mode: ``integer``, or ``binary``: the weight layers read 0/1 spikes only, attention is
+                re-parameterised (this cannot be undone).
+
+        Raises:
+            ValueError: for an unknown mode, or neurons that have no binary form.
+        """
+        choose("spike_mode", mode, SPIKE_MODES)
+        for name, module in self.named_modules():
+            if mode == "binary" and isinstance(module, ReLU | TernaryMomentum):
+                raise ValueError(
+                    f"spike_mode: {type(module).__name__} ({name}) does not emit 0/1 spikes"
+                )
+        for neuron in named_neurons(self).values():
+            neuron.spike_mode = mode
+        if mode == "binary":
+            self.reparameterize()
+
+    def set_levels(self, T: int, rule: str = "keep") -> None:
+        """Run a trained IMLS encoder with other levels, see ``IMLS.set_levels``.
+
+        Neurons that are binary by design (``ssa``, ``sdsa``) stay so.
+
+        Raises:
+            ValueError: if the encoder's neurons are not IMLS.
+        """
+        neurons = [n for n in named_neurons(self).values() if isinstance(n, IMLS)]
+        if not neurons:
+            raise ValueError("T: only an encoder with IMLS neurons can change its levels")
+        trained = max(neuron.T for neuron in neurons)
+        for neuron in neurons:
+            if neuron.T == trained:
+                neuron.set_levels(T, rule)
 
     def describe(self) -> dict:
         """Return what the encoder is made of, in plain values."""
