@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -164,16 +165,34 @@ def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
 def _run_jobs(tasks: list[Task], jobs: list, nj: int, unit: str) -> list[Shard]:
     from tqdm import tqdm
 
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread in a process that forks
+
     total = sum(sum(task.costs.values()) for task in tasks)
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]"
     # a log file wants few lines, a terminal a moving bar
     mininterval = 0.2 if sys.stderr.isatty() else 30
-    with tqdm(
+    with Bar(
         total=total, desc="features", unit=unit, bar_format=layout, mininterval=mininterval
     ) as bar:
         if nj == 1:
             return [_make_shard(tasks[number], utts, ark, bar.update) for number, utts, ark in jobs]
         return _run_processes(tasks, jobs, nj, bar)
+
+
+def _start(process: multiprocessing.Process) -> None:
+    """Start a process; Ctrl-C waits for it, for Python loses it in the callbacks around a fork."""
+    if threading.current_thread() is not threading.main_thread():
+        process.start()
+        return
+    caught: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _run_processes(tasks: list[Task], jobs: list, nj: int, bar: "tqdm") -> list[Shard]:
@@ -191,14 +210,17 @@ def _run_processes(tasks: list[Task], jobs: list, nj: int, bar: "tqdm") -> list[
                 result, out = context.Pipe(duplex=False)
                 arguments = (tasks[number], utterances, ark, done, out)
                 process = context.Process(target=_work, args=arguments)
-                process.start()
-                out.close()
                 running[result] = (index, process)
+                _start(process)
+                out.close()
             for result in wait(list(running), timeout=0.2):
                 index, process = running[result]
                 try:
                     outcome = result.recv()
                 except EOFError:
+                    process.join()
+                    if process.exitcode == -signal.SIGINT:
+                        raise KeyboardInterrupt from None
                     raise UserError(
                         "a process of the feature extraction was killed",
                         "out of memory? lower --nj",
@@ -211,8 +233,9 @@ def _run_processes(tasks: list[Task], jobs: list, nj: int, bar: "tqdm") -> list[
             bar.update(done.value - bar.n)
     finally:
         for _, process in running.values():
-            process.terminate()
-            process.join()
+            if process.pid is not None:
+                process.terminate()
+                process.join()
     return shards
 
 
