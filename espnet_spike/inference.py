@@ -30,12 +30,10 @@ class MeteredSpeech2Text(Speech2Text):
 
     Attributes:
         progress: file that gets a line "utterances seconds" for every batch, or None.
-        parent: process without which there is no point in going on, or None.
         instance: the one that was made last.
     """
 
     progress: Path | None = None
-    parent: int | None = None
     instance: "MeteredSpeech2Text | None" = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -71,8 +69,7 @@ class MeteredSpeech2Text(Speech2Text):
         finally:
             self._nested = False
             seconds = time.perf_counter() - start
-            if self.parent is not None and os.getppid() != self.parent:
-                sys.exit("the decode command has gone")
+            _stop_without_parent()
             self.utterances += utterances
             self.seconds += seconds
             if self.progress is not None:
@@ -103,6 +100,7 @@ def infer(words: Sequence[str]) -> None:
     own, rest = get_run_parser().parse_known_args(words)
     if own.log_file is not None:
         _send_output_to(own.log_file)
+    _stop_without_parent()
     options = vars(parse_espnet(espnet_inference, {}, rest))
     options.pop("config")
     output_dir = Path(options["output_dir"])
@@ -110,7 +108,6 @@ def infer(words: Sequence[str]) -> None:
     MeteredSpeech2Text.instance = None  # frees the model of the run before
     MeteredSpeech2Text.progress = output_dir / PROGRESS
     MeteredSpeech2Text.progress.write_text("")
-    MeteredSpeech2Text.parent = int(os.environ[PARENT]) if PARENT in os.environ else None
     espnet_inference.Speech2Text = MeteredSpeech2Text  # the name that inference() looks up
     start = time.perf_counter()
     espnet_inference.inference(**options)
@@ -125,6 +122,12 @@ def infer(words: Sequence[str]) -> None:
         "options": options,
     }
     write_lines(output_dir / DONE, [json.dumps(report, indent=1, default=str)])
+
+
+def _stop_without_parent() -> None:
+    """Leave when the decode command that started this process has been killed."""
+    if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
+        sys.exit("the decode command has gone")
 
 
 def _send_output_to(log_file: Path) -> None:

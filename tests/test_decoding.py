@@ -441,7 +441,10 @@ def test_wrapper_wants_files_or_options():
         asr_inference.main(["@a", "--beam_size", "3"])
 
 
-@pytest.mark.parametrize("name", ["decode", "asr_inference", "score", "report", "compare_decodes"])
+COMMANDS = ["decode", "asr_inference", "score", "report", "compare_decodes", "pack"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_quick(name):
     command = [sys.executable, "-m", f"espnet_spike.bin.{name}", "--help"]
     start = time.process_time()
