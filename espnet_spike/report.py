@@ -62,6 +62,11 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return table([*head, "WER", "95 % interval", "over", "CER", "RTF"], rows, left=4)
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def thousands(count: int | None) -> str:
     """Return a count with its thousands set apart."""
     return "–" if count is None else f"{count:,}".replace(",", " ")
@@ -178,7 +183,8 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
         model = f", language model `{decode['lm_exp']}`" if decode["lm_exp"] else ""
         lines.append(
             f"- decoding `{tag}`: `{decode['checkpoint']}`{model}; `{decode['config'] or '–'}`: "
-            f"{search}; {decode['jobs']} jobs of {decode['threads']} threads on {decode['device']}"
+            f"{search}; {plural(decode['jobs'], 'job')} of {plural(decode['threads'], 'thread')} "
+            f"on {decode['device']}"
         )
     if result["commands"]:
         lines += ["", "```sh", *result["commands"], "```"]
@@ -264,9 +270,9 @@ def render(
             "bootstrap, runs with other seeds pooled. P(better): share of draws with fewer errors.",
             "",
         ]
-    lines += ["## Environments", "", f"- report: {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"]
-    lines += [f"- report made by: `{environment()['git']}`", "", *environment_lines(experiments)]
-    lines += ["## Experiments", ""]
+    now = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    lines += ["## Environments", "", *environment_lines(experiments)]
+    lines += [f"Report of {now}, git `{environment()['git']}`.", "", "## Experiments", ""]
     for experiment, result in zip(experiments, results, strict=True):
         lines += experiment_section(experiment, result)
     return lines

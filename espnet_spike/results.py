@@ -270,6 +270,8 @@ def portable(command: str, corpus_dir: Path | None = None) -> str:
 
 def portable_path(path: Path, corpus_dir: Path | None = None) -> str:
     """Return a path as others may read it: relative to corpus, working directory or checkout."""
+    if ".." in path.parts:
+        path = path.resolve()
     if not path.is_absolute():
         return str(path)
     if path == Path(sys.executable):

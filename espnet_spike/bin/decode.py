@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     few = f" ({args.inference_nj} would not pay)" if len(plan.runs) < args.inference_nj else ""
     print(
-        f"decoding {', '.join(sets)} with {plan.asr_file}: {len(plan.runs)} jobs{few}, "
-        f"{plan.threads} threads each, batches of {settings.batch_size}",
+        f"decoding {', '.join(sets)} with {plan.asr_file}: jobs {len(plan.runs)}{few}, "
+        f"threads a job {plan.threads}, batch size {settings.batch_size}",
         flush=True,
     )
     records = decode(plan)
