@@ -13,6 +13,8 @@ binary execution and the fold of attention rest on that.
 """
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +113,7 @@ class IMLS(Neuron):
         self.detach_stat = detach_stat
         self.spike_mode = "integer"
         self.warm = False
+        self._utterance_level: Tensor | None = None
         # softplus(a) = alpha_init
         self.a = nn.Parameter(torch.full((dim,), math.log(math.expm1(alpha_init))))
         if stat == "ema":
@@ -156,7 +159,9 @@ class IMLS(Neuron):
         """Return m of every frame, ``(B, N)`` (1 for ``ema`` and ``fixed``), at least ``EPS``."""
         if self.stat in ("ema", "fixed"):
             return x.new_ones(()).expand(x.shape[:2])
-        rows = x.flatten(0, 1).flatten(1, -2) if x.dim() > 3 else x.flatten(0, 1)[:, None]
+        if self._utterance_level is not None:
+            return self._utterance_level.to(x.dtype)[:, None].expand(x.shape[:2])
+        rows = frame_rows(x)
         if self.stat == "max":
             m = rows.abs().amax((1, 2)) / self.trained_levels
         elif x.requires_grad:
@@ -169,6 +174,25 @@ class IMLS(Neuron):
             m = (m * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
             m = m.expand(x.shape[:2])
         return m.clamp(min=EPS)
+
+    @contextmanager
+    def level_over_pieces(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+        """Hold the ``utt`` level of an input that comes in pieces, inside the context.
+
+        Args:
+            pieces: ``(x, mask)`` as in ``forward``; every valid frame is in one mask only.
+        """
+        total = count = 0.0
+        for x, mask in pieces:
+            x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+            m = imls_kernels.mean_abs(frame_rows(x)).view(x.shape[:2])
+            total = total + (m * mask).sum(1)
+            count = count + mask.sum(1)
+        self._utterance_level = (total / count.clamp(min=1)).clamp(min=EPS)
+        try:
+            yield
+        finally:
+            self._utterance_level = None
 
     def channel_scale(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the threshold's factor per channel, ``(C,)``: alpha, times the ``ema`` level."""
@@ -211,7 +235,7 @@ class IMLS(Neuron):
         weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
         if self.spike_mode == "binary" and not self.training:
             return self._train_of_spikes(x, level, scale, weight)
-        rows = x.flatten(0, 1).flatten(1, -2) if x.dim() > 3 else x.flatten(0, 1)[:, None]
+        rows = frame_rows(x)
         rounding = "off" if self.warm else self.rounding
         level_rows, weight_rows = level.flatten().contiguous(), weight.flatten()
         numel = weight.sum().double() * rows[0].numel()
@@ -267,3 +291,8 @@ class IMLS(Neuron):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{self.dim}, T={self.T}, stat={self.stat}"
+
+
+def frame_rows(x: Tensor) -> Tensor:
+    """Return ``x`` ``(B, N, ..., C)`` as rows of frames, ``(B * N, K, C)``."""
+    return x.flatten(0, 1).flatten(1, -2) if x.dim() > 3 else x.flatten(0, 1)[:, None]

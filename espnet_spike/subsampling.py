@@ -1,11 +1,23 @@
 """The convolutional front end: shortens the feature sequence and encodes it into spikes."""
 
+from contextlib import ExitStack
+
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
 from espnet_spike.neurons import NeuronFactory
 from espnet_spike.options import choose
+from espnet_spike.pieces import (
+    PIECE_FRAMES,
+    PIECES_FROM,
+    Piece,
+    hold_utterance_level,
+    map_lengths,
+    plan_pieces,
+    receptive_field,
+    run_pieces,
+)
 from espnet_spike.spikes import SpikeConv2d, SpikeLinear, SpikeTrain
 
 # (kernel, stride) of each convolution, along time and frequency alike, as ESPnet's input layers
@@ -47,7 +59,7 @@ class ConvSubsampling(nn.Module):
         super().__init__()
         self.layers = INPUT_LAYERS[choose("input_layer", input_layer, INPUT_LAYERS)]
         channels = channels or output_size
-        bins = self._out_length(input_size)
+        bins = map_lengths(input_size, self.layers)[-1]
         if bins < 1:
             raise ValueError(f"input_layer: {input_layer} needs more than {input_size} features")
         self.time_steps = neurons.time_steps
@@ -58,34 +70,28 @@ class ConvSubsampling(nn.Module):
             self.convs.append(SpikeConv2d(inputs, channels, kernel, stride))
             self.neurons.append(neurons.unnormed(channels))
         self.out = SpikeLinear(channels * bins, output_size)
+        self.pieces_from = PIECES_FROM
+        self.piece_frames = PIECE_FRAMES
 
     @property
     def factor(self) -> int:
         """Input frames per output frame."""
-        product = 1
-        for _, stride in self.layers:
-            product *= stride
-        return product
+        return receptive_field(self.layers)[1]
 
     @property
     def min_length(self) -> int:
         """Fewest input frames that give one output frame."""
-        length = 1
-        for kernel, stride in reversed(self.layers):
-            length = (length - 1) * stride + kernel
-        return length
-
-    def _out_length(self, length):  # noqa: ANN001 - int or Tensor, and the same back
-        for kernel, stride in self.layers:
-            length = (length - kernel) // stride + 1
-        return length
+        return receptive_field(self.layers)[0]
 
     def output_lengths(self, ilens: Tensor) -> Tensor:
         """Return the output length of each utterance, ``(B,)``; 0 for one that is too short."""
-        return self._out_length(ilens).clamp(min=0)
+        return map_lengths(ilens, self.layers)[-1]
 
     def forward(self, x: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
         """Subsample.
+
+        Outside training and without gradients, inputs from ``PIECES_FROM`` frames on run in pieces
+        (``espnet_spike.pieces``); gradients need every map whole.
 
         Args:
             x: features ``(B, F, input_size)``.
@@ -104,18 +110,49 @@ class ConvSubsampling(nn.Module):
                 x.shape[1],
                 self.min_length,
             )
-        lengths = ilens
-        xs = x[..., None]
-        for index, (conv, neuron) in enumerate(zip(self.convs, self.neurons, strict=True)):
-            kernel, stride = self.layers[index]
-            x = conv(xs)
-            lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
-            if index == 0 and self.time_steps > 1:
-                # the analog map is constant in time: every time step starts from it
-                x = x.repeat(self.time_steps, 1, 1, 1)
-            mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-            xs = neuron(x, mask.repeat(self.time_steps, 1))
-        return self.out(flatten_bins(xs)), lengths
+        lengths = map_lengths(ilens, self.layers)
+        keeps_maps = self.training or torch.is_grad_enabled()
+        in_pieces = x.shape[1] >= self.pieces_from and not keeps_maps
+        size = self.piece_frames if in_pieces else x.shape[1]
+        pieces = plan_pieces(x.shape[1], self.layers, size)
+        if len(pieces) == 1:
+            return self._run(x, pieces[0], lengths), lengths[-1]
+        with ExitStack() as stack:
+            for index, neuron in enumerate(self.neurons):
+                maps = (self.conv_map(x, piece, lengths, index) for piece in pieces)
+                stack.enter_context(hold_utterance_level(neuron, maps))
+            y = run_pieces(lambda piece: self._run(x, piece, lengths), pieces, self)
+        return y, lengths[-1]
+
+    def _run(self, x: Tensor, piece: Piece, lengths: list[Tensor]) -> Tensor:
+        """Return the output of one piece, ``(time_steps * B, n, D)``."""
+        xs = self.neurons[-1](*self.conv_map(x, piece, lengths, len(self.convs) - 1))
+        return self.out(flatten_bins(xs))
+
+    def conv_map(
+        self, x: Tensor, piece: Piece, lengths: list[Tensor], index: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the neurons of convolution ``index`` get in one piece.
+
+        Args:
+            x: the whole input ``(B, F, input_size)``.
+            piece: the piece.
+            lengths: valid frames ``(B,)`` of every convolution's whole map.
+            index: of the convolution.
+
+        Returns:
+            the map ``(time_steps * B, n, F', C)`` and the mask of its frames.
+        """
+        if index == 0:
+            xs = x[:, piece.start : piece.stop, :, None]
+        else:
+            xs = self.neurons[index - 1](*self.conv_map(x, piece, lengths, index - 1))
+        y = self.convs[index](xs)
+        if index == 0 and self.time_steps > 1:
+            # the analog map is constant in time: every time step starts from it
+            y = y.repeat(self.time_steps, 1, 1, 1)
+        mask = piece.mask(index, y.shape[1], lengths[index])
+        return y, mask.repeat(self.time_steps, 1)
 
 
 def flatten_bins(xs: Tensor | SpikeTrain) -> Tensor | SpikeTrain:
