@@ -179,6 +179,8 @@ def _check_type(key: str, value: Any, hint: Any, default: Any) -> Problems:
         try:
             check_type(value, hint)
         except TypeCheckError:
+            if isinstance(value, list) and typing.get_origin(hint) is tuple:
+                return _check_type(key, tuple(value), hint, default)  # YAML has no tuples
             shown = getattr(hint, "__name__", None) if isinstance(hint, type) else None
             shown = shown or str(hint).replace("typing.", "")
             return [f"{key}: must be {shown}, not {value!r}"]

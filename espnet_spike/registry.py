@@ -21,6 +21,8 @@ ENTRY_POINT_GROUP = "espnet_spike.encoders"
 # name in YAML -> where the class lives
 ENCODERS = {
     "iml_spikeformer": "espnet_spike.encoders.iml_spikeformer:IMLSpikeformerEncoder",
+    "speech_mamba": "espnet_spike.encoders.speech_mamba:SpeechMambaEncoder",
+    "event_speech_mamba": "espnet_spike.encoders.speech_mamba:EventSpeechMambaEncoder",
 }
 MODELS = {
     "spike_asr": "espnet_spike.model:SpikeASRModel",

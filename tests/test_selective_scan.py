@@ -171,7 +171,7 @@ def test_padding_is_never_read(backend):
     clean = outputs_and_grads(x, lengths, backend)
     with torch.no_grad():
         for name in ("u", "delta", "B", "C"):
-            x[name][1, ..., 17:] = 1e3
+            x[name][1, ..., 17:] = torch.nan
     dirty = outputs_and_grads(x, lengths, backend)
     for name, value in clean.items():
         assert torch.equal(dirty[name], value), name

@@ -1,0 +1,102 @@
+"""The convolutional front ends of SpeechMamba: strided 2-D convolutions, "same" padding, a linear
+layer.
+
+Unlike ESPnet's ``conv2d`` input layers, the number of frames is divided by the stride and rounded
+up; frames past the end of an utterance count as zeros before every convolution, so the output
+does not depend on padding.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from espnet_spike.fatrelu import FatPoints
+from espnet_spike.options import choose
+
+# (kernel, stride, channels) of each convolution, along time and frequency alike
+FRONT_ENDS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "conmamba": ((3, 2, 64), (3, 2, 32)),
+    "speechbrain": ((5, 2, 64), (5, 2, 64), (1, 1, 64)),
+}
+
+
+class ConvFrontEnd(nn.Module):
+    """Convolution, LayerNorm over channels and bins of a frame, activation; then a linear layer.
+
+    Args:
+        input_size: feature dimension.
+        output_size: D.
+        input_layer: a name in ``FRONT_ENDS``.
+        points: where FATReLU layers go (F1, F2).
+        causal: pad on the left alone in time: an output frame sees no later input.
+
+    Raises:
+        ValueError: for an unknown ``input_layer``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        input_layer: str = "conmamba",
+        points: FatPoints | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        points = points or FatPoints()
+        self.layers = FRONT_ENDS[choose("input_layer", input_layer, FRONT_ENDS)]
+        self.causal = causal
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
+        channels, bins = 1, input_size
+        for kernel, stride, out_channels in self.layers:
+            conv = nn.Conv2d(channels, out_channels, kernel, stride)
+            self.convs.append(conv.to(memory_format=torch.channels_last))
+            channels, bins = out_channels, (bins - 1) // stride + 1
+            self.norms.append(nn.LayerNorm((bins, channels)))
+        kernel, stride, _ = self.layers[1]
+        self.f1 = points("F1", nn.LeakyReLU(), (kernel / stride) ** 2 * self.layers[1][2])
+        self.middle = nn.ModuleList(nn.LeakyReLU() for _ in self.layers[1:-1])
+        self.f2 = points("F2", nn.LeakyReLU(), output_size)
+        self.out = nn.Linear(channels * bins, output_size)
+
+    @property
+    def factor(self) -> int:
+        """Input frames per output frame."""
+        product = 1
+        for _, stride, _ in self.layers:
+            product *= stride
+        return product
+
+    def output_lengths(self, ilens: Tensor) -> Tensor:
+        """Return the number of output frames of each utterance, ``(B,)``."""
+        for _, stride, _ in self.layers:
+            ilens = (ilens - 1) // stride + 1
+        return ilens
+
+    def forward(self, x: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
+        """Subsample.
+
+        Args:
+            x: features ``(B, F, input_size)``; frames past ``ilens`` are ignored.
+            ilens: ``(B,)``.
+
+        Returns:
+            ``(B, L, D)`` and the output lengths ``(B,)``.
+        """
+        lengths, x = ilens, x[..., None]  # (B, F, bins, channels)
+        activations = [self.f1, *self.middle, self.f2]
+        for index, (kernel, stride, _) in enumerate(self.layers):
+            x = x.masked_fill(~_valid(x, lengths)[..., None, None], 0)
+            before = kernel - 1 if self.causal else (kernel - 1) // 2
+            after = kernel - 1 - before
+            side = (kernel - 1) // 2
+            x = nn.functional.pad(x, (0, 0, side, kernel - 1 - side, before, after))
+            x = self.convs[index](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            lengths = (lengths - 1) // stride + 1
+            x = self.norms[index](x)
+            act = activations[index]
+            x = act(x) if isinstance(act, nn.LeakyReLU) else act(x, _valid(x, lengths))
+        return self.out(x.flatten(2)), lengths
+
+
+def _valid(x: Tensor, lengths: Tensor) -> Tensor:
+    return torch.arange(x.shape[1], device=x.device) < lengths[:, None]

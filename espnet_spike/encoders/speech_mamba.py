@@ -1,0 +1,279 @@
+"""SpeechMamba: a speech encoder of self-attention and Mamba blocks, dense and event-driven.
+
+The dense backbone is that of Speech-Mamba (arXiv 2409.18654), whose layer layout is not public to
+us; the layouts offered are our reading and those of its kin (``espnet_spike.mamba_blocks``).
+The event-driven form (paper B, arXiv 2606.01135) puts FATReLU layers at named points of the same
+backbone, see ``espnet_spike.fatrelu``.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from torch import Tensor, nn
+
+from espnet_spike.conv_front_end import ConvFrontEnd
+from espnet_spike.fatrelu import FatPoints, SparsityLoss, named_fatrelus
+from espnet_spike.mamba import RMSNorm
+from espnet_spike.mamba_blocks import BLOCKS, BlockConfig, Frames
+from espnet_spike.options import choose
+from espnet_spike.self_attention import attention_mask
+
+POS_ENCS = ("abs", "none")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Options that all SpeechMamba encoders share.
+
+    Attributes:
+        output_size: D, channels of the blocks.
+        attention_heads: of self-attention.
+        linear_units: hidden channels of feed-forward modules, in the blocks that have one.
+        num_blocks: number of blocks.
+        block: ``mhsa_mamba`` (self-attention, then Mamba in the place of the feed-forward
+            module), ``conmamba`` (a Conformer block with Mamba in the place of attention) or
+            ``mamba_ffn``.
+        dropout_rate: after each branch and inside feed-forward modules.
+        positional_dropout_rate: after the positional encoding.
+        attention_dropout_rate: on the attention weights.
+        input_layer: ``conmamba`` (two 3x3 convolutions of 64 and 32 channels) or ``speechbrain``
+            (5x5, 5x5, 1x1 of 64 channels); both shorten the input by 4.
+        pos_enc: ``abs`` (sinusoidal) or ``none``.
+        d_state: states of the scan, a channel.
+        d_conv: kernel of Mamba's convolution.
+        expand: Mamba's inner channels over D.
+        dt_rank: rank of the scan's step sizes; None means D / 16.
+        bidirectional: also scan each utterance backwards.
+        attention_window: frames to the left and right that attention sees; None for all.
+        causal: no later frame in the front end, the scan and attention, whatever else is said.
+        conv_kernel: of ConMamba's convolution module, odd.
+        scan_backend: ``auto``, ``numba``, ``torch``, ``mamba`` or ``ref``, see
+            ``espnet_spike.selective_scan``.
+        interctc_layer_idx: blocks (1-based) whose output feeds an intermediate CTC loss.
+        interctc_use_conditioning: feed the intermediate CTC posteriors back.
+    """
+
+    output_size: int = 256
+    attention_heads: int = 4
+    linear_units: int = 1024
+    num_blocks: int = 12
+    block: str = "mhsa_mamba"
+    dropout_rate: float = 0.1
+    positional_dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.0
+    input_layer: str = "conmamba"
+    pos_enc: str = "abs"
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    dt_rank: int | None = None
+    bidirectional: bool = True
+    attention_window: Sequence[int] | None = None
+    causal: bool = False
+    conv_kernel: int = 31
+    scan_backend: str = "auto"
+    interctc_layer_idx: Sequence[int] = ()
+    interctc_use_conditioning: bool = False
+
+
+def backbone_options(cls: type) -> type:
+    """Show the fields of ``Backbone`` in the signature in place of ``**backbone``.
+
+    ESPnet and the check of configurations read a class's options from its signature.
+    """
+    _self, input_size, *own = inspect.signature(cls.__init__).parameters.values()
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.kind is not p.VAR_KEYWORD]
+    shared = [
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type
+        )
+        for f in fields(Backbone)
+    ]
+    cls.__signature__ = inspect.Signature([input_size, *own, *shared])
+    cls.__init__.__annotations__ |= {p.name: p.annotation for p in shared}
+    return cls
+
+
+@backbone_options
+class SpeechMambaEncoder(AbsEncoder):
+    """Dense SpeechMamba.
+
+    Args:
+        input_size: feature dimension.
+        **backbone: see ``Backbone``.
+
+    Raises:
+        ValueError: for an unknown or impossible value, naming the known ones.
+    """
+
+    def __init__(self, input_size: int, **backbone: object) -> None:
+        super().__init__()
+        self.build(input_size, Backbone(**backbone), FatPoints())
+
+    def build(self, input_size: int, conf: Backbone, points: FatPoints) -> None:
+        """Make the layers, with FATReLU at ``points``."""
+        self._output_size = conf.output_size
+        self.embed = ConvFrontEnd(
+            input_size, conf.output_size, conf.input_layer, points, causal=conf.causal
+        )
+        self.subsampling_factor = self.embed.factor
+        if choose("pos_enc", conf.pos_enc, POS_ENCS) == "abs":
+            self.pos_enc = PositionalEncoding(conf.output_size, conf.positional_dropout_rate)
+        else:
+            self.pos_enc = nn.Dropout(conf.positional_dropout_rate)
+        self.window = _window(conf)
+        block = BLOCKS[choose("block", conf.block, BLOCKS)]
+        if conf.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel: {conf.conv_kernel} is even")
+        if conf.causal and conf.block == "conmamba":
+            raise ValueError("causal: the convolution module of block conmamba looks ahead")
+        block_conf = BlockConfig(
+            dim=conf.output_size,
+            heads=conf.attention_heads,
+            hidden=conf.linear_units,
+            kernel=conf.conv_kernel,
+            dropout_rate=conf.dropout_rate,
+            attention_dropout_rate=conf.attention_dropout_rate,
+            mamba={
+                "d_state": conf.d_state,
+                "d_conv": conf.d_conv,
+                "expand": conf.expand,
+                "dt_rank": conf.dt_rank,
+                "bidirectional": conf.bidirectional and not conf.causal,
+                "scan_backend": conf.scan_backend,
+            },
+            points=points,
+        )
+        self.encoders = nn.ModuleList(block(block_conf) for _ in range(conf.num_blocks))
+        self.after_norm = RMSNorm(conf.output_size)
+        for index in conf.interctc_layer_idx:
+            if not 0 < index < conf.num_blocks:
+                raise ValueError(
+                    f"interctc_layer_idx: {index} is not within 1..{conf.num_blocks - 1}"
+                )
+        self.interctc_layer_idx = list(conf.interctc_layer_idx)
+        self.interctc_use_conditioning = conf.interctc_use_conditioning
+        self.conditioning_layer: nn.Module | None = None
+
+    def output_size(self) -> int:
+        """Return D."""
+        return self._output_size
+
+    def output_lengths(self, ilens: Tensor) -> Tensor:
+        """Return the number of output frames for each number of input frames, ``(B,)``."""
+        return self.embed.output_lengths(ilens)
+
+    def forward(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: Tensor | None = None,
+        ctc: nn.Module | None = None,
+    ) -> tuple[Tensor | tuple[Tensor, list[tuple[int, Tensor]]], Tensor, None]:
+        """Encode.
+
+        Args:
+            xs_pad: features ``(B, F, input_size)``; frames past ``ilens`` are ignored.
+            ilens: ``(B,)``.
+            prev_states: not used; ESPnet's signature.
+            ctc: ESPnet's CTC module, needed for ``interctc_use_conditioning``.
+
+        Returns:
+            ``(xs, olens, None)`` with ``xs`` ``(B, L, D)``, or ``(xs, [(block, output), ...])`` in
+            its place when ``interctc_layer_idx`` names blocks.
+
+        Raises:
+            TooShortUttError: the batch has no frames.
+        """
+        if xs_pad.shape[1] == 0:
+            raise TooShortUttError("has no frames, return empty results", 0, 1)
+        x, olens = self.embed(xs_pad, ilens)
+        if x.dtype in (torch.bfloat16, torch.float16):
+            # the residual stream stays fp32 under autocast: branches add up over all blocks
+            x = x.float()
+        x = self.pos_enc(x)
+        mask = torch.arange(x.shape[1], device=x.device) < olens[:, None]
+        frames = Frames(olens, mask, attention_mask(olens, x.shape[1], self.window))
+        intermediate = []
+        for number, block in enumerate(self.encoders, 1):
+            x = block(x, frames)
+            if number in self.interctc_layer_idx:
+                out = self.after_norm(x)
+                intermediate.append((number, out))
+                if self.interctc_use_conditioning:
+                    x = x + self.conditioning_layer(ctc.softmax(out))
+        xs = self.after_norm(x)
+        return ((xs, intermediate) if intermediate else xs), olens, None
+
+    def describe(self) -> dict:
+        """Return what the encoder is made of, in plain values."""
+        return {
+            "blocks": len(self.encoders),
+            "output_size": self._output_size,
+            "subsampling_factor": self.subsampling_factor,
+            "points": {
+                name: {"learnt": layer.learnt, "two_sided": layer.two_sided}
+                for name, layer in named_fatrelus(self).items()
+            },
+        }
+
+
+@backbone_options
+class EventSpeechMambaEncoder(SpeechMambaEncoder):
+    """Event-driven SpeechMamba (E-SpeechMamba): FATReLU layers make the activations sparse.
+
+    With ``fat_threshold: 0`` the points are plain ReLUs: the model of the first training stage.
+
+    Args:
+        input_size: feature dimension.
+        fat_points: names of points (``F1`` ... ``F11``), or ``e`` (F1 to F8), ``optimized`` (all).
+        fat_threshold: initial threshold; learnt if positive.
+        fat_learn: whether positive thresholds are learnt.
+        fat_two_sided: points that zero small magnitudes and keep the sign.
+        fat_k: slope of the surrogate gradient of the threshold.
+        fat_scale_k: measure activations in units of their standard deviation there.
+        sparsity_loss: ``paper`` or ``relative``, see ``SparsityLoss``.
+        lambda_act: weight of the mean activation; 1e-4 suits the first stage, 1e-3 the last.
+        lambda_T: weight of the penalty on small thresholds.
+        **backbone: see ``Backbone``.
+
+    Raises:
+        ValueError: for an unknown or impossible value, naming the known ones.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        fat_points: str | Sequence[str] = "e",
+        fat_threshold: float = 0.0,
+        fat_learn: bool = True,
+        fat_two_sided: Sequence[str] = ("F9", "F10", "F11"),
+        fat_k: float = 10.0,
+        fat_scale_k: bool = False,
+        sparsity_loss: str = "paper",
+        lambda_act: float = 1e-4,
+        lambda_T: float = 1e-6,
+        **backbone: object,
+    ) -> None:
+        AbsEncoder.__init__(self)
+        points = FatPoints(fat_points, fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k)
+        self.sparsity_loss = SparsityLoss(sparsity_loss, lambda_act, lambda_T)
+        self.build(input_size, Backbone(**backbone), points)
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Return the weighted sparsity losses of the last forward pass."""
+        return self.sparsity_loss(named_fatrelus(self).values())
+
+
+def _window(conf: Backbone) -> tuple[int, int] | None:
+    if conf.attention_window is None:
+        return (2**30, 0) if conf.causal else None
+    left, right = conf.attention_window
+    if left < 0 or right < 0:
+        raise ValueError(f"attention_window: {list(conf.attention_window)} has a negative number")
+    return left, 0 if conf.causal else right

@@ -1,0 +1,295 @@
+"""The SpeechMamba encoders: ESPnet's contract, invariances, configurations and their sizes."""
+
+import pytest
+import torch
+from torch import nn
+
+from espnet_spike.conv_front_end import FRONT_ENDS, ConvFrontEnd
+from espnet_spike.encoders.speech_mamba import EventSpeechMambaEncoder, SpeechMambaEncoder
+from espnet_spike.fatrelu import FATReLU, Pass, mean_sparsity, named_fatrelus, sparsities
+from espnet_spike.mamba_blocks import BLOCKS
+from espnet_spike.self_attention import SelfAttention, attention_mask
+from tests.conftest import ROOT
+
+SMALL = {
+    **{"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2},
+    **{"d_state": 3, "conv_kernel": 5},
+}
+ILENS = torch.tensor([61, 34, 3])
+
+
+def make(cls=SpeechMambaEncoder, **conf):
+    torch.manual_seed(0)
+    return cls(20, **SMALL | conf).double().eval()
+
+
+def batch(seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(3, 61, 20, generator=g, dtype=torch.float64)
+
+
+def valid(olens, frames):
+    return torch.arange(frames) < olens[:, None]
+
+
+VARIANTS = [
+    {"block": "mhsa_mamba"},
+    {"block": "conmamba"},
+    {"block": "mamba_ffn"},
+    {"input_layer": "speechbrain", "pos_enc": "none", "attention_window": [2, 1]},
+    {"causal": True},
+]
+
+
+@pytest.mark.parametrize("conf", VARIANTS, ids=str)
+@torch.no_grad()
+def test_padding_does_not_matter(conf):
+    encoder = make(**conf)
+    xs = batch()
+    out, olens, third = encoder(xs, ILENS)
+    assert out.shape == (3, 16, 16)
+    assert olens.tolist() == [16, 9, 1]
+    assert third is None
+    assert torch.equal(olens, encoder.output_lengths(ILENS))
+    assert encoder.output_size() == 16
+    noisy = xs.masked_fill(~valid(ILENS, 61)[..., None], 1e3)
+    longer = torch.cat([noisy, torch.full((3, 30, 20), -7.0, dtype=torch.float64)], 1)
+    for other in (noisy, longer):
+        again, _, _ = encoder(other, ILENS)
+        real = valid(olens, 16)
+        torch.testing.assert_close(again[:, :16][real], out[real], rtol=1e-9, atol=1e-9)
+    for row, (frames, n) in enumerate(zip(ILENS, olens, strict=True)):
+        alone, _, _ = encoder(xs[row : row + 1, :frames], ILENS[row : row + 1])
+        torch.testing.assert_close(alone[0], out[row, :n], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", list(BLOCKS))
+def test_gradients_do_not_depend_on_padding(block):
+    encoder = make(EventSpeechMambaEncoder, block=block, fat_points="optimized", fat_threshold=0.05)
+    encoder.train()
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    noisy = batch().masked_fill(~valid(ILENS, 61)[..., None], 1e3)
+    grads, losses = [], []
+    for xs in (batch(), noisy):
+        out, olens, _ = encoder(xs, ILENS)
+        loss = (out * valid(olens, 16)[..., None]).square().sum()
+        auxiliary = encoder.auxiliary_losses()
+        losses.append({k: float(v.detach()) for k, v in auxiliary.items()})
+        names = [n for n, _ in encoder.named_parameters()]
+        total = loss + sum(auxiliary.values())
+        grads.append(torch.autograd.grad(total, list(encoder.parameters()), materialize_grads=True))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    for name, a, b in zip(names, *grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9, msg=name)
+        # a bias of the keys shifts all scores of a query alike, which softmax does not see
+        assert a.any() or "linear_k.bias" in name, name
+
+
+@torch.no_grad()
+def test_causal_sees_no_later_frame():
+    encoder = make(causal=True)
+    xs = batch()[:1]
+    changed = xs.clone()
+    changed[:, 33:] += 1
+    a, _, _ = encoder(xs, ILENS[:1])
+    b, _, _ = encoder(changed, ILENS[:1])
+    # output frame n stands for the input frames up to 4 n
+    torch.testing.assert_close(a[:, :9], b[:, :9], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(a[:, 9], b[:, 9])
+    full, _, _ = make()(xs, ILENS[:1])
+    other, _, _ = make()(changed, ILENS[:1])
+    assert not torch.allclose(full[:, 0], other[:, 0])
+
+
+@torch.no_grad()
+def test_attention_window():
+    lengths = torch.tensor([5, 2, 0])
+    visible = attention_mask(lengths, 5, (1, 0))[:, 0]
+    assert visible[0].tolist() == [[j in (i - 1, i) for j in range(5)] for i in range(5)]
+    assert visible[1, :2].tolist() == [
+        [True, False, False, False, False],
+        [True, True] + 3 * [False],
+    ]
+    assert visible.any(-1).all()  # every row sees something: no softmax over nothing
+    assert attention_mask(lengths, 5)[:, 0, 0].sum(1).tolist() == [5, 2, 1]
+    torch.manual_seed(0)
+    attention = SelfAttention(8, 2).double()
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    wide = attention(x, None, attention_mask(lengths, 5, (9, 9)))
+    torch.testing.assert_close(wide[0], attention(x, None, attention_mask(lengths, 5))[0])
+    assert wide.isfinite().all()
+
+
+@torch.no_grad()
+def test_attention_is_that_of_espnet():
+    from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
+
+    theirs, ours = MultiHeadedAttention(2, 8, 0.0).double(), SelfAttention(8, 2).double()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 7, 8, dtype=torch.float64)
+    lengths = torch.tensor([7, 4])
+    mask = valid(lengths, 7)
+    want = theirs(x, x, x, mask[:, None])
+    got = ours(x, mask, attention_mask(lengths, 7))
+    torch.testing.assert_close(got[mask], want[mask])
+
+
+@pytest.mark.parametrize("name", list(FRONT_ENDS))
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 17])
+def test_front_end_lengths(name, frames):
+    front_end = ConvFrontEnd(13, 6, name)
+    out, olens = front_end(torch.randn(2, frames, 13), torch.tensor([frames, 1]))
+    assert out.shape == (2, -(-frames // 4), 6)
+    assert olens.tolist() == [-(-frames // 4), 1]
+    assert front_end.factor == 4
+
+
+def event(points, **conf):
+    return make(EventSpeechMambaEncoder, fat_points=points, **conf)
+
+
+def test_without_thresholds_it_is_the_relu_model():
+    # the same network, built from torch's own ReLU
+    encoder, twin = event("e"), event("e")
+    for parent in twin.modules():
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FATReLU):
+                setattr(parent, name, Pass(nn.ReLU()))
+    assert not named_fatrelus(twin)
+    outs, grads = [], []
+    for network in (encoder, twin):
+        out, _, _ = network(batch(), ILENS)
+        outs.append(out)
+        grads.append(torch.autograd.grad(out.square().sum(), list(network.parameters())))
+    torch.testing.assert_close(*outs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_optimized_without_its_own_thresholds_is_e():
+    plain, optimized = event("e", fat_learn=False), event("optimized", fat_learn=False)
+    optimized.load_state_dict(plain.state_dict(), strict=False)
+    for name, layer in named_fatrelus(optimized).items():
+        T = 0.0 if layer.two_sided else 0.2
+        layer.set_T(T)
+        if name in named_fatrelus(plain):
+            named_fatrelus(plain)[name].set_T(0.2)
+    a, olens, _ = plain(batch(), ILENS)
+    b, _, _ = optimized(batch(), ILENS)
+    real = valid(olens, 16)
+    torch.testing.assert_close(a[real], b[real], rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_two_sided_points_without_threshold_are_the_dense_model():
+    points = [f"F{n}" for n in range(1, 12)]
+    dense, marked = make(), event("optimized", fat_two_sided=points)
+    marked.load_state_dict(dense.state_dict(), strict=False)
+    a, _, _ = dense(batch(), ILENS)
+    b, _, _ = marked(batch(), ILENS)
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_sparsity_statistics():
+    encoder = event("e", fat_learn=False)
+    before = None
+    for T in (0.0, 0.1, 0.5, 1e9):
+        for layer in named_fatrelus(encoder).values():
+            layer.set_T(T)
+        encoder(batch(), ILENS)
+        mean = mean_sparsity(encoder), mean_sparsity(encoder, mac_weighted=True)
+        if before is not None:
+            assert mean[0] >= before[0]
+        before = mean
+    assert mean == (1.0, 1.0)
+    names = set(sparsities(encoder))
+    assert {"embed.f1", "embed.f2", "encoders.1.attn.f3", "encoders.0.mamba.f7"} <= names
+    assert not any("f9" in name or "f8" in name for name in names)
+    assert any("ffn_in.f8" in n for n in sparsities(_run(event("e", block="conmamba"))))
+    assert sparsities(_run(make())) == {}
+
+
+def _run(encoder):
+    encoder(batch(), ILENS)
+    return encoder
+
+
+@torch.no_grad()
+def test_macs_that_a_zero_saves():
+    encoder = event("optimized")
+    macs = {name: layer.macs for name, layer in named_fatrelus(encoder).items()}
+    mamba = encoder.encoders[0].mamba
+    assert macs["encoders.0.attn.f3"] == 3 * 16
+    assert macs["encoders.0.mamba.f5"] == mamba.in_proj.out_features
+    assert macs["encoders.0.mamba.f7"] == mamba.out_proj.out_features
+    assert macs["encoders.0.mamba.ssm.f9"] == mamba.ssm.x_proj.out_features
+    assert macs["encoders.0.mamba.ssm.f10"] == mamba.ssm.dt_proj.out_features
+    assert macs["embed.f2"] == encoder.embed.out.out_features
+    # a value of the first map is read by 9/4 positions of 32 channels on average
+    assert macs["embed.f1"] == 9 / 4 * 32
+
+
+def test_intermediate_ctc():
+    from espnet2.asr.ctc import CTC
+
+    encoder = make(interctc_layer_idx=[1], interctc_use_conditioning=True)
+    encoder.conditioning_layer = nn.Linear(7, 16).double()
+    (out, [(number, middle)]), _, _ = encoder(batch(), ILENS, ctc=CTC(7, 16).double())
+    assert number == 1
+    assert out.shape == middle.shape
+    with pytest.raises(ValueError, match=r"interctc_layer_idx: 2 is not within 1\.\.1"):
+        make(interctc_layer_idx=[2])
+
+
+def test_mixed_precision_training_step():
+    torch.manual_seed(0)
+    encoder = EventSpeechMambaEncoder(20, **SMALL, fat_threshold=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _, _ = encoder(batch().float(), ILENS)
+    assert out.dtype == torch.float32
+    (out.square().mean() + sum(encoder.auxiliary_losses().values())).backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"block": "conmambo"}, "did you mean 'conmamba'"),
+        ({"input_layer": "conv2d"}, "input_layer: 'conv2d' is unknown"),
+        ({"pos_enc": "rel"}, "pos_enc"),
+        ({"attention_heads": 5}, "5 does not divide output_size 16"),
+        ({"attention_window": [3, -1]}, "negative"),
+        ({"conv_kernel": 4}, "conv_kernel: 4 is even"),
+        ({"causal": True, "block": "conmamba"}, "looks ahead"),
+    ],
+)
+def test_impossible_options(conf, message):
+    with pytest.raises(ValueError, match=message):
+        make(**conf)
+
+
+def test_batch_without_frames():
+    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+    with pytest.raises(TooShortUttError):
+        make()(torch.zeros(1, 0, 20, dtype=torch.float64), torch.tensor([0]))
+
+
+CONFIGS = {
+    "train_speech_mamba_librispeech960.yaml": 67.6e6,
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_published_size(name):
+    from espnet_spike.describe import describe
+
+    description = describe(ROOT / "conf" / name)
+    total = description["parameters"]["total"]
+    assert abs(total / CONFIGS[name] - 1) < 0.01
+    assert description["subsampling_factor"] == 4
+    assert description["layers"] == {"encoder": 12, "decoder": 6}
