@@ -78,7 +78,7 @@ def pack(contents: Contents, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pack", dir=out.parent) as name:
         folder = Path(name).resolve()
-        options = stage(contents, folder / "pack")
+        options = stage(contents, folder / "pack", out.name)
         command = [sys.executable, "-m", "espnet2.bin.pack", "asr", *options]
         archive = folder / out.name
         run = subprocess.run(
@@ -94,8 +94,14 @@ def pack(contents: Contents, out: Path) -> None:
         os.replace(archive, out)
 
 
-def stage(contents: Contents, folder: Path) -> list[str]:
-    """Lay the files out as they will lie in the archive; return the options of ESPnet's pack."""
+def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
+    """Lay the files out as they will lie in the archive; return the options of ESPnet's pack.
+
+    Args:
+        contents: what to pack.
+        folder: where to lay it out.
+        archive: name of the archive, for the README.
+    """
     asr = Path("exp") / contents.asr_exp.resolve().name
     options = _stage_model(contents.asr_exp, contents.settings.asr_model, asr, folder, "asr")
     if contents.lm_exp is not None:
@@ -114,7 +120,7 @@ def stage(contents: Contents, folder: Path) -> list[str]:
         if source is not None and source.is_file():
             _place(source, folder / target)
             extra.append(str(target))
-    write_lines(folder / "README.md", readme(contents, asr))
+    write_lines(folder / "README.md", readme(contents, asr, archive))
     for path in extra:
         options += ["--option", path]
     return options
@@ -191,7 +197,7 @@ SEARCH_KEYS = (
 )
 
 
-def readme(contents: Contents, asr: Path) -> list[str]:
+def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
     """Return the lines of the README: what this is, and how to load and use it."""
     config = read_config(contents.asr_exp)
     lines = [
@@ -210,7 +216,7 @@ def readme(contents: Contents, asr: Path) -> list[str]:
         "",
         "import espnet_spike.task  # makes the encoder known to ESPnet; without it loading fails",
         "",
-        'files = unpack("pack.zip", "unpacked")',
+        f'files = unpack("{archive}", "unpacked")',
         'folder = Path(files["asr_train_config"]).parent',
         'search = yaml.safe_load((folder / "inference.yaml").read_text())',
         "speech2text = Speech2Text(**files, **search)",
