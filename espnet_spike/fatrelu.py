@@ -111,8 +111,8 @@ class FATReLU(nn.Module):
 
     Attributes:
         sparsity: of the last forward pass; None before the first.
-        activation_mean: mean |y| over valid frames of the last forward pass in training, 0-dim,
-            with gradient; None otherwise.
+        activation_mean: mean |y| over valid frames of the last forward pass, 0-dim, with gradient;
+            None before the first.
 
     Raises:
         ValueError: for a negative T or k.
@@ -195,12 +195,10 @@ class FATReLU(nn.Module):
         weight = torch.ones_like(kept) if mask is None else mask.double()
         numel = weight.sum() * per_frame
         self.sparsity = Sparsity(numel - (kept * weight).sum(), numel, self.macs)
-        self.activation_mean = None
-        if self.training and torch.is_grad_enabled():
-            total = (y.abs() if self.two_sided else y).flatten(2).sum(-1)
-            if mask is not None:
-                total = total * mask
-            self.activation_mean = total.sum() / numel.clamp(min=1).to(total.dtype)
+        total = (y.abs() if self.two_sided else y).flatten(2).sum(-1)
+        if mask is not None:
+            total = total * mask
+        self.activation_mean = total.sum() / numel.clamp(min=1).to(total.dtype)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
@@ -300,10 +298,7 @@ class SparsityLoss:
         choose("sparsity_loss", self.mode, SPARSITY_LOSSES)
 
     def __call__(self, layers: Iterable[FATReLU]) -> dict[str, Tensor]:
-        """Return the weighted terms of the last forward pass, 0-dim, by name.
-
-        Out of training there is no activation term.
-        """
+        """Return the weighted terms of the last forward pass, 0-dim, by name."""
         layers = list(layers)
         terms = {}
         means = [m.activation_mean for m in layers if m.activation_mean is not None]

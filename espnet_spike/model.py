@@ -6,6 +6,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_spike.errors import UserError
+from espnet_spike.fatrelu import mean_sparsity, sparsities
 from espnet_spike.firing import firing_rates
 
 
@@ -19,6 +20,8 @@ class SpikeASRModel(ESPnetASRModel):
 
     * ``firing_rate_<layer>``: spikes per neuron, frame and level, padding excluded, in [0, 1];
     * ``firing_rate``: their mean over layers;
+    * ``sparsity_<point>``: share of exact zeros behind a FATReLU, padding excluded, in [0, 1];
+    * ``sparsity``: their mean over points; ``sparsity_macs``: weighted by the operations saved;
     * ``loss_<name>``: each auxiliary loss.
 
     If the encoder has ``auxiliary_losses() -> dict[str, Tensor]`` (called once after each forward
@@ -61,6 +64,12 @@ class SpikeASRModel(ESPnetASRModel):
             stats[f"firing_rate_{name}"] = rate.detach().reshape(1)
         if rates:
             stats["firing_rate"] = torch.stack(list(rates.values())).detach().mean().reshape(1)
+        zeros = sparsities(self.encoder)
+        for name, share in zeros.items():
+            stats[f"sparsity_{name}"] = share.detach().reshape(1)
+        if zeros:
+            stats["sparsity"] = mean_sparsity(self.encoder).reshape(1)
+            stats["sparsity_macs"] = mean_sparsity(self.encoder, mac_weighted=True).reshape(1)
         return loss, stats, weight
 
 

@@ -12,6 +12,8 @@ from tests.features import TOKENS
 ENCODERS = {
     "iml_spikeformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
     "transformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
+    "speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 3},
+    "event_speech_mamba": {"output_size": 16, "attention_heads": 2},
 }
 
 
@@ -62,6 +64,24 @@ def test_intermediate_ctc():
     model = build(encoder_conf={"interctc_layer_idx": [1]}, ctc_weight=1.0, interctc_weight=0.5)
     _, stats, _ = model(**batch())
     assert torch.isfinite(stats["loss_interctc_layer1"]).all()
+
+
+def test_sparsity_of_an_event_driven_encoder():
+    conf = {"fat_points": "optimized", "fat_threshold": 0.05, "d_state": 3}
+    model = build("event_speech_mamba", conf)
+    seen = set()
+    for mode in (True, False):
+        model.train(mode)
+        loss, stats, _ = model(**batch())
+        zeros = {k: v for k, v in stats.items() if k.startswith("sparsity")}
+        assert all(v.shape == (1,) and 0 <= v <= 1 for v in zeros.values())
+        layers = [float(v) for k, v in zeros.items() if k.startswith("sparsity_e")]
+        assert float(zeros["sparsity"]) == pytest.approx(sum(layers) / len(layers))
+        losses = stats["loss_sparsity_activation"] + stats["loss_sparsity_threshold"]
+        task = model.ctc_weight * stats["loss_ctc"] + (1 - model.ctc_weight) * stats["loss_att"]
+        assert float(loss.detach()) == pytest.approx(float(losses + task), rel=1e-5)
+        seen.add(frozenset(stats))
+    assert len(seen) == 1
 
 
 def test_firing_rates_are_one_dim_with_the_same_keys_in_every_step():
