@@ -1,7 +1,6 @@
 """Pack a trained model with all that decoding needs into one file, and check that it loads."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +24,6 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the archive."""
     args = get_parser().parse_args(argv)
-    logging.getLogger().setLevel(logging.WARNING)  # the check builds the model twice, at length
     from espnet_spike.decoding import read_settings
     from espnet_spike.packing import Contents, pack
 
