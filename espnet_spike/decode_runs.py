@@ -58,6 +58,11 @@ class Run:
         """The features of the run's utterances, in the order of ``keys``."""
         return self.set_dir / "logdir" / f"keys.{self.number}.scp"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that a run writes."""
+        return self.output_dir, self.log, self.options_file, self.scp
+
     def report(self) -> dict[str, Any] | None:
         """Return what the finished run has written, or None if it is not finished."""
         try:

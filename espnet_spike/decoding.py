@@ -215,6 +215,7 @@ def prepare(plan: Plan) -> list[list[Run]]:
     """Write the input files of the runs; return those that an interrupted call left undone."""
     plan.out.mkdir(parents=True, exist_ok=True)
     write_config(plan.out / INFERENCE, plan.settings.config)
+    _remove_stale(plan)
     todo = []
     for runs in plan.runs:
         undone = []
@@ -232,6 +233,17 @@ def prepare(plan: Plan) -> list[list[Run]]:
             undone.append(run)
         todo.append(undone)
     return todo
+
+
+def _remove_stale(plan: Plan) -> None:
+    """Remove what an earlier call with more jobs has left."""
+    wanted = {path for runs in plan.runs for run in runs for path in run.files}
+    for name in plan.sets:
+        for path in (plan.out / name / "logdir").glob("*.[0-9]*"):
+            if path.is_dir() and path not in wanted:
+                shutil.rmtree(path)
+            elif path not in wanted:
+                path.unlink()
 
 
 def decode(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -399,9 +399,15 @@ def test_other_options_or_features_do_not_reuse_finished_runs(recipe, tmp_path):
 def test_scores_of_an_earlier_decoding_are_removed(recipe, tmp_path, monkeypatch):
     stale = tmp_path / "d" / "dev"
     (stale / "score_wer").mkdir(parents=True)
+    (stale / "logdir" / "output.7").mkdir(parents=True)
+    (stale / "logdir" / "asr_inference.7.log").touch()
     (stale / "result.json").write_text("{}")
     in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
     assert not (stale / "score_wer").exists()
+    assert {path.name for path in (stale / "logdir").iterdir()} == {
+        "asr_inference.1.options",
+        "keys.1.scp",
+    }
     assert not (stale / "result.json").exists()
 
 
