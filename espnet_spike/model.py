@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.layers.abs_normalize import AbsNormalize
 
 from espnet_spike.errors import UserError
 from espnet_spike.fatrelu import mean_sparsity, sparsities
@@ -14,7 +16,8 @@ class SpikeASRModel(ESPnetASRModel):
     """``ESPnetASRModel`` that logs firing rates and adds the encoder's auxiliary losses.
 
     Chosen by ``model: spike_asr`` (the default of ``SpikeASRTask``); takes the arguments of
-    ``ESPnetASRModel``. Any encoder works: one without spiking neurons only adds nothing.
+    ``ESPnetASRModel`` and ``specaug_after_normalize``. Any encoder works: one without spiking
+    neurons only adds nothing.
 
     Added to the statistics, and so to log, plots and tensorboard:
 
@@ -27,6 +30,25 @@ class SpikeASRModel(ESPnetASRModel):
     If the encoder has ``auxiliary_losses() -> dict[str, Tensor]`` (called once after each forward
     pass, 0-dim tensors already weighted), they are added to the loss.
     """
+
+    def __init__(
+        self,
+        *args: Any,
+        specaug: AbsSpecAug | None = None,
+        normalize: AbsNormalize | None = None,
+        specaug_after_normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Take ``ESPnetASRModel``'s arguments.
+
+        Args:
+            specaug_after_normalize: mask normalised features, so that the zeros of a mask are the
+                mean. ESPnet masks first: its zeros are far below the mean of log-mel features in
+                Kaldi's scale, and shift an utterance's mean. Ours; ESPnet's order by default.
+        """
+        if specaug_after_normalize and specaug is not None and normalize is not None:
+            specaug, normalize = None, NormalizeThenMask(normalize, specaug)
+        super().__init__(*args, specaug=specaug, normalize=normalize, **kwargs)
 
     def forward(
         self,
@@ -71,6 +93,22 @@ class SpikeASRModel(ESPnetASRModel):
             stats["sparsity"] = mean_sparsity(self.encoder).reshape(1)
             stats["sparsity_macs"] = mean_sparsity(self.encoder, mac_weighted=True).reshape(1)
         return loss, stats, weight
+
+
+class NormalizeThenMask(AbsNormalize):
+    """Normalise features ``(B, T, D)``; in training, mask them afterwards."""
+
+    def __init__(self, normalize: AbsNormalize, specaug: AbsSpecAug) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.specaug = specaug
+
+    def forward(
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the features and their lengths."""
+        xs_pad, ilens = self.normalize(xs_pad, ilens)
+        return self.specaug(xs_pad, ilens) if self.training else (xs_pad, ilens)
 
 
 def _check_finite(speech: torch.Tensor, utt_ids: list[str] | None) -> None:

@@ -127,3 +127,44 @@ def test_features_that_are_not_finite_name_the_utterance(value):
     data["speech"][1, 7, 3] = value
     with pytest.raises(UserError, match="utterance spk-two"):
         model(**data, utt_id=["spk-one", "spk-two"])
+
+
+def test_masks_after_normalisation_are_the_mean():
+    from espnet2.asr.specaug.specaug import SpecAug
+    from espnet2.layers.utterance_mvn import UtteranceMVN
+
+    from espnet_spike.model import NormalizeThenMask
+
+    layer = NormalizeThenMask(
+        UtteranceMVN(),
+        SpecAug(apply_time_warp=False, num_time_mask=0, time_mask_width_range=(0, 1)),
+    )
+    torch.manual_seed(0)
+    xs_pad, ilens = 10 + torch.randn(3, 50, 80), torch.tensor([50, 40, 30])
+    plain, _ = UtteranceMVN()(xs_pad.clone(), ilens)
+    layer.eval()
+    assert torch.equal(layer(xs_pad.clone(), ilens)[0], plain)
+    layer.train()
+    masked, olens = layer(xs_pad.clone(), ilens)
+    assert torch.equal(olens, ilens)
+    # what is not masked is as without masks: a mask does not move the mean of the rest
+    assert torch.equal(masked[masked != 0], plain[masked != 0])
+    assert ((masked == 0) & (plain != 0)).any()
+
+
+def test_the_order_of_masks_and_normalisation_is_an_option():
+    config = {
+        "encoder": "transformer",
+        "encoder_conf": ENCODERS["transformer"] | {"num_blocks": 1},
+        "model_conf": {"ctc_weight": 1.0},
+        "normalize": "utterance_mvn",
+        "specaug": "specaug",
+        "specaug_conf": {"apply_time_mask": False},
+    }
+    for after, kind in ((False, "UtteranceMVN"), (True, "NormalizeThenMask")):
+        config["model_conf"]["specaug_after_normalize"] = after
+        args = parse_espnet(SpikeASRTask, config, ["--input_size", "80"])
+        args.token_list = TOKENS
+        model = SpikeASRTask.build_model(args)
+        assert type(model.normalize).__name__ == kind
+        assert (model.specaug is None) == after
