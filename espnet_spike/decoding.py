@@ -270,16 +270,24 @@ def decode(plan: Plan) -> dict[str, dict[str, Any]]:
     )
     with bar.bar:
         run_jobs("decoding", jobs, bar.update)
-    records = {name: merge(plan, name) for name in plan.sets}
+    try:
+        records = {name: merge(plan, name) for name in plan.sets}
+    except UserError:
+        _remove_parts(plan)  # the next call must not take them for good
+        raise
     for name, record in records.items():
         record["finished"] = time.strftime("%FT%T%z")
         record["wall_seconds"] = round(time.time() - start, 2)
         write_lines(plan.out / name / RECORD, [json.dumps(record, indent=1, ensure_ascii=False)])
     write_config(plan.out / INFERENCE, next(iter(records.values()))["options"])
-    for runs in plan.runs:  # all is in its place: the parts are not needed any more
+    _remove_parts(plan)
+    return records
+
+
+def _remove_parts(plan: Plan) -> None:
+    for runs in plan.runs:
         for run in runs:
             shutil.rmtree(run.output_dir)
-    return records
 
 
 def merge(plan: Plan, name: str) -> dict[str, Any]:

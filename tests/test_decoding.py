@@ -424,6 +424,10 @@ def test_a_lost_hypothesis_is_named(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "infer", lossy)
     with pytest.raises(UserError, match="no hypothesis for 1 utterances: utt3_"):
         in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
+    # nothing of it is kept: the next call decodes anew
+    monkeypatch.setattr(inference, "infer", real)
+    texts = in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
+    assert len(texts["dev"]) == 7
 
 
 def test_a_job_ends_when_the_decode_command_has_gone(recipe, tmp_path, monkeypatch):
