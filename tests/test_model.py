@@ -135,10 +135,8 @@ def test_masks_after_normalisation_are_the_mean():
 
     from espnet_spike.model import NormalizeThenMask
 
-    layer = NormalizeThenMask(
-        UtteranceMVN(),
-        SpecAug(apply_time_warp=False, num_time_mask=0, time_mask_width_range=(0, 1)),
-    )
+    specaug = SpecAug(apply_time_warp=False, apply_time_mask=False)
+    layer = NormalizeThenMask(UtteranceMVN(), specaug)
     torch.manual_seed(0)
     xs_pad, ilens = 10 + torch.randn(3, 50, 80), torch.tensor([50, 40, 30])
     plain, _ = UtteranceMVN()(xs_pad.clone(), ilens)
