@@ -11,8 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from espnet_spike import attention
 from espnet_spike.attention import CHUNKWISE_FROM, SpikingAttention
+from espnet_spike.attention_modes import QK_MODES, build_attention
 from espnet_spike.chunkwise import CHUNK, decay_attention
 from espnet_spike.decay import DecayMask
+from espnet_spike.firing import named_neurons
 from espnet_spike.neurons import NeuronFactory
 
 GAMMAS = [0.05, 0.75, 0.97, 1.0]
@@ -225,6 +227,29 @@ def test_attention_forms_agree(mode, norm, causal, learn, length, lengths):
     for dtype, tolerance in ((torch.float, 1e-5), (torch.double, 1e-11)):
         chunkwise, reference = attend_both(attn, length, lengths, dtype)
         assert_equal(chunkwise, reference, tolerance)
+
+
+@pytest.mark.parametrize("spike_mode", ["integer", "binary"])
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("qk_mode", sorted(set(QK_MODES) - {"sdsa"}))  # sdsa has no map
+def test_forms_agree_in_every_mode(qk_mode, folded, spike_mode):
+    torch.manual_seed(0)
+    attn = build_attention(qk_mode, 8, 2, NeuronFactory("imls", 4), DecayMask(1, 2, 2))
+    attn = attn.double().eval()
+    for neuron in named_neurons(attn).values():
+        neuron.spike_mode = spike_mode
+    if folded:
+        attn.reparameterize(fold_qk=True)
+    lengths = torch.tensor([150, 70])
+    mask = torch.arange(150) < lengths[:, None]
+    results = []
+    with torch.no_grad():
+        xs = attn.neuron_in(torch.randn(2, 150, 8, dtype=torch.double), mask)
+        for form in ("chunkwise", "quadratic"):
+            attn.form = form
+            results.append(attn.context(xs, mask, lengths)[mask])
+    assert results[1].abs().max() > 0
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
 
 
 def test_form_is_chosen_by_length(monkeypatch):
