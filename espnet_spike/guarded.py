@@ -77,6 +77,7 @@ def _prepare(
     prepare: Callable[[Any], None],
 ) -> None:
     exp_dir = Path(args.output_dir)
+    launch.check_gpus(args.ngpu)
     started_with = launch.snapshot(args)
     resume.check_unchanged(exp_dir, started_with, partial(launch.fill_defaults, task))
     exp_dir.mkdir(parents=True, exist_ok=True)

@@ -213,6 +213,19 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
     write_lines(path, yaml.safe_dump(dict(config), sort_keys=False).splitlines())
 
 
+def check_gpus(ngpu: int) -> None:
+    """Raise if the machine has fewer GPUs than are asked for.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    import torch
+
+    found = torch.cuda.device_count()
+    if ngpu > found:
+        raise UserError(f"--ngpu {ngpu}, but {found} GPUs are seen", f"give --ngpu {found}")
+
+
 def check_disk(exp_dir: Path, parameters: int, keep_nbest: int) -> None:
     """Raise if the checkpoints would not fit: two with Adam's state, the best epochs, an average.
 

@@ -45,7 +45,7 @@ TRAIN = {"u1": "ab", "u2": "bc a", "u3": "cab", "u4": "abc b", "u5": "c"}
 DEV = {"v1": "ba", "v2": "cb"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Runs are compared bit for bit, and forked; both want a single thread."""
     before = torch.get_num_threads()
@@ -404,6 +404,12 @@ def test_what_is_missing_is_named(work, harm, message):
     harm(work)
     with pytest.raises(UserError, match=message):
         train(work)
+
+
+def test_gpus_are_counted(work, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UserError, match="--ngpu 4, but 1 GPUs are seen"):
+        train(work, "--ngpu 4")
 
 
 def test_disk_space_is_checked(work, monkeypatch):
