@@ -137,7 +137,7 @@ class FATReLU(nn.Module):
         self.activation = activation if two_sided else None
         self.macs = macs
         if learn and T > 0:
-            self.tau = nn.Parameter(torch.tensor(_inverse_softplus(T)))
+            self.tau = nn.Parameter(torch.tensor(inverse_softplus(T)))
             self.tau._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
             self.register_buffer("T_init", torch.tensor(float(T)))
         else:
@@ -165,7 +165,7 @@ class FATReLU(nn.Module):
         if T < 0 or (self.learnt and T == 0):
             raise ValueError(f"FATReLU: a {'learnt ' * self.learnt}threshold cannot be {T}")
         if self.learnt:
-            self.tau.fill_(_inverse_softplus(T))
+            self.tau.fill_(inverse_softplus(T))
             self.T_init.fill_(T)
         else:
             self.fixed_T.fill_(T)
@@ -206,7 +206,8 @@ class FATReLU(nn.Module):
         return f"T={float(self.T):.4g}{' learnt' if self.learnt else ''}{side}"
 
 
-def _inverse_softplus(y: float) -> float:
+def inverse_softplus(y: float) -> float:
+    """Return x with softplus(x) = y > 0."""
     return y + math.log(-math.expm1(-y))
 
 

@@ -1,0 +1,59 @@
+"""Make a trained event-driven model sparser: calibrate thresholds on data, then fine-tune.
+
+The training YAML asks for it by `sparsify` under `spike_meta`; without that nothing is done. The
+same command again resumes. With --naive SHARE a dense model gets magnitude thresholds instead,
+without training: the baseline that sparsification is compared with.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+from espnet_spike.launch import add_training_options
+
+STEPS = ("calibrate", "finetune")
+
+
+def get_parser() -> Parser:
+    """Return the parser of this command."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument("--asr_exp", type=Path, required=True, help="the trained experiment")
+    parser.add_argument("--train_dir", type=Path, required=True, help="as in training")
+    parser.add_argument("--valid_dir", type=Path, required=True)
+    parser.add_argument("--stats_dir", type=Path, required=True, help="made by collect_stats")
+    parser.add_argument("--steps", type=_steps, default=STEPS, help="some of: calibrate finetune")
+    parser.add_argument(
+        "--naive", type=float, metavar="SHARE", help="mean sparsity to give a dense model"
+    )
+    add_training_options(parser, "asr")
+    return parser
+
+
+def _steps(value: str) -> tuple[str, ...]:
+    steps = tuple(value.split())
+    if not steps or set(steps) - set(STEPS):
+        raise argparse.ArgumentTypeError(f"{value!r} is none of {' '.join(STEPS)}")
+    return steps
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = get_parser().parse_args(argv)
+    logger = logging.getLogger(__name__)
+    from espnet_spike import sparse_training
+
+    if options.naive is not None:
+        logger.info("naive: %s", sparse_training.sparsify_naively(options))
+        return
+    best = sparse_training.sparsify(options)
+    if best is None:
+        logger.info("skipped: %s has no spike_meta.sparsify", options.config)
+    else:
+        logger.info("sparsified: %s", best)
+
+
+if __name__ == "__main__":
+    run(main)
