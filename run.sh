@@ -161,8 +161,7 @@ stage_stats() { # the statistics are of the features: encoders share them
 }
 
 stage_train() {
-  mkdir -p "$asr_exp"
-  printf '%s\n' "$called_as" >>"$asr_exp/commands.txt"
+  $dry_run || { mkdir -p "$asr_exp" && printf '%s\n' "$called_as" >>"$asr_exp/commands.txt"; }
   step "train_$asr_tag" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
     --input "$feats/$source_set" --input "$token_dir/tokens.txt" --output "$asr_exp/config.yaml" \
     -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$asr_exp" \
@@ -170,18 +169,25 @@ stage_train() {
     "${token_options[@]}" --ngpu "$ngpu" --seed "$seed" --asr_args "$asr_args"
 }
 
-stage_sparsify() { skip "the config has no 'sparsify' part"; }
+stage_sparsify() {
+  [[ $final_exp != "$asr_exp" ]] || { skip "the config has no 'sparsify' part"; return; }
+  step "sparsify_$asr_tag" --input "$asr_config" --input "$expdir/.done/train_$asr_tag.json" \
+    --output "$final_exp/config.yaml" \
+    -- "$py" -m espnet_spike.bin.sparsify --config "$asr_config" --asr_exp "$asr_exp" \
+    --output_dir "$final_exp" --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" \
+    --stats_dir "$stats_dir" "${token_options[@]}" --ngpu "$ngpu" --seed "$seed" --asr_args "$asr_args"
+}
 
 stage_decode() {
-  step "decode_${asr_tag}_$inference_tag" --input "$inference_config" --input "$expdir/.done/train_$asr_tag.json" \
+  step "decode_${final_tag}_$inference_tag" --input "$inference_config" --input "$expdir/.done/$final_marker.json" \
     "${eval_dirs[@]/#/--input=}" "${tests[@]/#/--output=$decode_dir/}" \
-    -- "$py" -m espnet_spike.bin.decode --asr_exp "$asr_exp" --inference_config "$inference_config" \
+    -- "$py" -m espnet_spike.bin.decode --asr_exp "$final_exp" --inference_config "$inference_config" \
     --inference_args "$inference_args" "${lm_options[@]}" --inference_nj "$inference_nj" \
     --gpu_inference "$gpu_inference" --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
 stage_score() {
-  step "score_${asr_tag}_$inference_tag" "${tests[@]/#/--input=$decode_dir/}" \
+  step "score_${final_tag}_$inference_tag" "${tests[@]/#/--input=$decode_dir/}" \
     "${tests[@]/#/--output=$decode_dir/}" \
     -- "$py" -m espnet_spike.bin.score "${token_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
 }
@@ -191,16 +197,16 @@ stage_count() { skip "not available yet for this model"; }
 stage_simulate() { skip "not available yet for this model"; }
 
 stage_report() {
-  step report --input "$asr_exp" --input "$decode_dir" --output "$expdir/RESULTS.md" \
+  step report --input "$expdir/.done/$final_marker.json" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
     -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"}
 }
 
 stage_pack() {
-  step "pack_${asr_tag}_$inference_tag" --input "$expdir/.done/train_$asr_tag.json" \
-    --input "$inference_config" --output "$asr_exp/pack.zip" \
-    -- "$py" -m espnet_spike.bin.pack --asr_exp "$asr_exp" "${lm_options[@]}" \
-    --inference_config "$inference_config" --out "$asr_exp/pack.zip"
+  step "pack_${final_tag}_$inference_tag" --input "$expdir/.done/$final_marker.json" \
+    --input "$inference_config" --output "$final_exp/pack.zip" \
+    -- "$py" -m espnet_spike.bin.pack --asr_exp "$final_exp" "${lm_options[@]}" \
+    --inference_config "$inference_config" --out "$final_exp/pack.zip"
 }
 
 run_stages

@@ -88,7 +88,7 @@ def epoch_line(record: dict[str, Any], mean_seconds: float) -> str:
     parts = [f"epoch {record['epoch']}/{record['max_epoch']}"]
     parts.append(f"loss {_number(train.get('loss'))} (valid {_number(valid.get('loss'))})")
     for key, name in (("cer_ctc", "cer_ctc"), ("acc", "acc"), ("firing_rate", "firing rate")):
-        if key in valid:
+        if valid.get(key) is not None:
             parts.append(f"{name} {_number(valid[key])}")
     if record["applied"] < record["steps"]:
         parts.append(f"{record['steps'] - record['applied']} of {record['steps']} updates skipped")

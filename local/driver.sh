@@ -95,7 +95,13 @@ prepare() {
   fi
   [[ -n $inference_tag ]] || inference_tag=$("$py" -m espnet_spike.tags \
     --config "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}
-  decode_dir=$asr_exp/$inference_tag
+  # what is decoded: the trained model, or what the sparsify stage makes of it
+  final_tag=$asr_tag final_marker=train_$asr_tag
+  if grep -qE '^ +sparsify:' "$asr_config"; then
+    final_tag=${asr_tag}_sparsified final_marker=sparsify_$asr_tag
+  fi
+  final_exp=$expdir/asr_$final_tag
+  decode_dir=$final_exp/$inference_tag
 
   # the validation set may be a test set too; it is scored whole, not as filtered for training
   raw_sets=("$train_set" "$valid_set")
