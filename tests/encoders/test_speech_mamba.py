@@ -281,6 +281,7 @@ def test_batch_without_frames():
 
 CONFIGS = {
     "train_speech_mamba_librispeech960.yaml": 67.6e6,
+    "train_event_speech_mamba_librispeech960.yaml": 67.6e6,
 }
 
 
