@@ -22,7 +22,8 @@ results:         ## copy the tables of a recipe beside it: make results RECIPE=f
 
 bench:           ## measure speed against peers, tables in benchmarks/results
 	bash local/env.sh --group test
-	for file in benchmarks/bench_*.py; do $(PYTHON) "$$file" || exit 1; done
+	for file in benchmarks/bench_*.py; do \
+	  $(PYTHON) -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done
 
 lock:            ## renew the locked package lists after a change of pyproject.toml
 	bash local/lock.sh
