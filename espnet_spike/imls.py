@@ -225,16 +225,10 @@ class IMLS(Neuron):
         Returns:
             V * counts, same shape and dtype as ``x``; a ``SpikeTrain`` in binary mode.
         """
-        dtype = x.dtype
-        if dtype in (torch.bfloat16, torch.float16):
-            # a bf16 ratio cannot tell neighbouring counts apart; the output can be rounded after
-            x = x.float()
-        x = x.contiguous()
-        level = self.frame_level(x.detach() if self.detach_stat else x, mask)
-        scale = self.channel_scale(x, mask)
-        weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
         if self.spike_mode == "binary" and not self.training:
-            return self._train_of_spikes(x, level, scale, weight)
+            return self.spike_train(x, mask)
+        dtype = x.dtype
+        x, level, scale, weight = self._prepare(x, mask)
         rows = frame_rows(x)
         rounding = "off" if self.warm else self.rounding
         level_rows, weight_rows = level.flatten().contiguous(), weight.flatten()
@@ -252,7 +246,7 @@ class IMLS(Neuron):
         y = y.view(x.shape).to(dtype)
         if torch.is_grad_enabled() and not inside_checkpoint():
             y.recipe = IMLSRecipe(
-                rows.detach(), level_rows.detach(), scale.detach(), self.levels, rounding
+                rows.detach(), level_rows.detach(), scale.detach(), self.levels, rounding, dtype
             )
         spikes = self.spike_sum(count, rows, level_rows, scale, weight_rows)
         self._report(spikes, numel, level, weight)
@@ -264,9 +258,19 @@ class IMLS(Neuron):
         """Return the spikes over valid rows, 0-dim; ``count`` is the sum of their counts."""
         return count
 
-    def _train_of_spikes(
-        self, x: Tensor, level: Tensor, scale: Tensor, weight: Tensor
-    ) -> SpikeTrain:
+    def _prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return x in fp32 at least, the factors of its threshold and the weight of each frame."""
+        if x.dtype in (torch.bfloat16, torch.float16):
+            # a bf16 ratio cannot tell neighbouring counts apart; the output can be rounded after
+            x = x.float()
+        x = x.contiguous()
+        level = self.frame_level(x.detach() if self.detach_stat else x, mask)
+        weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
+        return x, level, self.channel_scale(x, mask), weight
+
+    def spike_train(self, x: Tensor, mask: Tensor | None = None) -> SpikeTrain:
+        """Return the spikes of ``forward`` in binary form; arguments as there."""
+        x, level, scale, weight = self._prepare(x, mask)
         tail = (1,) * (x.dim() - 2)
         frame = level.view(level.shape + tail)
         counts = imls_kernels.spike_counts(x / (frame * scale), self.levels, self.rounding)

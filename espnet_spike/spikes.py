@@ -65,10 +65,12 @@ class IMLSRecipe:
     scale: Tensor
     levels: int
     rounding: str
+    dtype: torch.dtype
 
     def cook(self) -> Tensor:
         """Return Y again, ``(R, K, C)``, bit for bit."""
-        return imls_kernels.output(self.x, self.level, self.scale, self.levels, self.rounding)
+        y = imls_kernels.output(self.x, self.level, self.scale, self.levels, self.rounding)
+        return y.to(self.dtype)
 
 
 def recomputing(y: Tensor) -> AbstractContextManager:

@@ -1,0 +1,161 @@
+"""Time and peak memory of a training step: spiking encoders, their ANN twin, ESPnet's transformer.
+
+    python -m benchmarks.bench_train_step [--threads 1] [--ceiling 1.35] [--memory_ceiling 1.3]
+
+A step is forward and backward of the encoder on random features, at the same sizes for all. One
+IMLS time step stands for T steps of a LIF network, which runs everything T times. Memory is the
+growth of a fresh process's resident memory from before the first step to its peak in two steps.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.harness import compare, machine, write_report
+from espnet_spike.cli import Parser, run
+from espnet_spike.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PEER = "ANN twin (relu)"
+CASES = {
+    PEER: {"neuron": "relu"},
+    "IMLS, T = 6": {"neuron": "imls", "T": 6},
+    "IMLS, T = 6, statistic not detached": {"neuron": "imls", "T": 6, "detach_stat": False},
+    "ternary, T = 4": {"neuron": "ternary", "T": 4},
+    "LIF, T = 4": {"neuron": "lif", "T": 4},
+    "LIF, T = 6": {"neuron": "lif", "T": 6},
+    "ESPnet transformer": None,
+}
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8, help="utterances")
+    parser.add_argument("--frames", type=int, default=250, help="encoder frames of each")
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--cases", help="comma-separated beginnings of names; the twin always runs")
+    parser.add_argument("--ceiling", type=float, help="fail if IMLS takes more of the twin's time")
+    parser.add_argument("--memory_ceiling", type=float, help="or more of its memory")
+    parser.add_argument("--measure", help="print the memory of one case and end (used by itself)")
+    parser.add_argument("--out", type=Path, help="stem; by default one under benchmarks/results")
+    return parser
+
+
+def make_step(case, args):
+    """Return a function that does one step."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    sizes = {
+        "output_size": args.dim,
+        "attention_heads": args.dim // 64,
+        "linear_units": 2048,
+        "num_blocks": args.blocks,
+    }
+    if CASES[case] is None:
+        from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+
+        encoder = TransformerEncoder(80, **sizes)
+    else:
+        from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+
+        encoder = IMLSpikeformerEncoder(80, **sizes, **CASES[case])
+    encoder = encoder.to(args.device)
+    frames = 4 * args.frames + 3
+    features = torch.randn(args.batch, frames, 80, device=args.device)
+    lengths = torch.linspace(0.8 * frames, frames, args.batch).long().to(args.device)
+
+    def step():
+        encoder.zero_grad()
+        xs, _, _ = encoder(features, lengths)
+        xs.square().mean().backward()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def resident():
+    """Return resident and peak resident memory of this process in bytes."""
+    status = Path("/proc/self/status").read_text()
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return [int(fields[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM")]
+
+
+def measure(case, args):
+    """Print the memory that two steps of ``case`` add, in bytes."""
+    step = make_step(case, args)
+    if args.device == "cuda":
+        import torch
+
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        step()
+        print(json.dumps(torch.cuda.max_memory_allocated() - before))
+        return
+    before, _ = resident()
+    step()
+    step()
+    print(json.dumps(resident()[1] - before))
+
+
+def main(argv=None):
+    """Run the benchmark."""
+    args = get_parser().parse_args(argv)
+    if args.measure:
+        measure(args.measure, args)
+        return
+    wanted = tuple((args.cases or "").split(","))
+    cases = [name for name in CASES if name == PEER or name.startswith(wanted)]
+    own = [f"--{k}={getattr(args, k)}" for k in ("batch", "frames", "dim", "blocks", "threads")]
+    own.append(f"--device={args.device}")
+    memory = {}
+    for name in cases:
+        command = [sys.executable, "-m", "benchmarks.bench_train_step", f"--measure={name}", *own]
+        env = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True)
+        memory[name] = json.loads(done.stdout.splitlines()[-1])
+    started = time.time()
+    timings = compare({name: make_step(name, args) for name in cases}, PEER, args.repeats)
+    rows = []
+    for name, timing in timings.items():
+        rows.append(
+            {
+                "encoder": name,
+                "s/step": timing.median,
+                "CPU s/step": timing.cpu_median,
+                "time / twin": 1 / timing.ratio,
+                "peak MiB": memory[name] / 2**20,
+                "memory / twin": memory[name] / memory[PEER],
+            }
+        )
+    imls = next((row for row in rows if row["encoder"] == "IMLS, T = 6"), None)
+    notes = [
+        f"B = {args.batch}, N = {args.frames} encoder frames (conv2d front end of 4), "
+        f"d = {args.dim}, {args.blocks} blocks, ff 2048, {args.threads} thread(s), {args.device}; "
+        f"{args.repeats} rounds in {time.time() - started:.0f} s."
+    ]
+    out = args.out or ROOT / f"benchmarks/results/train_step_{args.device}"
+    facts = machine(["torch", "espnet", "numba"])
+    if args.device == "cuda":
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name()
+    print(write_report(out, "A training step of the encoder", rows, facts, notes))
+    for key, ceiling in (("time / twin", args.ceiling), ("memory / twin", args.memory_ceiling)):
+        if ceiling is not None and imls is not None and imls[key] > ceiling:
+            raise UserError(f"IMLS: {key} is {imls[key]:.2f}, above {ceiling}")
+
+
+if __name__ == "__main__":
+    run(main)
