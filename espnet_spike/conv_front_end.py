@@ -52,9 +52,9 @@ class ConvFrontEnd(nn.Module):
             self.convs.append(conv.to(memory_format=torch.channels_last))
             channels, bins = out_channels, (bins - 1) // stride + 1
             self.norms.append(nn.LayerNorm((bins, channels)))
-        kernel, stride, _ = self.layers[1]
-        self.f1 = points("F1", nn.LeakyReLU(), (kernel / stride) ** 2 * self.layers[1][2])
-        self.middle = nn.ModuleList(nn.LeakyReLU() for _ in self.layers[1:-1])
+        # what a value of each map feeds: the positions of the next kernel that cover it
+        macs = [(kernel / stride) ** 2 * out for kernel, stride, out in self.layers[1:]]
+        self.f1 = nn.ModuleList(points("F1", nn.LeakyReLU(), count) for count in macs)
         self.f2 = points("F2", nn.LeakyReLU(), output_size)
         self.out = nn.Linear(channels * bins, output_size)
 
@@ -83,7 +83,7 @@ class ConvFrontEnd(nn.Module):
             ``(B, L, D)`` and the output lengths ``(B,)``.
         """
         lengths, x = ilens, x[..., None]  # (B, F, bins, channels)
-        activations = [self.f1, *self.middle, self.f2]
+        activations = [*self.f1, self.f2]
         for index, (kernel, stride, _) in enumerate(self.layers):
             x = x.masked_fill(~_valid(x, lengths)[..., None, None], 0)
             before = kernel - 1 if self.causal else (kernel - 1) // 2
@@ -93,8 +93,7 @@ class ConvFrontEnd(nn.Module):
             x = self.convs[index](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             lengths = (lengths - 1) // stride + 1
             x = self.norms[index](x)
-            act = activations[index]
-            x = act(x) if isinstance(act, nn.LeakyReLU) else act(x, _valid(x, lengths))
+            x = activations[index](x, _valid(x, lengths))
         return self.out(x.flatten(2)), lengths
 
 

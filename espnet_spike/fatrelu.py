@@ -8,7 +8,7 @@ nor, in its one-sided form, symmetric.
 Which layers get one is chosen by name, ``fat_points``. The paper's list is not public to us; ours:
 
 ====  =================================================  ============================
-F1    front end, after the first convolution             next convolution
+F1    front end, after every convolution but the last    next convolution
 F2    front end, after the last convolution              input linear layer
 F3    after the norm before self-attention               Q, K and V projections
 F4    context of self-attention                          its output projection

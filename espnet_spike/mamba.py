@@ -239,4 +239,8 @@ class Mamba(nn.Module):
             y, _ = self.ssm(x, lengths, mask)
             y_reverse, _ = self.ssm_reverse(reverse_valid(x, valid), lengths, mask)
             y = 0.5 * (y + reverse_valid(y_reverse, valid))
-        return self.out_proj(self.f7(y * self.f6(z, mask), mask)), state
+        return self.out_proj(self.gated(y, z, mask)), state
+
+    def gated(self, y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the scan's output ``(B, L, E)`` under the gate z."""
+        return self.f7(y * self.f6(z, mask), mask)

@@ -23,6 +23,7 @@ ENCODERS = {
     "iml_spikeformer": "espnet_spike.encoders.iml_spikeformer:IMLSpikeformerEncoder",
     "speech_mamba": "espnet_spike.encoders.speech_mamba:SpeechMambaEncoder",
     "event_speech_mamba": "espnet_spike.encoders.speech_mamba:EventSpeechMambaEncoder",
+    "spiking_speech_mamba": "espnet_spike.encoders.speech_mamba:SpikingSpeechMambaEncoder",
 }
 MODELS = {
     "spike_asr": "espnet_spike.model:SpikeASRModel",

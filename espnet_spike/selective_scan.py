@@ -215,8 +215,8 @@ def _torch_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
     A padded frame gets step size 0: exp(0 A) = 1 and 0 B u = 0 leave the state alone.
     """
     valid = torch.arange(u.shape[2], device=u.device) < lengths[:, None]
-    # u and B as well: 0 times inf would not be 0
-    u, delta, B = (x.masked_fill(~valid[:, None], 0) for x in (u, delta, B))
+    # the others as well: 0 times inf would not be 0
+    u, delta, B, C = (x.masked_fill(~valid[:, None], 0) for x in (u, delta, B, C))
     y = []
     for chunk in zip(*(x.split(TORCH_CHUNK, 2) for x in (u, delta, B, C)), strict=True):
         y_c, state = _TorchChunk.apply(*chunk, A, state)

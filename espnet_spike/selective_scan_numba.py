@@ -22,7 +22,7 @@ WIDTH = 128  # most channels in a block
 LANES = 16  # a block is padded to a multiple of this, one AVX-512 vector of float32
 
 
-def _jit(**options: object) -> Callable[[Callable], Callable]:
+def jit(**options: object) -> Callable[[Callable], Callable]:
     """Compile, and keep the machine code on disk where there is a writable place for it."""
     options |= {"nogil": True, "error_model": "numpy"}
 
@@ -71,7 +71,7 @@ def _compiled_exp(x):  # noqa: ANN001
     return exp
 
 
-@_jit(fastmath={"contract", "reassoc"})
+@jit(fastmath={"contract", "reassoc"})
 def _dot(x, y):  # noqa: ANN001
     total = x.dtype.type(0)
     for j in range(x.shape[0]):
@@ -79,7 +79,7 @@ def _dot(x, y):  # noqa: ANN001
     return total
 
 
-@_jit(fastmath={"contract"})
+@jit(fastmath={"contract"})
 def _load(block, rows, d0, d1):  # noqa: ANN001
     """Copy the channels d0..d1 of ``rows`` ``(N, D)`` into ``block`` ``(N, width)``, pad with 0."""
     for n in range(rows.shape[0]):
@@ -90,7 +90,7 @@ def _load(block, rows, d0, d1):  # noqa: ANN001
             block[n, j] = 0
 
 
-@_jit(fastmath={"contract"})
+@jit(fastmath={"contract"})
 def _store(block, rows, d0, d1):  # noqa: ANN001
     """Copy ``block`` ``(N, width)`` into the channels d0..d1 of ``rows`` ``(N, D)``."""
     for n in range(rows.shape[0]):
@@ -99,7 +99,7 @@ def _store(block, rows, d0, d1):  # noqa: ANN001
             row[j] = block[n, j]
 
 
-@_jit(fastmath={"contract"})
+@jit(fastmath={"contract"})
 def forward(u, delta, A, B, C, D, lengths, y, states, chunk, width, first, last):  # noqa: ANN001, ANN201
     """Run the tasks first..last; write ``y`` and ``states``, whose first entry is read."""
     dims, blocks = u.shape[2], (u.shape[2] + width - 1) // width
@@ -134,7 +134,7 @@ def forward(u, delta, A, B, C, D, lengths, y, states, chunk, width, first, last)
         _store(h, states[b, states.shape[1] - 1], d0, d1)
 
 
-@_jit(fastmath={"contract"})
+@jit(fastmath={"contract"})
 def backward(  # noqa: ANN201
     u, delta, A, B, C, D, lengths, states, grad_y, grad_state,  # noqa: ANN001
     grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, chunk, width, first, last,  # noqa: ANN001

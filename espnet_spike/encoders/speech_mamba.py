@@ -1,9 +1,10 @@
-"""SpeechMamba: a speech encoder of self-attention and Mamba blocks, dense and event-driven.
+"""SpeechMamba: a speech encoder of self-attention and Mamba blocks, dense, event-driven, spiking.
 
 The dense backbone is that of Speech-Mamba (arXiv 2409.18654), whose layer layout is not public to
 us; the layouts offered are our reading and those of its kin (``espnet_spike.mamba_blocks``).
 The event-driven form (paper B, arXiv 2606.01135) puts FATReLU layers at named points of the same
-backbone, see ``espnet_spike.fatrelu``.
+backbone, see ``espnet_spike.fatrelu``; the spiking form of the same paper replaces the blocks by
+spiking ones, see ``espnet_spike.spiking_mamba``.
 """
 
 import inspect
@@ -16,12 +17,14 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import Positional
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
-from espnet_spike.conv_front_end import ConvFrontEnd
+from espnet_spike.conv_front_end import FRONT_ENDS, ConvFrontEnd
 from espnet_spike.fatrelu import FatPoints, SparsityLoss, named_fatrelus
+from espnet_spike.frame_lif import named_frame_lifs, rate_losses
 from espnet_spike.mamba import RMSNorm
 from espnet_spike.mamba_blocks import BLOCKS, BlockConfig, Frames
 from espnet_spike.options import choose
 from espnet_spike.self_attention import attention_mask
+from espnet_spike.spiking_mamba import LIFPoints, SpikingMambaBlock
 
 POS_ENCS = ("abs", "none")
 
@@ -127,7 +130,6 @@ class SpeechMambaEncoder(AbsEncoder):
         else:
             self.pos_enc = nn.Dropout(conf.positional_dropout_rate)
         self.window = _window(conf)
-        block = BLOCKS[choose("block", conf.block, BLOCKS)]
         if conf.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel: {conf.conv_kernel} is even")
         if conf.causal and conf.block == "conmamba":
@@ -149,7 +151,10 @@ class SpeechMambaEncoder(AbsEncoder):
             },
             points=points,
         )
-        self.encoders = nn.ModuleList(block(block_conf) for _ in range(conf.num_blocks))
+        block = BLOCKS[choose("block", conf.block, BLOCKS)]
+        self.encoders = nn.ModuleList(
+            self.make_block(block, block_conf) for _ in range(conf.num_blocks)
+        )
         self.after_norm = RMSNorm(conf.output_size)
         for index in conf.interctc_layer_idx:
             if not 0 < index < conf.num_blocks:
@@ -159,6 +164,10 @@ class SpeechMambaEncoder(AbsEncoder):
         self.interctc_layer_idx = list(conf.interctc_layer_idx)
         self.interctc_use_conditioning = conf.interctc_use_conditioning
         self.conditioning_layer: nn.Module | None = None
+
+    def make_block(self, block: type[nn.Module], conf: BlockConfig) -> nn.Module:
+        """Return one block of the class that ``block`` in the options names."""
+        return block(conf)
 
     def output_size(self) -> int:
         """Return D."""
@@ -268,6 +277,85 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Return the weighted sparsity losses of the last forward pass."""
         return self.sparsity_loss(named_fatrelus(self).values())
+
+
+@backbone_options
+class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
+    """Spiking SpeechMamba (S-SpeechMamba): LIF neurons over frames, binary spikes.
+
+    Args:
+        input_size: feature dimension.
+        tau: membrane time constant, in frames.
+        v_th: threshold.
+        attn_v_th: threshold of the neuron on attention's context.
+        reset: ``hard`` or ``soft``.
+        decay_input: whether a neuron's input is divided by ``tau`` too.
+        detach_reset: no gradient through the reset.
+        surrogate: a name in ``espnet_spike.surrogate.SURROGATES``.
+        surrogate_alpha: its parameter; None means its usual value.
+        ssa_scale: scale of attention.
+        r_min: firing rate below which a layer is too quiet.
+        r_max: firing rate above which a layer bursts.
+        lambda_q: weight of L_quiet, see ``espnet_spike.frame_lif.rate_losses``.
+        lambda_b: weight of L_burst.
+        **backbone: see ``Backbone``; ``block: mhsa_mamba`` only, attention without window.
+
+    Raises:
+        ValueError: for an unknown or impossible value, naming the known ones.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        tau: float = 2.0,
+        v_th: float = 1.0,
+        attn_v_th: float = 0.5,
+        reset: str = "hard",
+        decay_input: bool = True,
+        detach_reset: bool = True,
+        surrogate: str = "atan",
+        surrogate_alpha: float | None = None,
+        ssa_scale: float = 0.125,
+        r_min: float = 0.05,
+        r_max: float = 0.30,
+        lambda_q: float = 0.5,
+        lambda_b: float = 0.5,
+        **backbone: object,
+    ) -> None:
+        AbsEncoder.__init__(self)
+        conf = Backbone(**backbone)
+        if conf.block != "mhsa_mamba":
+            raise ValueError(f"block: the spiking encoder has mhsa_mamba only, not {conf.block}")
+        if conf.attention_window is not None or conf.causal:
+            raise ValueError("attention_window, causal: spiking attention sees all frames")
+        if not 0 <= r_min <= r_max <= 1:
+            raise ValueError(f"r_min, r_max: {r_min}, {r_max} must rise between 0 and 1")
+        self.lif = {
+            "tau": tau,
+            "v_th": v_th,
+            "reset": reset,
+            "decay_input": decay_input,
+            "detach_reset": detach_reset,
+            "surrogate": surrogate,
+            "surrogate_alpha": surrogate_alpha,
+        }
+        self.attn = {"scale": ssa_scale, "attn_v_th": attn_v_th}
+        self.rates = (r_min, r_max)
+        self.lambdas = {"quiet": lambda_q, "burst": lambda_b}
+        layers = FRONT_ENDS[choose("input_layer", conf.input_layer, FRONT_ENDS)]
+        channels = {"F1": layers[0][2], "F2": layers[-1][2]}
+        self.build(input_size, conf, LIFPoints(channels, self.lif))
+
+    def make_block(self, block: type[nn.Module], conf: BlockConfig) -> nn.Module:
+        """Return the spiking block."""
+        return SpikingMambaBlock(conf, self.lif, **self.attn)
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Return the weighted firing-rate losses of the last forward pass."""
+        rates = [neuron.mean_rate for neuron in named_frame_lifs(self).values()]
+        losses = rate_losses(rates, *self.rates)
+        pairs = zip(self.lambdas.items(), losses, strict=True)
+        return {name: weight * loss for (name, weight), loss in pairs if weight}
 
 
 def _window(conf: Backbone) -> tuple[int, int] | None:

@@ -5,10 +5,18 @@ import torch
 from torch import nn
 
 from espnet_spike.conv_front_end import FRONT_ENDS, ConvFrontEnd
-from espnet_spike.encoders.speech_mamba import EventSpeechMambaEncoder, SpeechMambaEncoder
+from espnet_spike.encoders.speech_mamba import (
+    EventSpeechMambaEncoder,
+    SpeechMambaEncoder,
+    SpikingSpeechMambaEncoder,
+)
 from espnet_spike.fatrelu import FATReLU, Pass, mean_sparsity, named_fatrelus, sparsities
+from espnet_spike.firing import firing_rates
+from espnet_spike.mamba import CausalConv
 from espnet_spike.mamba_blocks import BLOCKS
+from espnet_spike.norms import MaskedBatchNorm
 from espnet_spike.self_attention import SelfAttention, attention_mask
+from espnet_spike.spiking_mamba import SpikformerAttention
 from tests.conftest import ROOT
 
 SMALL = {
@@ -206,7 +214,7 @@ def test_sparsity_statistics():
         before = mean
     assert mean == (1.0, 1.0)
     names = set(sparsities(encoder))
-    assert {"embed.f1", "embed.f2", "encoders.1.attn.f3", "encoders.0.mamba.f7"} <= names
+    assert {"embed.f1.0", "embed.f2", "encoders.1.attn.f3", "encoders.0.mamba.f7"} <= names
     assert not any("f9" in name or "f8" in name for name in names)
     assert any("ffn_in.f8" in n for n in sparsities(_run(event("e", block="conmamba"))))
     assert sparsities(_run(make())) == {}
@@ -229,7 +237,7 @@ def test_macs_that_a_zero_saves():
     assert macs["encoders.0.mamba.ssm.f10"] == mamba.ssm.dt_proj.out_features
     assert macs["embed.f2"] == encoder.embed.out.out_features
     # a value of the first map is read by 9/4 positions of 32 channels on average
-    assert macs["embed.f1"] == 9 / 4 * 32
+    assert macs["embed.f1.0"] == 9 / 4 * 32
 
 
 def test_intermediate_ctc():
@@ -279,9 +287,116 @@ def test_batch_without_frames():
         make()(torch.zeros(1, 0, 20, dtype=torch.float64), torch.tensor([0]))
 
 
+def spiking(**conf):
+    return excited(make(SpikingSpeechMambaEncoder, tau=1.5, v_th=0.5, **conf))
+
+
+def excited(network):
+    """Lift the input of the neurons, so that every layer fires."""
+    for norm in network.modules():
+        if isinstance(norm, MaskedBatchNorm):
+            nn.init.constant_(norm.bias, 0.3)
+    return network
+
+
+@torch.no_grad()
+def test_spiking_padding_does_not_matter():
+    encoder = spiking()
+    encoder(batch(), ILENS)
+    encoder.train()  # batch statistics are of the valid frames too
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    xs = batch()
+    longer = torch.cat([xs, torch.full((3, 30, 20), -7.0, dtype=torch.float64)], 1)
+    noisy = longer.masked_fill(~valid(ILENS, 91)[..., None], 1e3)
+    for mode in (True, False):
+        encoder.train(mode)
+        out, olens, _ = encoder(xs, ILENS)
+        rates = firing_rates(encoder)
+        again, _, _ = encoder(noisy, ILENS)
+        assert rates == firing_rates(encoder)
+        real = valid(olens, 16)
+        torch.testing.assert_close(again[:, :16][real], out[real], rtol=1e-9, atol=1e-9)
+    for row, (frames, n) in enumerate(zip(ILENS, olens, strict=True)):
+        alone, _, _ = encoder(xs[row : row + 1, :frames], ILENS[row : row + 1])
+        torch.testing.assert_close(alone[0], out[row, :n], rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_weight_layers_of_the_spiking_blocks_read_binary_spikes():
+    encoder = spiking()
+    seen = {}
+
+    def look(name):
+        return lambda layer, inputs: seen.update({name: inputs[0]})
+
+    for name, layer in encoder.encoders.named_modules():
+        if isinstance(layer, nn.Linear | CausalConv):
+            layer.register_forward_pre_hook(look(name))
+    encoder(batch(), ILENS)
+    # real-valued by design: the convolution's input and the low-rank step sizes
+    dense = {n for n, x in seen.items() if not ((x == 0) | (x == 1)).all()}
+    assert {n.rpartition(".")[2] for n in dense} <= {"conv", "dt_proj"}
+    assert len(seen) - len(dense) == 2 * (4 + 2 + 2)
+    assert all(x.any() for x in seen.values())
+
+
+def test_spiking_gradients_and_rate_losses():
+    encoder = spiking(r_min=0.2, r_max=0.21).train()
+    out, _, _ = encoder(batch(), ILENS)
+    losses = encoder.auxiliary_losses()
+    assert set(losses) == {"quiet", "burst"}
+    rates = torch.stack(list(firing_rates(encoder).values())).double()
+    assert len(rates) == 2 + 2 * (5 + 3 + 2)
+    torch.testing.assert_close(losses["quiet"].detach(), 0.5 * (0.2 - rates).clamp(min=0).mean())
+    grads = torch.autograd.grad(
+        out.square().sum() + sum(losses.values()), list(encoder.parameters())
+    )
+    for (name, _), grad in zip(encoder.named_parameters(), grads, strict=True):
+        assert grad.isfinite().all() and grad.any(), name
+
+
+@torch.no_grad()
+def test_spikformer_attention_by_its_equation():
+    torch.manual_seed(0)
+    attention = excited(SpikformerAttention(8, 2, {"v_th": 0.3})).double().eval()
+    x = torch.randn(2, 7, 8, dtype=torch.float64)
+    mask = valid(torch.tensor([7, 4]), 7)
+    spikes = attention.neuron_in(x, mask)
+    q, k, v = (
+        getattr(attention, f"neuron_{n}")(getattr(attention, f"linear_{n}")(spikes), mask)
+        for n in "qkv"
+    )
+    heads = []
+    for h in range(2):
+        part = slice(4 * h, 4 * h + 4)
+        scores = q[..., part] @ k[..., part].mT
+        assert scores.any()
+        heads.append(scores @ v[..., part] * 0.125)
+    context = attention.neuron_out(torch.cat(heads, -1), mask)
+    want = attention.norm_out(attention.linear_out(context), mask)
+    assert torch.equal(attention(x, mask)[mask], want[mask])
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"block": "conmamba"}, "mhsa_mamba only"),
+        ({"attention_window": [1, 1]}, "sees all frames"),
+        ({"r_min": 0.5, "r_max": 0.1}, "must rise"),
+        ({"surrogate": "atn"}, "did you mean 'atan'"),
+    ],
+)
+def test_impossible_spiking_options(conf, message):
+    with pytest.raises(ValueError, match=message):
+        make(SpikingSpeechMambaEncoder, **conf)
+
+
 CONFIGS = {
     "train_speech_mamba_librispeech960.yaml": 67.6e6,
     "train_event_speech_mamba_librispeech960.yaml": 67.6e6,
+    "train_spiking_speech_mamba_librispeech960.yaml": 67.8e6,
 }
 
 

@@ -1,0 +1,210 @@
+"""LIF neurons whose time is that of the speech: one step a frame, the potential carried along.
+
+Paper B (arXiv 2606.01135) makes SpeechMamba spiking with LIF neurons; its time axis is not public
+to us. Ours: the recurrence runs over the frames of an utterance, starts at rest, stops at the
+valid length and needs no further time steps. Conventions are spikingjelly's, see ``lif.lif_step``.
+"""
+
+from collections.abc import Collection
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from espnet_spike import selective_scan_cpu
+from espnet_spike.firing import Neuron
+from espnet_spike.lif import RESETS, lif_step, report_firing
+from espnet_spike.norms import MaskedBatchNorm
+from espnet_spike.options import choose
+from espnet_spike.surrogate import SURROGATES, spike
+
+
+class FrameLIF(Neuron):
+    """LIF over frames, called as ``neuron(x, mask)`` with ``x`` ``(B, L, ..., C)``.
+
+    Args:
+        dim: number of channels C.
+        tau: membrane time constant, in frames.
+        v_th: threshold.
+        v_reset: potential at rest and after a hard reset.
+        reset: ``hard`` or ``soft`` (subtract the threshold).
+        decay_input: whether the input is divided by ``tau`` too.
+        detach_reset: no gradient through the reset.
+        surrogate: a name in ``espnet_spike.surrogate.SURROGATES``.
+        surrogate_alpha: its parameter; None means its usual value.
+
+    Attributes:
+        mean_rate: spikes per neuron and valid frame of the last forward pass, 0-dim, with
+            gradient; None before the first.
+
+    Raises:
+        ValueError: for an unknown ``reset`` or ``surrogate``, or ``tau < 1``.
+    """
+
+    T = 1
+
+    def __init__(
+        self,
+        dim: int,
+        tau: float = 2.0,
+        v_th: float = 1.0,
+        v_reset: float = 0.0,
+        reset: str = "hard",
+        decay_input: bool = True,
+        detach_reset: bool = True,
+        surrogate: str = "atan",
+        surrogate_alpha: float | None = None,
+    ) -> None:
+        super().__init__()
+        if tau < 1:
+            raise ValueError(f"tau: {tau} has to be at least 1")
+        self.dim = dim
+        self.tau = tau
+        self.v_th = v_th
+        self.v_reset = v_reset
+        self.reset = choose("reset", reset, RESETS)
+        self.decay_input = decay_input
+        self.detach_reset = detach_reset
+        self.surrogate = choose("surrogate", surrogate, SURROGATES)
+        self.surrogate_alpha = surrogate_alpha
+        self.mean_rate: Tensor | None = None
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Return the surrogate derivative at ``x``, potential minus threshold."""
+        derivative, alpha = SURROGATES[self.surrogate]
+        return derivative(x, self.surrogate_alpha or alpha)
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return the potential before the first frame of ``x`` ``(B, L, ..., C)``, at rest."""
+        return torch.full_like(x[:, 0], self.v_reset, dtype=_float(x.dtype))
+
+    def run(self, x: Tensor, v: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run frame after frame.
+
+        Args:
+            x: ``(B, L, ..., C)``.
+            v: potential before the first frame, ``(B, ..., C)``.
+            lengths: valid frames ``(B,)``: no spikes after them, and the potential stays; None
+                for all.
+
+        Returns:
+            spikes, 0 or 1, shaped and typed as ``x``, and the potential after the last frame.
+        """
+        dtype, shape = x.dtype, v.shape
+        x = x.to(_float(dtype))
+        if lengths is None:
+            lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
+        kernels = _kernels(x)
+        if kernels is None:
+            spikes, v = self._loop(x, v, lengths)
+        else:
+            spikes, v = _Compiled.apply(x.flatten(2), v.flatten(1), lengths, self, kernels)
+        return spikes.view(x.shape).to(dtype), v.view(shape)
+
+    def _loop(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Run as the equations read, in torch."""
+        spikes = []
+        for t, x_t in enumerate(x.unbind(1)):
+            s, new = lif_step(
+                v,
+                x_t,
+                lambda h: spike(h, self.surrogate, self.surrogate_alpha),
+                self.tau,
+                self.v_th,
+                self.v_reset,
+                self.reset,
+                self.decay_input,
+                self.detach_reset,
+            )
+            valid = (t < lengths).view(-1, *[1] * (v.dim() - 1))
+            spikes.append(torch.where(valid, s, 0))
+            v = torch.where(valid, new, v)
+        return torch.stack(spikes, 1), v
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Emit 0/1 spikes, shaped and typed as ``x`` ``(B, L, ..., C)``.
+
+        Args:
+            x: input currents.
+            mask: ``(B, L)``, true on valid frames, which come first; None when all are valid.
+        """
+        y, _ = self.run(x, self.initial_state(x), None if mask is None else mask.sum(1))
+        self.firing = report_firing(y, mask, levels=1)
+        self.mean_rate = y.sum(dtype=_float(y.dtype)) / self.firing.numel.clamp(min=1).to(y.device)
+        return y
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        return f"{self.dim}, tau={self.tau}, v_th={self.v_th}, reset={self.reset}"
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, v, lengths, neuron, kernels):  # noqa: ANN001
+        x, v = x.contiguous(), v.clone(memory_format=torch.contiguous_format)
+        h, spikes = torch.zeros_like(x), torch.zeros_like(x)
+        conf = (neuron.tau, neuron.v_th, neuron.v_reset, neuron.reset == "soft", neuron.decay_input)
+        kernels.forward(*_numpy(x, lengths, v, h, spikes), *conf)
+        ctx.save_for_backward(h, spikes, lengths)
+        ctx.neuron, ctx.kernels, ctx.conf = neuron, kernels, conf
+        return spikes, v
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_v):  # noqa: ANN001
+        h, spikes, lengths = ctx.saved_tensors
+        slope = ctx.neuron.slope(h - ctx.neuron.v_th)
+        grad_x = torch.zeros_like(h)
+        grad_v = grad_v.clone(memory_format=torch.contiguous_format)
+        arrays = _numpy(grad.contiguous(), grad_v, slope, h, spikes, lengths, grad_x)
+        ctx.kernels.backward(*arrays, *ctx.conf, ctx.neuron.detach_reset)
+        return grad_x, grad_v, None, None, None
+
+
+def _numpy(*tensors: Tensor) -> list:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+def _float(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _kernels(x: Tensor) -> SimpleNamespace | None:
+    """Return the compiled recurrence where it can run; the loop does the same, slower."""
+    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return None
+    if not selective_scan_cpu.available():
+        return None
+    from espnet_spike import frame_lif_numba
+
+    return frame_lif_numba
+
+
+class NormedLIF(nn.Module):
+    """A ``FrameLIF`` behind a batch norm over valid frames, as its fixed threshold needs."""
+
+    def __init__(self, dim: int, conf: dict) -> None:
+        super().__init__()
+        self.norm = MaskedBatchNorm(dim)
+        self.lif = FrameLIF(dim, **conf)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise and fire, see ``FrameLIF``."""
+        return self.lif(self.norm(x, mask), mask)
+
+
+def named_frame_lifs(module: nn.Module) -> dict[str, FrameLIF]:
+    """Return the neurons inside ``module`` by their dotted names."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, FrameLIF)}
+
+
+def rate_losses(
+    rates: Collection[Tensor], r_min: float = 0.05, r_max: float = 0.30
+) -> tuple[Tensor, Tensor]:
+    """Return L_quiet and L_burst of paper B over the mean firing rates of L layers.
+
+    L_quiet = 1/L sum max(0, r_min - r_l), L_burst = 1/L sum max(0, r_l - r_max). The bounds are
+    not public to us; ours keep the mean near the published 72 % sparsity.
+    """
+    r = torch.stack(list(rates))
+    return (r_min - r).clamp(min=0).mean(), (r - r_max).clamp(min=0).mean()

@@ -1,0 +1,126 @@
+"""The spiking blocks of S-SpeechMamba (paper B): Mamba and attention on LIF spikes.
+
+Mamba as in SpikMamba, attention as in Spikformer; the paper's details are not public to us, so
+where the norms and neurons stand is our reading. Neurons run over frames (``frame_lif``).
+
+    s0 = LIF(BN(u));  [x; z] = in_proj(s0);  s1 = LIF(BN(causal depthwise conv(x)))
+    (dt_r, B, C) = x_proj(s1);  y = selective_scan(s1, softplus(dt_proj(dt_r)), A, B, C) + D s1
+    out = out_proj(LIF(BN(y)) * LIF(BN(z)));  u <- u + out
+
+in_proj, x_proj and out_proj read spikes only, and the scan's input is a select; its state is real.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from espnet_spike.fatrelu import FatPoints
+from espnet_spike.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.mamba import Mamba
+from espnet_spike.mamba_blocks import BlockConfig, Frames
+from espnet_spike.norms import MaskedBatchNorm
+
+
+class LIFPoints(FatPoints):
+    """Puts a LIF neuron at the front end's points F1 and F2."""
+
+    def __init__(self, channels: Mapping[str, int], lif: dict) -> None:
+        super().__init__()
+        self.channels = channels
+        self.lif = lif
+
+    def __call__(
+        self, point: str, activation: nn.Module | None = None, macs: float = 1
+    ) -> nn.Module:
+        """Return the layer for a point; see ``FatPoints``."""
+        if point not in self.channels:
+            return super().__call__(point, activation, macs)
+        return FrameLIF(self.channels[point], **self.lif)
+
+
+class SpikingMamba(Mamba):
+    """Mamba on spikes: LIF neurons before in_proj, after the convolution, on gate and output.
+
+    Args:
+        dim: D.
+        lif: arguments of ``FrameLIF``.
+        **conf: of ``Mamba``.
+    """
+
+    def __init__(self, dim: int, lif: dict, **conf: object) -> None:
+        super().__init__(dim, **conf)
+        inner = self.out_proj.in_features
+        self.f5 = NormedLIF(dim, lif)
+        self.f6 = NormedLIF(inner, lif)
+        self.f7 = NormedLIF(inner, lif)
+        for ssm in (self.ssm, self.ssm_reverse):
+            if ssm is not None:
+                ssm.activation = NormedLIF(inner, lif)
+
+    def gated(self, y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
+        """Return LIF(BN(y)) * LIF(BN(z)): a spike again."""
+        return self.f7(y, mask) * self.f6(z, mask)
+
+
+class SpikformerAttention(nn.Module):
+    """Spikformer's attention (arXiv 2209.15425) on ``(B, L, D)``: (Q K^T) V * scale, no softmax.
+
+    Q, K and V are binary, LIF(BN(linear)); so is the context behind a neuron of a lower threshold.
+    Without a softmax the product K^T V comes first: exact, since it sums integers, and linear in L.
+
+    Args:
+        dim: D.
+        heads: H, a divisor of D.
+        lif: arguments of ``FrameLIF``.
+        scale: of the product.
+        v_th: threshold of the neuron on the context.
+
+    Raises:
+        ValueError: D is no multiple of H.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, lif: dict, scale: float = 0.125, v_th: float = 0.5
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"attention_heads: {heads} does not divide output_size {dim}")
+        self.heads = heads
+        self.scale = scale
+        self.neuron_in = NormedLIF(dim, lif)
+        for name in "qkv":
+            self.add_module(f"linear_{name}", nn.Linear(dim, dim, bias=False))
+            self.add_module(f"neuron_{name}", NormedLIF(dim, lif))
+        self.neuron_out = FrameLIF(dim, **lif | {"v_th": v_th})
+        self.linear_out = nn.Linear(dim, dim, bias=False)
+        self.norm_out = MaskedBatchNorm(dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend; ``mask`` ``(B, L)`` is true on valid frames, which come first."""
+        s = self.neuron_in(x, mask)
+        q, k, v = (
+            getattr(self, f"neuron_{name}")(getattr(self, f"linear_{name}")(s), mask)
+            .unflatten(-1, (self.heads, -1))
+            .transpose(1, 2)
+            for name in "qkv"
+        )
+        # the neurons are silent on padding, so K and V are zero there
+        context = (q @ (k.mT @ v)) * self.scale
+        context = self.neuron_out(context.transpose(1, 2).flatten(2), mask)
+        return self.norm_out(self.linear_out(context), mask)
+
+
+class SpikingMambaBlock(nn.Module):
+    """x + attention(x), x + Mamba(x); the shortcut carries real values, spikes never add up."""
+
+    def __init__(self, conf: BlockConfig, lif: dict, scale: float, attn_v_th: float) -> None:
+        super().__init__()
+        self.attn = SpikformerAttention(conf.dim, conf.heads, lif, scale, attn_v_th)
+        self.mamba = SpikingMamba(conf.dim, lif, **conf.mamba)
+        self.dropout = nn.Dropout(conf.dropout_rate)
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Run the block."""
+        x = x + self.dropout(self.attn(x, frames.mask))
+        y, _ = self.mamba(x, frames.lengths, frames.mask)
+        return x + self.dropout(y)
