@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from espnet_spike.errors import UserError
-from espnet_spike.training import EPOCHS
+from espnet_spike.training import EPOCHS, odd_layers
 
 _FORMAT = "%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s"
 
@@ -83,13 +83,13 @@ def last_lines(path: Path, count: int = 20) -> str:
 
 
 def epoch_line(record: dict[str, Any], mean_seconds: float) -> str:
-    """Describe a finished epoch in one line: losses, cer_ctc, firing rate, time left."""
+    """Describe a finished epoch in one line: losses, cer_ctc, firing rate or sparsity, time."""
     train, valid = record["train"], record["valid"]
     parts = [f"epoch {record['epoch']}/{record['max_epoch']}"]
     parts.append(f"loss {_number(train.get('loss'))} (valid {_number(valid.get('loss'))})")
-    for key, name in (("cer_ctc", "cer_ctc"), ("acc", "acc"), ("firing_rate", "firing rate")):
+    for key in ("cer_ctc", "acc", "firing_rate", "sparsity"):
         if valid.get(key) is not None:
-            parts.append(f"{name} {_number(valid[key])}")
+            parts.append(f"{key.replace('firing_rate', 'firing rate')} {_number(valid[key])}")
     if record["applied"] < record["steps"]:
         parts.append(f"{record['steps'] - record['applied']} of {record['steps']} updates skipped")
     parts.append(duration(record["seconds"]))
@@ -147,6 +147,8 @@ class EpochLines:
             self._seconds.append(record["seconds"])
             mean = sum(self._seconds) / len(self._seconds)
             print(epoch_line(record, mean), file=self._terminal, flush=True)
+            if odd := odd_layers(record["valid"]):
+                print(f"  warning: {odd}", file=self._terminal, flush=True)
 
 
 def _number(value: float | None) -> str:

@@ -27,6 +27,8 @@ LOG = "train.log"
 
 # A loss that moved less than this, relatively, has not moved.
 UNMOVED = 1e-6
+# A spiking layer that fires less is as good as dead; one that fires more tells little by spikes.
+DEAD, SATURATED = 0.01, 0.60
 
 Epochs = list[dict[str, Any]]
 
@@ -219,6 +221,31 @@ def check_finished(epochs: Epochs, config: Mapping[str, Any], log: Path) -> None
         f"training ended after {done} of {config['max_epoch']} epochs",
         f"see {log}; run the same command again to go on",
     )
+
+
+def odd_layers(statistics: Mapping[str, float | None]) -> str:
+    """Name the spiking layers that hardly fire or fire nearly always.
+
+    Args:
+        statistics: of an epoch; the keys ``firing_rate_<layer>`` count.
+
+    Returns:
+        one sentence; empty for a healthy or a non-spiking network.
+    """
+    prefix = "firing_rate_"
+    rates = {
+        key.removeprefix(prefix): rate
+        for key, rate in statistics.items()
+        if key.startswith(prefix) and rate is not None
+    }
+    dead = [layer for layer, rate in rates.items() if rate < DEAD]
+    saturated = [layer for layer, rate in rates.items() if rate > SATURATED]
+    parts = []
+    if dead:
+        parts.append(f"firing rate below {DEAD:g}: {', '.join(dead)}")
+    if saturated:
+        parts.append(f"firing rate above {SATURATED:g}: {', '.join(saturated)}")
+    return "; ".join(parts)
 
 
 def _unmoved(losses: Sequence[float]) -> bool:
