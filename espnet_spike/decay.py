@@ -124,6 +124,7 @@ class DecayMask(nn.Module):
             # sigmoid(log(2^e - 1)) = 1 - 2^-e
             logits = [math.log(2.0**e - 1) for e in exponents]
             self.logit = nn.Parameter(torch.tensor(logits))
+            self.logit._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
         else:
             logs = [math.log1p(-(2.0**-e)) for e in exponents]
             self.register_buffer("fixed_log_gamma", torch.tensor(logs), persistent=False)

@@ -116,6 +116,7 @@ class IMLS(Neuron):
         self._utterance_level: Tensor | None = None
         # softplus(a) = alpha_init
         self.a = nn.Parameter(torch.full((dim,), math.log(math.expm1(alpha_init))))
+        self.a._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
         if stat == "ema":
             self.momentum = 0.1
             self.register_buffer("running_level", torch.ones(dim))

@@ -26,6 +26,7 @@ class MaskedBatchNorm(nn.Module):
         self.momentum = momentum
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
+        self.weight._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
         self.register_buffer("running_mean", torch.zeros(dim))
         self.register_buffer("running_var", torch.ones(dim))
 
@@ -91,6 +92,8 @@ class DyT(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.tensor(a_init))
         self.weight = nn.Parameter(torch.ones(dim))
+        for parameter in (self.a, self.weight):
+            parameter._no_weight_decay = True
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

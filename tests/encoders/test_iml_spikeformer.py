@@ -225,6 +225,18 @@ def test_the_twin_has_the_same_weights():
     assert all(spiking[key].shape == twin[key].shape for key in twin)
 
 
+def test_no_weight_decay_on_thresholds_norms_and_decays():
+    from espnet2.optimizers.optim_groups import configure_optimizer
+
+    encoder = make("fixed_bn", learn_decay=True)
+    optimizer = configure_optimizer(encoder, torch.optim.AdamW, {"weight_decay": 0.1}, {})
+    decayed = {
+        id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]
+    }
+    names = {name for name, p in encoder.named_parameters() if id(p) in decayed}
+    assert names and all(name.endswith(".weight") and "norm" not in name for name in names)
+
+
 def test_names_of_rates_and_spreads():
     encoder = make(dtype=torch.float)
     encoder(*batch(torch.float))
