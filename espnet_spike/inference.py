@@ -108,9 +108,13 @@ def infer(words: Sequence[str]) -> None:
     MeteredSpeech2Text.instance = None  # frees the model of the run before
     MeteredSpeech2Text.progress = output_dir / PROGRESS
     MeteredSpeech2Text.progress.write_text("")
-    espnet_inference.Speech2Text = MeteredSpeech2Text  # the name that inference() looks up
     start = time.perf_counter()
-    espnet_inference.inference(**options)
+    espnet_inference.Speech2Text = MeteredSpeech2Text  # the name that inference() looks up
+    try:
+        espnet_inference.inference(**options)
+    finally:
+        espnet_inference.Speech2Text = Speech2Text
+        MeteredSpeech2Text.progress = None
     speech2text = MeteredSpeech2Text.instance
     report = {
         "fingerprint": own.fingerprint,

@@ -1,5 +1,6 @@
 """The hybrid CTC/attention model of ESPnet, plus what a spiking encoder has to tell."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -93,6 +94,16 @@ class SpikeASRModel(ESPnetASRModel):
             stats["sparsity"] = mean_sparsity(self.encoder).reshape(1)
             stats["sparsity_macs"] = mean_sparsity(self.encoder, mac_weighted=True).reshape(1)
         return loss, stats, weight
+
+
+def _signature() -> inspect.Signature:
+    """Return ESPnet's signature and our own argument: configurations are checked against it."""
+    parents = inspect.signature(ESPnetASRModel.__init__)
+    own = inspect.signature(SpikeASRModel.__init__).parameters["specaug_after_normalize"]
+    return parents.replace(parameters=[*parents.parameters.values(), own])
+
+
+SpikeASRModel.__init__.__signature__ = _signature()
 
 
 class NormalizeThenMask(AbsNormalize):

@@ -101,8 +101,10 @@ def test_commands_without_the_paths_of_this_machine(command, shown):
 
 
 def test_paths_below_the_recipe_and_the_checkout_become_relative(recipe):
-    assert results.portable(f"x --config={recipe}/conf/a.yaml") == "x --config=conf/a.yaml"
-    assert results.portable(f"x {results.ROOT}/conf/a.yaml") == "x conf/a.yaml"
+    option = shlex.quote(f"--config={recipe}/conf/a.yaml")
+    assert results.portable(f"x {option}") == "x --config=conf/a.yaml"
+    inside = shlex.quote(f"{results.ROOT}/conf/a.yaml")
+    assert results.portable(f"x {inside}") == "x conf/a.yaml"
     assert results.portable_path(results.Path("conf/a.yaml")) == "conf/a.yaml"
     assert results.portable_path(results.Path("conf/../b.yaml")) == "b.yaml"
 
