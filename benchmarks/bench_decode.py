@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_decode [--asr_exp exp/asr_X --data dump/fbank/test]
 
-Without ``--asr_exp`` models of conf/train_*.yaml with random weights decode made-up features, as
-many tokens for each utterance as its length asks for at four tokens a second.
+Without ``--asr_exp`` models of ``--configs`` with random weights decode made-up features of 1.5 to
+4 s, the length of connected digits; hypotheses get four tokens a second.
 """
 
 import os
@@ -14,8 +14,8 @@ from benchmarks.harness import compare, machine, write_report
 from espnet_spike.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ("train_transformer", "train_iml_spikeformer")
-VOCABULARY, FRAMES_A_SECOND, TOKENS_A_SECOND = 500, 100, 4
+CONFIGS = [ROOT / f"egs/fsdd/conf/train_{name}.yaml" for name in ("transformer", "iml_spikeformer")]
+VOCABULARY, FRAMES_A_SECOND, TOKENS_A_SECOND = 30, 100, 4
 
 
 def get_parser():
@@ -23,7 +23,8 @@ def get_parser():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--asr_exp", type=Path, help="trained model to decode with")
     parser.add_argument("--data", type=Path, help="its features, for example dump/fbank/test")
-    parser.add_argument("--utterances", type=int, default=32, help="decode so many")
+    parser.add_argument("--configs", type=Path, nargs="+", default=CONFIGS, help="of the training")
+    parser.add_argument("--utterances", type=int, default=64, help="decode so many")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--beam_size", type=int, default=10)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -32,8 +33,8 @@ def get_parser():
     return parser
 
 
-def random_model(name, folder):
-    """Write an untrained model of a shared config; return its configuration and model file."""
+def random_model(path, folder):
+    """Write an untrained model of a training config; return its configuration and model file."""
     import torch
     import yaml
 
@@ -41,7 +42,7 @@ def random_model(name, folder):
     from espnet_spike.launch import parse_espnet
     from espnet_spike.task import SpikeASRTask
 
-    config, _ = read_training_config(ROOT / "conf" / f"{name}.yaml")
+    config, _ = read_training_config(path)
     tokens = ["<blank>", "<unk>", *(f"t{n}" for n in range(VOCABULARY - 3)), "<sos/eos>"]
     (folder / "tokens.txt").write_text("\n".join(tokens))
     words = ["--output_dir", str(folder), "--token_list", str(folder / "tokens.txt")]
@@ -49,17 +50,17 @@ def random_model(name, folder):
         SpikeASRTask, config, [*words, "--token_type", "char", "--input_size", "80"]
     )
     torch.manual_seed(0)
-    torch.save(SpikeASRTask.build_model(args).state_dict(), folder / f"{name}.pth")
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(vars(args)))
-    return folder / f"{name}.yaml", folder / f"{name}.pth"
+    torch.save(SpikeASRTask.build_model(args).state_dict(), folder / f"{path.stem}.pth")
+    (folder / path.name).write_text(yaml.safe_dump(vars(args)))
+    return folder / path.name, folder / f"{path.stem}.pth"
 
 
 def made_up_features(count):
-    """Return utterance -> (T, 80) of one to five seconds."""
+    """Return utterance -> (T, 80) of 1.5 to 4 s."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    lengths = rng.integers(1 * FRAMES_A_SECOND, 5 * FRAMES_A_SECOND, count)
+    lengths = rng.integers(150, 400, count)
     return {
         f"utt{n:04d}": rng.normal(size=(length, 80)).astype(np.float32)
         for n, length in enumerate(lengths)
@@ -136,7 +137,7 @@ def main(argv=None):
             }
             feats, seconds = read_features(args.data, args.utterances)
         else:
-            files = {name_: random_model(name_, Path(name)) for name_ in CONFIGS}
+            files = {path.stem: random_model(path, Path(name)) for path in args.configs}
             feats = made_up_features(args.utterances)
             seconds = sum(map(len, feats.values())) / FRAMES_A_SECOND
         for model, paths in files.items():
