@@ -151,6 +151,8 @@ run_stages() {
     "stage_$name"
   done 3<<<"${stages#?}"
   if [[ -f $expdir/RESULTS.md ]] && ! $dry_run; then
+    # the first table: a line for each experiment and set
+    awk '/^\|/ { print; table = 1; next } table { exit }' "$expdir/RESULTS.md"
     echo "results: $recipe_dir/$expdir/RESULTS.md"
   fi
 }
