@@ -8,13 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from espnet_spike.config import read_yaml
 from espnet_spike.decode_runs import PARENT, ProgressBar, Run, deal, make_batches, number_of_jobs
 from espnet_spike.errors import UserError
+from espnet_spike.execution import Execution
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.jobs import Job, run_jobs, visible_gpus
 from espnet_spike.kaldi_dir import name_some, read_table, write_lines, write_table
@@ -27,6 +28,8 @@ INFERENCE = "inference.yaml"  # the beam search; at the end with every option as
 
 # keys of an inference config that are ours, as in asr.sh: files in the experiment folders
 OWN_KEYS = ("inference_asr_model", "inference_lm")
+# ours too: how the encoder runs
+EXECUTION_KEYS = tuple(field.name for field in fields(Execution))
 # options that this command sets itself
 RESERVED = (
     *("output_dir", "data_path_and_name_and_type", "key_file", "ngpu", "config"),
@@ -44,6 +47,7 @@ class Settings:
         words: further ESPnet options.
         batch_size: utterances in one beam search.
         asr_model, lm: names of model files in their experiment folders, or None.
+        execution: how the encoder runs.
     """
 
     path: Path | None
@@ -52,6 +56,7 @@ class Settings:
     batch_size: int
     asr_model: str | None
     lm: str | None
+    execution: Execution = field(default_factory=Execution)
 
 
 def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
@@ -61,10 +66,11 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
         UserError: a bad file, or an option that is not for the user to set.
     """
     config = read_yaml(config_path) if config_path is not None else {}
-    own = {key: config.pop(key, None) for key in OWN_KEYS}
+    own = {key: config.pop(key, None) for key in (*OWN_KEYS, *EXECUTION_KEYS)}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for key in OWN_KEYS:
         parser.add_argument(f"--{key}", default=own[key])
+    Execution.add_arguments(parser, own)
     parser.add_argument("--batch_size", type=int, default=config.get("batch_size", 1))
     try:
         found, words = parser.parse_known_args(split_args(arguments))
@@ -84,6 +90,7 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
         found.batch_size,
         found.inference_asr_model,
         found.inference_lm,
+        Execution.from_options(found),
     )
 
 
@@ -181,6 +188,7 @@ def run_words(plan: Plan, run: Run) -> list[str]:
         *("--key_file", str(run.scp)),
         *("--output_dir", str(run.output_dir)),
         *("--log_file", str(run.log)),
+        *plan.settings.execution.words(),
     ]
     if plan.lm_exp is not None:
         words += ["--lm_train_config", str(plan.lm_exp / "config.yaml")]
@@ -353,7 +361,7 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
         "seed": options["seed"],
         "options": {
             key: value
-            for key, value in options.items()
+            for key, value in (options | asdict(plan.settings.execution)).items()
             if key not in RESERVED and value is not None
         },
         "environment": environment(),

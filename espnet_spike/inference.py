@@ -21,6 +21,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 import espnet_spike.task  # noqa: F401  registers encoders and models
 from espnet_spike.cli import Parser
 from espnet_spike.decode_runs import DONE, PARENT, PROGRESS
+from espnet_spike.execution import Execution
 from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.launch import parse_espnet
 
@@ -30,14 +31,17 @@ class MeteredSpeech2Text(Speech2Text):
 
     Attributes:
         progress: file that gets a line "utterances seconds" for every batch, or None.
+        execution: how the encoder of an instance made from now on runs.
         instance: the one that was made last.
     """
 
+    execution = Execution()
     progress: Path | None = None
     instance: "MeteredSpeech2Text | None" = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.execution.apply(self.asr_model.encoder)
         self.utterances = 0
         self.seconds = 0.0
         self._nested = False
@@ -81,6 +85,7 @@ def get_run_parser() -> argparse.ArgumentParser:
     """Return the parser of our own options of a run; the others are ESPnet's."""
     parser = Parser(add_help=False)
     parser.add_argument("--log_file", type=Path, help="send the output of this run there")
+    Execution.add_arguments(parser)
     parser.add_argument("--fingerprint", help="what identifies the run, copied to done.json")
     return parser
 
@@ -105,6 +110,7 @@ def infer(words: Sequence[str]) -> None:
     options.pop("config")
     output_dir = Path(options["output_dir"])
     output_dir.mkdir(parents=True, exist_ok=True)
+    MeteredSpeech2Text.execution = Execution.from_options(own)
     MeteredSpeech2Text.instance = None  # frees the model of the run before
     MeteredSpeech2Text.progress = output_dir / PROGRESS
     MeteredSpeech2Text.progress.write_text("")

@@ -21,6 +21,7 @@ import yaml
 
 from espnet_spike.decoding import Settings, model_file
 from espnet_spike.errors import UserError
+from espnet_spike.execution import Execution
 from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.launch import write_config
 from espnet_spike.results import RESULTS, environment
@@ -233,6 +234,13 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
         'search = yaml.safe_load((folder / "inference.yaml").read_text())',
         "speech2text = Speech2Text(**files, **search)",
     ]
+    if (execution := contents.settings.execution) != Execution():
+        lines += [
+            "",
+            "from espnet_spike.execution import Execution",
+            "",
+            f"{execution}.apply(speech2text.asr_model.encoder)",
+        ]
     if contents.fbank_config is not None:
         rate = f"{contents.fs} Hz" if contents.fs else "the rate of the training audio"
         lines += [

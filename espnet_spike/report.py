@@ -17,7 +17,10 @@ from espnet_spike.scoring import METRICS, table_head, table_row
 BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lost -->"
 END = "<!-- results: end -->"
 
-SEARCH_OPTIONS = ("beam_size", "ctc_weight", "lm_weight", "penalty", "nbest", "batch_size")
+SEARCH_OPTIONS = (
+    *("beam_size", "ctc_weight", "lm_weight", "penalty", "nbest", "batch_size"),
+    *("spike_mode", "T", "T_rule"),
+)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> list[str]:

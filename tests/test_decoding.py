@@ -16,6 +16,7 @@ from espnet_spike import decode_runs, decoding, jobs
 from espnet_spike.bin import asr_inference, decode
 from espnet_spike.decode_runs import deal, make_batches, number_of_jobs
 from espnet_spike.errors import UserError
+from espnet_spike.execution import Execution
 from espnet_spike.kaldi_dir import read_table
 from tests.tiny_model import make_texts, tiny_experiment, write_features
 
@@ -63,9 +64,20 @@ def test_settings_from_config_and_arguments(tmp_path):
     assert decoding.read_settings(None).batch_size == 1
 
 
+def test_how_the_encoder_runs_is_a_setting(tmp_path):
+    path = tmp_path / "decode.yaml"
+    path.write_text("beam_size: 5\nspike_mode: binary\nT: 4\n")
+    settings = decoding.read_settings(path, "--T 2 --T_rule rescale")
+    assert settings.execution == Execution("binary", 2, "rescale")
+    assert settings.config == {"beam_size": 5, "batch_size": 1}
+    assert settings.words == []
+
+
 @pytest.mark.parametrize(
     ("config", "arguments", "said"),
     [
+        ("T_rule: keep", "", "T is not given"),
+        ("spike_mode: bits", "", "known: integer, binary"),
         ("asr_model_file: x", "", "asr_model_file is set by the decode command"),
         ("", "--output_dir x", "output_dir is set by the decode command"),
         ("", "--key_file=x", "key_file is set by the decode command"),
@@ -269,6 +281,12 @@ def test_language_model_in_batches(recipe, tmp_path, monkeypatch):
     scores = read_table(tmp_path / "8" / "test" / "score")
     assert scores != read_table(tmp_path / "no" / "test" / "score")
     assert without.keys() == scores.keys()
+
+
+@pytest.mark.parametrize("arguments", ["--spike_mode binary", "--T 3"])
+def test_an_encoder_without_spikes_says_so(recipe, tmp_path, monkeypatch, arguments):
+    with pytest.raises(UserError, match="TransformerEncoder"):
+        in_process(recipe, tmp_path / "d", monkeypatch, arguments)
 
 
 def make_language_model(recipe):

@@ -1,0 +1,86 @@
+"""How a trained spiking encoder runs at decoding: by counts or by single spikes, on which levels.
+
+In an inference config, or after ``--inference_args``, these are options beside ESPnet's own:
+
+    spike_mode: binary   # weight layers read 0/1 spikes only; integer (the default): their counts
+    T: 4                 # levels of the IMLS neurons; the trained number when absent
+    T_rule: rescale      # keep: thresholds stay, larger inputs are clipped; rescale: T_train / T
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from espnet_spike.errors import UserError
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Options of execution; None leaves the encoder as it was trained.
+
+    Attributes:
+        spike_mode: ``integer`` or ``binary``.
+        T: levels of the IMLS neurons at decoding.
+        T_rule: ``keep`` or ``rescale`` the thresholds when T differs from training.
+    """
+
+    spike_mode: str | None = None
+    T: int | None = None
+    T_rule: str | None = None
+
+    @classmethod
+    def add_arguments(
+        cls, parser: argparse.ArgumentParser, defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add an option for each attribute to a parser."""
+        defaults = defaults or {}
+        parser.add_argument(
+            "--spike_mode", choices=["integer", "binary"], default=defaults.get("spike_mode")
+        )
+        parser.add_argument("--T", type=int, default=defaults.get("T"))
+        parser.add_argument("--T_rule", choices=["keep", "rescale"], default=defaults.get("T_rule"))
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> "Execution":
+        """Return what a parser with `add_arguments` has found.
+
+        Raises:
+            UserError: a value that cannot be.
+        """
+        found = cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+        if found.T is not None and (not isinstance(found.T, int) or found.T < 1):
+            raise UserError(f"T is {found.T!r}", "give a whole number from 1 up")
+        if found.T_rule is not None and found.T is None:
+            raise UserError(f"T_rule is {found.T_rule}, but T is not given", "add T, e.g. --T 4")
+        for name in ("spike_mode", "T_rule"):  # YAML values do not pass argparse's choices
+            known = {"spike_mode": ("integer", "binary"), "T_rule": ("keep", "rescale")}[name]
+            if getattr(found, name) not in (None, *known):
+                raise UserError(f"{name} is {getattr(found, name)!r}", f"known: {', '.join(known)}")
+        return found
+
+    def words(self) -> list[str]:
+        """Return the options as the words of a command line."""
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return [word for key, value in given.items() for word in (f"--{key}", str(value))]
+
+    def apply(self, encoder: nn.Module) -> None:
+        """Set a trained encoder up, in place.
+
+        Raises:
+            UserError: the encoder cannot run so; says why.
+        """
+        name = type(encoder).__name__
+        try:
+            if self.T is not None:
+                if not hasattr(encoder, "set_levels"):
+                    raise UserError(f"T: {name} has no levels to choose", "leave T out")
+                encoder.set_levels(self.T, self.T_rule or "keep")
+            if self.spike_mode is not None:
+                if not hasattr(encoder, "set_spike_mode"):
+                    raise UserError(f"spike_mode: {name} does not spike", "leave spike_mode out")
+                encoder.set_spike_mode(self.spike_mode)
+        except ValueError as error:
+            raise UserError(str(error)) from None
