@@ -19,6 +19,22 @@ FRONT_ENDS: dict[str, tuple[tuple[int, int, int], ...]] = {
 }
 
 
+def front_end_layers(
+    input_layer: str, channels: int | None = None
+) -> tuple[tuple[int, int, int], ...]:
+    """Return (kernel, stride, channels) of each convolution.
+
+    Args:
+        input_layer: a name in ``FRONT_ENDS``.
+        channels: of every convolution, in place of those that belong to the name.
+
+    Raises:
+        ValueError: for an unknown ``input_layer``.
+    """
+    layers = FRONT_ENDS[choose("input_layer", input_layer, FRONT_ENDS)]
+    return tuple((kernel, stride, channels or own) for kernel, stride, own in layers)
+
+
 class ConvFrontEnd(nn.Module):
     """Convolution, LayerNorm over channels and bins of a frame, activation; then a linear layer.
 
@@ -28,6 +44,7 @@ class ConvFrontEnd(nn.Module):
         input_layer: a name in ``FRONT_ENDS``.
         points: where FATReLU layers go (F1, F2).
         causal: pad on the left alone in time: an output frame sees no later input.
+        channels: of every convolution; None for those of ``input_layer``.
 
     Raises:
         ValueError: for an unknown ``input_layer``.
@@ -40,10 +57,11 @@ class ConvFrontEnd(nn.Module):
         input_layer: str = "conmamba",
         points: FatPoints | None = None,
         causal: bool = False,
+        channels: int | None = None,
     ) -> None:
         super().__init__()
         points = points or FatPoints()
-        self.layers = FRONT_ENDS[choose("input_layer", input_layer, FRONT_ENDS)]
+        self.layers = front_end_layers(input_layer, channels)
         self.causal = causal
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         channels, bins = 1, input_size

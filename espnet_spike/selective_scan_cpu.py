@@ -111,16 +111,27 @@ def _run(kernel: Callable[..., None], tensors: list[Tensor], chunk: int) -> None
     width = _width(u.shape[2])
     tasks = u.shape[0] * -(-u.shape[2] // width)
     arrays = [x.detach().numpy() for x in tensors]
+    in_ranges(kernel, [*arrays, chunk, width], tasks, u.numel() * A.shape[0])
+
+
+def in_ranges(kernel: Callable[..., None], arguments: list, tasks: int, work: int) -> None:
+    """Run all tasks of a compiled kernel in ranges, sharing them out among threads.
+
+    Args:
+        kernel: called as ``kernel(*arguments, first, last)``; releases the interpreter lock.
+        arguments: of every call.
+        tasks: how many there are.
+        work: total of elementary operations, which tells whether threads pay.
+    """
     threads = min(torch.get_num_threads(), tasks)
-    if threads == 1 or u.numel() * A.shape[0] < SMALL:
-        kernel(*arrays, chunk, width, 0, tasks)
+    if threads == 1 or work < SMALL:
+        kernel(*arguments, 0, tasks)
         return
     # some ranges more than threads, as not every thread gets a whole core
     step = -(-tasks // (4 * threads))
     starts = range(0, tasks, step)
     futures = [
-        _pool(threads).submit(kernel, *arrays, chunk, width, at, min(at + step, tasks))
-        for at in starts
+        _pool(threads).submit(kernel, *arguments, at, min(at + step, tasks)) for at in starts
     ]
     for future in futures:
         future.result()

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from espnet_spike import fatrelu as fatrelu_module
 from espnet_spike.fatrelu import (
     PRESETS,
     FatPoints,
@@ -46,6 +47,7 @@ def test_two_sided():
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=50))
+@settings(deadline=None)  # the first call compiles
 def test_without_threshold_it_is_relu_bit_for_bit(values):
     x = torch.tensor(values).view(1, -1, 1)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -62,6 +64,7 @@ def test_without_threshold_it_is_relu_bit_for_bit(values):
     st.floats(0, 10),
     st.booleans(),
 )
+@settings(deadline=None)
 def test_sparsity_grows_with_the_threshold(values, T1, T2, two_sided):
     x = torch.tensor(values).view(1, -1, 1)
     low, high = sorted((T1, T2))
@@ -76,7 +79,7 @@ def test_sparsity_grows_with_the_threshold(values, T1, T2, two_sided):
 
 
 @given(st.integers(0, 1000), st.integers(1, 6))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_statistics_leave_padding_out(seed, length):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(2, 6, 3, generator=g)
@@ -200,3 +203,40 @@ def test_activation_loss_has_a_gradient():
     SparsityLoss()([layer])["sparsity_activation"].backward()
     torch.testing.assert_close(x.grad, torch.tensor([[[0.0, 0.5e-4]]]))
     assert layer.tau.grad < 0  # raising the threshold makes the mean smaller
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("T", [0.0, 0.4])
+def test_compiled_equals_torch(monkeypatch, dtype, two_sided, T):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 2, 37, generator=g, dtype=torch.float64).to(dtype)
+    x[0, 0, 0, :3] = torch.tensor([0.0, T, -T])
+    mask = torch.arange(5) < torch.tensor([5, 2, 0])[:, None]
+    weight = torch.randn(x.shape, generator=g, dtype=torch.float64).to(dtype)
+    results = []
+    for kernels in (fatrelu_module._kernels, lambda x: None):
+        monkeypatch.setattr(fatrelu_module, "_kernels", kernels)
+        layer = FATReLU(T=T, two_sided=two_sided).to(dtype)
+        a = x.clone().requires_grad_()
+        y = layer(a, mask)
+        loss = (y * weight).sum() + 3 * layer.activation_mean
+        grads = torch.autograd.grad(loss, [a, *layer.parameters()])
+        sparsity = layer.sparsity
+        results.append((y, sparsity.zeros, sparsity.numel, layer.activation_mean, *grads))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+    assert len(results[0]) == (6 if T else 5)
+
+
+def test_compiled_result_does_not_depend_on_threads():
+    x = torch.randn(40, 100, 200)
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        layer, a = FATReLU(T=0.3), x.clone().requires_grad_()
+        loss = layer(a).square().sum() + layer.activation_mean
+        results.append(torch.autograd.grad(loss, [a, layer.tau]))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -17,7 +17,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import Positional
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
-from espnet_spike.conv_front_end import FRONT_ENDS, ConvFrontEnd
+from espnet_spike.conv_front_end import ConvFrontEnd, front_end_layers
 from espnet_spike.fatrelu import FatPoints, SparsityLoss, named_fatrelus
 from espnet_spike.frame_lif import named_frame_lifs, rate_losses
 from espnet_spike.mamba import RMSNorm
@@ -46,6 +46,7 @@ class Backbone:
         attention_dropout_rate: on the attention weights.
         input_layer: ``conmamba`` (two 3x3 convolutions of 64 and 32 channels) or ``speechbrain``
             (5x5, 5x5, 1x1 of 64 channels); both shorten the input by 4.
+        conv_channels: channels of all these convolutions; None for those named.
         pos_enc: ``abs`` (sinusoidal) or ``none``.
         d_state: states of the scan, a channel.
         d_conv: kernel of Mamba's convolution.
@@ -70,6 +71,7 @@ class Backbone:
     positional_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.0
     input_layer: str = "conmamba"
+    conv_channels: int | None = None
     pos_enc: str = "abs"
     d_state: int = 16
     d_conv: int = 4
@@ -122,7 +124,12 @@ class SpeechMambaEncoder(AbsEncoder):
         """Make the layers, with FATReLU at ``points``."""
         self._output_size = conf.output_size
         self.embed = ConvFrontEnd(
-            input_size, conf.output_size, conf.input_layer, points, causal=conf.causal
+            input_size,
+            conf.output_size,
+            conf.input_layer,
+            points,
+            conf.causal,
+            conf.conv_channels,
         )
         self.subsampling_factor = self.embed.factor
         if choose("pos_enc", conf.pos_enc, POS_ENCS) == "abs":
@@ -342,7 +349,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         self.attn = {"scale": ssa_scale, "attn_v_th": attn_v_th}
         self.rates = (r_min, r_max)
         self.lambdas = {"quiet": lambda_q, "burst": lambda_b}
-        layers = FRONT_ENDS[choose("input_layer", conf.input_layer, FRONT_ENDS)]
+        layers = front_end_layers(conf.input_layer, conf.conv_channels)
         channels = {"F1": layers[0][2], "F2": layers[-1][2]}
         self.build(input_size, conf, LIFPoints(channels, self.lif))
 
