@@ -86,6 +86,29 @@ def test_shared_configs_are_of_equal_size():
 NAMES = ["train_iml_spikeformer", "train_transformer", "train_conformer", "train_e_branchformer"]
 
 
+FULL_SIZE = {  # config -> millions of parameters, tolerance; the first two are published
+    "train_iml_spikeformer_librispeech960": (99.4, 0.005),
+    "train_spike_driven_transformer_librispeech960": (99.4, 0.005),
+    "train_iml_spikeformer_aishell": (30.35, 0.01),
+    "train_iml_spikeformer_librispeech100": (38.9, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_configs_have_their_size(name):
+    millions, tolerance = FULL_SIZE[name]
+    total = describe(ROOT / "conf" / f"{name}.yaml")["parameters"]["total"]
+    assert total / 1e6 == pytest.approx(millions, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in FULL_SIZE if "iml" in name])
+def test_the_ann_twin_is_one_line(name):
+    path = ROOT / "conf" / f"{name}.yaml"
+    spiking, twin = describe(path), describe(path, extra="--encoder_conf neuron=relu")
+    thresholds = sum(neuron["channels"] for neuron in spiking["neurons"].values())
+    assert twin["parameters"]["total"] == spiking["parameters"]["total"] - thresholds
+
+
 def test_our_encoder_tells_its_neurons():
     description = describe(ROOT / "conf" / "train_iml_spikeformer.yaml")
     assert len(description["neurons"]) >= description["layers"]["encoder"]
