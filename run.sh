@@ -203,10 +203,13 @@ stage_report() {
 }
 
 stage_pack() {
+  local audio_options=()
+  [[ $feats_type != fbank ]] || audio_options=(--fbank_config "$fbank_config" ${fs:+--fs "$fs"})
   step "pack_${final_tag}_$inference_tag" --input "$expdir/.done/$final_marker.json" \
     --input "$inference_config" --output "$final_exp/pack.zip" \
     -- "$py" -m espnet_spike.bin.pack --asr_exp "$final_exp" "${lm_options[@]}" \
-    --inference_config "$inference_config" --out "$final_exp/pack.zip"
+    --inference_config "$inference_config" --inference_args "$inference_args" \
+    --token_list "$token_dir/tokens.txt" "${audio_options[@]}" --out "$final_exp/pack.zip"
 }
 
 run_stages

@@ -12,6 +12,8 @@ same, the command is skipped. Options that change how a command runs, but not wh
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -125,8 +127,30 @@ def hint_for(log_tail: str, status: int) -> str:
     return "mend the cause and give the same command again: finished stages are skipped"
 
 
-def _stream(command: Sequence[str], log: Path) -> int:
-    """Run a command, copy its output to the terminal and to a log; return its status."""
+@contextlib.contextmanager
+def _alone(path: Path, stage: str) -> Iterator[int]:
+    """Hold a lock on a file, waiting for it if need be; yield its descriptor."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            print(f"stage {stage}: waiting for process {holder}, which does the same", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield file.fileno()
+
+
+def _stream(command: Sequence[str], log: Path, lock: int) -> int:
+    """Run a command, copy its output to the terminal and to a log; return its status.
+
+    The command inherits the descriptor ``lock``: should this process be killed, the lock holds
+    until the command has ended too.
+    """
     env = dict(os.environ, PYTHONUNBUFFERED="1")
     if not sys.stderr.isatty():
         env["TQDM_DISABLE"] = "1"  # a progress bar in a file is noise
@@ -142,6 +166,7 @@ def _stream(command: Sequence[str], log: Path) -> int:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=env,
+                pass_fds=[lock],
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             while chunk := child.stdout.read1(1 << 16):
@@ -181,14 +206,13 @@ def run_stage(
         if not dry_run:
             raise UserError(f"stage {stage}: {error.message}", error.hint) from None
         key = None
-    marker = Marker.read(marker_path)
-    current = (
-        key is not None
-        and marker is not None
-        and marker.fingerprint == key
-        and all(path.exists() for path in outputs)
-    )
-    if current and not force:
+
+    def done() -> bool:
+        marker = Marker.read(marker_path)
+        same = key is not None and marker is not None and marker.fingerprint == key
+        return same and all(path.exists() for path in outputs)
+
+    if done() and not force:
         print(f"stage {stage}: done before, inputs and options unchanged ({name})")
         return False
     if dry_run:
@@ -201,30 +225,36 @@ def run_stage(
             f"stage {stage}: {free_gb:.1f} GB free at {existing}, {min_free_gb:g} GB wanted",
             "free some disk space, or lower --min_free_gb",
         )
-    print(f"stage {stage}: {name}, log in {log}", flush=True)
-    marker_path.unlink(missing_ok=True)
-    start = time.monotonic()
-    status = _stream(command, log)
-    if status in (-signal.SIGINT, 128 + signal.SIGINT):
-        raise KeyboardInterrupt
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    tail = "\n".join(lines[2:][-TAIL_LINES:])
-    absent = [str(path) for path in outputs if not path.exists()]
-    if status == 0 and absent:
-        status, tail = 1, tail + f"\nthe command left with 0 but without {', '.join(absent)}"
-    if status != 0:
-        raise UserError(
-            f"stage {stage} failed (status {status})\n"
-            f"  command: {shlex.join(command)}\n  log: {log}\n  its last lines:\n"
-            + "\n".join(f"  | {line}" for line in tail.splitlines()),
-            hint_for(tail, status),
+    with _alone(marker_path.with_suffix(".lock"), stage) as lock:
+        if done() and not force:  # by the process that was waited for
+            print(f"stage {stage}: done meanwhile ({name})")
+            return False
+        print(f"stage {stage}: {name}, log in {log}", flush=True)
+        start = time.monotonic()
+        marker_path.unlink(missing_ok=True)
+        status = _stream(command, log, lock)
+        if status in (-signal.SIGINT, 128 + signal.SIGINT):
+            raise KeyboardInterrupt
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        tail = "\n".join(lines[2:][-TAIL_LINES:])
+        absent = [str(path) for path in outputs if not path.exists()]
+        if status == 0 and absent:
+            status, tail = 1, tail + f"\nthe command left with 0 but without {', '.join(absent)}"
+        if status != 0:
+            raise UserError(
+                f"stage {stage} failed (status {status})\n"
+                f"  command: {shlex.join(command)}\n  log: {log}\n  its last lines:\n"
+                + "\n".join(f"  | {line}" for line in tail.splitlines()),
+                hint_for(tail, status),
+            )
+        if set(inputs) & set(outputs):  # mended in place: the next call sees the mended files
+            key = fingerprint(command, inputs, unhashed)
+        seconds = time.monotonic() - start
+        Marker(key, shlex.join(command), time.strftime("%FT%T%z"), round(seconds, 2)).write(
+            marker_path
         )
-    if set(inputs) & set(outputs):  # mended in place: the next call sees the mended files
-        key = fingerprint(command, inputs, unhashed)
-    seconds = time.monotonic() - start
-    Marker(key, shlex.join(command), time.strftime("%FT%T%z"), round(seconds, 2)).write(marker_path)
-    print(f"stage {stage}: {name} finished in {seconds:.0f} s", flush=True)
-    return True
+        print(f"stage {stage}: {name} finished in {seconds:.0f} s", flush=True)
+        return True
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -96,6 +96,18 @@ def test_too_little_disk_space_stops_before_the_work(stage, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_second_run_waits_for_the_first_and_finds_its_work_done(tmp_path):
+    script = f"echo run >> '{tmp_path}/runs'; sleep 1; touch '{tmp_path}/out'"
+    words = ["--stage", "8 train", "--name", "x", "--expdir", str(tmp_path / "exp")]
+    words += ["--output", str(tmp_path / "out"), "--", *shell(script)]
+    command = [sys.executable, "-m", "espnet_spike.stages", *words]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted((run.communicate(timeout=60)[0] for run in both), key=len)
+    assert [run.returncode for run in both] == [0, 0]
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert "finished" in "".join(said) and "done meanwhile" in "".join(said)
+
+
 def test_the_fingerprint_ignores_what_does_not_change_the_output(tmp_path):
     command = ["fbank", "--nj", "2", "a", "b"]
     assert fingerprint(command, []) == fingerprint(["fbank", "--nj", "8", "a", "b"], [])
