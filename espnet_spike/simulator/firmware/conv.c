@@ -1,0 +1,239 @@
+/* One output frame of a 2-D convolution over time and frequency bins, and of a depthwise
+   convolution over time. Inputs are padded by the caller. */
+#include "kernels.h"
+
+struct conv_dense {
+  const int8_t *w;  /* [outputs][taps][span], span = frequency taps * input channels */
+  const int16_t *x; /* [taps][row], row = padded bins * input channels */
+  const int32_t *bias;
+  int32_t *y; /* [positions][outputs] */
+  uint32_t taps, span, row, step, positions, outputs;
+};
+
+void conv_dense(const struct conv_dense *a) {
+  const uint32_t taps = a->taps, span = a->span, row = a->row, outputs = a->outputs;
+  const int32_t *bias = a->bias;
+  const int16_t *start = a->x;
+  int32_t *y = a->y;
+  for (uint32_t p = 0; p < a->positions; p++, start += a->step) {
+    const int8_t *w = a->w;
+    for (uint32_t o = 0; o < outputs; o++) {
+      const int16_t *x = start;
+      int32_t sum = bias[o];
+      for (uint32_t t = 0; t < taps; t++, x += row, w += span)
+        for (uint32_t k = 0; k < span; k++) sum += w[k] * x[k];
+      *y++ = sum;
+    }
+  }
+}
+
+void conv_dense_unrolled(const struct conv_dense *a) {
+  const uint32_t taps = a->taps, span = a->span, row = a->row, outputs = a->outputs;
+  const int32_t *bias = a->bias;
+  const int16_t *start = a->x;
+  int32_t *y = a->y;
+  for (uint32_t p = 0; p < a->positions; p++, start += a->step) {
+    const int8_t *w = a->w;
+    for (uint32_t o = 0; o < outputs; o++) {
+      const int16_t *line = start;
+      int32_t sum = bias[o];
+      for (uint32_t t = 0; t < taps; t++, line += row) {
+        const int16_t *x = line;
+        uint32_t k = span;
+        for (; k >= 4; k -= 4, w += 4, x += 4) {
+          sum += w[0] * x[0];
+          sum += w[1] * x[1];
+          sum += w[2] * x[2];
+          sum += w[3] * x[3];
+        }
+        for (; k; k--) sum += *w++ * *x++;
+      }
+      *y++ = sum;
+    }
+  }
+}
+
+struct conv_event_source {
+  uint16_t source; /* time tap * input channels + channel */
+  uint16_t bin;
+  int16_t value;
+  int16_t unused;
+};
+
+enum { MAX_TAPS = 8, NOWHERE = 0xffff };
+
+struct conv_event {
+  const int8_t *w;        /* [taps][frequency taps][input channels][outputs] */
+  const uint32_t *rows;   /* source -> where its weights of the first frequency tap start */
+  const uint16_t *target; /* [bins][MAX_TAPS]: position * outputs that a bin reaches, or NOWHERE */
+  const struct conv_event_source *events;
+  const int32_t *bias; /* [outputs] */
+  int32_t *y;          /* [positions][outputs] */
+  uint32_t count, width, tap, positions, outputs; /* frequency taps, weights from tap to tap */
+};
+
+static inline void spread_bias(const struct conv_event *a) {
+  int32_t *y = a->y;
+  for (uint32_t p = 0; p < a->positions; p++)
+    for (uint32_t o = 0; o < a->outputs; o++) *y++ = a->bias[o];
+}
+
+void conv_event(const struct conv_event *a) {
+  const struct conv_event_source *event = a->events, *end = event + a->count;
+  const uint32_t outputs = a->outputs, width = a->width;
+  spread_bias(a);
+  for (; event < end; event++) {
+    const int8_t *w = a->w + a->rows[event->source];
+    const uint16_t *target = a->target + event->bin * MAX_TAPS;
+    const int32_t value = event->value;
+    for (uint32_t k = 0; k < width; k++, w += a->tap) {
+      if (target[k] == NOWHERE) continue;
+      int32_t *y = a->y + target[k];
+      for (uint32_t o = 0; o < outputs; o++) y[o] += w[o] * value;
+    }
+  }
+}
+
+void conv_event_unrolled(const struct conv_event *a) {
+  const struct conv_event_source *event = a->events, *end = event + a->count;
+  const uint32_t outputs = a->outputs, width = a->width;
+  spread_bias(a);
+  for (; event < end; event++) {
+    const int8_t *line = a->w + a->rows[event->source];
+    const uint16_t *target = a->target + event->bin * MAX_TAPS;
+    const int32_t value = event->value;
+    for (uint32_t k = 0; k < width; k++, line += a->tap) {
+      if (target[k] == NOWHERE) continue;
+      const int8_t *w = line;
+      int32_t *y = a->y + target[k];
+      uint32_t o = outputs;
+      for (; o >= 4; o -= 4, w += 4, y += 4) {
+        y[0] += w[0] * value;
+        y[1] += w[1] * value;
+        y[2] += w[2] * value;
+        y[3] += w[3] * value;
+      }
+      for (; o; o--) *y++ += *w++ * value;
+    }
+  }
+}
+
+/* like conv_event with values of 1; a source that comes n times adds n times */
+void conv_spike(const struct conv_event *a) {
+  const struct conv_event_source *event = a->events, *end = event + a->count;
+  const uint32_t outputs = a->outputs, width = a->width;
+  spread_bias(a);
+  for (; event < end; event++) {
+    const int8_t *w = a->w + a->rows[event->source];
+    const uint16_t *target = a->target + event->bin * MAX_TAPS;
+    for (uint32_t k = 0; k < width; k++, w += a->tap) {
+      if (target[k] == NOWHERE) continue;
+      int32_t *y = a->y + target[k];
+      for (uint32_t o = 0; o < outputs; o++) y[o] += w[o];
+    }
+  }
+}
+
+void conv_spike_unrolled(const struct conv_event *a) {
+  const struct conv_event_source *event = a->events, *end = event + a->count;
+  const uint32_t outputs = a->outputs, width = a->width;
+  spread_bias(a);
+  for (; event < end; event++) {
+    const int8_t *line = a->w + a->rows[event->source];
+    const uint16_t *target = a->target + event->bin * MAX_TAPS;
+    for (uint32_t k = 0; k < width; k++, line += a->tap) {
+      if (target[k] == NOWHERE) continue;
+      const int8_t *w = line;
+      int32_t *y = a->y + target[k];
+      uint32_t o = outputs;
+      for (; o >= 4; o -= 4, w += 4, y += 4) {
+        y[0] += w[0];
+        y[1] += w[1];
+        y[2] += w[2];
+        y[3] += w[3];
+      }
+      for (; o; o--) *y++ += *w++;
+    }
+  }
+}
+
+struct depthwise {
+  const int8_t *w;  /* [taps][channels] */
+  const int16_t *x; /* [taps][channels] */
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t taps, channels;
+};
+
+void depthwise_dense(const struct depthwise *a) {
+  const uint32_t taps = a->taps, channels = a->channels;
+  const int32_t *bias = a->bias;
+  int32_t *y = a->y;
+  for (uint32_t c = 0; c < channels; c++) {
+    const int8_t *w = a->w + c;
+    const int16_t *x = a->x + c;
+    int32_t sum = bias[c];
+    for (uint32_t t = 0; t < taps; t++, w += channels, x += channels) sum += *w * *x;
+    y[c] = sum;
+  }
+}
+
+void depthwise_dense_unrolled(const struct depthwise *a) {
+  const uint32_t taps = a->taps, channels = a->channels;
+  const int32_t *bias = a->bias;
+  int32_t *y = a->y;
+  for (uint32_t c = 0; c < channels; c++) {
+    const int8_t *w = a->w + c;
+    const int16_t *x = a->x + c;
+    int32_t sum = bias[c];
+    uint32_t t = taps;
+    for (; t >= 2; t -= 2) {
+      sum += w[0] * x[0];
+      sum += w[channels] * x[channels];
+      w += 2 * channels;
+      x += 2 * channels;
+    }
+    if (t) sum += *w * *x;
+    y[c] = sum;
+  }
+}
+
+struct depthwise_event {
+  const int8_t *w; /* [taps][channels] */
+  const struct event *events;
+  const uint32_t *starts; /* [taps + 1]: the events of each tap */
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t taps, channels;
+};
+
+void depthwise_event(const struct depthwise_event *a) {
+  const uint32_t channels = a->channels;
+  const int8_t *w = a->w;
+  int32_t *y = a->y;
+  for (uint32_t c = 0; c < channels; c++) y[c] = a->bias[c];
+  for (uint32_t t = 0; t < a->taps; t++, w += channels) {
+    const struct event *event = a->events + a->starts[t], *end = a->events + a->starts[t + 1];
+    for (; event < end; event++) y[event->index] += w[event->index] * event->value;
+  }
+}
+
+struct depthwise_spike {
+  const int8_t *w; /* [taps][channels] */
+  const uint16_t *spikes;
+  const uint32_t *starts;
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t taps, channels;
+};
+
+void depthwise_spike(const struct depthwise_spike *a) {
+  const uint32_t channels = a->channels;
+  const int8_t *w = a->w;
+  int32_t *y = a->y;
+  for (uint32_t c = 0; c < channels; c++) y[c] = a->bias[c];
+  for (uint32_t t = 0; t < a->taps; t++, w += channels) {
+    const uint16_t *spike = a->spikes + a->starts[t], *end = a->spikes + a->starts[t + 1];
+    for (; spike < end; spike++) y[*spike] += w[*spike];
+  }
+}

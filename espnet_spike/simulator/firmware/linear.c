@@ -1,0 +1,143 @@
+/* y = W x + bias. Dense kernels read W row by row, event kernels column by column. */
+#include "kernels.h"
+
+struct linear {
+  const int8_t *w; /* [outputs][inputs] */
+  const int16_t *x;
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t inputs, outputs;
+};
+
+void linear_dense(const struct linear *a) {
+  const int8_t *w = a->w;
+  const int32_t *bias = a->bias;
+  int32_t *y = a->y;
+  const uint32_t inputs = a->inputs, outputs = a->outputs;
+  for (uint32_t o = 0; o < outputs; o++) {
+    const int16_t *x = a->x;
+    int32_t sum = bias[o];
+    for (uint32_t i = 0; i < inputs; i++) sum += w[i] * x[i];
+    w += inputs;
+    y[o] = sum;
+  }
+}
+
+void linear_dense_unrolled(const struct linear *a) {
+  const int8_t *w = a->w;
+  const int32_t *bias = a->bias;
+  int32_t *y = a->y;
+  const uint32_t inputs = a->inputs, outputs = a->outputs;
+  for (uint32_t o = 0; o < outputs; o++) {
+    const int16_t *x = a->x;
+    int32_t sum = bias[o];
+    uint32_t i = inputs;
+    for (; i >= 4; i -= 4, w += 4, x += 4) {
+      sum += w[0] * x[0];
+      sum += w[1] * x[1];
+      sum += w[2] * x[2];
+      sum += w[3] * x[3];
+    }
+    for (; i; i--) sum += *w++ * *x++;
+    y[o] = sum;
+  }
+}
+
+/* dense, with a test for zero before each product */
+void linear_skip(const struct linear *a) {
+  const int8_t *w = a->w;
+  const int32_t *bias = a->bias;
+  int32_t *y = a->y;
+  const uint32_t inputs = a->inputs, outputs = a->outputs;
+  for (uint32_t o = 0; o < outputs; o++) {
+    const int16_t *x = a->x;
+    int32_t sum = bias[o];
+    for (uint32_t i = 0; i < inputs; i++)
+      if (x[i]) sum += w[i] * x[i];
+    w += inputs;
+    y[o] = sum;
+  }
+}
+
+struct linear_event {
+  const int8_t *w; /* [inputs][outputs] */
+  const struct event *events;
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t count, outputs;
+};
+
+static inline void copy(int32_t *y, const int32_t *bias, uint32_t n) {
+  for (uint32_t o = 0; o < n; o++) y[o] = bias[o];
+}
+
+void linear_event(const struct linear_event *a) {
+  const struct event *event = a->events, *end = event + a->count;
+  const uint32_t outputs = a->outputs;
+  int32_t *y = a->y;
+  copy(y, a->bias, outputs);
+  for (; event < end; event++) {
+    const int8_t *w = a->w + event->index * outputs;
+    const int32_t value = event->value;
+    for (uint32_t o = 0; o < outputs; o++) y[o] += w[o] * value;
+  }
+}
+
+void linear_event_unrolled(const struct linear_event *a) {
+  const struct event *event = a->events, *end = event + a->count;
+  const uint32_t outputs = a->outputs;
+  copy(a->y, a->bias, outputs);
+  for (; event < end; event++) {
+    const int8_t *w = a->w + event->index * outputs;
+    const int32_t value = event->value;
+    int32_t *y = a->y;
+    uint32_t o = outputs;
+    for (; o >= 4; o -= 4, w += 4, y += 4) {
+      y[0] += w[0] * value;
+      y[1] += w[1] * value;
+      y[2] += w[2] * value;
+      y[3] += w[3] * value;
+    }
+    for (; o; o--) *y++ += *w++ * value;
+  }
+}
+
+struct linear_spike {
+  const int8_t *w;        /* [inputs][outputs] */
+  const uint32_t *rows;   /* where the row of an input starts: no product for the address */
+  const uint16_t *spikes; /* indices; one that comes n times adds its row n times */
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t count, outputs;
+};
+
+void linear_spike(const struct linear_spike *a) {
+  const uint16_t *spike = a->spikes, *end = spike + a->count;
+  const uint32_t *rows = a->rows;
+  const uint32_t outputs = a->outputs;
+  int32_t *y = a->y;
+  copy(y, a->bias, outputs);
+  for (; spike < end; spike++) {
+    const int8_t *w = a->w + rows[*spike];
+    for (uint32_t o = 0; o < outputs; o++) y[o] += w[o];
+  }
+}
+
+void linear_spike_unrolled(const struct linear_spike *a) {
+  const uint16_t *spike = a->spikes, *end = spike + a->count;
+  const uint32_t *rows = a->rows;
+  const uint32_t outputs = a->outputs;
+  copy(a->y, a->bias, outputs);
+  for (; spike < end; spike++) {
+    const int8_t *w = a->w + rows[*spike];
+    int32_t *y = a->y;
+    uint32_t o = outputs;
+    for (; o >= 4; o -= 4, w += 4, y += 4) {
+      y[0] += w[0];
+      y[1] += w[1];
+      y[2] += w[2];
+      y[3] += w[3];
+    }
+    for (; o; o--) *y++ += *w++;
+  }
+}

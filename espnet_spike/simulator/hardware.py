@@ -1,0 +1,128 @@
+"""The description of a simulated core."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_spike.errors import UserError, did_you_mean
+
+MULTIPLIERS = {
+    "none": "RV32MNone",
+    "slow": "RV32MSlow",
+    "fast": "RV32MFast",
+    "single_cycle": "RV32MSingleCycle",
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One Ibex core and its memory.
+
+    Attributes:
+        multiplier: a name in ``MULTIPLIERS``; ``none`` traps on multiplication and division.
+        writeback_stage: third pipeline stage.
+        branch_target_alu: separate adder for branch targets.
+        data_wait_states: cycles that memory makes a load or store wait.
+        instruction_wait_states: cycles that memory makes an instruction fetch wait.
+        clock_mhz: turns cycles into seconds.
+
+    Raises:
+        UserError: a value that makes no sense.
+    """
+
+    multiplier: str = "fast"
+    writeback_stage: bool = False
+    branch_target_alu: bool = False
+    data_wait_states: int = 0
+    instruction_wait_states: int = 0
+    clock_mhz: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.multiplier not in MULTIPLIERS:
+            raise UserError(
+                f"multiplier: {self.multiplier}{did_you_mean(str(self.multiplier), MULTIPLIERS)}",
+                f"one of {', '.join(MULTIPLIERS)}",
+            )
+        for name in ("writeback_stage", "branch_target_alu"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name}: {getattr(self, name)} is not true or false")
+        for name in ("data_wait_states", "instruction_wait_states"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1000:
+                raise UserError(f"{name}: {value} is not a whole number of cycles (0 to 1000)")
+        if isinstance(self.clock_mhz, bool) or not isinstance(self.clock_mhz, int | float):
+            raise UserError(f"clock_mhz: {self.clock_mhz} is not a number")
+        if self.clock_mhz <= 0:
+            raise UserError(f"clock_mhz: {self.clock_mhz} must be positive")
+
+    @property
+    def core(self) -> tuple[str, bool, bool]:
+        """What the hardware is built from; the rest are options of a run."""
+        return self.multiplier, self.writeback_stage, self.branch_target_alu
+
+    @property
+    def name(self) -> str:
+        """A short name, unique apart from the clock."""
+        parts = [self.multiplier]
+        parts += ["wb"] * self.writeback_stage + ["bta"] * self.branch_target_alu
+        if self.data_wait_states or self.instruction_wait_states:
+            parts.append(f"wait{self.data_wait_states}_{self.instruction_wait_states}")
+        return "-".join(parts)
+
+    def seconds(self, cycles: float) -> float:
+        """Return the time that so many cycles take."""
+        return cycles / (self.clock_mhz * 1e6)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields."""
+        return asdict(self)
+
+
+def read_hardware(path: Path) -> Hardware:
+    """Read a hardware YAML.
+
+    Raises:
+        UserError: no such file, or a key or value that makes no sense.
+    """
+    return _make(path, _read(path))
+
+
+def read_grid(path: Path) -> Iterator[Hardware]:
+    """Read a hardware YAML in which any value may be a list; give every combination.
+
+    Raises:
+        UserError: as ``read_hardware``.
+    """
+    conf = {key: v if isinstance(v, list) else [v] for key, v in _read(path).items()}
+    for values in product(*conf.values()):
+        yield _make(path, dict(zip(conf, values, strict=True)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file", "see conf/hardware in the checkout")
+    try:
+        conf = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
+    if not isinstance(conf, dict):
+        raise UserError(f"{path} is not a mapping of options")
+    return conf
+
+
+def _make(path: Path, conf: Mapping[str, Any]) -> Hardware:
+    known = [field.name for field in fields(Hardware)]
+    for key in conf:
+        if key not in known:
+            raise UserError(
+                f"{path}: unknown key {key}{did_you_mean(str(key), known)}",
+                f"the keys are {', '.join(known)}",
+            )
+    try:
+        return Hardware(**conf)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.hint) from None

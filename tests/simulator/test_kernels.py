@@ -1,0 +1,223 @@
+"""Kernels against their numpy models, float references, and what they should cost."""
+
+import numpy as np
+import pytest
+
+from espnet_spike.simulator.kernels import MODELS, exp_table, expected, imls_counts
+from espnet_spike.simulator.machine import Call
+from tests.simulator.calls import any_call, attention, conv, depthwise, imls, linear, scan, sparse
+
+pytestmark = pytest.mark.xdist_group("simulator")
+
+
+def run(machine, calls):
+    """Run calls, check every output bit for bit, return the results."""
+    results = machine.run(calls)
+    for call, result in zip(calls, results, strict=True):
+        for place, (got, want) in enumerate(zip(result.arrays, expected(call), strict=True)):
+            assert np.array_equal(got, want), (call.kernel, place)
+    return results
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{}, {"multiplier": "single_cycle", "writeback_stage": True, "branch_target_alu": True}],
+    ids=["small", "maxperf"],
+)
+def test_every_kernel_is_its_model_bit_for_bit(machine, conf):
+    rng = np.random.default_rng(0)
+    calls = [any_call(kernel, rng) for kernel in MODELS for _ in range(6)]
+    assert {call.kernel for call in calls} == set(MODELS)
+    run(machine(**conf), calls)
+
+
+def test_extremes_wrap_and_saturate_alike(machine):
+    low, high = np.int16(-32768), np.int16(32767)
+    x = np.array([low, high, low, high, 0], np.int16)
+    ends = np.full(5, high), np.full(5, low)
+    calls = [Call("add", (x.copy(), y.astype(np.int16), 5)) for y in ends]
+    calls += [Call("gate", (x, y.astype(np.int16), np.zeros(5, np.int16), 5, 3)) for y in ends]
+    wide = np.array([2**31 - 1, -(2**31), 0, 1, -1], np.int32)
+    calls.append(Call("requantize", (wide, np.zeros(5, np.int16), 5, 2**31 - 1, 1)))
+    calls.append(Call("lookup", (x, np.zeros(5, np.int16), np.arange(257).astype(np.int16), 5)))
+    w = np.full((3, 600), 127, np.int8)
+    big = np.full(600, high, np.int16)
+    y, bias = np.zeros(3, np.int32), np.full(3, 2**31 - 1, np.int32)
+    calls.append(Call("linear_dense", (w, big, bias, y, 600, 3)))
+    for norm in "rmsnorm", "layernorm":
+        for value in 0, 1, high, low:
+            flat = np.full(5, value, np.int16)
+            calls.append(Call(norm, (flat, x, x, np.zeros(5, np.int16), 5, 12)))
+    run(machine(), calls)
+
+
+DENSE = ("linear_dense", "linear_dense_unrolled", "linear_skip")
+EVENTS = ("linear_event", "linear_event_unrolled")
+SPIKES = ("linear_spike", "linear_spike_unrolled")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_event_driven_and_dense_agree_at_every_sparsity(machine, share):
+    count = int(share * 64)
+    for kernels in (*DENSE, *EVENTS), SPIKES:
+        calls = [linear(k, np.random.default_rng(5), 64, 24, count) for k in kernels]
+        outputs = [result.arrays[-1] for result in run(machine(), calls)]
+        assert all(np.array_equal(y, outputs[0]) for y in outputs)
+    for make, names in (
+        (conv, ("conv_dense", "conv_dense_unrolled", "conv_event", "conv_event_unrolled")),
+        (depthwise, ("depthwise_dense", "depthwise_dense_unrolled", "depthwise_event")),
+    ):
+        calls = [make(k, np.random.default_rng(5), int(share * 52)) for k in names]
+        outputs = [result.arrays[-1] for result in run(machine(), calls)]
+        assert all(np.array_equal(y, outputs[0]) for y in outputs)
+
+
+@pytest.mark.parametrize("kernel", [*EVENTS, *SPIKES])
+def test_cost_is_affine_in_events_and_outputs(machine, kernel):
+    counts = [0, 1, 13, 64, 128]
+    calls = [linear(kernel, np.random.default_rng(n), 128, 96, n) for n in counts]
+    calls += [linear(kernel, np.random.default_rng(0), 128, outputs, 0) for outputs in (24, 48)]
+    counters = [result.counters for result in run(machine(), calls)]
+    *rising, narrow, wide = counters
+    for name in "cycles", "instructions", "loads", "stores":
+        cost = np.array([getattr(c, name) for c in rising])
+        slope = (cost[-1] - cost[1]) / (counts[-1] - counts[1])
+        assert slope > 0
+        line = cost[1] + slope * (np.array(counts) - counts[1])
+        # the first event costs a few cycles less or more: the loop is entered
+        assert np.abs(cost - line).max() <= 16, name
+    # without events only the bias is copied: so many words, whatever the inputs
+    assert rising[0].loads - wide.loads == 2 * (wide.loads - narrow.loads) == 48
+    assert rising[0].cycles - wide.cycles == pytest.approx(
+        2 * (wide.cycles - narrow.cycles), abs=16
+    )
+
+
+def test_the_cost_of_dense_kernels_is_that_of_the_shape(machine):
+    for kernel in DENSE[:2]:
+        calls = [linear(kernel, np.random.default_rng(n), 64, 32, n) for n in (0, 7, 64)]
+        cycles = {result.counters.cycles for result in run(machine(), calls)}
+        assert len(cycles) == 1
+
+
+def test_what_a_product_costs(machine):
+    """256 x 256: the order of codings, and where events begin to pay."""
+
+    def cycles(kernel, count):
+        call = linear(kernel, np.random.default_rng(0), 256, 256, count)
+        return machine().run([call])[0].counters.cycles / 256**2
+
+    plain, unrolled = cycles("linear_dense", 256), cycles("linear_dense_unrolled", 256)
+    assert unrolled < 0.8 * plain and 9 < unrolled < plain < 16
+    half, tenth = cycles("linear_event", 128), cycles("linear_event", 26)
+    # at full density events cost more than a dense product, at half about half
+    assert cycles("linear_event", 256) > plain
+    assert 0.4 * plain < half < 0.65 * plain and tenth < 0.15 * plain
+    # a spike saves the multiplication
+    assert cycles("linear_spike", 128) < half
+    # a test for zero saves little: it is paid for every weight
+    assert half < cycles("linear_skip", 128) < plain
+
+
+def test_neurons_cost_memory_and_thresholds_do_not(machine):
+    """A membrane is loaded and stored for every neuron and step; FATReLU only writes events."""
+    n = 256
+    rng = np.random.default_rng(0)
+    silent = np.zeros(n, np.int16), np.zeros(n, np.uint16), np.zeros(1, np.uint32), n, 4096
+    x = rng.integers(-99, 99, n).astype(np.int16)
+    lif, fat = machine().run(
+        [
+            Call("lif_hard", (x, *silent, 1)),
+            Call("fatrelu", (x, *silent[1:])),
+        ]
+    )
+    assert lif.counters.memory - fat.counters.memory == pytest.approx(2 * n, abs=8)
+    assert lif.counters.stores >= n > 10 > fat.counters.stores
+
+
+# the float function that a kernel stands for, and how near it is
+
+
+def test_imls_counts_are_those_of_the_neuron(machine):
+    import torch
+
+    from espnet_spike.imls import IMLS
+
+    rng = np.random.default_rng(0)
+    neuron = IMLS(96, T=6)
+    with torch.no_grad():
+        neuron.a.copy_(torch.from_numpy(rng.normal(0, 0.3, 96)))
+        x = torch.from_numpy(rng.normal(0, 1, (50, 96))).float()
+        want = neuron.spike_train(x[None]).counts[0].numpy()
+        inverse = np.round(1024 / neuron.alpha.numpy()).astype(np.uint16)
+    quantised = np.round(x.numpy() * 5000).astype(np.int16)
+    got = np.stack([imls_counts(row, inverse, 6, 0) for row in quantised])
+    # counts flip where x is within a rounding error of a step
+    assert np.mean(got != want) < 0.005 and np.abs(got - want).max() <= 1
+
+
+@pytest.mark.parametrize("kernel", ["rmsnorm", "layernorm"])
+@pytest.mark.parametrize("size", [60, 3000, 30000])
+def test_norms_are_near_the_float_norms(kernel, size):
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, size / 4, 96).clip(-32768, 32767).astype(np.int16)
+    weight = np.round(rng.uniform(0.5, 1.5, 96) * 4096).astype(np.int16)
+    bias = np.round(rng.normal(0, 0.1, 96) * 1024).astype(np.int16)
+    call = Call(kernel, (x, weight, bias, np.zeros(96, np.int16), 96, 12))
+    got = expected(call)[-1] / 1024
+    v = x.astype(float)
+    if kernel == "layernorm":
+        v = v - v.mean()
+    want = v / np.sqrt((v**2).mean()) * weight / 4096 + bias / 1024 * (kernel == "layernorm")
+    # where values are a few units large, rounding their mean is what remains
+    assert np.abs(got - want).max() < max(0.01, 8 / size)
+
+
+def test_softmax_is_near_the_float_softmax():
+    call = attention("softmax", np.random.default_rng(0), keys=30)
+    got = expected(call)[-1].T / 2**15
+    scores = call.args[0].astype(float) * call.args[-1] / 2**32 / 4096
+    want = np.exp(scores - scores.max(1, keepdims=True))
+    want /= want.sum(1, keepdims=True)
+    assert np.abs(got - want).max() < 2e-3 and np.abs(got.sum(1) - 1).max() < 5e-3
+
+
+def test_the_scan_is_near_the_float_scan():
+    rng = np.random.default_rng(0)
+    call = scan("scan_dense", rng, channels=32, states=16, nonzero=32)
+    u, delta, a, b, c, d, _, h, *_ = call.args
+    *_, new_h, y = expected(call)
+    fade = np.exp(-(delta[:, None] / 2**12) * (a / 2**8))
+    want_h = h * fade + (delta * u.astype(float) / 2**12)[:, None] * b / 2**3
+    want_y = d * u.astype(float) + (want_h * c).sum(1) / 2**16
+    assert np.abs(new_h - want_h).max() < 1e-3 * np.abs(want_h).max()
+    assert np.abs(y - want_y).max() < 1e-3 * np.abs(want_y).max() + 16
+
+
+def test_both_scans_agree_where_all_is_given():
+    rng = np.random.default_rng(1)
+    call = scan("scan_event", rng, channels=20, states=8, nonzero=9)
+    event_h, event_y = expected(call)[7:9]
+    dense_h, dense_y = expected(Call("scan_dense", call.args[:13]))[7:9]
+    assert np.array_equal(event_h, dense_h)
+    assert np.abs(event_y.astype(int) - dense_y).max() <= 8
+
+
+def test_sparse_inputs_have_as_many_events_as_asked():
+    x = sparse(np.random.default_rng(0), 50, 20)
+    assert np.count_nonzero(x) == 20
+
+
+def test_exp_is_a_table_from_one_to_nothing():
+    table = exp_table()
+    assert table[0] == 32767 and table[-1] == 0 and (np.diff(table.astype(int)) <= 0).all()
+
+
+def test_imls_spikes_repeat_what_imls_counts(machine):
+    counts, spikes = (
+        result.arrays[2][: result.arrays[3][0]]
+        for result in run(
+            machine(), [imls(k, np.random.default_rng(3)) for k in ("imls", "imls_spikes")]
+        )
+    )
+    assert np.array_equal(np.repeat(counts["index"], counts["value"]), spikes)
