@@ -5,6 +5,7 @@ to us. Ours: the recurrence runs over the frames of an utterance, starts at rest
 valid length and needs no further time steps. Conventions are spikingjelly's, see ``lif.lif_step``.
 """
 
+import math
 from collections.abc import Collection
 from types import SimpleNamespace
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike import selective_scan_cpu
-from espnet_spike.firing import Neuron
-from espnet_spike.lif import RESETS, lif_step, report_firing
+from espnet_spike.firing import Firing, Neuron
+from espnet_spike.lif import RESETS, lif_step
 from espnet_spike.norms import MaskedBatchNorm
 from espnet_spike.options import choose
 from espnet_spike.surrogate import SURROGATES, spike
@@ -90,6 +91,11 @@ class FrameLIF(Neuron):
         Returns:
             spikes, 0 or 1, shaped and typed as ``x``, and the potential after the last frame.
         """
+        spikes, v, _ = self._run(x, v, lengths)
+        return spikes, v
+
+    def _run(self, x: Tensor, v: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return spikes, last potential, and the number of spikes in each frame ``(B, L)``."""
         dtype, shape = x.dtype, v.shape
         x = x.to(_float(dtype))
         if lengths is None:
@@ -97,9 +103,11 @@ class FrameLIF(Neuron):
         kernels = _kernels(x)
         if kernels is None:
             spikes, v = self._loop(x, v, lengths)
+            counts = spikes.flatten(2).sum(-1)
         else:
-            spikes, v = _Compiled.apply(x.flatten(2), v.flatten(1), lengths, self, kernels)
-        return spikes.view(x.shape).to(dtype), v.view(shape)
+            compiled = _Compiled.apply(x.flatten(2), v.flatten(1), lengths, self, kernels)
+            spikes, v, counts = compiled
+        return spikes.view(x.shape).to(dtype), v.view(shape), counts
 
     def _loop(self, x: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Run as the equations read, in torch."""
@@ -128,9 +136,13 @@ class FrameLIF(Neuron):
             x: input currents.
             mask: ``(B, L)``, true on valid frames, which come first; None when all are valid.
         """
-        y, _ = self.run(x, self.initial_state(x), None if mask is None else mask.sum(1))
-        self.firing = report_firing(y, mask, levels=1)
-        self.mean_rate = y.sum(dtype=_float(y.dtype)) / self.firing.numel.clamp(min=1).to(y.device)
+        lengths = None if mask is None else mask.sum(1)
+        y, _, counts = self._run(x, self.initial_state(x), lengths)
+        # there is no spike on padding
+        frames = counts.new_tensor(counts.numel()) if mask is None else lengths.sum()
+        numel = frames.double() * math.prod(y.shape[2:])
+        self.firing = Firing(counts.detach().double().sum(), numel, torch.ones_like(numel))
+        self.mean_rate = counts.sum() / numel.clamp(min=1).to(counts.dtype)
         return y
 
     def extra_repr(self) -> str:
@@ -143,21 +155,30 @@ class _Compiled(torch.autograd.Function):
     def forward(ctx, x, v, lengths, neuron, kernels):  # noqa: ANN001
         x, v = x.contiguous(), v.clone(memory_format=torch.contiguous_format)
         h, spikes = torch.zeros_like(x), torch.zeros_like(x)
+        counts = x.new_zeros(x.shape[:2])
         conf = (neuron.tau, neuron.v_th, neuron.v_reset, neuron.reset == "soft", neuron.decay_input)
-        kernels.forward(*_numpy(x, lengths, v, h, spikes), *conf)
+        kernels.forward(*_numpy(x, lengths, v, h, spikes, counts), *conf)
         ctx.save_for_backward(h, spikes, lengths)
         ctx.neuron, ctx.kernels, ctx.conf = neuron, kernels, conf
-        return spikes, v
+        return spikes, v, counts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad, grad_v):  # noqa: ANN001
+    def backward(ctx, grad, grad_v, grad_counts):  # noqa: ANN001
         h, spikes, lengths = ctx.saved_tensors
-        slope = ctx.neuron.slope(h - ctx.neuron.v_th)
+        neuron = ctx.neuron
+        atan, slope = 0.0, h
+        if neuron.surrogate == "atan":
+            atan = neuron.surrogate_alpha or SURROGATES["atan"][1]
+        else:
+            slope = neuron.slope(h - neuron.v_th)
         grad_x = torch.zeros_like(h)
         grad_v = grad_v.clone(memory_format=torch.contiguous_format)
-        arrays = _numpy(grad.contiguous(), grad_v, slope, h, spikes, lengths, grad_x)
-        ctx.kernels.backward(*arrays, *ctx.conf, ctx.neuron.detach_reset)
+        arrays = _numpy(
+            *(x.contiguous() for x in (grad, grad_counts)),
+            *(grad_v, slope, h, spikes, lengths, grad_x),
+        )
+        ctx.kernels.backward(*arrays, float(atan), *ctx.conf, neuron.detach_reset)
         return grad_x, grad_v, None, None, None
 
 

@@ -106,3 +106,17 @@ def test_norms_by_name():
         assert norm(torch.randn(2, 4, 3), MASK).shape == (2, 4, 3)
     with pytest.raises(ValueError, match="norm: 'bm' is unknown"):
         build_norm("bm", 3)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_batch_norm_gradient_in_closed_form(masked):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 2, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    norm = MaskedBatchNorm(3).double()
+    torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    mask = torch.arange(4) < torch.tensor([4, 2])[:, None] if masked else None
+
+    def run(x, weight, bias):
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x, mask))
+
+    assert torch.autograd.gradcheck(run, (x, norm.weight, norm.bias))
