@@ -52,6 +52,8 @@ lm_tag=                    # its folder; made from the config's name when empty
 asr_config=conf/train_iml_spikeformer.yaml  # model and training
 asr_args=                  # any key of it, e.g. "--max_epoch 3 --encoder_conf T=4"
 asr_tag=                   # folder of the experiment; made from the options when empty
+sparsify=true              # thresholds and fine-tuning if the config has a 'sparsify' part
+naive_sparsity=            # e.g. 0.2: thresholds for that mean sparsity, untrained (speech_mamba)
 seed=0                     # of weights, data order and dropout
 # Decoding and results
 inference_config=conf/decode_asr.yaml  # beam search
@@ -170,8 +172,15 @@ stage_train() {
 }
 
 stage_sparsify() {
-  [[ $final_exp != "$asr_exp" ]] || { skip "the config has no 'sparsify' part"; return; }
-  step "sparsify_$asr_tag" --input "$asr_config" --input "$expdir/.done/train_$asr_tag.json" \
+  [[ $final_exp != "$asr_exp" ]] || { skip "not asked for"; return; }
+  $dry_run || { mkdir -p "$final_exp" && printf '%s\n' "$called_as" >>"$final_exp/commands.txt"; }
+  if [[ -n $naive_sparsity ]]; then
+    step "$final_marker" --input "$expdir/.done/train_$asr_tag.json" --output "$final_exp/config.yaml" \
+      -- "$py" -m espnet_spike.bin.naive_sparse --asr_exp "$asr_exp" --train_dir "$feats/$source_set" \
+      --output_dir "$final_exp" --sparsity "$naive_sparsity" --seed "$seed"
+    return
+  fi
+  step "$final_marker" --input "$asr_config" --input "$expdir/.done/train_$asr_tag.json" \
     --output "$final_exp/config.yaml" \
     -- "$py" -m espnet_spike.bin.sparsify --config "$asr_config" --asr_exp "$asr_exp" \
     --output_dir "$final_exp" --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" \

@@ -258,7 +258,7 @@ class FATReLU(nn.Module):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         side = ", two-sided" if self.two_sided else ""
-        return f"T={float(self.T):.4g}{' learnt' if self.learnt else ''}{side}"
+        return f"T={float(self.T.detach()):.4g}{' learnt' if self.learnt else ''}{side}"
 
 
 def inverse_softplus(y: float) -> float:

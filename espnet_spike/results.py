@@ -86,7 +86,7 @@ class Experiment:
     @property
     def group(self) -> str:
         """The tag without its seed: experiments of one group differ in the seed alone."""
-        return re.sub(r"_seed\d+$", "", self.tag)
+        return re.sub(r"_seed\d+(?=_|$)", "", self.tag)
 
     @property
     def parameters(self) -> int | None:
@@ -220,7 +220,9 @@ def write_results(experiment: Experiment, corpus_dir: Path | None = None) -> dic
 
 def training_config(exp_dir: Path) -> str | None:
     """Return the name of the YAML that the training stage was given, if run.sh did the training."""
-    marker = exp_dir.parent / ".done" / f"train_{exp_dir.name.removeprefix('asr_')}.json"
+    # what stage 9 makes of a trained model has its name and a suffix
+    tag = re.sub(r"_(sparsified|naive[\d.]+)$", "", exp_dir.name.removeprefix("asr_"))
+    marker = exp_dir.parent / ".done" / f"train_{tag}.json"
     if not marker.is_file():
         return None
     words = shlex.split(read_json(marker)["command"])

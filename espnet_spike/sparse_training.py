@@ -36,6 +36,7 @@ from espnet_spike.sparsify import (
     Calibrator,
     finetuning_state,
     naive_thresholds,
+    task_loss,
 )
 from espnet_spike.training import best_checkpoint, read_config
 
@@ -100,7 +101,7 @@ def sparsify(options: argparse.Namespace) -> Path | None:
     launch.write_config(finetune, merge(config, finetuning_changes(init, changes)))
     options = argparse.Namespace(**vars(options))
     options.config = finetune
-    del options.steps, options.asr_exp, options.naive
+    del options.steps, options.asr_exp
     return asr_training.train(options)
 
 
@@ -151,37 +152,57 @@ def calibrate(options: argparse.Namespace, conf: Calibration, init: Path) -> Non
     _logger.info("thresholds of %d points: %s", len(thresholds), record)
 
 
-def sparsify_naively(options: argparse.Namespace) -> Path:
+def sparsify_naively(
+    asr_exp: Path, train_dir: Path, output_dir: Path, sparsity: float, utterances: int, seed: int
+) -> Path:
     """Give a dense SpeechMamba magnitude thresholds of a mean sparsity, without any training.
 
     The baseline of paper B's table; the percentile rule is our reading. Writes an experiment
-    folder to decode from.
+    folder to decode from; ``naive.json`` there holds the thresholds.
 
     Args:
-        options: of ``espnet_spike.bin.sparsify``, with ``naive`` the sparsity wanted.
+        asr_exp: the trained experiment.
+        train_dir: features it was trained on.
+        output_dir: the new experiment.
+        sparsity: mean share of zeros over the points F1 to F8, in (0, 1).
+        utterances: how many it is measured on.
+        seed: of their choice.
+
+    Returns:
+        the model file.
 
     Raises:
         UserError: the model is not a dense SpeechMamba, or the sparsity cannot be reached.
     """
-    args, model_file = _experiment(options.asr_exp)
+    if not 0 < sparsity < 1 or utterances < 1:
+        raise UserError(f"sparsity {sparsity} of {utterances} utterances", "0 < sparsity < 1")
+    args, model_file = _experiment(asr_exp)
     if args.encoder != "speech_mamba":
         raise UserError(
-            f"{options.asr_exp} has encoder {args.encoder}", "--naive is for encoder speech_mamba"
+            f"{asr_exp} has encoder {args.encoder}", "only speech_mamba can be made sparse naively"
         )
     args.encoder = "event_speech_mamba"
     points = [f"F{number}" for number in range(1, 9)]
     args.encoder_conf |= {"fat_points": points, "fat_two_sided": points, "fat_learn": False}
-    utterances = choose_utterances(options.asr_exp, Calibration().utterances, options.seed)
-    batches = load_batches(args, options.train_dir, utterances)
+    chosen = choose_utterances(asr_exp, utterances, seed)
+    batches = load_batches(args, train_dir, chosen)
     model = build(args, model_file, strict=False)
-    thresholds = naive_thresholds(model, lambda: batches, options.naive)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    best = options.output_dir / model_file.name
+    dense_loss = task_loss(model, batches)
+    thresholds, reached = naive_thresholds(model, lambda: batches, sparsity)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    best = output_dir / model_file.name
     temporary = best.with_suffix(".tmp")
     torch.save(model.state_dict(), temporary)
     temporary.replace(best)
-    resume.write_json(options.output_dir / "naive.json", thresholds)
-    launch.write_config(options.output_dir / "config.yaml", vars(args))
+    record = {
+        "model": str(model_file),
+        "sparsity": reached,
+        "loss_ratio": task_loss(model, batches) / dense_loss,
+        "utterances": len(chosen),
+        "thresholds": thresholds,
+    }
+    resume.write_json(output_dir / "naive.json", record)
+    launch.write_config(output_dir / "config.yaml", vars(args))
     return best
 
 

@@ -301,7 +301,7 @@ def naive_thresholds(
     share: float,
     tolerance: float = 0.005,
     max_values: int = 1_000_000,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], float]:
     """Choose magnitude thresholds of a dense model for a given mean sparsity, without training.
 
     One percentile of the magnitudes is taken at every point; which one, is found by bisection,
@@ -315,7 +315,7 @@ def naive_thresholds(
         max_values: activations kept of a point.
 
     Returns:
-        the thresholds by point; the model has them.
+        the thresholds by point, which the model has, and the mean sparsity reached.
 
     Raises:
         UserError: the sparsity cannot be reached.
@@ -333,7 +333,7 @@ def naive_thresholds(
         reached = sum(shares) / len(shares)
         _logger.info("percentile %.2f: mean sparsity %.4f", p, reached)
         if abs(reached - share) <= tolerance:
-            return thresholds
+            return thresholds, reached
         low, high = (p, high) if reached < share else (low, p)
     raise UserError(f"mean sparsity {share} cannot be reached, the nearest is {reached:.4f}")
 

@@ -1,6 +1,7 @@
 """ESPnet's trainer with a record of each epoch, from which training is judged and shown."""
 
 import json
+import logging
 import math
 import os
 import time
@@ -14,7 +15,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 from espnet2.train.trainer import Trainer, TrainerOptions
 
-from espnet_spike.training import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT
+from espnet_spike.training import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
 
 
 class SpikeTrainer(Trainer):
@@ -112,6 +113,8 @@ class SpikeTrainer(Trainer):
         record["seconds"] = now - record["start"]
         with open(output_dir / EPOCHS, "a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
+        if odd := odd_layers(record["valid"]):
+            logging.warning("epoch %d: %s", record["epoch"], odd)
         if (output_dir / CHECKPOINT).exists():
             os.replace(output_dir / CHECKPOINT, output_dir / PREVIOUS_CHECKPOINT)
 

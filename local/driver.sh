@@ -97,7 +97,9 @@ prepare() {
     --config "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}
   # what is decoded: the trained model, or what the sparsify stage makes of it
   final_tag=$asr_tag final_marker=train_$asr_tag
-  if grep -qE '^ +sparsify:' "$asr_config"; then
+  if [[ -n $naive_sparsity ]]; then
+    final_tag=${asr_tag}_naive$naive_sparsity final_marker=naive_sparse_$final_tag
+  elif $sparsify && grep -qE '^ +sparsify:' "$asr_config"; then
     final_tag=${asr_tag}_sparsified final_marker=sparsify_$asr_tag
   fi
   final_exp=$expdir/asr_$final_tag

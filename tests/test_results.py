@@ -151,3 +151,19 @@ def test_git_hash_tells_a_changed_checkout(tmp_path):
     assert len(clean) == 12
     (tmp_path / "a").write_text("2")
     assert results.git_hash(tmp_path) == f"{clean}-dirty"
+
+
+@pytest.mark.parametrize("suffix", ["", "_sparsified", "_naive0.2"])
+def test_seeds_of_a_group_and_the_training_behind_stage_9(recipe, suffix):
+    for seed in (1, 2):
+        make_experiment(recipe, f"x_fbank_seed{seed}{suffix}", {})
+    (recipe / "exp" / ".done").mkdir()
+    marker = recipe / "exp" / ".done" / "train_x_fbank_seed1.json"
+    marker.write_text(json.dumps({"command": "python -m x --config conf/x.yaml"}))
+    experiments = results.find_experiments(recipe / "exp")
+    assert list(results.groups(experiments)) == [f"x_fbank{suffix}"]
+    found = {e.path.name: results.training_config(e.path) for e in experiments}
+    assert found == {
+        f"asr_x_fbank_seed1{suffix}": "conf/x.yaml",
+        f"asr_x_fbank_seed2{suffix}": None,
+    }

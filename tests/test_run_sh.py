@@ -118,3 +118,11 @@ def test_a_default_config_is_the_recipes_and_a_given_one_is_looked_up_from_here(
     assert "\nasr_config: conf/train_iml_spikeformer.yaml\n" in "\n" + run_sh(*stop).stdout
     given = run_sh("--asr_config", "conf/train_iml_spikeformer.yaml", *stop)
     assert f"asr_config: {tmp_path}/conf/train_iml_spikeformer.yaml" in given.stdout
+
+
+def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
+    script = root / "egs/fsdd/speech_mamba.sh"
+    result = run_sh("--seeds", "1 2", "--rows", "relu naive", "--list_stages", script=script)
+    assert result.returncode == 0
+    assert result.stdout == 4 * run_sh("--list_stages").stdout
+    assert "no row 'rely'" in run_sh("--rows", "rely", "--list_stages", script=script).stderr

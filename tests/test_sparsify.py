@@ -1,17 +1,18 @@
 """Calibration of thresholds and the sparsify stage."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
 import yaml
 from torch import nn
 
-from espnet_spike.bin import asr_train, collect_stats
+from espnet_spike.bin import asr_train, collect_stats, decode, naive_sparse
 from espnet_spike.bin import sparsify as command
 from espnet_spike.errors import UserError
 from espnet_spike.fatrelu import FATReLU, named_fatrelus
-from espnet_spike.sparse_training import merge, read_part
+from espnet_spike.sparse_training import build, merge, read_part
 from espnet_spike.sparsify import (
     STATE,
     Calibration,
@@ -187,7 +188,8 @@ def test_finetuning_state():
 @pytest.mark.parametrize("share", [0.2, 0.6])
 def test_naive_thresholds_reach_the_share(share):
     model = Model(two_sided=True)
-    thresholds = naive_thresholds(model, batches, share)
+    thresholds, reached = naive_thresholds(model, batches, share)
+    assert reached == pytest.approx(share, abs=0.005)
     zeros = 0.0
     for batch in batches():
         mask = torch.arange(40) < batch["speech_lengths"][:, None]
@@ -291,5 +293,26 @@ def test_the_stage_after_a_training(tmp_path, caplog):
     config.write_text(yaml.safe_dump({k: v for k, v in CONFIG.items() if k != "spike_meta"}))
     command.main([*words[:-1], str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
-    with pytest.raises(UserError, match="--naive is for encoder speech_mamba"):
-        command.main([*words, "--naive", "0.2"])
+    # the baseline without training
+    with pytest.raises(UserError, match="only speech_mamba"):
+        naive_sparse.main(naive_words(exp, tmp_path))
+    dense = CONFIG | {"encoder": "speech_mamba", "max_epoch": 1}
+    config.write_text(yaml.safe_dump(dense))
+    asr_train.main([*data, "--output_dir", str(tmp_path / "dense")])
+    naive_sparse.main(naive_words(tmp_path / "dense", tmp_path))
+    record = json.loads((tmp_path / "naive" / "naive.json").read_text())
+    assert record["sparsity"] == pytest.approx(0.3, abs=0.005)
+    model = build(Namespace(**read_config(tmp_path / "naive")), best_checkpoint(tmp_path / "naive"))
+    found = {name: float(layer.T) for name, layer in named_fatrelus(model).items()}
+    assert found == pytest.approx(record["thresholds"])
+    assert all(layer.two_sided for layer in named_fatrelus(model).values())
+    (tmp_path / "dev" / "utt2dur").write_text("v1 1.0\n")
+    words = ["--asr_exp", str(tmp_path / "naive"), "--out", str(tmp_path / "naive" / "dec")]
+    words += ["--inference_args", "--ctc_weight 1.0 --beam_size 2", f"dev={tmp_path / 'dev'}"]
+    decode.main(words)
+    assert (tmp_path / "naive" / "dec" / "dev" / "text").is_file()
+
+
+def naive_words(exp, folder):
+    words = ["--asr_exp", str(exp), "--output_dir", str(folder / "naive"), "--sparsity", "0.3"]
+    return [*words, "--train_dir", str(folder / "train")]

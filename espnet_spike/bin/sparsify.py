@@ -1,8 +1,7 @@
 """Make a trained event-driven model sparser: calibrate thresholds on data, then fine-tune.
 
 The training YAML asks for it by `sparsify` under `spike_meta`; without that nothing is done. The
-same command again resumes. With --naive SHARE a dense model gets magnitude thresholds instead,
-without training: the baseline that sparsification is compared with.
+same command again resumes.
 """
 
 import argparse
@@ -25,9 +24,6 @@ def get_parser() -> Parser:
     parser.add_argument("--valid_dir", type=Path, required=True)
     parser.add_argument("--stats_dir", type=Path, required=True, help="made by collect_stats")
     parser.add_argument("--steps", type=_steps, default=STEPS, help="some of: calibrate finetune")
-    parser.add_argument(
-        "--naive", type=float, metavar="SHARE", help="mean sparsity to give a dense model"
-    )
     add_training_options(parser, "asr")
     return parser
 
@@ -45,9 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger = logging.getLogger(__name__)
     from espnet_spike import sparse_training
 
-    if options.naive is not None:
-        logger.info("naive: %s", sparse_training.sparsify_naively(options))
-        return
     best = sparse_training.sparsify(options)
     if best is None:
         logger.info("skipped: %s has no spike_meta.sparsify", options.config)

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The SpeechMamba rows of the results, one seed of every row first; call again to go on.
+#   egs/fsdd/speech_mamba.sh [--seeds "1 2 3"] [--rows "dense naive relu e optimized spiking"] [OPTIONS of run.sh]
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+
+seeds="1 2 3"
+rows="dense naive relu e optimized spiking"
+options=()
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --seeds) seeds=$2 && shift ;;
+    --rows) rows=$2 && shift ;;
+    *) options+=("$1") ;;
+  esac
+  shift
+done
+
+row() { # row NAME: options of run.sh; any of the commands can be given by hand
+  case $1 in
+    dense) echo --asr_config conf/train_speech_mamba.yaml ;;
+    naive) echo --asr_config conf/train_speech_mamba.yaml --naive_sparsity 0.2 ;;
+    relu) echo --asr_config conf/train_event_speech_mamba.yaml --sparsify false ;;
+    e) echo --asr_config conf/train_event_speech_mamba.yaml ;;
+    optimized) echo --asr_config conf/train_event_speech_mamba_optimized.yaml ;;
+    spiking) echo --asr_config conf/train_spiking_speech_mamba.yaml ;;
+    *) echo "error: no row '$1'" >&2 && return 1 ;;
+  esac
+}
+
+for seed in $seeds; do
+  for name in $rows; do
+    words=$(row "$name")
+    read -ra words <<<"$words"
+    "$here/run.sh" "${words[@]}" --seed "$seed" --stop_stage report ${options[@]+"${options[@]}"}
+  done
+done
