@@ -47,6 +47,7 @@ bpemode=unigram            # kind of sentencepiece model {unigram|bpe}
 nbpe=30                    # size of the sentencepiece vocabulary
 use_lm=false               # train a language model and decode with it
 lm_config=conf/lm.yaml     # its config
+lm_train_text=             # further files of "key words" lines that it learns from
 lm_tag=                    # its folder; made from the config's name when empty
 # Training
 asr_config=conf/train_iml_spikeformer.yaml  # model and training
@@ -64,6 +65,8 @@ inference_tag=             # folder of the decoding; made from the options when 
 usage() {
   echo "Usage: ./run.sh [--recipe NAME] [--stage N] [--stop_stage N] [--OPTION VALUE ...]"
   print_options "$root/run.sh"
+  [[ ${#own_names[@]} -eq 0 ]] || printf '\nOf the recipe %s\n' "${own_script#"$root"/}"
+  print_options "$own_script"
   printf '\nStages\n'
   print_stages
 }
@@ -89,6 +92,7 @@ stages="
 print_stages() { printf '%s\n' "${stages#?}" | sed -E 's/^( ?[0-9]+ [a-z]+ +)[a-z_]+ +/  \1/'; }
 
 _read_option_block "$root/run.sh"
+find_own_options "$@" # of the recipe: sets own_script and own_names
 parse_options "$root/run.sh" "$@"
 $list_stages && { print_stages; exit 0; }
 
@@ -113,7 +117,7 @@ prepare # environment, folders, tags, checks: sets py, source_set, feats, token_
 
 stage_data() {
   step data --input local/data.sh "${raw_sets[@]/#/--output=data/}" \
-    -- bash local/data.sh ${corpus_dir:+--corpus_dir "$corpus_dir"}
+    -- bash local/data.sh ${corpus_dir:+--corpus_dir "$corpus_dir"} ${own_options[@]+"${own_options[@]}"}
   step data_check "${raw_sets[@]/#/--input=data/}" "${raw_sets[@]/#/--output=data/}" \
     -- "$py" -m espnet_spike.bin.prepare_data_dir --allow_pipes "$allow_pipes" "${raw_sets[@]/#/data/}"
 }
@@ -148,9 +152,11 @@ stage_token() {
 
 stage_lm() {
   $use_lm || { skip "no --use_lm true"; return; }
-  step "lm_$lm_tag" --input "$lm_config" --input "$feats/$source_set/text" --input "$token_dir/tokens.txt" \
+  local text texts=("$feats/$source_set/text")
+  for text in $lm_train_text; do texts+=("$text"); done
+  step "lm_$lm_tag" --input "$lm_config" "${texts[@]/#/--input=}" --input "$token_dir/tokens.txt" \
     --output "$lm_exp" \
-    -- "$py" -m espnet_spike.bin.lm_train --lm_config "$lm_config" --train_text "$feats/$source_set/text" \
+    -- "$py" -m espnet_spike.bin.lm_train --lm_config "$lm_config" --train_text "${texts[@]}" \
     --valid_text "$feats/$valid_set/text" "${token_options[@]}" --stats_dir "$lm_exp/stats" \
     --output_dir "$lm_exp" --ngpu "$ngpu" --seed "$seed"
 }

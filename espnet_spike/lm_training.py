@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def train(options: argparse.Namespace) -> Path | None:
     """
     config, _ = read_training_config(options.lm_config)
     launch.check_token_options(options)
-    for text in (options.train_text, options.valid_text):
+    for text in (*options.train_text, options.valid_text):
         if not text.is_file():
             raise UserError(f"no such text: {text}", "run the stages before this one first")
         if "," in str(text):
@@ -49,7 +49,7 @@ def train(options: argparse.Namespace) -> Path | None:
     )
     texts = {
         "train": _without_empty_lines(options.train_text, options.stats_dir / "train" / "text"),
-        "valid": _without_empty_lines(options.valid_text, options.stats_dir / "valid" / "text"),
+        "valid": _without_empty_lines([options.valid_text], options.stats_dir / "valid" / "text"),
     }
     args = _espnet_args(config, options, texts)
 
@@ -108,23 +108,30 @@ def _collect_stats(
     write_lines(mark, content)
 
 
-def _without_empty_lines(text: Path, copy: Path) -> Path:
-    """Return the text, or a copy without the lines that hold a key alone, which ESPnet refuses.
+def _without_empty_lines(texts: Sequence[Path], copy: Path) -> Path:
+    """Return a text without the lines that hold a key alone, which ESPnet refuses.
 
-    Line by line: the text of a language model may be larger than memory.
+    A single text without such lines is returned as it is. Line by line: the text of a language
+    model may be larger than memory.
     """
-    with open(text, encoding="utf-8") as f:
-        empty = sum(len(line.split(maxsplit=1)) < 2 for line in f)
-    if not empty:
-        if text.stat().st_size == 0:
-            raise UserError(f"{text} is empty")
-        return text
+
+    def lines(path: Path) -> Iterator[str]:
+        with open(path, encoding="utf-8") as f:
+            yield from f
+
+    empty = sum(len(line.split(maxsplit=1)) < 2 for path in texts for line in lines(path))
+    names = ", ".join(map(str, texts))
+    if not any(path.stat().st_size for path in texts):
+        raise UserError(f"{names} is empty")
+    if not empty and len(texts) == 1:
+        return texts[0]
     copy.parent.mkdir(parents=True, exist_ok=True)
-    with open(text, encoding="utf-8") as f:
-        write_lines(copy, (line.rstrip("\n") for line in f if len(line.split(maxsplit=1)) == 2))
+    kept = (line for path in texts for line in lines(path) if len(line.split(maxsplit=1)) == 2)
+    write_lines(copy, (line.rstrip("\n") for line in kept))
     if copy.stat().st_size == 0:
-        raise UserError(f"{text} holds no text, only keys")
-    _logger.warning("%s: %d empty lines are left out", text, empty)
+        raise UserError(f"{names} holds no text, only keys")
+    if empty:
+        _logger.warning("%s: %d empty lines are left out", names, empty)
     return copy
 
 

@@ -48,6 +48,11 @@ prepare() {
     [[ $corpus_dir == /* ]] || corpus_dir=$caller_dir/$corpus_dir
     [[ -d $corpus_dir ]] || fail "--corpus_dir $corpus_dir: no such folder"
   fi
+  own_options=()
+  local name
+  for name in ${own_names[@]+"${own_names[@]}"}; do
+    [[ -z ${!name} ]] || own_options+=("--$name" "${!name}")
+  done
   read -ra tests <<<"$test_sets"
   [[ ${#tests[@]} -gt 0 ]] || fail "--test_sets is empty"
   stage_number stage

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # Kaldi's parse_options idea: the variables declared in the option block of a script are its options.
 #
 #   ### options
@@ -45,6 +45,44 @@ print_options() { # print_options SCRIPT: name, default and help of each option,
           printf '  --%-24s %s [%s]\n' "$name" "${option_help[$name]}" "${option_default[$name]}" ;;
     esac
   done <"$1"
+}
+
+find_own_options() { # find_own_options ARGS...: add the options of the recipe that ARGS name
+  # A recipe whose run.sh has an option block of its own: these are the options of its
+  # local/data.sh, and may stand among all others. Sets own_script, own_names and the variables.
+  local word previous='' named=${recipe:-} before known
+  for word in "$@"; do
+    case $previous in
+      --recipe) named=$word ;;
+      --recipe_dir) named=${word##*/} ;;
+    esac
+    [[ $word != --recipe=* ]] || named=${word#*=}
+    previous=$word
+  done
+  own_script=$root/egs/$named/run.sh own_names=()
+  [[ -f $own_script ]] || { own_script=/dev/null; return; }
+  before=" ${!option_help[*]} "
+  _read_option_block "$own_script"
+  for known in $(_option_names "$own_script"); do
+    [[ $before != *" $known "* ]] || fail "egs/$named/run.sh: --$known is an option of every recipe"
+    own_names+=("$known")
+    printf -v "$known" '%s' "${option_default[$known]}"
+  done
+}
+
+recipe_options() { # recipe_options SCRIPT ARGS...: for a recipe's run.sh with an option block
+  # Checks all options as the driver will, and sets the variables of the recipe's own block.
+  local script=$1 folder
+  shift
+  folder=$(dirname "$script")
+  usage() { exec bash "$root/run.sh" --recipe_dir "$folder" --help; }
+  _read_option_block "$root/run.sh"
+  find_own_options --recipe_dir "$folder"
+  parse_options "$script" "$@"
+}
+
+_option_names() { # _option_names SCRIPT: the names of its option block, in the file's order
+  sed -nE '/^### options/,/^### end of options/ s/^([a-z][a-z0-9_]*)=.*/\1/p' "$1"
 }
 
 _nearest() { # _nearest WORD KNOWN...: " (did you mean 'x'?)" or nothing

@@ -1,5 +1,7 @@
+import hashlib
 import http.server
 import io
+import shutil
 import tarfile
 import threading
 from typing import ClassVar
@@ -7,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from espnet_spike.corpora import fsdd
-from espnet_spike.corpora.download import download, extract_tar
+from espnet_spike.corpora.download import Archive, download, extract_tar, obtain
 from espnet_spike.errors import UserError
 
 CONTENT = bytes(range(256)) * 4000
@@ -108,6 +110,54 @@ def test_a_failure_names_the_address_and_the_way_out(url, tmp_path, plan, reques
         fetch(url, tmp_path / "x")
     assert "--corpus_dir" in caught.value.hint
     assert len(Server.requests) == requests
+
+
+def test_a_wrong_check_sum_leaves_nothing(url, tmp_path):
+    good = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    download(url, tmp_path / "good", hint="", checksum=good)
+    with pytest.raises(UserError, match=r"md5 is .*, not 123 as published"):
+        download(url, tmp_path / "bad", hint="", checksum="md5:123")
+    assert [file.name for file in tmp_path.iterdir()] == ["good"]
+
+
+def test_a_full_disk_is_found_before_the_transfer(url, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=len(CONTENT) - 1)
+    monkeypatch.setattr("espnet_spike.corpora.download.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"downloading x needs .* GB free"):
+        fetch(url, tmp_path / "x")
+    assert len(Server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("mirror", "expected"),
+    [
+        ("eu", "https://openslr.elda.org/resources/12/a.tgz"),
+        ("http://here/slr/", "http://here/slr/12/a.tgz"),
+    ],
+)
+def test_a_mirror_is_a_name_or_an_address(mirror, expected):
+    assert Archive("12/a.tgz").url(mirror) == expected
+    assert Archive("http://home/a.tgz").url(mirror) == "http://home/a.tgz"
+
+
+def test_an_unknown_mirror_lists_the_known_ones():
+    with pytest.raises(UserError, match="--mirror moon") as caught:
+        Archive("12/a.tgz").url("moon")
+    assert "eu" in caught.value.hint
+
+
+def test_a_corpus_is_fetched_unpacked_and_the_archive_removed(tmp_path, monkeypatch):
+    published = make_tar(tmp_path / "a.tgz", {"top/x": b"1"})
+    content = published.read_bytes()
+    monkeypatch.setattr(
+        "espnet_spike.corpora.download._fetch", lambda url, part: part.write_bytes(content)
+    )
+    archive = Archive("9/a.tgz", f"md5:{hashlib.md5(content).hexdigest()}")
+    obtain(archive, "main", tmp_path / "downloads", tmp_path / "downloads/top", strip=1)
+    assert (tmp_path / "downloads/top/x").read_bytes() == b"1"
+    assert [file.name for file in (tmp_path / "downloads").iterdir()] == ["top"]
+    monkeypatch.setattr("espnet_spike.corpora.download._fetch", None)  # not asked for again
+    obtain(archive, "main", tmp_path / "downloads", tmp_path / "downloads/top", strip=1)
 
 
 def test_offline_the_fsdd_recipe_names_corpus_dir(tmp_path, monkeypatch):

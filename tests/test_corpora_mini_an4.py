@@ -4,7 +4,7 @@ import pytest
 
 from espnet_spike.audio import inspect, parse_source
 from espnet_spike.bin import prepare_data_dir
-from espnet_spike.corpora import mini_an4
+from espnet_spike.corpora import an4, mini_an4
 from espnet_spike.errors import UserError
 from espnet_spike.kaldi_dir import DataDir
 
@@ -82,10 +82,10 @@ def test_missing_audio_is_named(recipe):
 )
 def test_transcripts_lose_their_sentence_marks(tmp_path, line, expected):
     (tmp_path / "t").write_text(line + "\n")
-    assert mini_an4.read_transcripts(tmp_path / "t") == expected
+    assert an4.read_transcripts(tmp_path / "t") == expected
 
 
 def test_a_malformed_transcript_is_shown(tmp_path):
     (tmp_path / "t").write_text("YES an251-fash-b\n")
     with pytest.raises(UserError, match=r"got 'YES an251-fash-b'"):
-        mini_an4.read_transcripts(tmp_path / "t")
+        an4.read_transcripts(tmp_path / "t")

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.corpora import corpus_dir
+from tests.corpora import corpus_dir, small_librispeech, small_speechocean762
 
 pytestmark = pytest.mark.xdist_group("recipes")
 
@@ -26,7 +27,7 @@ class Recipe:
 
     name: str
     options: tuple[str, ...] = ()
-    corpus: str = ""
+    corpus: Callable[[Path], Path] | None = None  # lays the corpus out, or says where it is
     sets: tuple[str, ...] = ("test",)
     files: tuple[str, ...] = ()
 
@@ -69,6 +70,11 @@ def finish(process: subprocess.Popen) -> str:
     return output
 
 
+# enough to see that every stage runs
+SHORT = (
+    *("--asr_args", "--max_epoch 1 --num_iters_per_epoch 2 --encoder_conf num_blocks=1"),
+    *("--inference_args", "--beam_size 1 --maxlenratio 0.05", "--nj", "1"),
+)
 RECIPES = [
     Recipe(
         name="mini_an4",
@@ -77,16 +83,33 @@ RECIPES = [
     Recipe(
         name="fsdd",
         options=("--asr_args", "--max_epoch 1 --num_iters_per_epoch 3", "--nj", "1"),
-        corpus="fsdd",
+        corpus=lambda target: corpus_dir("fsdd"),
         sets=("test_seen", "dev", "test"),
+    ),
+    Recipe(
+        name="speechocean762",
+        options=(*SHORT, "--valid_from_train", "0.2", "--test_sets", "test"),
+        corpus=small_speechocean762,
+    ),
+    Recipe(
+        name="librispeech",
+        options=(
+            *("--train_subset", "100", "--valid_from_train", "0.05", "--test_sets", "test_clean"),
+            *("--asr_config", "conf/train_iml_spikeformer_small.yaml", "--nbpe", "60"),
+            *("--inference_config", "conf/decode_ctc.yaml", *SHORT),
+        ),
+        corpus=small_librispeech,
+        sets=("test_clean",),
+        files=("data/train_100/text", "data/dev/text", "dump/fbank/train_100/feats.scp"),
     ),
 ]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_recipe_leads_from_audio_to_a_table(checkout, recipe):
-    corpus = ("--corpus_dir", str(corpus_dir(recipe.corpus))) if recipe.corpus else ()
-    options = ("--recipe", recipe.name, *corpus, *recipe.options)
+def test_a_recipe_leads_from_audio_to_a_table(checkout, recipe, tmp_path):
+    corpus = recipe.corpus(tmp_path / "the corpus") if recipe.corpus else None
+    given = ("--corpus_dir", str(corpus)) if corpus else ()
+    options = ("--recipe", recipe.name, *given, *recipe.options)
     output = finish(run_recipe(checkout, *options))
     folder = checkout / "egs" / recipe.name
     assert f"results: {folder}/exp/RESULTS.md" in output
@@ -103,8 +126,8 @@ def test_a_recipe_leads_from_audio_to_a_table(checkout, recipe):
 
     tables = (folder / "exp/RESULTS.md").read_text()
     assert "iml_spikeformer" in tables and str(checkout) not in tables
-    if recipe.corpus:
-        assert str(corpus_dir(recipe.corpus)) not in tables and "<corpus_dir>" in tables
+    if corpus:
+        assert str(corpus) not in tables and "<corpus_dir>" in tables
 
     # the same command again finds everything done, whatever the folder it is given in
     again = finish(run_recipe(checkout, *options, "--inference_nj", "1", cwd=folder))

@@ -43,7 +43,7 @@ def test_help_lists_every_option_with_its_default(run_sh, root):
     assert "[conf/train_iml_spikeformer.yaml]" in help_text
 
 
-@pytest.mark.parametrize("recipe", ["mini_an4", "fsdd"])
+@pytest.mark.parametrize("recipe", ["mini_an4", "fsdd", "librispeech"])
 def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, root, recipe):
     options = ("--list_stages",)
     own = run_sh(*options, script=root / "egs" / recipe / "run.sh")
@@ -74,6 +74,57 @@ def test_a_wrong_option_stops_before_any_work_and_says_what_is_known(run_sh, opt
     assert result.returncode != 0
     assert said in result.stderr
     assert "stage" not in result.stdout
+
+
+@pytest.fixture
+def checkout(root, tmp_path):
+    """A checkout with a recipe that has options of its own."""
+    copy = tmp_path / "check out"
+    shutil.copytree(root / "local", copy / "local")
+    shutil.copytree(root / "conf", copy / "conf")
+    shutil.copy2(root / "run.sh", copy)
+    recipe = copy / "egs/mine"
+    (recipe / "local").mkdir(parents=True)
+    (recipe / "local/data.sh").touch()
+    script = (root / "egs/librispeech/run.sh").read_text()
+    block = """### options
+size=big                   # how much {big|small}
+loud=false                 # shout
+### end of options
+"""
+    script = re.sub(r"### options.*### end of options\n", block, script, flags=re.DOTALL)
+    end = """recipe_options "$here/run.sh" "$@"
+exec bash "$root/run.sh" --recipe_dir "$here" --train_set "train_$size" -- "$@"
+"""
+    (recipe / "run.sh").write_text(script[: script.index("recipe_options ")] + end)
+    return copy
+
+
+def test_a_recipe_may_have_options_of_its_own(run_sh, checkout):
+    """They stand among all others, wherever it is called from, and reach its local/data.sh."""
+    options = ("--env", sys.prefix, "--dry_run", "--stop_stage", "data")
+    root, recipe = checkout / "run.sh", checkout / "egs/mine/run.sh"
+    for result in (
+        run_sh("--recipe", "mine", "--size", "small", "--loud", *options, script=root),
+        run_sh(*options, "--loud=true", "--size=small", script=recipe),
+    ):
+        assert result.returncode == 0, result.stderr
+        assert "bash local/data.sh --size small --loud true" in result.stdout
+        assert "data/train_small" in result.stdout
+    assert "local/data.sh --size big --loud false" in run_sh(*options, script=recipe).stdout
+
+
+def test_a_recipes_own_options_are_checked_and_in_its_help(run_sh, checkout):
+    root, recipe = checkout / "run.sh", checkout / "egs/mine/run.sh"
+    for name, script in ((("--recipe", "mine"), root), ((), recipe)):
+        assert "did you mean 'size'" in run_sh(*name, "--sise", "big", script=script).stderr
+        assert "--size takes big small" in run_sh(*name, "--size", "huge", script=script).stderr
+        help_text = run_sh(*name, "--help", script=script).stdout
+        assert re.search(r"Of the recipe egs/mine/run.sh\n +--size +how much", help_text)
+        assert "--nbpe" in help_text
+    assert "unknown option --size" in run_sh("--size", "big", script=root).stderr
+    recipe.write_text(recipe.read_text().replace("loud=false", "nbpe=7"))
+    assert "--nbpe is an option of every recipe" in run_sh(script=recipe).stderr
 
 
 def test_shell_scripts_are_clean(root):

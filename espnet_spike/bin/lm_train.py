@@ -12,7 +12,9 @@ def get_parser() -> Parser:
     """Return the parser of this command."""
     parser = Parser(description=__doc__)
     parser.add_argument("--lm_config", type=Path, required=True, help="YAML of the training")
-    parser.add_argument("--train_text", type=Path, required=True, help="Kaldi text")
+    parser.add_argument(
+        "--train_text", type=Path, nargs="+", required=True, help="Kaldi text, one file or several"
+    )
     parser.add_argument("--valid_text", type=Path, required=True)
     parser.add_argument("--stats_dir", type=Path, required=True, help="gets the lengths of lines")
     add_training_options(parser, "lm")

@@ -1,5 +1,6 @@
 """Fetching and unpacking public corpora so that nothing half done is taken for whole."""
 
+import hashlib
 import logging
 import os
 import shutil
@@ -7,6 +8,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from espnet_spike.errors import UserError
@@ -15,11 +17,96 @@ logger = logging.getLogger("download")
 TRIES = 3
 TIMEOUT = 30  # seconds without a byte
 
+# homes of the corpora of openslr.org
+MIRRORS = {
+    "main": "https://www.openslr.org/resources",
+    "us": "https://openslr.trmal.net/resources",
+    "eu": "https://openslr.elda.org/resources",
+    "cn": "https://openslr.magicdatatech.com/resources",
+}
 
-def download(url: str, path: Path, hint: str, tries: int = TRIES, pause: float = 2.0) -> Path:
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive of a corpus.
+
+    Attributes:
+        place: its address, or what follows a mirror's, such as ``12/dev-clean.tar.gz``.
+        checksum: ``md5:...`` or ``sha256:...`` of the file as published; empty when none is, and
+            then the check sum inside the compression is all there is.
+        expansion: bytes when unpacked for each byte of the archive, about.
+    """
+
+    place: str
+    checksum: str = ""
+    expansion: float = 1.1
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.place.rsplit("/", 1)[-1]
+
+    def url(self, mirror: str) -> str:
+        """Return the address; ``mirror`` is a name in ``MIRRORS`` or the beginning of an URL.
+
+        Raises:
+            UserError: neither of the two.
+        """
+        if "://" in self.place:
+            return self.place
+        base = MIRRORS.get(mirror, mirror)
+        if "://" not in base:
+            raise UserError(
+                f"--mirror {mirror}: unknown", f"use {', '.join(MIRRORS)} or the address of one"
+            )
+        return f"{base.rstrip('/')}/{self.place}"
+
+
+def obtain(archive: Archive, mirror: str, downloads: Path, target: Path, strip: int = 0) -> Path:
+    """Download, verify and unpack an archive, then remove it; at once when it was done before.
+
+    Args:
+        archive: what to fetch.
+        mirror: where from, see `Archive.url`.
+        downloads: folder for the archive.
+        target: folder that receives what is in it.
+        strip: leading parts of member names to leave out.
+
+    Raises:
+        UserError: it cannot be fetched, is damaged, or the disk is too small.
+    """
+    if _marker(target, archive.name).exists():
+        return target
+    hint = "mend the network, choose another --mirror, or give --corpus_dir with a copy at hand"
+    path = download(archive.url(mirror), downloads / archive.name, hint, checksum=archive.checksum)
+    need = path.stat().st_size * archive.expansion
+    check_space(target if target.exists() else downloads, need, f"unpacking {archive.name}")
+    extract_tar(path, target, strip=strip)
+    path.unlink()
+    return target
+
+
+def check_space(folder: Path, need: float, what: str) -> None:
+    """Raise a UserError when fewer than ``need`` bytes are free in an existing folder."""
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise UserError(
+            f"{what} needs {need / 1e9:.1f} GB, {folder.resolve()} has {free / 1e9:.1f} GB free",
+            "free some disk space, or give --corpus_dir with a copy elsewhere",
+        )
+
+
+def download(
+    url: str,
+    path: Path,
+    hint: str,
+    tries: int = TRIES,
+    pause: float = 2.0,
+    checksum: str = "",
+) -> Path:
     """Fetch a file, going on from where an earlier try broke off when the server allows it.
 
-    What has arrived lies in ``path`` + ``.part`` until it is complete.
+    What has arrived lies in ``path`` + ``.part`` until it is complete and verified.
 
     Args:
         url: where from.
@@ -27,9 +114,10 @@ def download(url: str, path: Path, hint: str, tries: int = TRIES, pause: float =
         hint: what the user can do when it cannot be fetched.
         tries: how often to try.
         pause: seconds before the second try, doubled after each.
+        checksum: ``md5:...`` or ``sha256:...`` of the whole file.
 
     Raises:
-        UserError: after the last try.
+        UserError: after the last try, a wrong check sum, or too little disk space.
     """
     if path.exists():
         return path
@@ -38,6 +126,7 @@ def download(url: str, path: Path, hint: str, tries: int = TRIES, pause: float =
     for attempt in range(1, tries + 1):
         try:
             _fetch(url, part)
+            _verify(part, checksum, url)
             os.replace(part, path)
             return path
         except OSError as error:  # urllib's errors and socket timeouts are OSErrors
@@ -67,6 +156,8 @@ def _fetch(url: str, part: Path) -> None:
         resumed = response.status == 206
         length = response.headers.get("Content-Length")
         expected = int(length) + have * resumed if length else None
+        if length:
+            check_space(part.parent, int(length), f"downloading {part.stem}")
         with (
             part.open("ab" if resumed else "wb") as file,
             tqdm(
@@ -85,6 +176,25 @@ def _fetch(url: str, part: Path) -> None:
         raise ConnectionError(f"{part.stat().st_size} of {expected} bytes arrived")
 
 
+def _verify(part: Path, checksum: str, url: str) -> None:
+    """Remove a file whose check sum is not the published one."""
+    if not checksum:
+        return
+    kind, _, expected = checksum.partition(":")
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found != expected:
+        part.unlink()
+        raise UserError(
+            f"{url}: {kind} is {found}, not {expected} as published; the file was removed",
+            "run the same command again, or choose another --mirror",
+        )
+
+
+def _marker(target: Path, name: str) -> Path:
+    return target / f".done-{name}"
+
+
 def extract_tar(archive: Path, target: Path, members: str = "", strip: int = 0) -> Path:
     """Unpack an archive into ``target``, all of it or nothing.
 
@@ -100,15 +210,28 @@ def extract_tar(archive: Path, target: Path, members: str = "", strip: int = 0) 
     Raises:
         UserError: damaged archive, or no such members.
     """
-    marker = target / f".done-{archive.name}"
+    from tqdm import tqdm
+
+    marker = _marker(target, archive.name)
     if marker.exists():
         return target
     staging = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        with tarfile.open(archive) as tar:
+        with (
+            archive.open("rb") as file,
+            tqdm(
+                total=archive.stat().st_size,
+                desc=f"unpack {archive.name}",
+                unit="B",
+                unit_scale=True,
+                delay=2,
+            ) as bar,
+            tarfile.open(fileobj=file) as tar,
+        ):
             for member in tar:
+                bar.update(file.tell() - bar.n)
                 parts = PurePosixPath(member.name).parts[strip:]
                 if member.name.startswith(members) and parts:
                     member.name = str(PurePosixPath(*parts))

@@ -4,14 +4,14 @@ Run in the recipe folder: ``python -m espnet_spike.corpora.mini_an4``.
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.cli import Parser, run
+from espnet_spike.corpora.an4 import FOLDERS, find_corpus, read_transcripts
 from espnet_spike.corpora.download import extract_tar
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, read_lines
+from espnet_spike.kaldi_dir import DataDir
 
 logger = logging.getLogger("mini_an4")
 
@@ -52,24 +52,13 @@ def find_archive() -> Path:
     )
 
 
-def read_transcripts(path: Path) -> dict[str, str]:
-    """Read ``<s> WORDS </s> (utterance)`` lines into utterance -> words."""
-    transcripts = {}
-    for line in read_lines(path):
-        match = re.fullmatch(r"(?:<s>)?(.*?)(?:</s>)?\s*\((\S+)\)", line.strip())
-        if not match:
-            raise UserError(f"{path}: expected '<s> WORDS </s> (utterance)', got '{line}'")
-        transcripts[match[2]] = " ".join(match[1].split())
-    return transcripts
-
-
 def prepare(an4: Path, data_dir: Path) -> dict[str, DataDir]:
     """Write ``train``, ``dev`` and ``test`` under ``data_dir``.
 
     Utterance ids begin with the speaker: ``an251-fash-b`` becomes ``fash-an251-b``.
     """
     sets: dict[str, DataDir] = {"train": DataDir(), "dev": DataDir(), "test": DataDir()}
-    for part, folder in (("train", "an4_clstk"), ("test", "an4test_clstk")):
+    for part, folder in FOLDERS.items():
         transcripts = read_transcripts(an4 / "etc" / f"an4_{part}.transcription")
         audio = {path.stem: path for path in sorted((an4 / "wav" / folder).glob("*/*.sph"))}
         for name in sorted(set(audio) - set(transcripts)):
@@ -102,9 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if an4 is None:
         extract_tar(find_archive(), args.downloads, members="downloads/an4/", strip=1)
         an4 = args.downloads / "an4"
-    elif not (an4 / "etc").is_dir():
-        raise UserError(f"{an4}: no AN4 corpus", "the folder must hold etc/ and wav/")
-    prepare(an4, args.data_dir)
+    prepare(find_corpus(an4), args.data_dir)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Stage 1: AISHELL-1 -> data/{train,dev,test}
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec python -m espnet_spike.corpora.aishell "$@"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# AN4: spelled names, numbers and dates in English; 50 minutes in all.
+# shellcheck disable=SC2034  # the driver hands the options on to local/data.sh
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(cd "$here/../.." && pwd -P)
+. "$root/local/parse_options.sh"
+
+### options
+valid_from_train=0.1       # share of the training speakers to validate with; the corpus has no dev set
+### end of options
+
+recipe_options "$here/run.sh" "$@"
+exec bash "$root/run.sh" --recipe_dir "$here" \
+  --train_set train --valid_set dev --test_sets "dev test" \
+  --token_type bpe --nbpe 30 \
+  --asr_config conf/train_iml_spikeformer_small.yaml --inference_config conf/decode_ctc.yaml \
+  -- "$@"
