@@ -60,6 +60,7 @@ seed=0                     # of weights, data order and dropout
 inference_config=conf/decode_asr.yaml  # beam search
 inference_args=            # any key of it, e.g. "--beam_size 20"
 inference_tag=             # folder of the decoding; made from the options when empty
+normalization=none         # of reference and hypothesis before scoring {none|upper|lower|characters}
 ### end of options
 
 usage() {
@@ -204,7 +205,8 @@ stage_decode() {
 stage_score() {
   step "score_${final_tag}_$inference_tag" "${tests[@]/#/--input=$decode_dir/}" \
     "${tests[@]/#/--output=$decode_dir/}" \
-    -- "$py" -m espnet_spike.bin.score "${token_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
+    -- "$py" -m espnet_spike.bin.score "${token_options[@]}" --normalization "$normalization" \
+    --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
 stage_count() { skip "not available yet for this model"; }

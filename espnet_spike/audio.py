@@ -75,15 +75,19 @@ def _plain_read(words: list[str]) -> tuple[str, int | None] | None:
             return rest[0], channel
     if program == "sox":
         rest = arguments[2:] if arguments[:1] == ["-t"] else arguments
+        channel = None
+        if rest[-2:-1] == ["remix"] and rest[-1].isdigit() and rest[-1] != "0":
+            channel, rest = int(rest[-1]) - 1, rest[:-2]
         if rest[1:] in (["-t", "wav", "-"], ["-t", "wavpcm", "-"]) and not rest[0].startswith("-"):
-            return rest[0], None
+            return rest[0], channel
     return None
 
 
 def parse_source(value: str, name: str, allow_pipes: bool = False) -> Source:
     """Understand a wav.scp value.
 
-    ``flac -c -d -s x |``, ``sph2pipe -f wav x |`` and ``sox x -t wav - |`` become reads of ``x``.
+    ``flac -c -d -s x |``, ``sph2pipe -f wav x |`` and ``sox x -t wav - |`` become reads of ``x``,
+    ``sox x -t wav - remix 2 |`` of its second channel.
 
     Args:
         value: path, or command that ends in ``|``.

@@ -23,10 +23,8 @@ import numpy as np
 from espnet_spike.bootstrap import SEED, Interval, error_interval
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.kaldi_dir import name_some, read_lines, read_table, write_lines
+from espnet_spike.normalization import profile
 
-# What is done to references and hypotheses before they are compared. The name of the profile is
-# printed with every error rate.
-NORMALIZATIONS: dict[str, Callable[[str], str]] = {"none": lambda text: " ".join(text.split())}
 SPACE = "<space>"  # how ESPnet writes a space among characters
 METRICS = ("wer", "cer", "ter")
 COLUMNS = ("corr", "sub", "del", "ins")
@@ -94,13 +92,7 @@ def read_pairs(
     Raises:
         UserError: the keys differ, a reference is blank, or the profile is unknown.
     """
-    if normalization not in NORMALIZATIONS:
-        raise UserError(
-            f"unknown text normalization {normalization!r}"
-            + did_you_mean(normalization, NORMALIZATIONS),
-            f"use one of: {', '.join(NORMALIZATIONS)}",
-        )
-    normalize = NORMALIZATIONS[normalization]
+    normalize = profile(normalization)
     refs, hyps = read_table(ref_path), read_table(hyp_path)
     check_same_keys(refs, hyps, ref_path, hyp_path)
     keys = sorted(refs)
@@ -351,7 +343,7 @@ def score_set(
         set_dir: the folder with its hypotheses ``text``.
         cut_tokens: cuts a text into the model's tokens, see `token_units`.
         vocabulary: the tokens that the model can write; others in the references are counted.
-        normalization: a name in ``NORMALIZATIONS``.
+        normalization: a name in ``espnet_spike.normalization.PROFILES``.
 
     Returns:
         What ``result.json`` holds.

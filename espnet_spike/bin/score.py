@@ -15,7 +15,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token_list", type=Path, required=True, help="tokens.txt of the model")
     parser.add_argument("--bpemodel", type=Path, help="SentencePiece model, for bpe")
     parser.add_argument(
-        "--normalization", default="none", help="what is done to both texts before comparing"
+        "--normalization",
+        default="none",
+        help="what is done to both texts before comparing: none, upper, lower, characters",
     )
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its data folder")
     return parser
