@@ -9,7 +9,7 @@ be equal; and, as a figure and no condition, the whole encoder in fp32.
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from espnet_spike.ark import ArkReader
 from espnet_spike.decoding import model_file
 from espnet_spike.errors import UserError
+from espnet_spike.execution import Execution
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.firing import named_neurons
 from espnet_spike.imls import IMLS
@@ -56,8 +57,12 @@ class Proof:
     @property
     def holds(self) -> bool:
         """Whether the two forms are the same function."""
-        near = self.layer_fp32 <= LAYER_TOLERANCE and self.double <= DOUBLE_TOLERANCE
-        return near and self.double_flips == 0
+        return self.layer_fp32 <= LAYER_TOLERANCE and self.holds_in_double
+
+    @property
+    def holds_in_double(self) -> bool:
+        """Whether the encoder's outputs and all spike counts are equal in float64."""
+        return self.double <= DOUBLE_TOLERANCE and self.double_flips == 0
 
 
 def reparameterize(
@@ -113,11 +118,51 @@ def reparameterize(
     return proof
 
 
+def prove_spikes(
+    asr_exp: Path, checkpoint: str | None, data_dirs: Mapping[str, Path]
+) -> dict[str, Proof]:
+    """Compare a trained encoder that computes with counts with itself computing with 0/1 spikes.
+
+    Args:
+        asr_exp: ``exp/<asr_tag>``.
+        checkpoint: file name of the model there; None for the best.
+        data_dirs: name -> feature directory; every utterance is encoded.
+
+    Returns:
+        Set name -> how far the two are apart.
+
+    Raises:
+        UserError: the encoder has no binary form, or the two are not the same function.
+    """
+    import espnet_spike.task
+
+    path = model_file(asr_exp, checkpoint)
+    model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(
+        str(asr_exp / "config.yaml"), str(path), "cpu"
+    )
+    model.eval()
+    double = copy.deepcopy(model.encoder).double()
+    spiking = copy.deepcopy(double)
+    Execution(spike_mode="binary").apply(spiking)
+    proofs = {
+        name: prove(model, double, spiking, encoder_inputs(model, folder))
+        for name, folder in data_dirs.items()
+    }
+    for name, proof in proofs.items():
+        if not proof.holds_in_double:
+            raise UserError(
+                f"{path}: spikes give another result than counts on {name}: "
+                f"{json.dumps(asdict(proof))}",
+                "please report this",
+            )
+    return proofs
+
+
 @torch.no_grad()
 def encoder_inputs(
-    model: nn.Module, data: Path, utterances: int
+    model: nn.Module, data: Path, utterances: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what the encoder gets for each of the first utterances: ``(1, F, D)`` and lengths."""
+    """Yield what the encoder gets for each utterance, or the first: ``(1, F, D)`` and lengths."""
     feats = FeatureDir.read(data).feats
     with ArkReader() as reader:
         for utt in list(feats)[:utterances]:
@@ -160,7 +205,7 @@ def prove(
         flips += count_flips(our_counts, their_counts)
         total += sum(counts.numel() for counts in our_counts.values())
         if model.ctc is not None:
-            same += torch.equal(model.ctc.argmax(ours), model.ctc.argmax(theirs))
+            same += greedy(model.ctc, ours) == greedy(model.ctc, theirs)
         else:
             same += 1
     if not proof.utterances:
@@ -168,6 +213,12 @@ def prove(
     proof.fp32_flips = flips / max(total, 1)
     proof.same_ctc = same / proof.utterances
     return proof
+
+
+def greedy(ctc: nn.Module, xs: Tensor) -> list[int]:
+    """Return the tokens of the best path of one utterance ``(1, N, D)``."""
+    best = torch.unique_consecutive(ctc.argmax(xs)[0])
+    return best[best != 0].tolist()
 
 
 def difference(got: Tensor, expected: Tensor) -> float:

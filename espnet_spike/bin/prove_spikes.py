@@ -1,0 +1,48 @@
+"""Prove on whole test sets that a trained encoder computes the same with 0/1 spikes as with counts.
+
+In float64 every spike count has to be equal. In fp32 a rounding can flip a count, which changes
+what follows: the shares of flipped counts and of equal greedy CTC results are printed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, named_dirs, run
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="espnet_spike.bin.prove_spikes", description=__doc__)
+    parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
+    parser.add_argument("--asr_model_file", help="file name there; by default the best")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a line a set; exit with an error when the proof does not hold."""
+    args = get_parser().parse_args(argv)
+    sets = named_dirs(args.sets)
+    import json
+    from dataclasses import asdict
+
+    from espnet_spike.kaldi_dir import write_lines
+    from espnet_spike.reparameterize import prove_spikes
+
+    proofs = prove_spikes(args.asr_exp, args.asr_model_file, sets)
+    print("| set | utterances | float64: other counts | fp32: other counts | fp32: same result |")
+    print("|---|---:|---:|---:|---:|")
+    for name, proof in proofs.items():
+        print(
+            f"| {name} | {proof.utterances} | {proof.double_flips} | {proof.fp32_flips:.4%} "
+            f"| {proof.same_ctc:.1%} |"
+        )
+    if args.json:
+        figures = {name: asdict(proof) for name, proof in proofs.items()}
+        write_lines(args.json, [json.dumps(figures, indent=1)])
+
+
+if __name__ == "__main__":
+    run(main)
