@@ -18,7 +18,8 @@ env:             ## make .venv for running recipes
 	bash local/env.sh
 
 results:         ## copy the tables of a recipe beside it: make results RECIPE=fsdd
-	cp "egs/$(RECIPE)/exp/RESULTS.md" "egs/$(RECIPE)/RESULTS.md"
+	cat "egs/$(RECIPE)/exp/RESULTS.md" $$(ls egs/$(RECIPE)/exp/*/RESULTS.md 2>/dev/null) \
+	  >"egs/$(RECIPE)/RESULTS.md"
 
 bench:           ## measure speed against peers, tables in benchmarks/results
 	bash local/env.sh --group test

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What each part of IML-Spikeformer does: all rows of conf/ablation/, one seed of every row first;
+# call again to go on. The table: exp/ablation/RESULTS.md, differences from the ANN twin.
+#   egs/fsdd/ablation.sh [--seeds "1 2 3"] [--rows "imls relu ..."] [OPTIONS of run.sh]
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+expdir=exp/ablation
+
+seeds="1 2 3"
+rows="imls relu no_decay one_decay fixed_ln fixed_bn imls_t1 asym ssa ternary lif transformer"
+options=()
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --seeds) seeds=$2 && shift ;;
+    --rows) rows=$2 && shift ;;
+    *) options+=("$1") ;;
+  esac
+  shift
+done
+for row in $rows; do
+  [[ -f $here/conf/ablation/train_$row.yaml ]] || {
+    echo "error: no row '$row'; rows: $(cd "$here/conf/ablation" && echo train_*.yaml)" >&2
+    exit 1
+  }
+done
+
+for seed in $seeds; do
+  for row in $rows; do
+    "$here/run.sh" --asr_config "$here/conf/ablation/train_$row.yaml" --expdir "$expdir" \
+      --seed "$seed" --stop_stage report ${options[@]+"${options[@]}"}
+  done
+done
+cd "$here"
+py=$(bash ../../local/env.sh)
+"$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "fsdd, ablation" \
+  --baseline relu_fbank_bpe_unigram30 --out "$expdir/RESULTS.md"
