@@ -10,7 +10,7 @@ from espnet2.layers.abs_normalize import AbsNormalize
 
 from espnet_spike.errors import UserError
 from espnet_spike.fatrelu import mean_sparsity, sparsities
-from espnet_spike.firing import firing_rates
+from espnet_spike.firing import firing_rates, threshold_spreads
 
 
 class SpikeASRModel(ESPnetASRModel):
@@ -24,6 +24,8 @@ class SpikeASRModel(ESPnetASRModel):
 
     * ``firing_rate_<layer>``: spikes per neuron, frame and level, padding excluded, in [0, 1];
     * ``firing_rate``: their mean over layers;
+    * ``threshold_spread_<layer>``, in validation: how much a threshold follows its input, as the
+      coefficient of variation over valid frames; ``threshold_spread``: their mean;
     * ``sparsity_<point>``: share of exact zeros behind a FATReLU, padding excluded, in [0, 1];
     * ``sparsity``: their mean over points; ``sparsity_macs``: weighted by the operations saved;
     * ``loss_<name>``: each auxiliary loss.
@@ -87,6 +89,11 @@ class SpikeASRModel(ESPnetASRModel):
             stats[f"firing_rate_{name}"] = rate.detach().reshape(1)
         if rates:
             stats["firing_rate"] = torch.stack(list(rates.values())).detach().mean().reshape(1)
+        spreads = {} if self.training else threshold_spreads(self.encoder)
+        for name, spread in spreads.items():
+            stats[f"threshold_spread_{name}"] = spread.detach().reshape(1)
+        if spreads:
+            stats["threshold_spread"] = torch.stack(list(spreads.values())).mean().reshape(1)
         zeros = sparsities(self.encoder)
         for name, share in zeros.items():
             stats[f"sparsity_{name}"] = share.detach().reshape(1)

@@ -18,6 +18,9 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet_spike.training import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
 
 
+A_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
+
+
 class SpikeTrainer(Trainer):
     """``Trainer`` that appends one JSON line an epoch to ``<output_dir>/epochs.jsonl``.
 
@@ -159,13 +162,13 @@ class _Probe:
 
 
 def _draw_curves(exp_dir: Path) -> None:
-    """Draw every statistic of the training but the firing rates of single layers."""
+    """Draw every statistic of the training but those of single layers."""
     states = safe_torch_load(exp_dir / CHECKPOINT, map_location="cpu")
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
     for phases in reporter.stats.values():
         for stats in phases.values():
-            for key in [key for key in stats if key.startswith("firing_rate_")]:
+            for key in [key for key in stats if key.startswith(A_LAYER)]:
                 del stats[key]
     reporter.matplotlib_plot(exp_dir / "images")
 

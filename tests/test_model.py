@@ -4,7 +4,7 @@ from torch import nn
 
 from espnet_spike.config_check import check_training_config
 from espnet_spike.errors import UserError
-from espnet_spike.firing import firing_rates
+from espnet_spike.firing import firing_rates, threshold_spreads
 from espnet_spike.launch import parse_espnet
 from espnet_spike.task import SpikeASRTask
 from tests.features import TOKENS
@@ -101,9 +101,22 @@ def test_firing_rates_are_one_dim_with_the_same_keys_in_every_step():
     assert float(rates["firing_rate"]) == pytest.approx(sum(layers) / len(layers))
 
 
+def test_validation_tells_how_much_thresholds_follow_their_input():
+    model = build()
+    spreads = [
+        {k: float(v) for k, v in model.train(mode)(**batch())[1].items() if "spread" in k}
+        for mode in (True, False)
+    ]
+    assert spreads[0] == {}
+    layers = [v for k, v in spreads[1].items() if k.startswith("threshold_spread_")]
+    assert len(layers) == len(threshold_spreads(model.encoder)) > 0
+    assert all(v >= 0 for v in layers) and max(layers) > 0
+    assert spreads[1]["threshold_spread"] == pytest.approx(sum(layers) / len(layers))
+
+
 def test_an_encoder_without_spikes_adds_nothing():
-    _, stats, _ = build("transformer")(**batch())
-    assert not any("firing" in key for key in stats)
+    _, stats, _ = build("transformer").eval()(**batch())
+    assert not any("firing" in key or "spread" in key for key in stats)
 
 
 def test_auxiliary_losses_are_added_and_trained_on():
