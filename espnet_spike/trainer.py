@@ -17,7 +17,6 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_spike.training import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
 
-
 A_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
 
 
