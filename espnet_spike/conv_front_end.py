@@ -9,6 +9,7 @@ does not depend on padding.
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.carry import Stateful
 from espnet_spike.fatrelu import FatPoints
 from espnet_spike.options import choose
 
@@ -35,7 +36,7 @@ def front_end_layers(
     return tuple((kernel, stride, channels or own) for kernel, stride, own in layers)
 
 
-class ConvFrontEnd(nn.Module):
+class ConvFrontEnd(Stateful, nn.Module):
     """Convolution, LayerNorm over channels and bins of a frame, activation; then a linear layer.
 
     Args:
@@ -101,6 +102,9 @@ class ConvFrontEnd(nn.Module):
             ``(B, L, D)`` and the output lengths ``(B,)``.
         """
         lengths, x = ilens, x[..., None]  # (B, F, bins, channels)
+        if self.carry is not None:
+            x = self._chunk(x)
+            return x, torch.full_like(ilens, x.shape[1])
         activations = [*self.f1, self.f2]
         for index, (kernel, stride, _) in enumerate(self.layers):
             x = x.masked_fill(~_valid(x, lengths)[..., None, None], 0)
@@ -113,6 +117,25 @@ class ConvFrontEnd(nn.Module):
             x = self.norms[index](x)
             x = activations[index](x, _valid(x, lengths))
         return self.out(x.flatten(2)), lengths
+
+    def _chunk(self, x: Tensor) -> Tensor:
+        """Return the output frames ``(B, L, D)`` that a chunk ``(B, F, bins, 1)`` completes."""
+        if not self.causal:
+            raise ValueError("a stream needs causal: true")
+        activations = [*self.f1, self.f2]
+        for index, (kernel, stride, _) in enumerate(self.layers):
+            before = x.new_zeros(len(x), kernel - 1, *x.shape[2:])
+            x = torch.cat([self.carry.get(f"inputs{index}", before), x], 1)
+            frames = max(0, (x.shape[1] - kernel) // stride + 1)
+            self.carry[f"inputs{index}"] = x[:, frames * stride :].clone()
+            if frames == 0:
+                return x.new_zeros(len(x), 0, self.out.out_features)
+            side = (kernel - 1) // 2
+            x = x[:, : (frames - 1) * stride + kernel]
+            x = nn.functional.pad(x, (0, 0, side, kernel - 1 - side))
+            x = self.convs[index](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            x = activations[index](self.norms[index](x), None)
+        return self.out(x.flatten(2))
 
 
 def _valid(x: Tensor, lengths: Tensor) -> Tensor:

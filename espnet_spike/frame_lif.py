@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike import selective_scan_cpu
+from espnet_spike.carry import Stateful
 from espnet_spike.firing import Firing, Neuron
 from espnet_spike.lif import RESETS, lif_step
 from espnet_spike.norms import MaskedBatchNorm
@@ -20,7 +21,7 @@ from espnet_spike.options import choose
 from espnet_spike.surrogate import SURROGATES, spike
 
 
-class FrameLIF(Neuron):
+class FrameLIF(Stateful, Neuron):
     """LIF over frames, called as ``neuron(x, mask)`` with ``x`` ``(B, L, ..., C)``.
 
     Args:
@@ -137,7 +138,10 @@ class FrameLIF(Neuron):
             mask: ``(B, L)``, true on valid frames, which come first; None when all are valid.
         """
         lengths = None if mask is None else mask.sum(1)
-        y, _, counts = self._run(x, self.initial_state(x), lengths)
+        v = self.initial_state(x) if not self.carry else self.carry["v"]
+        y, v, counts = self._run(x, v, lengths)
+        if self.carry is not None:
+            self.carry["v"] = v
         # there is no spike on padding
         frames = counts.new_tensor(counts.numel()) if mask is None else lengths.sum()
         numel = frames.double() * math.prod(y.shape[2:])

@@ -12,12 +12,12 @@ frames are reversed, so padding never comes before speech.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.carry import Stateful
 from espnet_spike.fatrelu import FatPoints, Pass
 from espnet_spike.selective_scan import reverse_valid, selective_scan
 
@@ -31,13 +31,6 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise every frame of ``x`` ``(..., C)``; ``mask`` is not needed."""
         return super().forward(x)
-
-
-class ScanState(NamedTuple):
-    """What a unidirectional block carries from chunk to chunk of a stream."""
-
-    inputs: Tensor  # (B, d_conv - 1, E): the last inputs of the convolution
-    h: Tensor  # (B, E, N): the state of the scan
 
 
 class CausalConv(nn.Module):
@@ -67,7 +60,7 @@ class CausalConv(nn.Module):
         return y[:, :, 0].mT
 
 
-class SelectiveSSM(nn.Module):
+class SelectiveSSM(Stateful, nn.Module):
     """One direction of a Mamba block: convolution, projections and scan on ``(B, L, E)``.
 
     Args:
@@ -121,26 +114,27 @@ class SelectiveSSM(nn.Module):
         dt = torch.empty_like(self.D).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
-    def forward(
-        self,
-        x: Tensor,
-        lengths: Tensor,
-        mask: Tensor | None,
-        state: ScanState | None = None,
-    ) -> tuple[Tensor, ScanState | None]:
+    def forward(self, x: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
         """Filter and scan.
 
         Args:
             x: ``(B, L, E)``.
             lengths: valid frames ``(B,)``.
             mask: ``(B, L)``, true on valid frames; None when all are.
-            state: of the frames before; all frames have to be valid then.
 
         Returns:
-            y ``(B, L, E)``, 0 on padding, and the next state where one was given.
+            y ``(B, L, E)``, 0 on padding.
         """
-        inputs = x
-        x = self.activation(self.conv(x, None if state is None else state.inputs), mask)
+        inputs, h = x, None
+        if self.carry is None:
+            x = self.conv(x)
+        else:
+            kept = self.conv.kernel - 1
+            before = self.carry.get("inputs", x.new_zeros(len(x), kept, x.shape[2]))
+            x = self.conv(x, before)
+            self.carry["inputs"] = torch.cat([before, inputs], 1)[:, inputs.shape[1] :]
+            h = self.carry.get("h")
+        x = self.activation(x, mask)
         dt_r, B, C = self.x_proj(self.f9(x, mask)).split(self.sizes, -1)
         B, C = self.f11_b(B, mask), self.f11_c(C, mask)
         delta = F.softplus(self.dt_proj(self.f10(dt_r, mask)))
@@ -152,20 +146,13 @@ class SelectiveSSM(nn.Module):
             C.mT,
             self.D,
             lengths=None if mask is None else lengths,
-            initial_state=None if state is None else state.h,
+            initial_state=h,
             return_last_state=True,
             backend=self.scan_backend,
         )
-        if state is not None:
-            kept = torch.cat([state.inputs, inputs], 1)[:, inputs.shape[1] :]
-            state = ScanState(kept, h)
-        return y.mT, state
-
-    def initial_state(self, batch: int) -> ScanState:
-        """Return the state before the first frame."""
-        dim, d_state = self.A_log.shape
-        inputs = self.A_log.new_zeros(batch, self.conv.kernel - 1, dim)
-        return ScanState(inputs, self.A_log.new_zeros(batch, dim, d_state))
+        if self.carry is not None:
+            self.carry["h"] = h
+        return y.mT
 
 
 class Mamba(nn.Module):
@@ -207,39 +194,29 @@ class Mamba(nn.Module):
         self.f7 = points("F7", macs=dim)
         self.out_proj = nn.Linear(inner, dim, bias=False)
 
-    def forward(
-        self,
-        u: Tensor,
-        lengths: Tensor,
-        mask: Tensor | None = None,
-        state: ScanState | None = None,
-    ) -> tuple[Tensor, ScanState | None]:
+    def forward(self, u: Tensor, lengths: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix over time.
 
         Args:
             u: ``(B, L, D)``.
             lengths: valid frames ``(B,)``.
             mask: ``(B, L)``, true on valid frames; None when all are.
-            state: of the frames before, for a stream.
 
         Returns:
-            ``(B, L, D)``, on valid frames independent of padding, and the next state where one
-            was given.
+            ``(B, L, D)``, on valid frames independent of padding.
 
         Raises:
-            ValueError: a state for a bidirectional block.
+            ValueError: a bidirectional block in a stream.
         """
         x, z = self.in_proj(self.f5(u, mask)).chunk(2, -1)
-        if self.ssm_reverse is None:
-            y, state = self.ssm(x, lengths, mask, state)
-        else:
-            if state is not None:
+        y = self.ssm(x, lengths, mask)
+        if self.ssm_reverse is not None:
+            if self.ssm.carry is not None:
                 raise ValueError("a bidirectional Mamba block cannot stream")
             valid = None if mask is None else lengths
-            y, _ = self.ssm(x, lengths, mask)
-            y_reverse, _ = self.ssm_reverse(reverse_valid(x, valid), lengths, mask)
+            y_reverse = self.ssm_reverse(reverse_valid(x, valid), lengths, mask)
             y = 0.5 * (y + reverse_valid(y_reverse, valid))
-        return self.out_proj(self.gated(y, z, mask)), state
+        return self.out_proj(self.gated(y, z, mask))
 
     def gated(self, y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
         """Return the scan's output ``(B, L, E)`` under the gate z."""

@@ -28,6 +28,7 @@ class BlockConfig:
         attention_dropout_rate: on the attention weights.
         mamba: arguments of ``Mamba``.
         points: where FATReLU layers go.
+        window: frames to the left and right that attention sees; None for all.
     """
 
     dim: int
@@ -38,6 +39,7 @@ class BlockConfig:
     attention_dropout_rate: float
     mamba: dict = field(default_factory=dict)
     points: FatPoints = field(default_factory=FatPoints)
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Frames:
     Attributes:
         lengths: ``(B,)``.
         mask: ``(B, L)``, true on valid frames; None when all are.
-        visible: of ``attention_mask``.
+        visible: of ``attention_mask``; None in a stream.
     """
 
     lengths: Tensor
     mask: Tensor | None
-    visible: Tensor
+    visible: Tensor | None
 
 
 class FeedForward(nn.Module):
@@ -97,7 +99,9 @@ class MHSAMambaBlock(nn.Module):
     def __init__(self, conf: BlockConfig) -> None:
         super().__init__()
         self.norm_attn = RMSNorm(conf.dim)
-        self.attn = SelfAttention(conf.dim, conf.heads, conf.attention_dropout_rate, conf.points)
+        self.attn = SelfAttention(
+            conf.dim, conf.heads, conf.attention_dropout_rate, conf.points, conf.window
+        )
         self.norm_mamba = RMSNorm(conf.dim)
         self.mamba = Mamba(conf.dim, points=conf.points, **conf.mamba)
         self.dropout = nn.Dropout(conf.dropout_rate)
@@ -105,8 +109,7 @@ class MHSAMambaBlock(nn.Module):
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""
         x = x + self.dropout(self.attn(self.norm_attn(x), frames.mask, frames.visible))
-        y, _ = self.mamba(self.norm_mamba(x), frames.lengths, frames.mask)
-        return x + self.dropout(y)
+        return x + self.dropout(self.mamba(self.norm_mamba(x), frames.lengths, frames.mask))
 
 
 class MambaFFNBlock(nn.Module):
@@ -122,8 +125,7 @@ class MambaFFNBlock(nn.Module):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""
-        y, _ = self.mamba(self.norm_mamba(x), frames.lengths, frames.mask)
-        x = x + self.dropout(y)
+        x = x + self.dropout(self.mamba(self.norm_mamba(x), frames.lengths, frames.mask))
         return x + self.dropout(self.ffn(self.norm_ffn(x), frames))
 
 
@@ -149,8 +151,7 @@ class ConMambaBlock(nn.Module):
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""
         x = x + 0.5 * self.dropout(self.ffn_in(self.norm_ffn_in(x), frames))
-        y, _ = self.mamba(self.norm_mamba(x), frames.lengths, frames.mask)
-        x = x + self.dropout(y)
+        x = x + self.dropout(self.mamba(self.norm_mamba(x), frames.lengths, frames.mask))
         x = x + self.dropout(self.conv(self.norm_conv(x), frames))
         x = x + 0.5 * self.dropout(self.ffn_out(self.norm_ffn_out(x), frames))
         return self.norm(x)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.carry import Stateful
 from espnet_spike.fatrelu import FatPoints
 
 
@@ -26,7 +27,7 @@ def attention_mask(lengths: Tensor, frames: int, window: tuple[int, int] | None 
     return (near & (valid[:, None] | ~valid[:, :, None]))[:, None]
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Stateful, nn.Module):
     """Scaled dot-product self-attention on ``(B, L, D)``, without norm and shortcut.
 
     Args:
@@ -34,13 +35,20 @@ class SelfAttention(nn.Module):
         heads: H, a divisor of D.
         dropout_rate: on the attention weights.
         points: where FATReLU layers go (F3, F4).
+        window: frames to the left that a stream keeps the keys and values of, and to the right,
+            which has to be 0 there.
 
     Raises:
         ValueError: D is no multiple of H.
     """
 
     def __init__(
-        self, dim: int, heads: int, dropout_rate: float = 0.0, points: FatPoints | None = None
+        self,
+        dim: int,
+        heads: int,
+        dropout_rate: float = 0.0,
+        points: FatPoints | None = None,
+        window: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -48,6 +56,7 @@ class SelfAttention(nn.Module):
         points = points or FatPoints()
         self.heads = heads
         self.dropout_rate = dropout_rate
+        self.window = window
         self.f3 = points("F3", macs=3 * dim)
         self.linear_q = nn.Linear(dim, dim)
         self.linear_k = nn.Linear(dim, dim)
@@ -55,19 +64,40 @@ class SelfAttention(nn.Module):
         self.f4 = points("F4", macs=dim)
         self.linear_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, visible: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, visible: Tensor | None) -> Tensor:
         """Attend.
 
         Args:
             x: ``(B, L, D)``.
             mask: ``(B, L)``, true on valid frames.
-            visible: of ``attention_mask``.
+            visible: of ``attention_mask``; a stream has its own.
         """
         x = self.f3(x, mask)
         q, k, v = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
+        if self.carry is not None:
+            k, v, visible = self._with_past(k, v)
         rate = self.dropout_rate if self.training else 0.0
         context = F.scaled_dot_product_attention(q, k, v, visible, rate)
         return self.linear_out(self.f4(context.transpose(1, 2).flatten(2), mask))
+
+    def _with_past(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Put the keys and values kept of earlier chunks before those of this one, ``(B, H, ...)``.
+
+        Returns:
+            keys, values, and which of them each frame of this chunk sees.
+        """
+        frames = k.shape[2]
+        left, right = self.window or (None, None)
+        if right != 0:
+            raise ValueError("a stream needs attention_window: [N, 0] or causal: true")
+        if "k" in self.carry:
+            k, v = torch.cat([self.carry["k"], k], 2), torch.cat([self.carry["v"], v], 2)
+        first = max(0, k.shape[2] - left)
+        # a copy: a view would keep the memory of all
+        self.carry["k"], self.carry["v"] = k[:, :, first:].clone(), v[:, :, first:].clone()
+        t = torch.arange(k.shape[2], device=k.device)
+        distance = t - t[-frames:, None]
+        return k, v, (distance >= -left) & (distance <= 0)

@@ -10,10 +10,14 @@ where the norms and neurons stand is our reading. Neurons run over frames (``fra
 in_proj, x_proj and out_proj read spikes only, and the scan's input is a select; its state is real.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from espnet_spike.carry import Stateful
+from espnet_spike.chunkwise import decay_attention
+from espnet_spike.decay import decay_matrix
 from espnet_spike.fatrelu import FatPoints
 from espnet_spike.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.mamba import Mamba
@@ -62,11 +66,14 @@ class SpikingMamba(Mamba):
         return self.f7(y, mask) * self.f6(z, mask)
 
 
-class SpikformerAttention(nn.Module):
+class SpikformerAttention(Stateful, nn.Module):
     """Spikformer's attention (arXiv 2209.15425) on ``(B, L, D)``: (Q K^T) V * scale, no softmax.
 
     Q, K and V are binary, LIF(BN(linear)); so is the context behind a neuron of a lower threshold.
     Without a softmax the product K^T V comes first: exact, since it sums integers, and linear in L.
+
+    The causal form, ours, sums over earlier frames alone, which fade: head h weighs the frame j
+    before frame i by gamma_h^(i-j). One matrix a head, gamma K^T V, is all it knows of the past.
 
     Args:
         dim: D.
@@ -74,19 +81,32 @@ class SpikformerAttention(nn.Module):
         lif: arguments of ``FrameLIF``.
         scale: of the product.
         v_th: threshold of the neuron on the context.
+        decay: None for all frames alike; else exponents e of the first and the last head of the
+            causal form, gamma = 1 - 2^-e.
 
     Raises:
         ValueError: D is no multiple of H.
     """
 
     def __init__(
-        self, dim: int, heads: int, lif: dict, scale: float = 0.125, v_th: float = 0.5
+        self,
+        dim: int,
+        heads: int,
+        lif: dict,
+        scale: float = 0.125,
+        v_th: float = 0.5,
+        decay: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"attention_heads: {heads} does not divide output_size {dim}")
         self.heads = heads
         self.scale = scale
+        log_gamma = None
+        if decay is not None:
+            first, last = decay
+            log_gamma = torch.log1p(-(2.0 ** -torch.linspace(first, last, heads)))
+        self.register_buffer("log_gamma", log_gamma, persistent=False)
         self.neuron_in = NormedLIF(dim, lif)
         for name in "qkv":
             self.add_module(f"linear_{name}", nn.Linear(dim, dim, bias=False))
@@ -105,22 +125,51 @@ class SpikformerAttention(nn.Module):
             for name in "qkv"
         )
         # the neurons are silent on padding, so K and V are zero there
-        context = (q @ (k.mT @ v)) * self.scale
+        if self.log_gamma is None:
+            if self.carry is not None:
+                raise ValueError("a stream needs causal: true")
+            context = q @ (k.mT @ v)
+        elif self.carry is None:
+            context = decay_attention(q, k, v, self.log_gamma, causal=True).to(v.dtype)
+        else:
+            context = self._chunk(q, k, v)
+        context = context * self.scale
         context = self.neuron_out(context.transpose(1, 2).flatten(2), mask)
         return self.norm_out(self.linear_out(context), mask)
+
+    def _chunk(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend within a chunk ``(B, H, n, ...)`` and, through one matrix a head, before it."""
+        frames = q.shape[2]
+        t = torch.arange(1, frames + 1, device=q.device, dtype=q.dtype)
+        log_gamma = self.log_gamma.to(q.dtype)[:, None]
+        rising, falling = torch.exp(t * log_gamma), torch.exp((frames - t) * log_gamma)
+        context = (q @ k.mT * decay_matrix(log_gamma[:, 0], frames, causal=True)) @ v
+        past = self.carry.get("kv")
+        new = (k * falling[..., None]).mT @ v
+        if past is not None:
+            context = context + q * rising[..., None] @ past
+            new = new + rising[:, -1, None, None] * past
+        self.carry["kv"] = new
+        return context
 
 
 class SpikingMambaBlock(nn.Module):
     """x + attention(x), x + Mamba(x); the shortcut carries real values, spikes never add up."""
 
-    def __init__(self, conf: BlockConfig, lif: dict, scale: float, attn_v_th: float) -> None:
+    def __init__(
+        self,
+        conf: BlockConfig,
+        lif: dict,
+        scale: float,
+        attn_v_th: float,
+        decay: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        self.attn = SpikformerAttention(conf.dim, conf.heads, lif, scale, attn_v_th)
+        self.attn = SpikformerAttention(conf.dim, conf.heads, lif, scale, attn_v_th, decay)
         self.mamba = SpikingMamba(conf.dim, lif, **conf.mamba)
         self.dropout = nn.Dropout(conf.dropout_rate)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""
         x = x + self.dropout(self.attn(x, frames.mask))
-        y, _ = self.mamba(x, frames.lengths, frames.mask)
-        return x + self.dropout(y)
+        return x + self.dropout(self.mamba(x, frames.lengths, frames.mask))

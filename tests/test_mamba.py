@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from espnet_spike.carry import Carries
 from espnet_spike.fatrelu import FatPoints, named_fatrelus
 from espnet_spike.mamba import Mamba
 from espnet_spike.selective_scan import reverse_valid
@@ -45,7 +46,7 @@ def direction_by_hand(ssm, x):
 def test_equals_the_equations(bidirectional):
     mamba = make(bidirectional=bidirectional)
     u = batch()
-    out, _ = mamba(u, LENGTHS, mask())
+    out = mamba(u, LENGTHS, mask())
     for row, n in enumerate(LENGTHS):
         x, z = (mamba.in_proj.weight @ u[row, :n].T).T.chunk(2, 1)
         y = direction_by_hand(mamba.ssm, x)
@@ -59,9 +60,9 @@ def test_equals_the_equations(bidirectional):
 def test_reversed_input_with_swapped_directions():
     mamba = make()
     u = batch()
-    out, _ = mamba(u, LENGTHS, mask())
+    out = mamba(u, LENGTHS, mask())
     mamba.ssm, mamba.ssm_reverse = mamba.ssm_reverse, mamba.ssm
-    mirrored, _ = mamba(reverse_valid(u, LENGTHS), LENGTHS, mask())
+    mirrored = mamba(reverse_valid(u, LENGTHS), LENGTHS, mask())
     torch.testing.assert_close(reverse_valid(mirrored, LENGTHS)[mask()], out[mask()])
 
 
@@ -70,13 +71,13 @@ def test_reversed_input_with_swapped_directions():
 def test_padding_does_not_matter(points):
     mamba = make(points=FatPoints(points, T=0.05))
     u = batch()
-    out, _ = mamba(u, LENGTHS, mask())
+    out = mamba(u, LENGTHS, mask())
     sparsity = {n: float(m.sparsity.fraction) for n, m in named_fatrelus(mamba).items()}
-    dirty, _ = mamba(u.masked_fill(~mask()[..., None], 1e3), LENGTHS, mask())
+    dirty = mamba(u.masked_fill(~mask()[..., None], 1e3), LENGTHS, mask())
     torch.testing.assert_close(dirty[mask()], out[mask()], rtol=1e-12, atol=1e-12)
     assert sparsity == {n: float(m.sparsity.fraction) for n, m in named_fatrelus(mamba).items()}
     for row, n in enumerate(LENGTHS):
-        alone, _ = mamba(u[row : row + 1, :n], LENGTHS[row : row + 1])
+        alone = mamba(u[row : row + 1, :n], LENGTHS[row : row + 1])
         torch.testing.assert_close(alone[0], out[row, :n])
 
 
@@ -85,15 +86,16 @@ def test_padding_does_not_matter(points):
 def test_stream_equals_the_whole(chunk):
     mamba = make(bidirectional=False)
     u = batch()
-    whole, none = mamba(u, torch.tensor([13, 13, 13]))
-    assert none is None
-    state, parts = mamba.ssm.initial_state(3), []
+    whole = mamba(u, torch.tensor([13, 13, 13]))
+    stream, parts = Carries(mamba), []
     for part in u.split(chunk, 1):
-        y, state = mamba(part, torch.full((3,), part.shape[1]), None, state)
-        parts.append(y)
+        with stream.active():
+            parts.append(mamba(part, torch.full((3,), part.shape[1])))
     torch.testing.assert_close(torch.cat(parts, 1), whole)
-    with pytest.raises(ValueError, match="cannot stream"):
-        make()(u, LENGTHS, None, state)
+    assert torch.equal(mamba(u, torch.tensor([13, 13, 13])), whole)
+    both = make()
+    with Carries(both).active(), pytest.raises(ValueError, match="cannot stream"):
+        both(u, LENGTHS)
 
 
 @torch.no_grad()
@@ -103,8 +105,8 @@ def test_causal_in_one_direction_only():
     changed[:, 7:] += 1
     full = torch.tensor([13, 13, 13])
     one, both = make(bidirectional=False), make()
-    assert torch.equal(one(u, full)[0][:, :7], one(changed, full)[0][:, :7])
-    assert not torch.allclose(both(u, full)[0][:, :7], both(changed, full)[0][:, :7])
+    assert torch.equal(one(u, full)[:, :7], one(changed, full)[:, :7])
+    assert not torch.allclose(both(u, full)[:, :7], both(changed, full)[:, :7])
 
 
 def test_parameters_of_the_published_size():
@@ -138,7 +140,7 @@ def test_learns_to_remember():
         x = 0.1 * torch.randn(32, 12, 16)
         sign = torch.randint(0, 2, (32,)).float()
         x[:, 0, :8] += (2 * sign - 1)[:, None]
-        logits = head(mamba(x, torch.full((32,), 12))[0][:, -1])[:, 0]
+        logits = head(mamba(x, torch.full((32,), 12))[:, -1])[:, 0]
         loss = F.binary_cross_entropy_with_logits(logits, sign)
         optimizer.zero_grad()
         loss.backward()

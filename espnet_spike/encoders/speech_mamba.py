@@ -18,12 +18,13 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from torch import Tensor, nn
 
 from espnet_spike.conv_front_end import ConvFrontEnd, front_end_layers
+from espnet_spike.errors import UserError
 from espnet_spike.fatrelu import FatPoints, SparsityLoss, named_fatrelus
 from espnet_spike.frame_lif import named_frame_lifs, rate_losses
 from espnet_spike.mamba import RMSNorm
 from espnet_spike.mamba_blocks import BLOCKS, BlockConfig, Frames
 from espnet_spike.options import choose
-from espnet_spike.self_attention import attention_mask
+from espnet_spike.self_attention import SelfAttention, attention_mask
 from espnet_spike.spiking_mamba import LIFPoints, SpikingMambaBlock
 
 POS_ENCS = ("abs", "none")
@@ -157,6 +158,7 @@ class SpeechMambaEncoder(AbsEncoder):
                 "scan_backend": conf.scan_backend,
             },
             points=points,
+            window=self.window,
         )
         block = BLOCKS[choose("block", conf.block, BLOCKS)]
         self.encoders = nn.ModuleList(
@@ -225,6 +227,45 @@ class SpeechMambaEncoder(AbsEncoder):
                     x = x + self.conditioning_layer(ctc.softmax(out))
         xs = self.after_norm(x)
         return ((xs, intermediate) if intermediate else xs), olens, None
+
+    look_ahead = 0  # frames after frame 4 n that output frame n of a stream waits for
+
+    def check_streams(self) -> None:
+        """Check that the encoder can work chunk by chunk.
+
+        Raises:
+            UserError: names the options that stand in the way.
+        """
+        window = self.window is None or self.window[1] > 0
+        obstacles = {
+            "causal: true": not self.embed.causal,
+            "pos_enc: none": isinstance(self.pos_enc, PositionalEncoding),
+            "attention_window: [N, 0]": window
+            and any(isinstance(m, SelfAttention) for m in self.modules()),
+            "no interctc_use_conditioning": self.interctc_use_conditioning,
+        }
+        wanted = [option for option, missing in obstacles.items() if missing]
+        if wanted:
+            raise UserError("this encoder cannot stream", f"train it with {', '.join(wanted)}")
+
+    def forward_chunk(self, xs: Tensor) -> Tensor:
+        """Encode the next chunk of a stream; ``espnet_spike.streaming`` keeps what is carried.
+
+        Args:
+            xs: features ``(B, F, input_size)``, any F.
+
+        Returns:
+            ``(B, L, D)``, the frames that the chunk completes: frame n comes with the input frame
+            4 n, it waits for no later one.
+        """
+        x, olens = self.embed(xs, torch.full((len(xs),), xs.shape[1], device=xs.device))
+        if x.shape[1] == 0:
+            return x
+        x = self.pos_enc(x)
+        frames = Frames(olens, None, None)
+        for block in self.encoders:
+            x = block(x, frames)
+        return self.after_norm(x)
 
     def describe(self) -> dict:
         """Return what the encoder is made of, in plain values."""
@@ -301,6 +342,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         surrogate: a name in ``espnet_spike.surrogate.SURROGATES``.
         surrogate_alpha: its parameter; None means its usual value.
         ssa_scale: scale of attention.
+        ssa_decay: with ``causal``, exponents e of the first and the last head: a frame weighs
+            gamma = 1 - 2^-e of the one after it.
         r_min: firing rate below which a layer is too quiet.
         r_max: firing rate above which a layer bursts.
         lambda_q: weight of L_quiet, see ``espnet_spike.frame_lif.rate_losses``.
@@ -323,6 +366,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         surrogate: str = "atan",
         surrogate_alpha: float | None = None,
         ssa_scale: float = 0.125,
+        ssa_decay: Sequence[float] = (2.0, 6.0),
         r_min: float = 0.05,
         r_max: float = 0.30,
         lambda_q: float = 0.5,
@@ -333,8 +377,10 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         conf = Backbone(**backbone)
         if conf.block != "mhsa_mamba":
             raise ValueError(f"block: the spiking encoder has mhsa_mamba only, not {conf.block}")
-        if conf.attention_window is not None or conf.causal:
-            raise ValueError("attention_window, causal: spiking attention sees all frames")
+        if conf.attention_window is not None:
+            raise ValueError("attention_window: spiking attention has none, see ssa_decay")
+        if len(ssa_decay) != 2 or min(ssa_decay) <= 0:
+            raise ValueError(f"ssa_decay: {ssa_decay} must be two positive exponents")
         if not 0 <= r_min <= r_max <= 1:
             raise ValueError(f"r_min, r_max: {r_min}, {r_max} must rise between 0 and 1")
         self.lif = {
@@ -347,6 +393,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             "surrogate_alpha": surrogate_alpha,
         }
         self.attn = {"scale": ssa_scale, "attn_v_th": attn_v_th}
+        if conf.causal:
+            self.attn["decay"] = tuple(ssa_decay)
         self.rates = (r_min, r_max)
         self.lambdas = {"quiet": lambda_q, "burst": lambda_b}
         layers = front_end_layers(conf.input_layer, conf.conv_channels)

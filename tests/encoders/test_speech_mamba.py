@@ -383,7 +383,8 @@ def test_spikformer_attention_by_its_equation():
     ("conf", "message"),
     [
         ({"block": "conmamba"}, "mhsa_mamba only"),
-        ({"attention_window": [1, 1]}, "sees all frames"),
+        ({"attention_window": [1, 1]}, "see ssa_decay"),
+        ({"ssa_decay": [0, 3]}, "two positive exponents"),
         ({"r_min": 0.5, "r_max": 0.1}, "must rise"),
         ({"surrogate": "atn"}, "did you mean 'atan'"),
     ],
@@ -409,3 +410,49 @@ def test_published_size(name):
     assert abs(total / CONFIGS[name] - 1) < 0.01
     assert description["subsampling_factor"] == 4
     assert description["layers"] == {"encoder": 12, "decoder": 6}
+
+
+def test_fewer_parameters_than_the_spiking_baseline():
+    from espnet_spike.describe import describe
+
+    ours, theirs = (
+        describe(ROOT / "conf" / f"train_{name}_librispeech960.yaml")["parameters"]["total"]
+        for name in ("spiking_speech_mamba", "iml_spikeformer")
+    )
+    assert ours / theirs < 0.7  # published: 67.8 and 99.4 million
+
+
+OUR_SIZES = {"aishell": 21.9, "librispeech100": 22.5}
+
+
+@pytest.mark.parametrize("corpus", OUR_SIZES)
+@pytest.mark.parametrize("kind", ["", "event_", "spiking_"])
+def test_sizes_of_ours(corpus, kind):
+    from espnet_spike.describe import describe
+
+    path = ROOT / "conf" / f"train_{kind}speech_mamba_{corpus}.yaml"
+    total = describe(path)["parameters"]["total"] / 1e6
+    assert abs(total - OUR_SIZES[corpus]) < 0.1
+    assert f"{total:.1f} million parameters" in " ".join(path.read_text().split())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"conf/train_streaming_{kind}speech_mamba.yaml" for kind in ("", "event_", "spiking_")),
+        "egs/fsdd/conf/train_streaming_speech_mamba.yaml",
+    ],
+)
+def test_streaming_configurations_stream(path):
+    from espnet_spike.config import read_training_config
+    from espnet_spike.config_check import check_training_config
+    from espnet_spike.describe import build_on_meta
+    from espnet_spike.streaming import EncoderStream
+    from espnet_spike.task import SpikeASRTask
+
+    config, meta = read_training_config(ROOT / path)
+    assert config["normalize"] == "global_mvn"
+    args = check_training_config(SpikeASRTask, config, path, "", meta["vocab_size"], 80)
+    encoder = build_on_meta(SpikeASRTask, args).encoder.eval()
+    out = EncoderStream(encoder).step(torch.zeros(1, 9, 80, device="meta"))
+    assert out.shape == (1, 3, encoder.output_size())

@@ -1,0 +1,101 @@
+"""Transcribe a recording chunk by chunk, as if it were just being spoken, by greedy CTC.
+
+Prints the text whenever it grows, then the latency of a chunk and the real-time factor. The model
+must have been trained to stream: conf/train_streaming_speech_mamba.yaml.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+from espnet_spike.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="espnet_spike.bin.stream", description=__doc__)
+    parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
+    parser.add_argument("--inference_asr_model", help="model file in asr_exp; the best by default")
+    parser.add_argument(
+        "--fbank_config",
+        type=Path,
+        help="of its features; conf/fbank.yaml, here or in the checkout, by default",
+    )
+    parser.add_argument("--chunk_ms", type=float, default=160.0, help="length of a chunk")
+    parser.add_argument("--fs", type=int, help="sampling rate of training; that of WAV if empty")
+    parser.add_argument("wav", metavar="WAV", help="any format that soundfile reads")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Transcribe."""
+    args = get_parser().parse_args(argv)
+    if args.chunk_ms <= 0:
+        raise UserError(f"--chunk_ms {args.chunk_ms:g} must be positive")
+    from espnet_spike.audio import Source, change_rate, read
+    from espnet_spike.fbank import load_config
+
+    wave, rate = read(Source(args.wav, path=args.wav), args.wav)
+    if args.fs and args.fs != rate:
+        wave, rate = change_rate(wave, rate, args.fs), args.fs
+    config = load_config(args.fbank_config or _default_config())
+
+    from espnet_spike.streaming import Transcriber
+    from espnet_spike.training import best_checkpoint
+
+    model_file = best_checkpoint(args.asr_exp)
+    if args.inference_asr_model:
+        model_file = args.asr_exp / args.inference_asr_model
+    model, to_text = load(args.asr_exp, model_file)
+    transcriber = Transcriber(model, config, rate)
+    size = max(1, round(rate * args.chunk_ms / 1000))
+    for start in range(0, len(wave), size):
+        if transcriber.step(wave[start : start + size]):
+            seconds = min(start + size, len(wave)) / rate
+            print(f"{seconds:7.2f} s  {to_text(transcriber.ctc.tokens)}", flush=True)
+    print(f"text: {to_text(transcriber.ctc.tokens)}")
+    timing, encoder = transcriber.timing, model.encoder
+    wait = config.frame_length + encoder.look_ahead * config.frame_shift
+    print(
+        f"a chunk of {args.chunk_ms:g} ms: computed in {1000 * timing.percentile(50):.1f} ms "
+        f"(median), {1000 * timing.percentile(95):.1f} ms (95 %), "
+        f"{1000 * timing.percentile(100):.1f} ms (most); an output frame, one every "
+        f"{encoder.subsampling_factor * config.frame_shift:g} ms, waits for {wait:g} ms of audio"
+    )
+    print(
+        f"real-time factor {timing.rtf:.3f}; state of the stream "
+        f"{transcriber.ctc.encoder.carries.nbytes() / 1024:.0f} KiB"
+    )
+
+
+def _default_config() -> Path:
+    here = Path("conf/fbank.yaml")
+    return here if here.is_file() else ROOT / here
+
+
+def load(asr_exp: Path, model_file: Path):  # noqa: ANN201
+    """Return the trained model in evaluation mode, and what makes a text of token ids.
+
+    Raises:
+        UserError: no trained model.
+    """
+    from argparse import Namespace
+
+    from espnet2.text.build_tokenizer import build_tokenizer
+    from espnet2.text.token_id_converter import TokenIDConverter
+
+    from espnet_spike.sparse_training import build
+    from espnet_spike.training import read_config
+
+    options = Namespace(**read_config(asr_exp))
+    model = build(options, model_file).eval()
+    tokenizer = build_tokenizer(token_type=options.token_type, bpemodel=options.bpemodel)
+    converter = TokenIDConverter(options.token_list)
+    return model, lambda ids: tokenizer.tokens2text(converter.ids2tokens(ids))
+
+
+if __name__ == "__main__":
+    run(main)
