@@ -9,6 +9,7 @@ growth of a fresh process's resident memory from before the first step to its pe
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -119,12 +120,17 @@ def main(argv=None):
     cases = [name for name in CASES if name == PEER or name.startswith(wanted)]
     own = [f"--{k}={getattr(args, k)}" for k in ("batch", "frames", "dim", "blocks", "threads")]
     own.append(f"--device={args.device}")
-    memory = {}
+    memory, too_large = {}, []
     for name in cases:
         command = [sys.executable, "-m", "benchmarks.bench_train_step", f"--measure={name}", *own]
         env = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-        done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=False)
+        if done.returncode == -signal.SIGKILL:  # by the kernel, which had no memory left
+            too_large.append(name)
+            continue
+        done.check_returncode()
         memory[name] = json.loads(done.stdout.splitlines()[-1])
+    cases = [name for name in cases if name not in too_large]
     started = time.time()
     timings = compare({name: make_step(name, args) for name in cases}, PEER, args.repeats)
     rows = []
@@ -145,6 +151,7 @@ def main(argv=None):
         f"d = {args.dim}, {args.blocks} blocks, ff 2048, {args.threads} thread(s), {args.device}; "
         f"{args.repeats} rounds in {time.time() - started:.0f} s."
     ]
+    notes += [f"{name}: does not fit into the memory." for name in too_large]
     out = args.out or ROOT / f"benchmarks/results/train_step_{args.device}"
     facts = machine(["torch", "espnet", "numba"])
     if args.device == "cuda":
