@@ -129,7 +129,9 @@ def main(argv=None):
     try:
         import mambapy  # noqa: F401
     except ImportError as error:
-        raise UserError("the peer mambapy is not installed", "install mambapy==1.2.0") from error
+        raise UserError(
+            "the peer mambapy is not installed", "pip install mambapy==1.2.0 (the extra 'bench')"
+        ) from error
     x = make_inputs(args.shape)
     weight = torch.randn_like(x["u"])
     grads, ys = {}, {}
@@ -149,7 +151,10 @@ def main(argv=None):
             args.repeats,
         )
     speed = bandwidth(args.repeats)
-    bytes_moved = 8 * x["u"].nbytes + 6 * x["B"].nbytes  # u, delta, B, C twice; y, dy, gradients
+    channels, states = x["u"].nbytes, x["B"].nbytes
+    # forward: u, delta, B, C read, y written; backward: these and dy read, four gradients written
+    forward_limit = (3 * channels + 2 * states) / speed
+    bytes_moved = 8 * channels + 6 * states
     limit = bytes_moved / speed
     command = [sys.executable, "-m", "benchmarks.bench_selective_scan", "--shape"]
     command += [*map(str, args.shape), "--measure"]
@@ -177,13 +182,26 @@ def main(argv=None):
         for name, case in CASES.items()
         for timing in [timings[name]]
     ]
+    rows.append(
+        {
+            "case": "limit: memory bandwidth",
+            "forward + backward, ms": 1000 * limit,
+            "forward alone, ms": 1000 * forward_limit,
+            "x mambapy": timings[PEER].median / limit,
+            "memory, MB": (3 * channels + 2 * states) / 1e6,
+            "share of mambapy's": (3 * channels + 2 * states) / memory[PEER],
+            "x bandwidth limit": 1.0,
+            "largest difference": "",
+        }
+    )
     notes = [
         "B {}, D {}, N {}, L {}, float32, {} thread(s), median of {} rounds; the ratio is taken "
         "round by round. Largest difference: of output and gradients from the reference's, "
         "relative to the largest value.".format(*args.shape, args.threads, args.repeats),
-        f"Bandwidth limit: {bytes_moved / 1e6:.0f} MB at {speed / 1e9:.1f} GB/s, "
-        f"{1000 * limit:.2g} ms. The compiled scan is bound by arithmetic (two exponentials for "
-        "each of the B x D x N x L state updates), not by memory.",
+        f"Limit: what reading and writing inputs, output and gradients once takes, "
+        f"{bytes_moved / 1e6:.0f} MB at {speed / 1e9:.1f} GB/s, "
+        "and the memory of output and gradients alone. The compiled scan is bound by arithmetic "
+        "(two exponentials for each of the B x D x N x L state updates), not by memory.",
     ]
     facts = machine(["numpy", "numba", "torch", "mambapy"])
     print(write_report(args.out, "Selective scan", rows, facts, notes))

@@ -159,8 +159,11 @@ class Calibrator:
         thresholds, bound = self.state["thresholds"], self.conf.loss_factor
         self._set(thresholds)
         ratio = task_loss(self.model, self.batches()) / self.state["base_loss"]
+        wrong = violations(self.state["log"], thresholds, bound)
         if not ratio < bound:
-            raise RuntimeError(f"calibration ended at loss ratio {ratio}, the bound is {bound}")
+            wrong.append(f"it ended at loss ratio {ratio}, the bound is {bound}")
+        if wrong:
+            raise RuntimeError(f"calibration went wrong: {'; '.join(wrong)}")
         self.state["final_ratio"] = ratio
         self.state["sparsity"] = self._sparsity()
         write_json(self.path, self.state)
@@ -209,6 +212,41 @@ class Calibrator:
             return None
         _logger.info("going on after %d trials", state["done"])
         return state
+
+
+def violations(
+    log: Iterable[Mapping[str, Any]], thresholds: Mapping[str, float], bound: float
+) -> list[str]:
+    """Check the log of a search against its result.
+
+    Args:
+        log: the steps as they are kept in ``calibration.json``.
+        thresholds: the result, by point.
+        bound: K.
+
+    Returns:
+        what is wrong: a step taken beyond the bound or not taken within it, a threshold that fell,
+        a frozen point that was tried again, a result that is not that of the log. Empty if fine.
+    """
+    wrong: list[str] = []
+    current: dict[str, float] = {}
+    frozen: set[str] = set()
+    for step in log:
+        name, T = step["point"], step["T"]
+        if step["accepted"] != (step["ratio"] < bound):
+            wrong.append(f"{name} at {step['percentile']:g} %: ratio {step['ratio']}")
+        if T is None:  # the first thresholds, all at once
+            continue
+        if name in frozen:
+            wrong.append(f"{name} was frozen and tried again")
+        if T <= current.get(name, 0.0):
+            wrong.append(f"the threshold of {name} fell to {T}")
+        if step["accepted"]:
+            current[name] = T
+        else:
+            frozen.add(name)
+    wrong += [f"{n} has not the T of the log" for n, T in current.items() if thresholds[n] != T]
+    return wrong
 
 
 def each_forward(model: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[float, int]]:

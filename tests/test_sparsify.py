@@ -21,6 +21,7 @@ from espnet_spike.sparsify import (
     finetuning_state,
     naive_thresholds,
     task_loss,
+    violations,
 )
 from espnet_spike.training import best_checkpoint, read_config, read_epochs
 from tests.features import write_features, write_tokens
@@ -86,21 +87,29 @@ def test_thresholds_rise_until_the_loss_does(tmp_path):
     assert order == ["encoder.wide", "encoder.narrow"]
     assert state["frozen"]
     # each point's thresholds rise, a frozen one never changes again
-    current, frozen = {}, set()
-    for step in state["log"]:
-        if step["point"] == "all":
-            assert step["ratio"] < 1.05
-            continue
-        assert step["point"] not in frozen
-        assert step["T"] > current.get(step["point"], 0)
-        assert step["accepted"] == (step["ratio"] < 1.05)
-        if step["accepted"]:
-            current[step["point"]] = step["T"]
-        else:
-            frozen.add(step["point"])
-    assert {k: v for k, v in thresholds.items() if k in current} == current
-    assert set(state["frozen"]) == frozen
+    assert violations(state["log"], thresholds, 1.05) == []
+    assert {step["point"] for step in state["log"] if not step["accepted"]} == set(state["frozen"])
     assert state == json.loads((tmp_path / STATE).read_text())
+
+
+def step(point, T, ratio=1.01, accepted=True):
+    return {"percentile": 20, "point": point, "T": T, "ratio": ratio, "accepted": accepted}
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ([step("a", 0.1, ratio=1.2)], "a at 20 %: ratio 1.2"),
+        ([step("a", 0.1, accepted=False)], "a at 20 %: ratio 1.01"),
+        ([step("a", 0.2), step("a", 0.1)], "the threshold of a fell to 0.1"),
+        ([step("a", 0.1, 1.2, False), step("a", 0.2)], "a was frozen and tried again"),
+        ([step("a", 0.1)], "a has not the T of the log"),
+    ],
+)
+def test_what_a_search_must_not_do(log, said):
+    assert said in violations(log, {"a": 0.3}, 1.05)
+    fine = [step("all", None), step("a", 0.2), step("a", 0.3), step("a", 0.4, 1.2, False)]
+    assert violations(fine, {"a": 0.3}, 1.05) == []
 
 
 def test_first_thresholds_and_percentiles(tmp_path):

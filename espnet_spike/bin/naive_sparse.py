@@ -19,7 +19,7 @@ def get_parser() -> Parser:
     parser.add_argument("--train_dir", type=Path, required=True, help="as in training")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new experiment")
     parser.add_argument("--sparsity", type=float, default=0.2, help="mean share of zeros wanted")
-    parser.add_argument("--utterances", type=int, default=200, help="that it is measured on")
+    parser.add_argument("--utterances", type=int, default=100, help="that it is measured on")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of utterances")
     return parser
 

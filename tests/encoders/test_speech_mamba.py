@@ -225,6 +225,41 @@ def _run(encoder):
     return encoder
 
 
+READERS = {
+    **{f"attn.linear_{name}": "attn.f3" for name in "qkv"},
+    **{"attn.linear_out": "attn.f4", "mamba.in_proj": "mamba.f5", "mamba.out_proj": "mamba.f7"},
+    **{"mamba.ssm.x_proj": "mamba.ssm.f9", "mamba.ssm.dt_proj": "mamba.ssm.f10"},
+}
+
+
+@pytest.mark.parametrize("T", [0.0, 0.02, 1e9])
+@torch.no_grad()
+def test_working_event_by_event_is_working_densely(T):
+    # every layer behind a point, done as a sum over the values that are not zero; float32
+    encoder = event("optimized", fat_learn=False).float()
+    for layer in named_fatrelus(encoder).values():
+        layer.set_T(T)
+    seen = {}
+    block = encoder.encoders[1]
+    for name in READERS:
+        block.get_submodule(name).register_forward_hook(
+            lambda layer, inputs, y, name=name: seen.update({name: (inputs[0], y)})
+        )
+    encoder(batch().float()[:1], ILENS[:1])
+    for name, point in READERS.items():
+        layer, (x, y) = block.get_submodule(name), seen[name]
+        events = x.nonzero()
+        # what the point says it lets through is what the layer has to do
+        assert len(events) == x.numel() - block.get_submodule(point).sparsity.zeros
+        total = torch.zeros_like(y)
+        for b, frame, channel in events.tolist():
+            total[b, frame] += x[b, frame, channel] * layer.weight[:, channel]
+        if layer.bias is not None:
+            total += layer.bias
+        torch.testing.assert_close(total, y, rtol=1e-5, atol=1e-5)
+        assert (len(events) == 0) == (T == 1e9), name
+
+
 @torch.no_grad()
 def test_macs_that_a_zero_saves():
     encoder = event("optimized")
