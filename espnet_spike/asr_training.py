@@ -11,6 +11,7 @@ from typing import Any
 from espnet_spike import launch, resume
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
+from espnet_spike.front_end import hand_on
 from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.stats import check_finite, damage, feature_size
 from espnet_spike.training import best_checkpoint
@@ -55,6 +56,7 @@ def train(options: argparse.Namespace) -> Path | None:
     args = espnet_args(config, options, size)
 
     def prepare(model: Any) -> None:
+        hand_on(options.train_dir, exp_dir)
         check_finite(options.stats_dir / "train", options.train_dir)
         check_finite(options.stats_dir / "valid", options.valid_dir)
         _drop_short(options, args, model)

@@ -22,6 +22,7 @@ import yaml
 from espnet_spike.decoding import Settings, model_file
 from espnet_spike.errors import UserError
 from espnet_spike.execution import Execution
+from espnet_spike.front_end import FEATURES
 from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.launch import write_config
 from espnet_spike.results import RESULTS, environment
@@ -120,10 +121,11 @@ def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
     if contents.lm_exp is not None:
         lm = Path("exp") / contents.lm_exp.resolve().name
         options += _stage_model(contents.lm_exp, contents.settings.lm, lm, folder, "lm")
-    write_config(folder / asr / "inference.yaml", _search(contents.settings))
+    write_config(folder / asr / "inference.yaml", search_options(contents.settings))
     extra = ["README.md", str(asr / "inference.yaml")]
     copies = {
         contents.asr_exp / RESULTS: asr / RESULTS,
+        contents.asr_exp / FEATURES: asr / FEATURES,
         contents.asr_exp.parent / "RESULTS.md": Path("exp") / "RESULTS.md",
         contents.token_list: asr / "tokens.txt",
         contents.fbank_config: asr / "fbank.yaml",
@@ -193,7 +195,7 @@ def _place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _search(settings: Settings) -> dict[str, Any]:
+def search_options(settings: Settings) -> dict[str, Any]:
     """Return the inference config with the simple ones of its further options in it."""
     import espnet2.bin.asr_inference as inference
 
@@ -288,7 +290,7 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
     if contents.lm_exp is not None:
         original["lm_train_config"] = str(contents.lm_exp / "config.yaml")
         original["lm_file"] = str(model_file(contents.lm_exp, settings.lm))
-    search = _search(settings) | {"beam_size": 2, "maxlenratio": -10.0, "minlenratio": 0.0}
+    search = search_options(settings) | {"beam_size": 2, "maxlenratio": -10.0, "minlenratio": 0.0}
     dimensions = read_config(contents.asr_exp)["input_size"]
     speech = np.random.default_rng(0).normal(size=(CHECK_FRAMES, dimensions)).astype(np.float32)
     expected = Speech2Text(**original, **search)(speech)[0]

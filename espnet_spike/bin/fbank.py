@@ -141,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from espnet_spike.extract import run_tasks
     from espnet_spike.fbank import extractor, load_config
+    from espnet_spike.front_end import FrontEnd
 
     config = load_config(args.config)
     pairs = [(Path(a), Path(b)) for a, b in zip(args.dirs[::2], args.dirs[1::2], strict=True)]
@@ -154,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config.num_mel_bins,
         )
     for task, made in zip(tasks, run_tasks(tasks, args.nj, "s of audio"), strict=True):
+        FrontEnd(rate, config).write(task.target)
         dropped = len(task.text) - len(made.feats)
         logger.info(
             "%s: %d utterances, %d dropped as shorter than one frame, %.2f h at %d Hz, %d frames",

@@ -9,6 +9,7 @@ from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.filtering import Limits, split_by_length
+from espnet_spike.front_end import hand_on
 from espnet_spike.kaldi_dir import write_table
 
 logger = logging.getLogger("filter_utts")
@@ -43,6 +44,7 @@ def filter_dir(source: Path, target: Path, limits: Limits) -> dict[str, str]:
             "change --min_frames or --max_frames, or look at the data",
         )
     kept.write(target)
+    hand_on(source, target)
     write_table(target / "dropped.txt", dropped)
     logger.info(
         "%s: %d of %d utterances kept; dropped: %s",

@@ -1,0 +1,72 @@
+"""Transcribe audio files, or folders of them, with a trained or packed model."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog="espnet-spike transcribe",
+        description=__doc__ + " Any format and rate that soundfile reads; channels are averaged. "
+        "Long files are cut where nothing is said.",
+    )
+    parser.add_argument("audio", nargs="+", type=Path, help="files and folders")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="exp/asr_... of a recipe, or a pack (.zip)"
+    )
+    parser.add_argument("--format", choices=["text", "json", "srt", "ctm"], default="text")
+    parser.add_argument("--out", type=Path, help="folder for one file each; else standard output")
+    parser.add_argument(
+        "--inference_config", type=Path, help="beam search; else that of the latest decoding"
+    )
+    parser.add_argument("--inference_args", default="", help='such as "--beam_size 5"')
+    parser.add_argument(
+        "--lm_exp", type=Path, help="folder of a language model; a pack has its own"
+    )
+    parser.add_argument("--fbank_config", type=Path, help="features, if not known from the model")
+    parser.add_argument("--fs", type=int, help="rate of the features in Hz, if not known")
+    parser.add_argument("--max_seconds", type=float, default=30.0, help="longer files are cut")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Transcribe and print, or write, each file."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if not 1 <= args.max_seconds:
+        parser.error("--max_seconds must be at least 1")
+    import logging
+
+    from espnet_spike.kaldi_dir import write_lines
+    from espnet_spike.transcription import Recognizer, find_audio
+    from espnet_spike.transcripts import ENDINGS, FORMATS, WITH_TIMES
+
+    files = find_audio(args.audio)
+    logging.getLogger("transcribe").setLevel(logging.INFO)
+    logging.getLogger().setLevel(logging.WARNING)  # ESPnet prints the model at length
+    recognizer = Recognizer(
+        args.model,
+        *(args.inference_config, args.inference_args, args.fbank_config, args.fs, args.device),
+        lm_exp=args.lm_exp,
+    )
+    form = FORMATS[args.format]
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    found = recognizer.transcribe(files, args.format in WITH_TIMES, args.max_seconds)
+    for transcript in found:
+        if args.out is None:
+            sys.stdout.write(form(transcript))
+            sys.stdout.flush()
+        else:
+            path = args.out / f"{transcript.name}{ENDINGS[args.format]}"
+            write_lines(path, form(transcript).splitlines())
+
+
+if __name__ == "__main__":
+    run(main)

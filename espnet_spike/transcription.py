@@ -1,0 +1,364 @@
+"""Transcribe audio files with a trained model, long ones too.
+
+Files of up to ``max_seconds`` are decoded as stage 10 decodes them: the same features, the same
+batches, the same search. Longer ones are cut first. From where the last piece ended, the encoder
+hears ``max_seconds``; the cut falls into the middle of the longest run of frames in which CTC finds
+blank most probable, in the later half of what it heard. Every sample belongs to exactly one piece.
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tarfile import TarError
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from espnet_spike.audio import change_rate, inspect, parse_source, read
+from espnet_spike.decode_runs import make_batches
+from espnet_spike.decoding import INFERENCE, Settings, model_file, read_settings
+from espnet_spike.errors import UserError
+from espnet_spike.front_end import FrontEnd
+from espnet_spike.transcripts import Piece, Transcript, Word, token_words
+
+logger = logging.getLogger("transcribe")
+EARLIEST = 0.5  # of what was heard: no cut before
+ENDINGS = ".wav .flac .ogg .opus .mp3 .sph .aiff .aif .aifc .au .w64 .caf .rf64 .snd".split()
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Samples ``first`` to ``last`` of a file, decoded as one utterance."""
+
+    name: str
+    first: int
+    last: int
+
+
+def find_audio(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return name -> file of the files given and of those below the folders given.
+
+    A name is that of the file without its ending; where two are alike, their path tells them apart.
+
+    Raises:
+        UserError: a file is missing, or a folder holds no audio.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+            if not inside:
+                raise UserError(f"{path}: no audio in it", f"files that end in {' '.join(ENDINGS)}")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder")
+    files = list(dict.fromkeys(files))
+    names = [path.stem for path in files]
+    if len(set(names)) < len(names):
+        names = [str(path).lstrip("./").replace("/", "-") for path in files]
+    return dict(zip(names, files, strict=True))
+
+
+def find_settings(exp: Path, config: Path | None, arguments: str) -> Settings:
+    """Read the beam search: as given, else that of the experiment's latest decoding.
+
+    Raises:
+        UserError: none is given and nothing has been decoded.
+    """
+    if config is None:
+        used = [exp / INFERENCE, *exp.glob(f"*/{INFERENCE}")]
+        used = sorted((p for p in used if p.is_file()), key=lambda p: p.stat().st_mtime)
+        if not used:
+            raise UserError(
+                f"{exp}: nothing has been decoded with this model yet", "give --inference_config"
+            )
+        config = used[-1]
+        logger.info("beam search of %s", config)
+    return read_settings(config, arguments)
+
+
+class Recognizer:
+    """A trained model with its features and its beam search.
+
+    Args:
+        model: experiment folder ``exp/asr_...``, or a pack of it.
+        inference_config, inference_args: beam search; None is that of the latest decoding.
+        fbank_config, fs: features, when they are not known from beside the model.
+        device: ``cpu`` or ``cuda``.
+        lm_exp: folder of a language model; a pack has its own.
+
+    Raises:
+        UserError: no model, or it is not known what it takes.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        inference_config: Path | None = None,
+        inference_args: str = "",
+        fbank_config: Path | None = None,
+        fs: int | None = None,
+        device: str = "cpu",
+        lm_exp: Path | None = None,
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            if model.is_file():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pack")))
+                files, exp = _unpack(model, folder)
+                settings = find_settings(exp, inference_config, inference_args)
+            elif (model / "config.yaml").is_file():
+                exp = model.resolve()
+                settings = find_settings(exp, inference_config, inference_args)
+                files = {
+                    "asr_train_config": str(exp / "config.yaml"),
+                    "asr_model_file": str(model_file(exp, settings.asr_model)),
+                }
+            else:
+                raise UserError(
+                    f"{model}: no model", "give an experiment folder (exp/asr_...) or its pack.zip"
+                )
+            if lm_exp is not None:
+                files["lm_train_config"] = str(lm_exp.resolve() / "config.yaml")
+                files["lm_file"] = str(model_file(lm_exp.resolve(), settings.lm))
+            self.front_end = FrontEnd.find(exp, fbank_config, fs)
+            # the configuration names its files as seen from the recipe
+            stack.enter_context(contextlib.chdir(exp.parent.parent))
+            self._load(files, settings, device)
+        self.batch_size = settings.batch_size
+
+    def _load(self, files: Mapping[str, str], settings: Settings, device: str) -> None:
+        from espnet2.bin.asr_inference import Speech2Text
+
+        import espnet_spike.task  # noqa: F401  registers the encoders
+        from espnet_spike.packing import search_options
+
+        options: dict[str, Any] = search_options(settings)
+        self.speech2text = Speech2Text(
+            **files, **options, batch_size=settings.batch_size, device=device
+        )
+        if self.speech2text.tokenizer is not None:
+            self.speech2text.tokenizer.text2tokens("")  # reads its files now, not at first use
+        self.model = self.speech2text.asr_model
+        settings.execution.apply(self.model.encoder)
+        self.token_type = getattr(self.speech2text.asr_train_args, "token_type", None)
+
+    def log_posteriors(self, features: np.ndarray) -> np.ndarray:
+        """Return the CTC log-probabilities ``(T', V)`` of features ``(T, D)``.
+
+        Raises:
+            UserError: the model has no CTC.
+        """
+        import torch
+
+        if self.model.ctc is None:
+            raise UserError(
+                "the model has no CTC, which tells where to cut and when a word is said",
+                "give shorter files, and --format text",
+            )
+        speech = torch.from_numpy(features)[None].to(self.speech2text.device)
+        lengths = torch.tensor([len(features)], device=speech.device)
+        with torch.no_grad():
+            encoded, olens = self.model.encode(speech, lengths)
+            encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+            return self.model.ctc.log_softmax(encoded)[0, : int(olens[0])].cpu().numpy()
+
+    def decode(self, batch: Sequence[np.ndarray]) -> list[tuple[str, list[int], float]]:
+        """Return text, tokens and score of each utterance, as ESPnet's inference does.
+
+        Args:
+            batch: features ``(T, D)`` of each.
+        """
+        import torch
+        from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+        def search(part: Sequence[np.ndarray]) -> list:
+            speech = [torch.from_numpy(features) for features in part]
+            if self.batch_size == 1:
+                return [self.speech2text(one) for one in speech]
+            lengths = torch.tensor([len(features) for features in part])
+            padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
+            return self.speech2text.batch_decode(padded, lengths)
+
+        try:
+            results = search(batch)
+        except TooShortUttError:
+            if len(batch) == 1:
+                return [("", [], 0.0)]
+            return [self.decode([features])[0] for features in batch]
+        best = [result[0] for result in results]
+        return [(text.strip(), list(ids), float(hyp.score)) for text, _, ids, hyp in best]
+
+    def audio(self, path: Path, name: str) -> np.ndarray:
+        """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged."""
+        wave, rate = read(parse_source(str(path), name), name)
+        return change_rate(wave, rate, self.front_end.fs)
+
+    def cut(self, wave: np.ndarray, max_seconds: float) -> list[tuple[int, int]]:
+        """Cut samples ``(N,)`` at CTC blanks into stretches of at most ``max_seconds``."""
+        window = int(max_seconds * self.front_end.fs)
+        pieces, start = [], 0
+        while len(wave) - start > window:
+            heard = wave[start : start + window]
+            posteriors = self.log_posteriors(self.front_end(heard))
+            place = quietest(posteriors, EARLIEST)
+            end = start + round(place / len(posteriors) * window)
+            pieces.append((start, end))
+            start = end
+        return [*pieces, (start, len(wave))]
+
+    def words(
+        self, features: np.ndarray, ids: Sequence[int], start: float, seconds: float
+    ) -> tuple:
+        """Return the words of a piece with their times, and whether these are from an alignment."""
+        tokens = [self.model.token_list[i] for i in ids]
+        groups = token_words(tokens, self.token_type or "bpe")
+        spans = None
+        if ids:
+            posteriors = self.log_posteriors(features)
+            spans = align(posteriors, ids)
+        if not groups:
+            return (), True
+        if spans is None:
+            step = seconds / len(groups)
+            times = [(n * step, (n + 1) * step) for n in range(len(groups))]
+        else:
+            frame = seconds / len(posteriors)
+            times = [(spans[a][0] * frame, spans[b - 1][1] * frame) for _, a, b in groups]
+        found = (
+            Word(word, round(start + first, 3), round(start + last, 3))
+            for (word, _, _), (first, last) in zip(groups, times, strict=True)
+        )
+        return tuple(found), spans is not None
+
+    def transcribe(
+        self, files: Mapping[str, Path], times: bool = False, max_seconds: float = 30.0
+    ) -> Iterator[Transcript]:
+        """Transcribe files; yield each transcript when it is complete.
+
+        Args:
+            files: name -> file.
+            times: find when each word is said.
+            max_seconds: of an utterance; longer files are cut.
+
+        Raises:
+            UserError: a file that cannot be read; before anything is decoded.
+        """
+        from tqdm import tqdm
+
+        fs = self.front_end.fs
+        seconds = {}
+        for name, path in files.items():
+            info = inspect(parse_source(str(path), name), name)
+            seconds[name] = info.duration
+        short = {name for name in files if seconds[name] <= max_seconds}
+        frames = {name: self.front_end.frames(round(seconds[name] * fs)) for name in short}
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+        with tqdm(total=sum(seconds.values()), desc="audio", bar_format=layout, delay=2) as bar:
+            for batch in make_batches(frames, self.batch_size):
+                stretches = []
+                for name in batch:
+                    wave = self.audio(files[name], name)
+                    stretches.append((Stretch(name, 0, len(wave)), self.front_end(wave, name)))
+                for (stretch, _), piece in zip(
+                    stretches, self._pieces(stretches, times), strict=True
+                ):
+                    name = stretch.name
+                    yield Transcript(name, str(files[name]), seconds[name], [piece])
+                    bar.update(seconds[name])
+            for name in sorted(files.keys() - short):
+                wave = self.audio(files[name], name)
+                transcript = Transcript(name, str(files[name]), seconds[name])
+                cuts = [Stretch(name, *cut) for cut in self.cut(wave, max_seconds)]
+                for n in range(0, len(cuts), self.batch_size):
+                    part = cuts[n : n + self.batch_size]
+                    stretches = [(s, self.front_end(wave[s.first : s.last], name)) for s in part]
+                    transcript.pieces += self._pieces(stretches, times)
+                    bar.update(sum(s.last - s.first for s in part) / fs)
+                yield transcript
+
+    def _pieces(self, stretches: list[tuple[Stretch, np.ndarray]], times: bool) -> list[Piece]:
+        """Decode stretches with their features; those without a frame are blank."""
+        heard = [features for _, features in stretches if len(features)]
+        results = iter(self.decode(heard) if heard else [])
+        pieces = []
+        for stretch, features in stretches:
+            text, ids, score = next(results) if len(features) else ("", [], 0.0)
+            start, end = stretch.first / self.front_end.fs, stretch.last / self.front_end.fs
+            words, aligned = ((), True)
+            if times:
+                words, aligned = self.words(features, ids, start, end - start)
+            pieces.append(Piece(round(start, 3), round(end, 3), text, score, words, aligned))
+        return pieces
+
+
+def _unpack(archive: Path, folder: Path) -> tuple[dict[str, str], Path]:
+    """Unpack a model; return ESPnet's options and the folder with its files."""
+    from espnet2.main_funcs.pack_funcs import unpack
+
+    try:
+        files = unpack(archive, folder)
+    except (OSError, RuntimeError, KeyError, ValueError, BadZipFile, TarError) as error:
+        raise UserError(f"{archive}: no packed model: {error}", "stage 15 makes one") from error
+    return files, Path(files["asr_train_config"]).parent
+
+
+def quietest(log_posteriors: np.ndarray, earliest: float) -> float:
+    """Return where to cut, in frames: the middle of the longest run of blanks.
+
+    Only frames after the share ``earliest`` count. Of runs of the same length the later is taken.
+    Where no frame is blank the frame with the most probable blank is.
+
+    Args:
+        log_posteriors: ``(T, V)``, blank first.
+        earliest: share of the frames.
+    """
+    first = int(len(log_posteriors) * earliest)
+    blank = log_posteriors[first:].argmax(axis=1) == 0
+    if not blank.any():
+        return first + int(log_posteriors[first:, 0].argmax()) + 0.5
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], blank.astype(np.int8), [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    longest = np.flatnonzero(ends - starts == (ends - starts).max())[-1]
+    return first + (starts[longest] + ends[longest]) / 2
+
+
+def align(log_posteriors: np.ndarray, ids: Sequence[int]) -> list[tuple[int, int]] | None:
+    """Return the frames ``(first, last + 1)`` in which the best CTC path says each token.
+
+    None when there are too few frames for the tokens.
+
+    Args:
+        log_posteriors: ``(T, V)``, blank first.
+        ids: the tokens.
+    """
+    states = np.zeros(2 * len(ids) + 1, dtype=np.int64)
+    states[1::2] = ids
+    emitted = log_posteriors[:, states]  # (T, S)
+    frames, count = emitted.shape
+    # from the state before the blank between them, unless the tokens are the same
+    skip = np.zeros(count, dtype=bool)
+    skip[3::2] = states[3::2] != states[1:-2:2]
+    best = np.full(count, -np.inf)
+    best[:2] = emitted[0, :2]
+    came = np.zeros((frames, count), dtype=np.int8)
+    for t in range(1, frames):
+        choices = np.stack([best, np.append(-np.inf, best[:-1]), np.full(count, -np.inf)])
+        choices[2, 2:] = np.where(skip[2:], best[:-2], -np.inf)
+        came[t] = choices.argmax(axis=0)
+        best = choices[came[t], np.arange(count)] + emitted[t]
+    state = count - 1 if best[-1] >= best[-2] else count - 2
+    if not np.isfinite(best[state]):
+        return None
+    spans = [[frames, 0] for _ in ids]
+    for t in range(frames - 1, -1, -1):
+        if state % 2:
+            span = spans[state // 2]
+            span[0], span[1] = min(span[0], t), max(span[1], t + 1)
+        state -= int(came[t, state])
+    return [(first, last) for first, last in spans]
