@@ -56,6 +56,7 @@ asr_tag=                   # folder of the experiment; made from the options whe
 sparsify=true              # thresholds and fine-tuning if the config has a 'sparsify' part
 naive_sparsity=            # e.g. 0.2: thresholds for that mean sparsity, untrained (speech_mamba)
 seed=0                     # of weights, data order and dropout
+deterministic=false        # the same weights to the bit whenever trained with as many threads
 # Decoding and results
 inference_config=conf/decode_asr.yaml  # beam search
 inference_args=            # any key of it, e.g. "--beam_size 20"
@@ -159,7 +160,7 @@ stage_lm() {
     --output "$lm_exp" \
     -- "$py" -m espnet_spike.bin.lm_train --lm_config "$lm_config" --train_text "${texts[@]}" \
     --valid_text "$feats/$valid_set/text" "${token_options[@]}" --stats_dir "$lm_exp/stats" \
-    --output_dir "$lm_exp" --ngpu "$ngpu" --seed "$seed"
+    --output_dir "$lm_exp" "${training_options[@]}"
 }
 
 stage_stats() { # the statistics are of the features: encoders share them
@@ -175,7 +176,7 @@ stage_train() {
     --input "$feats/$source_set" --input "$token_dir/tokens.txt" --output "$asr_exp/config.yaml" \
     -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$asr_exp" \
     --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" --stats_dir "$stats_dir" \
-    "${token_options[@]}" --ngpu "$ngpu" --seed "$seed" --asr_args "$asr_args"
+    "${token_options[@]}" "${training_options[@]}" --asr_args "$asr_args"
 }
 
 stage_sparsify() {
@@ -191,7 +192,7 @@ stage_sparsify() {
     --output "$final_exp/config.yaml" \
     -- "$py" -m espnet_spike.bin.sparsify --config "$asr_config" --asr_exp "$asr_exp" \
     --output_dir "$final_exp" --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" \
-    --stats_dir "$stats_dir" "${token_options[@]}" --ngpu "$ngpu" --seed "$seed" --asr_args "$asr_args"
+    --stats_dir "$stats_dir" "${token_options[@]}" "${training_options[@]}" --asr_args "$asr_args"
 }
 
 stage_decode() {

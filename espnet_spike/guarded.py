@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from espnet_spike import launch, resume
+from espnet_spike import determinism, launch, resume
 from espnet_spike.describe import build_on_meta
 from espnet_spike.progress import logged
 from espnet_spike.training import (
@@ -81,6 +81,7 @@ def _prepare(
     started_with = launch.snapshot(args)
     resume.check_unchanged(exp_dir, started_with, partial(launch.fill_defaults, task))
     exp_dir.mkdir(parents=True, exist_ok=True)
+    determinism.check(exp_dir)
     model = build_on_meta(task, args)
     prepare(model)
     nbest = args.keep_nbest_models

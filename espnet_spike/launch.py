@@ -47,6 +47,12 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--ngpu", type=int, default=0, help="0 trains on the CPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=argparse.SUPPRESS,  # not there when not given: earlier requests stay the same
+        help="the same weights to the bit whenever trained with as many threads",
+    )
+    parser.add_argument(
         f"--{what}_args",
         default="",
         help='options of ESPnet, stronger than the YAML: "--max_epoch 3 --optim_conf lr=0.001"',

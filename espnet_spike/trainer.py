@@ -15,6 +15,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 from espnet2.train.trainer import Trainer, TrainerOptions
 
+from espnet_spike import determinism
 from espnet_spike.training import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
 
 A_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
@@ -38,6 +39,7 @@ class SpikeTrainer(Trainer):
         ESPnet draws every statistic anew in every epoch. With a firing rate a layer that takes
         longer than an epoch on a small corpus; tensorboard shows them all while training.
         """
+        determinism.apply()
         draw, trainer_options.use_matplotlib = trainer_options.use_matplotlib, False
         super().run(trainer_options=trainer_options, **kwargs)
         distributed = kwargs["distributed_option"]

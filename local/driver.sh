@@ -87,6 +87,8 @@ prepare() {
   [[ $token_type != bpe ]] || token_options+=(--bpemodel "$token_dir/bpe.model")
   data_tag=${feats_type}_${token_tag}${speed_perturb_factors:+_sp}
   stats_dir=$expdir/asr_stats_$data_tag
+  training_options=(--ngpu "$ngpu" --seed "$seed")
+  ! $deterministic || training_options+=(--deterministic)
   local seed_tag=
   [[ $seed == 0 ]] || seed_tag=seed$seed
   [[ -n $asr_tag ]] || asr_tag=$("$py" -m espnet_spike.tags --config "$asr_config" \

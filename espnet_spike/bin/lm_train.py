@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_spike import determinism
 from espnet_spike.cli import Parser, run
 from espnet_spike.launch import add_training_options
 
@@ -24,6 +25,8 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
+    if "deterministic" in options:
+        determinism.ask()
     from espnet_spike.lm_training import train
 
     best = train(options)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_spike import determinism
 from espnet_spike.cli import Parser, run
 from espnet_spike.launch import add_training_options
 
@@ -38,6 +39,8 @@ def _steps(value: str) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
+    if "deterministic" in options:
+        determinism.ask()
     logger = logging.getLogger(__name__)
     from espnet_spike import sparse_training
 
