@@ -1,8 +1,11 @@
 """Normalisation before a neuron: LayerNorm, batch norm over valid frames, dynamic tanh."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor, nn
 
+from espnet_spike import selective_scan_cpu
 from espnet_spike.checkpointing import is_recomputing
 from espnet_spike.options import choose
 
@@ -70,16 +73,35 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, mask, weight, bias, eps):  # noqa: ANN001
-        mean, var, count = masked_moments(x, mask)
-        rstd = (var + eps).rsqrt()
-        normed = (x - mean).mul_(rstd)
-        ctx.save_for_backward(normed, mask, weight, rstd, count)
+        ctx.kernels = _kernels(x, weight)
+        if ctx.kernels is None:
+            mean, var, count = masked_moments(x, mask)
+            rstd = (var + eps).rsqrt()
+            normed = (x - mean).mul_(rstd)
+            ctx.save_for_backward(normed, mask, weight, rstd, count)
+            ctx.mark_non_differentiable(mean, var, count)
+            return torch.addcmul(bias, normed, weight), mean, var, count
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        mean, var, rstd = x.new_empty(3, x.shape[-1])
+        valid = _valid_rows(x, mask)
+        arrays = _numpy(_rows(x), valid, weight, bias)
+        number = ctx.kernels.forward(*arrays, eps, *_numpy(_rows(y), mean, var, rstd))
+        count = x.new_tensor(number)
+        ctx.save_for_backward(x, valid, weight, mean, rstd, count)
         ctx.mark_non_differentiable(mean, var, count)
-        return torch.addcmul(bias, normed, weight), mean, var, count
+        return y, mean, var, count
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):  # noqa: ANN001
+        if ctx.kernels is not None:
+            x, valid, weight, mean, rstd, count = ctx.saved_tensors
+            grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, weight))
+            arrays = _numpy(_rows(x), valid, weight, mean, rstd)
+            grads = _numpy(_rows(grad.contiguous()), _rows(grad_x), grad_weight, grad_bias)
+            ctx.kernels.backward(*arrays, int(count), *grads)
+            return grad_x, None, grad_weight, grad_bias, None
         normed, mask, weight, rstd, count = ctx.saved_tensors
         channels = normed.shape[-1]
         rows = grad.reshape(-1, channels)
@@ -90,6 +112,34 @@ class _BatchNorm(torch.autograd.Function):
         if mask is not None:
             shared = shared.mul_(mask.view(*mask.shape, *[1] * (shared.dim() - 2)))
         return (grad - shared).mul_(weight * rstd), None, grad_weight, grad_bias, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.view(-1, x.shape[-1])
+
+
+def _valid_rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return which rows of ``x`` ``(B, N, ..., C)`` are of valid frames."""
+    positions = x[0, 0].numel() // x.shape[-1] if x.numel() else 1
+    if mask is None:
+        return torch.ones(x.shape[0] * x.shape[1] * positions, dtype=torch.bool)
+    return mask.flatten().repeat_interleave(positions) if positions > 1 else mask.flatten()
+
+
+def _numpy(*tensors: Tensor) -> list:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+def _kernels(x: Tensor, weight: Tensor) -> ModuleType | None:
+    """Return the compiled form where it can run; torch does the same, slower."""
+    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return None
+    usable = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64) and x.numel()
+    if not usable or not selective_scan_cpu.available():
+        return None
+    from espnet_spike import norms_numba
+
+    return norms_numba
 
 
 def masked_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from espnet_spike import norms
 from espnet_spike.checkpointing import checkpoint
 from espnet_spike.norms import NORMS, DyT, MaskedBatchNorm, build_norm
 
@@ -108,8 +109,11 @@ def test_norms_by_name():
         build_norm("bm", 3)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
-def test_batch_norm_gradient_in_closed_form(masked):
+def test_batch_norm_gradient_in_closed_form(masked, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(norms, "_kernels", lambda x, weight: None)
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, 2, 3, generator=g, dtype=torch.float64, requires_grad=True)
     norm = MaskedBatchNorm(3).double()
@@ -120,3 +124,14 @@ def test_batch_norm_gradient_in_closed_form(masked):
         return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x, mask))
 
     assert torch.autograd.gradcheck(run, (x, norm.weight, norm.bias))
+
+
+def test_compiled_batch_norm_equals_torch(monkeypatch):
+    x = 3 + 2 * torch.randn(3, 50, 7, 5)
+    mask = torch.arange(50) < torch.tensor([50, 20, 0])[:, None]
+    results = []
+    for kernels in (norms._kernels, lambda x, weight: None):
+        monkeypatch.setattr(norms, "_kernels", kernels)
+        norm = MaskedBatchNorm(5)
+        results.append((norm(x, mask), norm.running_mean, norm.running_var))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
