@@ -62,6 +62,10 @@ inference_config=conf/decode_asr.yaml  # beam search
 inference_args=            # any key of it, e.g. "--beam_size 20"
 inference_tag=             # folder of the decoding; made from the options when empty
 normalization=none         # of reference and hypothesis before scoring {none|upper|lower|characters}
+# Hardware
+simulate=false             # count hardware cycles in a whole run, too; --stage simulate always does
+hardware="conf/hardware/small.yaml"  # cores to count them on, YAMLs in the root
+simulate_utterances=20     # utterances of the first test set to record
 ### end of options
 
 usage() {
@@ -212,10 +216,27 @@ stage_score() {
 
 stage_count() { skip "not available yet for this model"; }
 
-stage_simulate() { skip "not available yet for this model"; }
+stage_simulate() {
+  local lack core cores=() outputs=()
+  if [[ $stage != 13 ]]; then
+    lack=$("$py" -m espnet_spike.bin.simulate --check 2>&1) ||
+      { skip "$(tr -s '\n ' ' ' <<<"${lack#error: }")"; return; }
+    $simulate || { skip "no --simulate true"; return; }
+  fi
+  for core in $hardware; do
+    cores+=("$(realpath --relative-to=. "$root/$core")")
+    outputs+=("$final_exp/simulate/$(basename "$core" .yaml).json")
+  done
+  step "simulate_$final_tag" --input "$expdir/.done/$final_marker.json" --input "${eval_dirs[0]}" \
+    "${cores[@]/#/--input=}" "${outputs[@]/#/--output=}" \
+    -- "$py" -m espnet_spike.bin.simulate --asr_exp "$final_exp" --data_dir "${eval_dirs[0]}" \
+    --hardware "${cores[@]}" --utterances "$simulate_utterances" --nj "$nj"
+}
 
 stage_report() {
-  step report --input "$expdir/.done/$final_marker.json" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
+  local simulated=$expdir/.done/simulate_$final_tag.json more=()
+  [[ ! -f $simulated ]] || more=(--input "$simulated")
+  step report --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
     -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"}
 }

@@ -13,6 +13,7 @@ from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.registry import ENCODERS
 from espnet_spike.results import Experiment, environment, groups
 from espnet_spike.scoring import METRICS, table_head, table_row
+from espnet_spike.simulation_report import simulation_lines
 
 BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lost -->"
 END = "<!-- results: end -->"
@@ -273,6 +274,7 @@ def render(
             "bootstrap, runs with other seeds pooled. P(better): share of draws with fewer errors.",
             "",
         ]
+    lines += simulation_lines(results)
     now = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
     lines += ["## Environments", "", *environment_lines(experiments)]
     lines += [f"Report of {now}, git `{environment()['git']}`.", "", "## Experiments", ""]

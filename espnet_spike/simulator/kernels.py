@@ -351,9 +351,9 @@ def _scan_event(u, delta, a, b, c, d, table, h, y, channels, states, *shifts_and
     _scan_with(*dense, u, delta, a, d, table, h, y, *shifts)
 
 
-def _scan_with(b, c, u, delta, a, d, table, h, y, input_shift, state_shift) -> None:
+def _scan_with(b, c, u, delta, a, d, table, h, y, input_shift, state_shift, fade_shift) -> None:
     u, delta = _wide(u), _wide(delta)
-    fade = _fade(table, delta[:, None] * a)
+    fade = _fade(table, (delta[:, None] * a) >> fade_shift)
     faded = wrap(((_wide(h) * fade) >> 32) * 2).astype(np.int64)
     added = wrap(((delta * u) >> input_shift)[:, None] * b).astype(np.int64) >> state_shift
     h[:] = wrap(faded + added)

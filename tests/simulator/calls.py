@@ -178,7 +178,7 @@ def scan(kernel, rng, channels=5, states=4, nonzero=3):
     d = rng.integers(-999, 999, channels).astype(np.int32)
     h = rng.integers(-(2**28), 2**28, (channels, states)).astype(np.int32)
     y = np.zeros(channels, np.int32)
-    args = (u, delta, a, b, c, d, exp_table(), h, y, channels, states, 12, 3)
+    args = (u, delta, a, b, c, d, exp_table(), h, y, channels, states, 12, 3, 0)
     if kernel == "scan_dense":
         return Call(kernel, args)
     events = to_events(b), to_events(c)

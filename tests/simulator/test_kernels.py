@@ -198,7 +198,7 @@ def test_both_scans_agree_where_all_is_given():
     rng = np.random.default_rng(1)
     call = scan("scan_event", rng, channels=20, states=8, nonzero=9)
     event_h, event_y = expected(call)[7:9]
-    dense_h, dense_y = expected(Call("scan_dense", call.args[:13]))[7:9]
+    dense_h, dense_y = expected(Call("scan_dense", call.args[:14]))[7:9]
     assert np.array_equal(event_h, dense_h)
     assert np.abs(event_y.astype(int) - dense_y).max() <= 8
 

@@ -2,8 +2,8 @@
 #include "kernels.h"
 
 struct scan {
-  const int16_t *u, *delta;       /* [channels]; delta in units of 2^-12 */
-  const uint16_t *a;              /* [channels][states]: -A in units of 2^-8 */
+  const int16_t *u, *delta;       /* [channels]; delta is not negative */
+  const uint16_t *a;              /* [channels][states]: -A */
   const int16_t *b, *c;           /* [states] */
   const int32_t *d;               /* [channels] */
   const uint16_t *table;          /* 257 values 32767 exp(-i / 16) */
@@ -11,6 +11,7 @@ struct scan {
   int32_t *y;                     /* [channels] */
   uint32_t channels, states;
   uint32_t input_shift, state_shift; /* delta u / 2^input_shift; that times b / 2^state_shift */
+  uint32_t fade_shift;               /* delta a / 2^fade_shift is in units of 2^-20 */
 };
 
 /* 2^16 exp(-delta a) with delta a in units of 2^-20 */
@@ -29,7 +30,7 @@ void scan_dense(const struct scan *s) {
     const int32_t input = (delta * u) >> s->input_shift;
     int32_t y = s->d[ch] * u;
     for (uint32_t n = 0; n < states; n++, h++) {
-      const int32_t faded = multiply_high(*h, fade(s->table, (uint32_t)delta * *a++)) * 2;
+      const int32_t faded = multiply_high(*h, fade(s->table, ((uint32_t)delta * *a++) >> s->fade_shift)) * 2;
       *h = faded + ((input * s->b[n]) >> s->state_shift);
       y += multiply_high(*h, s->c[n] << 16);
     }
@@ -54,7 +55,7 @@ void scan_event(const struct scan_event *e) {
     const int32_t u = s->u[ch], delta = s->delta[ch];
     int32_t y = 0;
     for (uint32_t n = 0; n < states; n++)
-      h[n] = multiply_high(h[n], fade(s->table, (uint32_t)delta * *a++)) * 2;
+      h[n] = multiply_high(h[n], fade(s->table, ((uint32_t)delta * *a++) >> s->fade_shift)) * 2;
     if (u) {
       const int32_t input = (delta * u) >> s->input_shift;
       for (const struct event *b = e->b; b < end_b; b++)

@@ -1,0 +1,366 @@
+"""Convolutions, neurons, gates and the scan as kernel calls; see ``operations``."""
+
+import numpy as np
+
+from espnet_spike.errors import UserError
+from espnet_spike.simulator import operations as ops
+from espnet_spike.simulator.attention_sites import TABLE, Keys
+from espnet_spike.simulator.kernels import CONV_EVENT, EVENT, MAX_TAPS, NOWHERE, to_events
+from espnet_spike.simulator.machine import Call
+from espnet_spike.simulator.operations import Array, Form, Sample, Site
+
+
+def conv(
+    name: str,
+    part: str,
+    w: Array,
+    bias: Array,
+    x: Array,
+    stride: int,
+    sparse: bool,
+    counts: Array | None = None,
+) -> list[Site]:
+    """Return the sites of a 2-D convolution.
+
+    Args:
+        name: of the module.
+        part: kind of sub-module.
+        w: ``(outputs, channels, time taps, frequency taps)``.
+        bias: ``(outputs,)``.
+        x: windows of the padded input ``(frames, time taps, bins, channels)``.
+        stride: over frequency.
+        sparse: the input comes from a neuron or FATReLU (zero padding alone is no sparsity).
+        counts: numbers of spikes like x, whose values x has; None if they are not spikes.
+    """
+    outputs, channels, taps, width = w.shape
+    frames, _, bins, _ = x.shape
+    positions = (bins - width) // stride + 1
+    wq, sw = ops.quantise_weight(w.transpose(0, 2, 3, 1))
+    limit = ops.headroom(wq, (1, 2, 3))
+    quantise = ops.quantise_events if sparse else ops.quantise
+    xq, sx = quantise(x, limit, ops.with_bias(x, bias, sw, limit))
+    start = ops.frozen(np.round(bias / (sw * sx)).clip(-(2**29), 2**29).astype(np.int32))
+    w_dense, w_event = ops.frozen(wq), ops.frozen(wq.transpose(1, 2, 3, 0))
+    shape = (taps, width, channels, positions, outputs)
+
+    def sums(n: int, values: Array) -> Array:
+        y = np.tile(start.astype(np.int64), (positions, 1))
+        for p in range(positions):
+            part_ = values[n, :, p * stride : p * stride + width].astype(np.int64)
+            y[p] += np.einsum("otfc,tfc->o", wq.astype(np.int64), part_)
+        return y
+
+    def reference(n: int) -> Array:
+        return np.stack(
+            [
+                np.einsum("octf,tfc->o", w, x[n, :, p * stride : p * stride + width]) + bias
+                for p in range(positions)
+            ]
+        )
+
+    def dense(kernel: str) -> Form:
+        sizes = (taps, width * channels, bins * channels, stride * channels, positions, outputs)
+
+        def make(n: int) -> Sample:
+            y = np.zeros((positions, outputs), np.int32)
+            args = (w_dense, xq[n].reshape(taps, -1).copy(), start, y, *sizes)
+            return Sample(Call(kernel, args), -1, sw * sx, reference(n))
+
+        return Form(kernel, shape, ops.no_events(frames), make)
+
+    product = ops.by_unrolling(dense("conv_dense"), dense("conv_dense_unrolled"))
+    sample = np.stack([sums(n, xq) for n in range(0, frames, max(frames // 16, 1))])
+    sites = [
+        Site(name, part, 0, product, x[0].size),
+        _spread(
+            ops.requantize(f"{name}.requantize", part, 0, sample.reshape(len(sample), -1)), frames
+        ),
+    ]
+    if not sparse:
+        return sites
+    rows = (np.arange(taps)[:, None] * width * channels + np.arange(channels)).reshape(-1)
+    rows = ops.frozen((rows * outputs).astype(np.uint32))
+    target = np.full((bins, MAX_TAPS), NOWHERE, np.uint16)
+    for p in range(positions):
+        for k in range(width):
+            target[p * stride + k, k] = p * outputs
+    reached = (target != NOWHERE).sum(1)
+    target = ops.frozen(target)
+
+    def event(kernel: str, values: Array, repeat: bool) -> Form:
+        weight = values.astype(np.int64) if repeat else (values != 0)
+        number = np.stack([weight.sum((1, 2, 3)), (weight.sum((1, 3)) * reached).sum(1)], 1)
+
+        def make(n: int) -> Sample:
+            t, b, c = np.nonzero(values[n])
+            times = values[n, t, b, c] if repeat else np.ones(len(t), int)
+            found = np.zeros(len(t), CONV_EVENT)
+            found["source"], found["bin"], found["value"] = t * channels + c, b, values[n, t, b, c]
+            found = np.repeat(found, times)
+            y = np.zeros((positions, outputs), np.int32)
+            sizes = (len(found), width, channels * outputs, positions, outputs)
+            args = (w_event, rows, target, found, start, y, *sizes)
+            want = None if repeat else reference(n)
+            return Sample(Call(kernel, args), -1, sw * sx, want)
+
+        return Form(kernel, shape, number, make)
+
+    pair = event("conv_event", xq, False), event("conv_event_unrolled", xq, False)
+    product |= ops.by_unrolling(
+        *pair, codings=["event", "event_unrolled", "spike", "spike_unrolled"]
+    )
+    if counts is not None:
+        pair = event("conv_spike", counts, True), event("conv_spike_unrolled", counts, True)
+        codings = ["spike", "spike_unrolled"]
+        if counts.max(initial=0) <= 1:
+            codings += ["event", "event_unrolled"]
+        else:
+            # frames have different units, which multiply the sums of each tap before they add up
+            one, n = sample.reshape(len(sample), -1), positions * outputs
+            for tap in range(1, taps):
+                extra = ops.requantize(f"{name}.tap{tap}", part, 0, one)
+                more = ops.add(f"{name}.tap{tap}.add", part, 0, one.astype(np.float64)[:, :n])
+                for site in (extra, more):
+                    forms = {coding: site.forms[coding] for coding in codings}
+                    sites.append(_spread(Site(site.name, part, 0, forms), frames))
+        product |= ops.by_unrolling(*pair, codings=codings)
+    return sites
+
+
+def _spread(site: Site, frames: int) -> Site:
+    """Let a fixed-cost site whose operands were made for some frames stand for all."""
+    forms = {}
+    for coding, form in site.forms.items():
+        some = len(form.events)
+        made = lambda n, form=form, some=some: form.make(n % some)  # noqa: E731
+        forms[coding] = Form(form.kernel, form.shape, ops.no_events(frames), made)
+    return Site(site.name, site.part, site.layer, forms)
+
+
+def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Site]:
+    """Return the sites of a causal depthwise convolution.
+
+    Args:
+        name: of the module.
+        layer: block.
+        w: ``(taps, channels)``, the oldest first.
+        bias: ``(channels,)``.
+        x: windows ``(frames, taps, channels)``.
+    """
+    taps, channels = w.shape
+    wq, sw = ops.quantise_weight(w)
+    limit = ops.headroom(wq, (0,))
+    xq, sx = ops.quantise(x, limit, ops.with_bias(x, bias, sw, limit))
+    w8, start = ops.frozen(wq), ops.frozen(np.round(bias / (sw * sx)).astype(np.int32))
+
+    def form(kernel: str) -> Form:
+        def make(n: int) -> Sample:
+            args = (w8, xq[n].copy(), start, np.zeros(channels, np.int32), taps, channels)
+            return Sample(Call(kernel, args), -1, sw * sx, (w * x[n]).sum(0) + bias)
+
+        return Form(kernel, (taps, channels), ops.no_events(len(x)), make)
+
+    sums = (wq.astype(np.int64) * xq).sum(1) + start
+    forms = ops.by_unrolling(form("depthwise_dense"), form("depthwise_dense_unrolled"))
+    site = Site(name, "conv1d", layer, forms)
+    return [site, ops.requantize(f"{name}.requantize", "conv1d", layer, sums)]
+
+
+def imls(
+    name: str,
+    part: str,
+    layer: int,
+    x: Array,
+    counts: Array,
+    alpha: Array,
+    levels: int,
+    level: float,
+) -> Site:
+    """Return the site of an IMLS neuron; its dense twin is a ReLU.
+
+    Args:
+        name: of the module.
+        part: kind of sub-module.
+        layer: block.
+        x: ``(frames, n)``.
+        counts: spikes that the float neuron gave, like x.
+        alpha: threshold factor of each value ``(n,)``.
+        levels: largest count.
+        level: of every frame; 0: the frame's mean magnitude.
+    """
+    q, sx = ops.quantise(x, ops.INT16)
+    n = x.shape[1]
+    inverse = ops.frozen(np.round(1024 / alpha).clip(1, 65535).astype(np.uint16))
+    fixed = round(level / sx) if level else 0
+    number = np.count_nonzero(counts, 1)[:, None]
+    spikes = counts.sum(1, dtype=np.int64)[:, None]
+
+    def form(kernel: str, room: type | np.dtype, size: int, events: Array) -> Form:
+        def make(row: int) -> Sample:
+            found = np.zeros(size, room), np.zeros(1, np.uint32)
+            call = Call(kernel, (q[row].copy(), inverse, *found, n, levels, fixed))
+            return Sample(call, 2, 1.0, counts[row], events=True)
+
+        return Form(kernel, (n, levels), events, make)
+
+    return Site(
+        name,
+        part,
+        layer,
+        ops.of_kinds(
+            dense=ops.relu(x),
+            event=form("imls", EVENT, n, number),
+            spike=form("imls_spikes", np.uint16, n * levels, np.concatenate([number, spikes], 1)),
+        ),
+    )
+
+
+def lif(
+    name: str, layer: int, x: Array, before: Array, spikes: Array, tau: float, v_th: float,
+    reset: str, decay_input: bool,
+) -> Site:  # fmt: skip
+    """Return the site of a LIF neuron over frames: x and the potential before, ``(frames, n)``.
+
+    Raises:
+        UserError: the time constant is no power of two.
+    """
+    shift = round(np.log2(tau))
+    if 2**shift != tau:
+        raise UserError(f"{name}: tau {tau} is no power of two; the kernel shifts", "see neurons.c")
+    kernel = f"lif_{reset}" + ("" if decay_input else "_full_input")
+    n, largest = x.shape[1], max(np.abs(x).max(initial=0), np.abs(before).max(initial=0), v_th)
+    xq, sx = ops.quantise(x, largest=largest)
+    vq, _ = ops.quantise(before, largest=largest)
+
+    def make(row: int) -> Sample:
+        room = np.zeros(n, np.uint16), np.zeros(1, np.uint32)
+        at = round(v_th / sx)
+        h = (
+            before[row] + (x[row] - before[row]) / tau
+            if decay_input
+            else (before[row] * (1 - 1 / tau) + x[row])
+        )
+        want = np.where(h >= v_th, h - v_th if reset == "soft" else 0.0, h)
+        return Sample(
+            Call(kernel, (xq[row].copy(), vq[row].copy(), *room, n, at, shift)), 1, sx, want
+        )
+
+    number = np.count_nonzero(spikes, 1)[:, None]
+    return Site(name, "neuron", layer, ops.everywhere(Form(kernel, (n,), number, make)))
+
+
+def gate(y: Array, g: Array) -> Form:
+    """Return the form of a dense product y * g ``(frames, n)``."""
+    (yq, sy), (gq, sg) = ops.quantise(y), ops.quantise(g)
+    n, shift = y.shape[1], 15
+
+    def make(row: int) -> Sample:
+        args = (yq[row].copy(), gq[row].copy(), np.zeros(n, np.int16), n, shift)
+        return Sample(Call("gate", args), -1, sy * sg * 2**shift, y[row] * g[row])
+
+    return Form("gate", (n,), ops.no_events(len(y)), make)
+
+
+def gate_events(y: Array, g: Array, T: float) -> Form:
+    """Return the form of y * g on the events of g, with a FATReLU of threshold T on it."""
+    (yq, sy), (gq, sg) = ops.quantise(y), ops.quantise_events(g)
+    n, shift = y.shape[1], 15
+    at = max(int(np.ceil(T / (sy * sg * 2**shift))), 1)
+    kept = (gq != 0) & ((yq.astype(np.int64) * gq >> shift) >= at)
+    number = np.stack([np.count_nonzero(gq, 1), kept.sum(1)], 1)
+
+    def make(row: int) -> Sample:
+        found = to_events(gq[row])
+        room = np.zeros(n, EVENT), np.zeros(1, np.uint32)
+        return Sample(Call("gate_event", (yq[row].copy(), found, *room, len(found), shift, at)))
+
+    return Form("gate_event", (), number, make)
+
+
+def gate_spikes(a: Array, b: Array) -> Form:
+    """Return the form of the product of two spike vectors ``(frames, n)``."""
+    n = a.shape[1]
+    number = np.stack([np.count_nonzero(x, 1) for x in (a, b, a * b)], 1)
+
+    def make(row: int) -> Sample:
+        one, two = (np.flatnonzero(x[row]).astype(np.uint16) for x in (a, b))
+        room = np.zeros(n, np.uint16), np.zeros(1, np.uint32)
+        return Sample(Call("gate_spike", (one, two, *room, len(one), len(two))))
+
+    return Form("gate_spike", (), number, make)
+
+
+class Scan:
+    """The selective scan of one direction, over the frames of all utterances.
+
+    Args:
+        u, delta: ``(frames, E)``.
+        A: ``(E, N)``, negative.
+        B, C: ``(frames, N)``.
+        D: ``(E,)``.
+        keys: where utterances start.
+    """
+
+    def __init__(
+        self, u: Array, delta: Array, A: Array, B: Array, C: Array, D: Array, keys: Keys
+    ) -> None:
+        self.u, self.delta, self.A, self.B, self.C, self.D, self.keys = u, delta, A, B, C, D, keys
+
+    def states(self, n: int) -> tuple[Array, Array]:
+        """Return the state before and after a frame ``(E, N)``."""
+        span, _ = self.keys.of(n)
+        h = np.zeros(self.A.shape)
+        for t in range(span.start, n + 1):
+            before = h
+            added = (self.delta[t] * self.u[t])[:, None] * self.B[t]
+            h = np.exp(self.delta[t][:, None] * self.A) * before + added
+        return before, h
+
+    def sample(self, n: int, events: bool) -> Sample:
+        """Return the kernel call of a frame."""
+        channels, states = self.A.shape
+        before, after = self.states(n)
+        (uq, su), (bq, sb) = ops.quantise(self.u[n]), ops.quantise_events(self.B[n])
+        cq, sc = ops.quantise_events(self.C[n])
+        kd, ka = _binary_units(self.delta[n], 15), _binary_units(self.A, 16)
+        kd = max(kd, 20 - ka)
+        dq = np.round(self.delta[n] * 2.0**kd).clip(0, 32767).astype(np.int16)
+        product = np.abs(dq.astype(np.int64) * uq).max(initial=1)
+        input_shift = max(int(product).bit_length() - 15, 0)
+        unit = su * 2.0 ** (input_shift - kd) * sb
+        want = (after * self.C[n]).sum(1) + self.D * self.u[n]
+        # the state, and the output in its unit, have to fit
+        largest = max(np.abs(before).max(), np.abs(after).max(), 1e-12) * states
+        outside = max(np.abs(want).max(), np.abs(self.D * self.u[n]).max()) / (sc * 2.0**16)
+        fit = max(largest, outside) / unit / 2.0**28
+        state_shift = min(max(int(np.ceil(np.log2(max(fit, 1.0)))), 0), 31)
+        sh = unit * 2.0**state_shift
+        sy = sh * sc * 2.0**16
+        d = np.round(self.D * su / sy).clip(-(2.0**30), 2.0**30).astype(np.int32)
+        a = np.round(-self.A * 2.0**ka).clip(0, 65535).astype(np.uint16)
+        h = np.round(before / sh).astype(np.int32)
+        y = np.zeros(channels, np.int32)
+        args = (uq, dq, a, bq, cq, d, TABLE, h, y, channels, states)
+        args = (*args, input_shift, state_shift, kd + ka - 20)
+        kernel = "scan_dense"
+        if events:
+            found = to_events(bq), to_events(cq)
+            args, kernel = (*args, *found, *map(len, found)), "scan_event"
+        return Sample(Call(kernel, args), 8, sy, want)
+
+    def site(self, name: str, layer: int) -> Site:
+        """Return the site; it has events where u, B or C have zeros."""
+        frames = len(self.u)
+        shape = self.A.shape
+        dense = Form("scan_dense", shape, ops.no_events(frames), lambda n: self.sample(n, False))
+        active, nb, nc = (np.count_nonzero(x, 1) for x in (self.u, self.B, self.C))
+        if (np.concatenate([active / shape[0], nb / shape[1], nc / shape[1]]) > 0.98).all():
+            return Site(name, "scan", layer, ops.everywhere(dense))
+        number = np.stack([active, active * nb, nc], 1)
+        event = Form("scan_event", shape, number, lambda n: self.sample(n, True))
+        return Site(name, "scan", layer, ops.of_kinds(dense=dense, event=event, spike=event))
+
+
+def _binary_units(x: Array, bits: int) -> int:
+    """Return k so that x in units of 2^-k fills so many bits."""
+    return int(np.floor(bits - np.log2(max(np.abs(x).max(), 1e-6) * 1.0001)))

@@ -1,0 +1,152 @@
+"""IML-Spikeformer and its ReLU twin as kernel calls."""
+
+import numpy as np
+import torch
+
+from espnet_spike.imls import IMLS
+from espnet_spike.neurons import ReLU
+from espnet_spike.norms import LayerNorm
+from espnet_spike.simulator import attention_sites as attention
+from espnet_spike.simulator import layer_sites as layers
+from espnet_spike.simulator import operations as ops
+from espnet_spike.simulator.operations import Array, Events, Site
+from espnet_spike.simulator.recording import Tape, unsupported, windows
+
+
+def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
+    """Return the sites and the codings that differ.
+
+    Raises:
+        UserError: an option has no kernels.
+    """
+    encoder = tape.encoder
+    _check(tape)
+    sites = _front_end(tape)
+    if hasattr(encoder.pos_enc, "pe"):
+        sites.append(ops.add("pos_enc", "residual", 0, tape.output("pos_enc")))
+    for layer, block in enumerate(encoder.encoders, 1):
+        sites += _block(tape, f"encoders.{layer - 1}", layer, block)
+    sites.append(_norm(tape, "after_norm", 0))
+    spiking = any(isinstance(module, IMLS) for module in encoder.modules())
+    return sites, ops.CODINGS if spiking else ops.CODINGS[:4]
+
+
+def _check(tape: Tape) -> None:
+    for name, module in tape.modules.items():
+        if name.rpartition(".")[2].startswith("neuron") and not isinstance(module, IMLS | ReLU):
+            if not isinstance(module, torch.nn.ModuleList):
+                raise unsupported(f"{name}: {type(module).__name__}")
+        if isinstance(module, IMLS) and module.stat in ("utt", "max"):
+            raise unsupported(f"{name}: imls_stat {module.stat}")
+    for block in tape.encoder.encoders:
+        if type(block.attn).__name__ != "SpikingAttention" or block.attn.folded is not None:
+            raise unsupported("qk_mode: other than bilinear, or an inference form,")
+        if block.conv is not None:
+            raise unsupported("conv_module")
+        if block.attn.decay.causal:
+            raise unsupported("causal")
+
+
+def _norm(tape: Tape, name: str, layer: int) -> Site:
+    module = tape.modules[name]
+    if not isinstance(module, LayerNorm):
+        raise unsupported(f"{name}: norm {type(module).__name__}")
+    weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+    return ops.norm(name, "norm", layer, "layernorm", weight, bias, tape.input(name))
+
+
+def _counts(neuron: IMLS, x: Array) -> tuple[Array, Array, Array]:
+    """Return spikes ``(frames, ...)``, unit of each frame, factor of each channel."""
+    with torch.no_grad():
+        train = neuron.spike_train(torch.from_numpy(x).float()[None])
+    counts = train.counts[0].numpy().astype(np.int16)
+    frame = np.broadcast_to(train.frame.numpy().reshape(-1), (len(x),)).astype(np.float64)
+    return counts, frame, train.channel.double().numpy()
+
+
+def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events, Array]:
+    """Return the site of a neuron, its output as events, and its output as real values."""
+    module, x, y = tape.modules[name], tape.input(name), tape.output(name)
+    flat = x.reshape(len(x), -1)
+    if isinstance(module, ReLU):
+        fat = ops.threshold(flat, 0.0, False)
+        site = Site(name, part, layer, ops.of_kinds(dense=ops.relu(flat), event=fat))
+        return site, Events.of(y.reshape(len(y), -1)), y
+    counts, frame, channel = _counts(module, x)
+    repeats = flat.shape[1] // len(channel)
+    channel = np.tile(channel, repeats)
+    level = 1.0 if module.stat in ("ema", "fixed") else 0.0
+    # the levels of stat ema are part of the channels' factors
+    site = layers.imls(
+        name, part, layer, flat, counts.reshape(len(x), -1), channel, module.levels, level
+    )
+    return site, Events(counts.reshape(len(x), -1), frame, channel), y
+
+
+def _linear(tape: Tape, name: str, part: str, layer: int, x: Array, events: Events) -> list[Site]:
+    weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+    return ops.linear(name, part, layer, weight, bias, x.reshape(len(x), -1), events)
+
+
+def _front_end(tape: Tape) -> list[Site]:
+    embed = tape.encoder.embed
+    sites, counts = [], None
+    for index, (kernel, stride) in enumerate(embed.layers):
+        name = f"embed.convs.{index}"
+        maps = tape.inputs(name)
+        x = windows(maps, kernel, stride, 0, 0)
+        spikes = None
+        if counts is not None:
+            lengths = np.cumsum([len(x) for x in maps])[:-1]
+            spikes = windows(np.split(counts, lengths), kernel, stride, 0, 0).astype(np.int16)
+        weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+        sites += layers.conv(name, "front end", weight, bias, x, stride, index > 0, spikes)
+        site, events, y = _neuron(tape, f"embed.neurons.{index}", "neuron", 0)
+        counts = events.counts.reshape(y.shape) if events.spiking else None
+        sites.append(site)
+    return [*sites, *_linear(tape, "embed.out", "front end", 0, y, events)]
+
+
+def _block(tape: Tape, name: str, layer: int, block: torch.nn.Module) -> list[Site]:
+    attn, ffn, keys = f"{name}.attn", f"{name}.ffn", tape.keys()
+    heads = block.attn.heads
+    sites = [_norm(tape, f"{name}.norm_attn", layer)]
+    site, events, x = _neuron(tape, f"{attn}.neuron_in", "neuron", layer)
+    sites.append(site)
+    for part in "qkv":
+        sites += _linear(tape, f"{attn}.linear_{part}", "qkv", layer, x, events)
+    q = tape.output(f"{attn}.linear_q") * block.attn.scale
+    k = tape.output(f"{attn}.linear_k")
+    if isinstance(block.attn.norm_v, LayerNorm):
+        sites.append(_norm(tape, f"{attn}.norm_v", layer))
+    site, values, v = _neuron(tape, f"{attn}.neuron_v", "neuron", layer)
+    sites.append(site)
+    scores, _ = attention.scores(attn, layer, q, k, heads, keys)
+    gamma = np.exp(block.attn.decay.log_gamma.detach().double().numpy())
+    p = attention.Probabilities(q, k, heads, keys, gamma, block.attn.decay.norm)
+    counts = values.counts
+    context = attention.context(attn, layer, p, v, counts, heads, keys)
+    out = tape.input(f"{attn}.norm_out")
+    sites += [scores, attention.decay(attn, layer, p), context]
+    sites.append(ops.requantize(f"{attn}.context.requantize", "attention", layer, _sums(out)))
+    if values.spiking:  # the units of V's channels, once a frame
+        form = ops.affine(values.channel, np.zeros(len(values.channel)), out)
+        sites.append(
+            Site(f"{attn}.context.unit", "attention", layer, ops.of_kinds(event=form, spike=form))
+        )
+    if isinstance(block.attn.norm_out, LayerNorm):
+        sites.append(_norm(tape, f"{attn}.norm_out", layer))
+    site, events, x = _neuron(tape, f"{attn}.neuron_out", "neuron", layer)
+    sites += [site, *_linear(tape, f"{attn}.linear_out", "attention output", layer, x, events)]
+    sites.append(ops.add(f"{attn}.residual", "residual", layer, tape.output(f"{attn}.linear_out")))
+    sites.append(_norm(tape, f"{name}.norm_ffn", layer))
+    for neuron, linear in ("neuron_in", "linear_in"), ("neuron_hidden", "linear_out"):
+        site, events, x = _neuron(tape, f"{ffn}.{neuron}", "neuron", layer)
+        sites += [site, *_linear(tape, f"{ffn}.{linear}", "feed-forward", layer, x, events)]
+    sites.append(ops.add(f"{ffn}.residual", "residual", layer, tape.output(f"{ffn}.linear_out")))
+    return sites
+
+
+def _sums(x: Array) -> Array:
+    """Return accumulators that stand for real values."""
+    return np.round(x / max(np.abs(x).max(), 1e-12) * 2**28).astype(np.int64)

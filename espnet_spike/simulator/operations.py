@@ -1,0 +1,391 @@
+"""Operations of an encoder as kernel calls: quantisation, codings, numbers of events.
+
+A ``Site`` is one operation of the network, done once for every frame. It has a ``Form`` for each
+coding of the network: which kernel does it, how many events every frame has, and how to make the
+call of one frame from the real activations.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from espnet_spike.simulator.kernels import EVENT, to_events
+from espnet_spike.simulator.machine import Call
+
+# dense, event-driven with one product an event, and binary spikes that are only added
+CODINGS = ("dense", "dense_unrolled", "event", "event_unrolled", "spike", "spike_unrolled")
+INT16 = 32000  # a little less than the range: rounding stays inside
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The call of one frame and the float layer's result for it.
+
+    Attributes:
+        call: the call.
+        output: place of the result among the call's arrays.
+        scale: what one unit of the result is worth; a number or an array.
+        reference: the float result; None where the kernel has no float counterpart of its own.
+        events: the output is a list of events with its length behind it, or of spikes.
+    """
+
+    call: Call
+    output: int = -1
+    scale: float | Array = 1.0
+    reference: Array | None = None
+    events: bool = False
+
+    def error(self, arrays: Sequence[Array]) -> float | None:
+        """Return the root mean square difference from the float layer over its own size."""
+        if self.reference is None:
+            return None
+        want = np.asarray(self.reference, np.float64)
+        got = arrays[self.output]
+        if self.events:
+            found = got[: int(arrays[self.output + 1][0])]
+            spikes = found.dtype == np.uint16
+            got = np.zeros(want.size, np.int64)
+            np.add.at(got, found if spikes else found["index"], 1 if spikes else found["value"])
+        got = got.astype(np.float64) * self.scale
+        want = want.reshape(got.shape)
+        size = np.sqrt((want**2).mean())
+        return float(np.sqrt(((got - want) ** 2).mean()) / size) if size else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """How a site runs in one coding.
+
+    Attributes:
+        kernel: of the firmware.
+        shape: sizes that decide the cost, beside the events.
+        events: ``(frames, k)``, the k numbers that the cost is affine in; k = 0: it is fixed.
+        make: frame -> its call.
+    """
+
+    kernel: str
+    shape: tuple[int, ...]
+    events: Array
+    make: Callable[[int], Sample]
+
+    @property
+    def key(self) -> tuple[str, tuple[int, ...]]:
+        """Forms with the same key share their cost function."""
+        return self.kernel, self.shape
+
+
+@dataclass(frozen=True)
+class Site:
+    """One operation of the network.
+
+    Attributes:
+        name: the module.
+        part: kind of sub-module, for tables.
+        layer: 1-based block; 0 for the front end and what follows the blocks.
+        forms: coding -> form; a coding that is missing does without the operation.
+        inputs: values that a weight layer reads a frame; 0 for all else.
+    """
+
+    name: str
+    part: str
+    layer: int
+    forms: dict[str, Form] = field(default_factory=dict)
+    inputs: int = 0
+
+
+def everywhere(form: Form) -> dict[str, Form]:
+    """Return the same form for all codings."""
+    return dict.fromkeys(CODINGS, form)
+
+
+def by_unrolling(plain: Form, unrolled: Form, codings: Sequence[str] = CODINGS) -> dict[str, Form]:
+    """Return the plain or the unrolled form for each coding."""
+    return {name: unrolled if name.endswith("_unrolled") else plain for name in codings}
+
+
+def of_kinds(**kinds: Form) -> dict[str, Form]:
+    """Return forms by kind of coding (dense, event, spike), the same plain and unrolled."""
+    return {name: kinds[name.split("_")[0]] for name in CODINGS if name.split("_")[0] in kinds}
+
+
+def no_events(frames: int) -> Array:
+    """Return the events of an operation whose cost is fixed."""
+    return np.zeros((frames, 0))
+
+
+def frozen(array: Array) -> Array:
+    """Mark an array as shared by calls."""
+    array = np.ascontiguousarray(array)
+    array.flags.writeable = False
+    return array
+
+
+def quantise(x: Array, limit: float = INT16, largest: float | None = None) -> tuple[Array, float]:
+    """Return x as int16 of at most ``limit``, and its scale; ``largest`` instead of max |x|."""
+    largest = float(np.abs(x).max(initial=0)) if largest is None else largest
+    scale = (largest or 1.0) / limit  # zeros have any scale
+    return np.clip(np.round(x / scale), -32768, 32767).astype(np.int16), scale
+
+
+def quantise_events(
+    x: Array, limit: float = INT16, largest: float | None = None
+) -> tuple[Array, float]:
+    """Return ``quantise``'s result in which nothing becomes zero that was not."""
+    q, scale = quantise(x, limit, largest)
+    lost = (q == 0) & (x != 0)
+    q[lost] = np.sign(x[lost]).astype(np.int16)
+    return q, scale
+
+
+def quantise_weight(w: Array) -> tuple[Array, float]:
+    """Return w as int8 and its scale."""
+    scale = max(float(np.abs(w).max(initial=0)), 1e-12) / 127
+    return np.round(w / scale).astype(np.int8), scale
+
+
+def headroom(wq: Array, axes: tuple[int, ...]) -> float:
+    """Return the largest activation with which no sum over ``axes`` leaves 32 bits."""
+    total = float(np.abs(wq.astype(np.int64)).sum(axes).max(initial=1))
+    return float(min(INT16, 2.0**30 / max(total, 1.0)))
+
+
+def with_bias(x: Array, bias: Array, sw: float, limit: float) -> float:
+    """Return the ``largest`` of ``quantise`` with which the accumulators hold the bias, too."""
+    return max(float(np.abs(x).max(initial=0)), float(np.abs(bias).max()) * limit / (sw * 2.0**29))
+
+
+def rescale(factor: float) -> tuple[int, int]:
+    """Return multiplier and shift with which ``requantize`` multiplies by ``factor`` < 1/4."""
+    shift, multiplier = 1, factor * 2.0**33
+    while multiplier < 2**29 and shift < 30:
+        multiplier, shift = multiplier * 2, shift + 1
+    return int(min(multiplier, 2**31 - 1)), shift
+
+
+@dataclass(frozen=True)
+class Events:
+    """A sparse input of a weight layer: x[n] = frame[n] * channel * counts[n].
+
+    Attributes:
+        counts: integers ``(frames, n)``; 0 is no event.
+        frame: ``(frames,)``.
+        channel: ``(n,)``.
+        spiking: counts are numbers of spikes, not quantised values.
+    """
+
+    counts: Array
+    frame: Array
+    channel: Array
+    spiking: bool = True
+
+    @classmethod
+    def of(cls, x: Array) -> "Events":
+        """Quantise real values with exact zeros ``(frames, n)``."""
+        q, scale = quantise_events(x)
+        return cls(q, np.full(len(x), scale), np.ones(x.shape[1]), False)
+
+    @property
+    def binary(self) -> bool:
+        """Whether every event is a single spike."""
+        return self.spiking and self.counts.max(initial=0) <= 1
+
+    def number(self) -> Array:
+        """Return the events of every frame ``(frames, 1)``."""
+        return np.count_nonzero(self.counts, 1)[:, None]
+
+    def spikes(self) -> Array:
+        """Return the spikes of every frame ``(frames, 1)``."""
+        return self.counts.sum(1, dtype=np.int64)[:, None]
+
+
+def linear(
+    name: str, part: str, layer: int, w: Array, bias: Array | None, x: Array, events: Events | None
+) -> list[Site]:
+    """Return the sites of a linear layer: the product and its requantisation.
+
+    Args:
+        name: of the module.
+        part: kind of sub-module.
+        layer: block.
+        w: ``(outputs, inputs)``.
+        bias: ``(outputs,)`` or None.
+        x: real input ``(frames, inputs)``.
+        events: the same as events; None if it is dense.
+    """
+    outputs, inputs = w.shape
+    wq, sw = quantise_weight(w)
+    wide, limit = np.zeros(outputs) if bias is None else bias, headroom(wq, (1,))
+    xq, sx = quantise(x, limit, with_bias(x, wide, sw, limit))
+    start = frozen(np.round(wide / (sw * sx)).clip(-(2**29), 2**29).astype(np.int32))
+    w_dense = frozen(wq)
+
+    def dense(kernel: str) -> Form:
+        def make(n: int) -> Sample:
+            args = (w_dense, xq[n].copy(), start, np.zeros(outputs, np.int32), inputs, outputs)
+            return Sample(Call(kernel, args), -1, sw * sx, w @ x[n] + wide)
+
+        return Form(kernel, (inputs, outputs), no_events(len(x)), make)
+
+    sites = [
+        Site(
+            name,
+            part,
+            layer,
+            by_unrolling(dense("linear_dense"), dense("linear_dense_unrolled")),
+            inputs,
+        )
+    ]
+    product = sites[0].forms
+    sums = xq.astype(np.int64) @ wq.T.astype(np.int64) + start
+    sites.append(requantize(f"{name}.requantize", part, layer, sums))
+    if events is None:
+        return sites
+    folded, se = quantise_weight(w * events.channel)
+    by_input = frozen(folded.T)
+    spiking = events.spiking
+    zero = frozen(np.zeros(outputs, np.int32))
+
+    def reference(n: int) -> tuple[float, Array]:
+        return se * events.frame[n], w @ (events.channel * events.counts[n]) * events.frame[n]
+
+    def event(kernel: str) -> Form:
+        def make(n: int) -> Sample:
+            found = to_events(events.counts[n])
+            args = (by_input, found, zero, np.zeros(outputs, np.int32), len(found), outputs)
+            return Sample(Call(kernel, args), -1, *reference(n))
+
+        return Form(kernel, (outputs,), events.number(), make)
+
+    def spike(kernel: str) -> Form:
+        rows = frozen((np.arange(inputs) * outputs).astype(np.uint32))
+
+        def make(n: int) -> Sample:
+            index = np.repeat(np.arange(inputs), events.counts[n]).astype(np.uint16)
+            y = np.zeros(outputs, np.int32)
+            args = (by_input, rows, index, zero, y, len(index), outputs)
+            return Sample(Call(kernel, args), -1, *reference(n))
+
+        return Form(kernel, (outputs,), events.spikes(), make)
+
+    kinds = ["event"] if not events.binary else []
+    for kind in [*kinds, *(["spike"] if spiking else [])]:
+        forms = (event, spike)[kind == "spike"]
+        pair = forms(f"linear_{kind}"), forms(f"linear_{kind}_unrolled")
+        product |= by_unrolling(*pair, codings=[kind, f"{kind}_unrolled"])
+    if events.binary:  # one spike an event: nothing to multiply
+        product |= {"event": product["spike"], "event_unrolled": product["spike_unrolled"]}
+    elif not spiking:  # real values cannot be added up without a product
+        product |= {"spike": product["event"], "spike_unrolled": product["event_unrolled"]}
+    if bias is not None and spiking:
+        # the unit of a frame is applied after the sum, and the bias after the unit
+        added = add(f"{name}.bias", part, layer, np.broadcast_to(bias, (len(x), outputs)))
+        del added.forms["dense"], added.forms["dense_unrolled"]
+        sites.append(added)
+    return sites
+
+
+def requantize(name: str, part: str, layer: int, sums: Array) -> Site:
+    """Return the site that turns accumulators ``(frames, n)`` into activations."""
+    n = sums.shape[1]
+    factor = min(INT16 / max(float(np.abs(sums).max(initial=0)), 1.0), 0.24)
+    multiplier, shift = rescale(factor)
+
+    def make(row: int) -> Sample:
+        x = sums[row].clip(-(2**31), 2**31 - 1)
+        args = (x.astype(np.int32), np.zeros(n, np.int16), n, multiplier, shift)
+        return Sample(Call("requantize", args), -1, 1 / factor, x)
+
+    return Site(name, part, layer, everywhere(Form("requantize", (n,), no_events(len(sums)), make)))
+
+
+def add(name: str, part: str, layer: int, y: Array) -> Site:
+    """Return the site that adds y ``(frames, n)`` to as many values."""
+    q, scale = quantise(y, INT16 / 2)
+    n = y.shape[1]
+
+    def make(row: int) -> Sample:
+        x = np.roll(q, 1, 0)[row].copy()
+        call = Call("add", (x, q[row].copy(), n))
+        return Sample(call, 0, scale, (x.astype(int) + q[row]) * scale)
+
+    return Site(name, part, layer, everywhere(Form("add", (n,), no_events(len(y)), make)))
+
+
+def lookup(x: Array, function: Callable[[Array], Array]) -> Form:
+    """Return the form that applies a function by table to x ``(frames, n)``."""
+    q, sx = quantise(x)
+    values = function((np.arange(257) * 256 - 32768) * sx)
+    table, sy = quantise(values)
+    table, n = frozen(table), x.shape[1]
+
+    def make(row: int) -> Sample:
+        args = (q[row].copy(), np.zeros(n, np.int16), table, n)
+        return Sample(Call("lookup", args), 1, sy, function(x[row]))
+
+    return Form("lookup", (n,), no_events(len(x)), make)
+
+
+def norm(name: str, part: str, layer: int, kind: str, w: Array, b: Array | None, x: Array) -> Site:
+    """Return the site of a ``layernorm`` or ``rmsnorm`` over x ``(frames, n)``."""
+    q, _ = quantise(x)
+    n = x.shape[1]
+    shift = int(np.clip(np.floor(np.log2(INT16 / max(np.abs(w).max(), 1e-9))), 0, 14))
+    weight = frozen(np.round(w * 2.0**shift).astype(np.int16))
+    bias = np.zeros(n) if b is None else b
+    offset = frozen(np.round(bias * 1024).clip(-32768, 32767).astype(np.int16))
+
+    def make(row: int) -> Sample:
+        v = x[row] - x[row].mean() if kind == "layernorm" else x[row]
+        want = v / np.sqrt((v**2).mean() + 1e-20) * w + bias
+        args = (q[row].copy(), weight, offset, np.zeros(n, np.int16), n, shift)
+        return Sample(Call(kind, args), -1, 2.0**-10, want)
+
+    return Site(name, part, layer, everywhere(Form(kind, (n,), no_events(len(x)), make)))
+
+
+def affine(scale: Array, offset: Array, x: Array) -> Form:
+    """Return the form of a scale and offset a channel, a batch norm in evaluation."""
+    q, sx = quantise(x)
+    want = x * scale + offset
+    sy = max(float(np.abs(want).max(initial=0)), 1e-12) / INT16
+    factors = scale * sx / sy
+    shift = int(np.clip(np.floor(np.log2(INT16 / max(np.abs(factors).max(), 1e-9))), 0, 15))
+    factor = frozen(np.round(factors * 2.0**shift).clip(-32768, 32767).astype(np.int16))
+    start = frozen(np.round(offset / sy).clip(-32768, 32767).astype(np.int16))
+    n = x.shape[1]
+
+    def make(row: int) -> Sample:
+        args = (q[row].copy(), factor, start, np.zeros(n, np.int16), n, shift)
+        return Sample(Call("affine", args), -1, sy, want[row])
+
+    return Form("affine", (n,), no_events(len(x)), make)
+
+
+def threshold(x: Array, T: float, two_sided: bool) -> Form:
+    """Return the form of a FATReLU over x ``(frames, n)``."""
+    q, sx = quantise(x)
+    kernel = "fatrelu_two_sided" if two_sided else "fatrelu"
+    at, n = max(int(np.ceil(T / sx)), 1), x.shape[1]
+    kept = (np.abs(q.astype(int)) if two_sided else q) >= at
+
+    def make(row: int) -> Sample:
+        args = (q[row].copy(), np.zeros(n, EVENT), np.zeros(1, np.uint32), n, at)
+        want = np.where((np.abs(x[row]) if two_sided else x[row]) >= max(T, 1e-30), x[row], 0)
+        return Sample(Call(kernel, args), 1, sx, want, events=True)
+
+    return Form(kernel, (n,), np.count_nonzero(kept, 1)[:, None], make)
+
+
+def relu(x: Array, T: float = 0.0) -> Form:
+    """Return the form of a dense ReLU over x ``(frames, n)``, zero below T."""
+    q, sx = quantise(x)
+    n, at = x.shape[1], int(np.ceil(T / sx))
+
+    def make(row: int) -> Sample:
+        args = (q[row].copy(), np.zeros(n, np.int16), n, at)
+        want = np.where(q[row] >= at, x[row], 0)
+        return Sample(Call("relu", args), 1, sx, want)
+
+    return Form("relu", (n,), no_events(len(x)), make)

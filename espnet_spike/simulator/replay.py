@@ -1,0 +1,264 @@
+"""Replay a sample of an encoder's operations on the core, fit their cost, extrapolate.
+
+For every kernel and shape, some calls with few, middling and many events run on the core; every
+output has to be what the numpy model says. Cycles, instructions, loads and stores are affine in
+the events; the fit is tried on calls that it has not seen, and then summed over all frames.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from espnet_spike.errors import UserError
+from espnet_spike.simulator.kernels import expected
+from espnet_spike.simulator.machine import Call, Counters, Machine, processes
+from espnet_spike.simulator.operations import Array, Form, Sample, Site
+
+METRICS = ("cycles", "instructions", "loads", "stores")
+FIT, HELD_OUT = 8, 4
+BATCH_BYTES = 24 << 20
+BATCH_CALLS = 24
+ENTERED = 1e-3
+Key = tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a kernel of one shape costs.
+
+    Attributes:
+        coefficients: ``(2 + k, 4)``: fixed, once if there is any event, then for each kind of
+            event; columns as ``METRICS``.
+        calls: simulated.
+        held_out: relative errors in cycles of the calls that were left out of the fit.
+        float_error: largest difference from the float layer, relative; None if not comparable.
+    """
+
+    coefficients: Array
+    calls: int
+    held_out: tuple[float, ...]
+    float_error: float | None
+
+    @property
+    def units(self) -> Array:
+        """What one of the terms weighs in ``design``."""
+        return np.array([1.0, ENTERED, *[1.0] * (len(self.coefficients) - 2)])
+
+    def of(self, events: Array) -> Array:
+        """Return the cost of frames with ``events`` ``(frames, k)``: ``(frames, 4)``."""
+        return design(events) @ self.coefficients
+
+
+def design(events: Array) -> Array:
+    """Return what the cost is linear in, for frames with ``events`` ``(frames, k)``."""
+    fixed = np.ones((len(events), 1))
+    # the first event enters the loop, which costs some cycles once; weighing that column less
+    # leaves the cost with the fixed part where the two cannot be told apart
+    entered = (events.sum(1, keepdims=True) > 0) * ENTERED
+    return np.concatenate([fixed, entered, events], 1)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A call to simulate, for a cost function."""
+
+    key: Key
+    events: Array
+    sample: Sample
+    for_fit: bool
+
+
+class Log:
+    """Calls that have been simulated: a line of JSON each, so that a run can go on.
+
+    Args:
+        path: of the file.
+        key: of everything that cycles depend on; lines of another key are left out.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self.counters: dict[str, Counters] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the run ended while it wrote
+                if entry["machine"] == key:
+                    self.counters[entry["call"]] = Counters(*entry["counters"])
+
+    def add(self, entries: Iterable[tuple[str, Counters]]) -> None:
+        """Keep results, on disk at once."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            for call, counters in entries:
+                self.counters[call] = counters
+                entry = {"machine": self.key, "call": call, "counters": astuple(counters)}
+                file.write(json.dumps(entry) + "\n")
+
+
+def call_key(call: Call) -> str:
+    """Hash a call with all its operands."""
+    found = hashlib.sha256(call.kernel.encode())
+    for arg in call.args:
+        if isinstance(arg, np.ndarray):
+            found.update(f"{arg.dtype}{arg.shape}".encode() + np.ascontiguousarray(arg).tobytes())
+        else:
+            found.update(f",{arg}".encode())
+    return found.hexdigest()[:24]
+
+
+def plan(
+    sites: Sequence[Site], codings: Sequence[str], fit: int = FIT, held_out: int = HELD_OUT
+) -> list[Planned]:
+    """Choose the calls to simulate: for each cost function, spread evenly over its events.
+
+    Sites that share a function share its sample, so that layers and utterances mix.
+    """
+    forms: dict[Key, list[Form]] = {}
+    for site in sites:
+        for coding in codings:
+            form = site.forms.get(coding)
+            if form is not None and form not in forms.setdefault(form.key, []):
+                forms[form.key].append(form)
+    planned = []
+    for key, members in forms.items():
+        where = [(m, n) for m, form in enumerate(members) for n in range(len(form.events))]
+        events = np.concatenate([form.events for form in members]).astype(np.float64)
+        if events.shape[1] == 0:
+            # the cost is fixed: one call, and others to see that it is
+            chosen, held = spread(len(where), 3), {1, 2}
+        else:
+            order = np.lexsort(events.T[::-1])
+            chosen = [int(order[i]) for i in spread(len(order), fit + held_out)]
+            step = max((fit + held_out) // max(held_out, 1), 2)
+            held = set(range(step // 2, len(chosen) - 1, step))
+        for place, index in enumerate(chosen):
+            form, frame = members[where[index][0]], where[index][1]
+            planned.append(Planned(key, events[index], form.make(frame), place not in held))
+    return planned
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Return ``wanted`` different indices, evenly from the first to the last of ``count``."""
+    return sorted(set(np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()))
+
+
+def simulate(
+    machine: Machine, planned: Sequence[Planned], log: Log, jobs: int | None = None
+) -> list[Counters]:
+    """Simulate the calls that the log does not have yet; check every output.
+
+    Raises:
+        UserError: an output is not what the numpy model says.
+    """
+    keys = [call_key(item.sample.call) for item in planned]
+    left = {key: item for key, item in zip(keys, planned, strict=True) if key not in log.counters}
+    batches = list(_batches(list(left.items())))
+
+    def run(batch: list[tuple[str, Planned]]) -> list[tuple[str, Counters]]:
+        results = machine.run([item.sample.call for _, item in batch])
+        for (_, item), result in zip(batch, results, strict=True):
+            for got, want in zip(result.arrays, expected(item.sample.call), strict=True):
+                if not np.array_equal(got, want):
+                    raise UserError(
+                        f"{item.key[0]} {item.key[1]}: the core's output is not the model's",
+                        "nothing was kept of it; please report this",
+                    )
+        return [(key, result.counters) for (key, _), result in zip(batch, results, strict=True)]
+
+    with ThreadPoolExecutor(jobs or processes()) as pool, _bar(len(left)) as bar:
+        try:
+            for done in pool.map(run, batches):
+                log.add(done)
+                bar.update(len(done))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [log.counters[key] for key in keys]
+
+
+def _bar(total: int) -> tqdm:
+    return tqdm(total=total, unit="call", desc="simulate", file=sys.stderr, leave=False)
+
+
+def _batches(items: Sequence[tuple[str, Planned]]) -> Iterable[list[tuple[str, Planned]]]:
+    """Split calls into runs of the simulator, small enough to show progress and fit its memory."""
+    batch: list[tuple[str, Planned]] = []
+    size = 0
+    for item in items:
+        more = sum(array.nbytes for array in item[1].sample.call.arrays)
+        if batch and (len(batch) == BATCH_CALLS or size + more > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += more
+    if batch:
+        yield batch
+
+
+def fit_costs(planned: Sequence[Planned], counters: Sequence[Counters]) -> dict[Key, Cost]:
+    """Return the cost function of every kernel and shape."""
+    groups: dict[Key, list[int]] = {}
+    for index, item in enumerate(planned):
+        groups.setdefault(item.key, []).append(index)
+    return {
+        key: _fit([planned[i] for i in g], [counters[i] for i in g]) for key, g in groups.items()
+    }
+
+
+def _fit(planned: Sequence[Planned], counters: Sequence[Counters]) -> Cost:
+    rows = design(np.stack([item.events for item in planned]))
+    cost = np.array([[getattr(c, metric) for metric in METRICS] for c in counters], float)
+    used = np.array([item.for_fit for item in planned])
+    # columns of one size keep the least squares well conditioned
+    size = np.maximum(np.abs(rows).max(0), 1.0)
+    solved, *_ = np.linalg.lstsq(rows[used] / size, cost[used], rcond=1e-7)
+    coefficients = solved / size[:, None]
+    predicted = rows[~used] @ coefficients
+    errors = np.abs(predicted[:, 0] - cost[~used, 0]) / np.maximum(cost[~used, 0], 1)
+    floats = []
+    for item in planned:
+        if item.sample.reference is not None:
+            floats.append(item.sample.error(expected(item.sample.call)))
+    return Cost(coefficients, len(planned), tuple(errors.tolist()), max(floats) if floats else None)
+
+
+@dataclass(frozen=True)
+class Total:
+    """Extrapolated counts of one site in one coding, over all recorded frames."""
+
+    site: Site
+    coding: str
+    counts: Array  # as METRICS
+
+
+def extrapolate(
+    sites: Sequence[Site], codings: Sequence[str], costs: dict[Key, Cost]
+) -> list[Total]:
+    """Sum the cost functions over all frames of all sites."""
+    totals = []
+    for site in sites:
+        for coding in codings:
+            if (form := site.forms.get(coding)) is not None:
+                totals.append(Total(site, coding, costs[form.key].of(form.events).sum(0)))
+    return totals
+
+
+def sum_totals(
+    totals: Iterable[Total], by: Callable[[Total], tuple]
+) -> dict[tuple, dict[str, float]]:
+    """Add up totals that ``by`` maps to the same key."""
+    sums: dict[tuple, Array] = {}
+    for total in totals:
+        key = by(total)
+        sums[key] = sums.get(key, np.zeros(len(METRICS))) + total.counts
+    return {key: dict(zip(METRICS, row.tolist(), strict=True)) for key, row in sums.items()}

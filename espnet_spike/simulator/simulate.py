@@ -1,0 +1,277 @@
+"""Cycles of a trained encoder: record, replay, fit, extrapolate, write down."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from espnet_spike.results import RESULTS, environment, read_json
+from espnet_spike.simulator import toolchain
+from espnet_spike.simulator.hardware import Hardware
+from espnet_spike.simulator.machine import Machine, sum_counters
+from espnet_spike.simulator.operations import Site
+from espnet_spike.simulator.recording import Recording, record_encoder
+from espnet_spike.simulator.replay import (
+    METRICS,
+    Cost,
+    Key,
+    Log,
+    Total,
+    extrapolate,
+    fit_costs,
+    plan,
+    simulate,
+    sum_totals,
+)
+from espnet_spike.training import read_config
+
+FOLDER = "simulate"
+_logger = logging.getLogger(__name__)
+
+
+def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[Recording, str]:
+    """Record the encoder of a trained model; return the recording and the checkpoint's name.
+
+    Raises:
+        UserError: the encoder cannot be simulated, or there is no model.
+    """
+    import espnet_spike.task
+    from espnet_spike.decoding import model_file
+    from espnet_spike.reparameterize import encoder_inputs
+
+    path = model_file(asr_exp, None)
+    model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(
+        str(asr_exp / "config.yaml"), str(path), "cpu"
+    )
+    model.eval()
+    inputs = encoder_inputs(model, data_dir, utterances)
+    return record_encoder(model.encoder, inputs), path.name
+
+
+def simulate_recording(
+    recording: Recording, hardware: Hardware, log: Path, jobs: int | None = None
+) -> dict[str, Any]:
+    """Return the figures of a recorded encoder on one core.
+
+    Args:
+        recording: of the encoder.
+        hardware: the core.
+        log: where simulated calls are kept: a run that was interrupted goes on from it.
+        jobs: simulators at once; None for one a core.
+
+    Raises:
+        UserError: a tool is missing, or a kernel's output is wrong.
+    """
+    machine = Machine(hardware)
+    keys = machine.core.record["key"], machine.firmware.record["key"]
+    waits = hardware.data_wait_states, hardware.instruction_wait_states
+    planned = plan(recording.sites, recording.codings)
+    counters = simulate(machine, planned, Log(log, toolchain.digest(*keys, *waits)), jobs)
+    costs = fit_costs(planned, counters)
+    totals = extrapolate(recording.sites, recording.codings, costs)
+    return {
+        "how": "replay-extrapolated",
+        "machine": machine.record,
+        "utterances": recording.utterances,
+        "frames": recording.frames,
+        "simulated": {"calls": len(planned), "cycles": sum_counters(counters).cycles},
+        "codings": _per_frame(sum_totals(totals, lambda t: (t.coding,)), recording, hardware),
+        "parts": _per_frame(
+            sum_totals(totals, lambda t: (t.site.part, t.coding)), recording, hardware
+        ),
+        "layers": _per_frame(
+            sum_totals(totals, lambda t: (str(t.site.layer), t.coding)), recording, hardware
+        ),
+        "weight_layers": weight_layers(recording.sites, totals, recording.frames),
+        "fit": _fit_figures(costs),
+        "costs": [_cost_figures(key, cost) for key, cost in costs.items()],
+    }
+
+
+def _per_frame(
+    sums: dict[tuple, dict[str, float]], recording: Recording, hardware: Hardware
+) -> dict[str, Any]:
+    """Nest sums by their keys, as figures of a frame."""
+    nested: dict[str, Any] = {}
+    for key, total in sums.items():
+        place = nested
+        for name in key[:-1]:
+            place = place.setdefault(name, {})
+        figures = {name: round(total[name] / recording.frames, 1) for name in METRICS}
+        figures["memory"] = round((total["loads"] + total["stores"]) / recording.frames, 1)
+        seconds = hardware.seconds(total["cycles"] / recording.frames)
+        place[key[-1]] = figures | {"latency_ms": round(seconds * 1e3, 4)}
+    return nested
+
+
+def weight_layers(sites: Sequence[Site], totals: Sequence[Total], frames: int) -> list[dict]:
+    """Return event sparsity and cycles a frame of every layer that reads events."""
+    cycles = {(id(t.site), t.coding): float(t.counts[0]) for t in totals}
+    found = []
+    for site in sites:
+        event = site.forms.get("event")
+        if not site.inputs or event is None or event.events.shape[1] == 0:
+            continue
+        numbers = event.events[:, 0] / site.inputs
+        layer = {"name": site.name, "inputs": site.inputs}
+        layer["sparsity"] = round(1 - float(numbers.mean()), 4)
+        for coding in ("dense", "dense_unrolled", "event", "event_unrolled"):
+            if (id(site), coding) in cycles:
+                layer[coding] = round(cycles[id(site), coding] / frames, 1)
+        found.append(layer)
+    return found
+
+
+def _fit_figures(costs: dict[Key, Cost]) -> dict[str, Any]:
+    errors = [error for cost in costs.values() for error in cost.held_out]
+    floats = [cost.float_error for cost in costs.values() if cost.float_error is not None]
+    return {
+        "kernels": len(costs),
+        "held_out_calls": len(errors),
+        "held_out_max": round(max(errors, default=0.0), 6),
+        "held_out_mean": round(float(np.mean(errors)) if errors else 0.0, 6),
+        "float_error_max": round(max(floats, default=0.0), 5),
+    }
+
+
+def _cost_figures(key: Key, cost: Cost) -> dict[str, Any]:
+    return {
+        "kernel": key[0],
+        "shape": list(key[1]),
+        "cycles": [round(float(c), 3) for c in cost.coefficients[:, 0] * cost.units],
+        "calls": cost.calls,
+        "held_out_max": round(max(cost.held_out, default=0.0), 6),
+        "float_error": None if cost.float_error is None else round(cost.float_error, 5),
+    }
+
+
+def simulate_experiment(
+    asr_exp: Path,
+    data_dir: Path,
+    hardware: dict[str, Hardware],
+    utterances: int = 20,
+    jobs: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Simulate a trained encoder on one or more cores.
+
+    Writes ``asr_exp/simulate/NAME.json`` and ``NAME.png`` for every core, ``events.npz`` with the
+    events of every frame, and a summary into ``asr_exp/results.json``.
+
+    Args:
+        asr_exp: ``exp/<asr_tag>``.
+        data_dir: features of utterances to record.
+        hardware: cores by name.
+        utterances: how many to record.
+        jobs: simulators at once; None for one a core.
+
+    Returns:
+        the figures by name of the core.
+
+    Raises:
+        UserError: see ``record_experiment`` and ``simulate_recording``.
+    """
+    folder = asr_exp / FOLDER
+    recording, checkpoint = record_experiment(asr_exp, data_dir, utterances)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_events(folder / "events.npz", recording)
+    found = {}
+    for name, core in hardware.items():
+        _logger.info("simulate %s on %s", asr_exp.name, name)
+        figures = simulate_recording(recording, core, folder / "calls.jsonl", jobs)
+        figures |= {"model": model_name(asr_exp), "checkpoint": checkpoint, "data": data_dir.name}
+        figures |= {"environment": environment()}
+        found[name] = figures
+        write_json(folder / f"{name}.json", figures)
+        plot(folder / f"{name}.png", figures)
+    results = read_json(asr_exp / RESULTS) if (asr_exp / RESULTS).is_file() else {}
+    kept = {name: summary(figures) for name, figures in found.items()}
+    results["simulate"] = results.get("simulate", {}) | kept
+    write_json(asr_exp / RESULTS, results)
+    return found
+
+
+def model_name(asr_exp: Path) -> str:
+    """Return what the tables call a model: paper B's names, or the encoder's."""
+    config = read_config(asr_exp)
+    conf = config.get("encoder_conf") or {}
+    if (asr_exp / "naive.json").is_file():
+        return "naive"
+    if config["encoder"] == "event_speech_mamba":
+        points = conf.get("fat_points", "e")
+        more = points == "optimized" or (isinstance(points, list) and "F9" in points)
+        return "E, optimized" if more else "E"
+    names = {"speech_mamba": "dense", "spiking_speech_mamba": "S"}
+    name = names.get(config["encoder"], config["encoder"])
+    return f"{name} (ReLU twin)" if conf.get("neuron") == "relu" else name
+
+
+def summary(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``results.json`` keeps of a simulation."""
+    layers = figures["weight_layers"]
+    names = "model how data utterances frames codings parts layers fit simulated".split()
+    inputs = [layer["dense"] for layer in layers]
+    sparsity = [layer["sparsity"] for layer in layers]
+    machine = figures["machine"]
+    return {name: figures[name] for name in names} | {
+        "sparsity": round(float(np.mean(sparsity)), 4) if layers else 0.0,
+        "sparsity_by_cycles": round(float(np.average(sparsity, weights=inputs)), 4)
+        if layers
+        else 0.0,
+        "hardware": machine["hardware"],
+        "versions": [
+            f"Ibex {machine['core']['rtl']}",
+            machine["core"]["verilator"],
+            machine["firmware"]["compiler"],
+        ],
+        "flags": machine["firmware"]["flags"],
+    }
+
+
+def _mean(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
+    return round(float(np.average(values, weights=weights)), 4) if values else 0.0
+
+
+def write_events(path: Path, recording: Recording) -> None:
+    """Write the events of every frame of every site, compressed."""
+    arrays = {}
+    for site in recording.sites:
+        form = site.forms.get("event")
+        if form is not None and form.events.shape[1]:
+            arrays[site.name] = form.events.astype(np.uint32)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}.npz")
+    np.savez_compressed(temporary, **arrays)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON in one step."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def plot(path: Path, figures: dict[str, Any]) -> None:
+    """Draw the event sparsity of weight layers against their gain in cycles."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 100], color="0.7", linewidth=1, label="gain equal to sparsity")
+    for dense, event, mark in ("dense", "event", "o"), ("dense_unrolled", "event_unrolled", "x"):
+        pairs = [
+            (layer["sparsity"], 100 * (1 - layer[event] / layer[dense]))
+            for layer in figures["weight_layers"]
+            if event in layer
+        ]
+        if pairs:
+            label = "plain loops" if event == "event" else "unrolled loops"
+            axes.plot(*zip(*pairs, strict=True), mark, label=label, fillstyle="none")
+    axes.set(xlabel="event sparsity of the input", ylabel="cycles saved against dense (%)")
+    axes.legend()
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}.png")
+    figure.savefig(temporary, dpi=120)
+    os.replace(temporary, path)

@@ -1,0 +1,286 @@
+"""Lowering of encoders to kernel calls, replay, fits, extrapolation."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+from espnet_spike.encoders.speech_mamba import (
+    EventSpeechMambaEncoder,
+    SpeechMambaEncoder,
+    SpikingSpeechMambaEncoder,
+)
+from espnet_spike.errors import UserError
+from espnet_spike.fatrelu import named_fatrelus
+from espnet_spike.firing import named_neurons
+from espnet_spike.simulator import operations as ops
+from espnet_spike.simulator import simulate as command
+from espnet_spike.simulator.hardware import Hardware
+from espnet_spike.simulator.recording import record_encoder, windows
+from espnet_spike.simulator.replay import (
+    Log,
+    call_key,
+    extrapolate,
+    fit_costs,
+    plan,
+    simulate,
+    spread,
+    sum_totals,
+)
+
+pytestmark = pytest.mark.xdist_group("simulator")
+
+MAMBA = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 4}
+IML = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
+IML |= {"conv_channels": 4}
+TWO_SIDED = [f"F{number}" for number in range(1, 8)]
+ENCODERS = {
+    "iml": lambda: IMLSpikeformerEncoder(20, **IML),
+    "iml_options": lambda: IMLSpikeformerEncoder(
+        20, T=1, qkv_bias=True, inner_norm=True, imls_stat="ema", hdm=False, decay_norm=False, **IML
+    ),
+    "twin": lambda: IMLSpikeformerEncoder(20, neuron="relu", **IML),
+    "dense": lambda: SpeechMambaEncoder(12, **MAMBA),
+    "event": lambda: EventSpeechMambaEncoder(
+        12, fat_points="optimized", fat_threshold=0.2, block="mamba_ffn", **MAMBA
+    ),
+    "two_sided": lambda: EventSpeechMambaEncoder(
+        12, fat_points=TWO_SIDED, fat_two_sided=TWO_SIDED, fat_threshold=0.2, **MAMBA
+    ),
+    "spiking": lambda: SpikingSpeechMambaEncoder(12, **MAMBA),
+}
+
+
+def record(name):
+    torch.manual_seed(0)
+    encoder = ENCODERS[name]()
+    size = 20 if name.startswith(("iml", "twin")) else 12
+    utterances = [(2 * torch.randn(1, n, size), torch.tensor([n])) for n in (45, 31)]
+    return encoder, utterances, record_encoder(encoder, utterances)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_runs_on_the_core_as_its_layers_do(machine, tmp_path, name):
+    _, _, recording = record(name)
+    planned = plan(recording.sites, recording.codings, fit=5, held_out=2)
+    counters = simulate(machine(), planned, Log(tmp_path / "log", "x"), jobs=1)
+    costs = fit_costs(planned, counters)
+    for key, cost in costs.items():
+        assert max(cost.held_out, default=0) < 0.02, key
+        # 8-bit weights; a count of a neuron may flip by one
+        assert cost.float_error is None or cost.float_error < 0.15, (key, cost.float_error)
+    assert sum(cost.float_error is not None for cost in costs.values()) > len(costs) / 2
+    totals = extrapolate(recording.sites, recording.codings, costs)
+    cycles = {k: v["cycles"] for (k,), v in sum_totals(totals, lambda t: (t.coding,)).items()}
+    assert set(cycles) == set(recording.codings)
+    assert cycles["dense_unrolled"] < cycles["dense"]
+    if name != "dense":
+        assert cycles["event"] < cycles["dense"]
+        assert cycles["event_unrolled"] < cycles["dense_unrolled"]
+    by_site = sum_totals(totals, lambda t: (t.site.name, t.coding))
+    assert sum(v["cycles"] for v in by_site.values()) == pytest.approx(sum(cycles.values()))
+
+
+def test_events_are_the_neurons_spikes():
+    encoder, utterances, recording = record("iml")
+    sites = {site.name: site for site in recording.sites}
+    counts = dict.fromkeys(named_neurons(encoder), 0.0)
+    with torch.no_grad():
+        for speech, lengths in utterances:
+            encoder(speech, lengths)
+            for name, neuron in named_neurons(encoder).items():
+                counts[name] += float(neuron.firing.count_sum)
+    assert len(counts) == 7
+    for name, count in counts.items():
+        assert sites[name].forms["spike"].events[:, 1].sum() == count, name
+    # a layer behind a neuron reads what it emits
+    spikes = sites["encoders.0.ffn.neuron_hidden"].forms["spike"].events[:, 1]
+    read = sites["encoders.0.ffn.linear_out"].forms["spike"].events[:, 0]
+    assert np.array_equal(spikes, read)
+
+
+def test_events_are_what_fatrelu_lets_through():
+    encoder, utterances, recording = record("two_sided")
+    sites = {site.name: site for site in recording.sites}
+    kept = dict.fromkeys(named_fatrelus(encoder), 0.0)
+    with torch.no_grad():
+        for speech, lengths in utterances:
+            encoder(speech, lengths)
+            for name, layer in named_fatrelus(encoder).items():
+                kept[name] += float(layer.sparsity.numel - layer.sparsity.zeros)
+    for name, count in kept.items():
+        # quantisation may move a value over the threshold
+        assert sites[name].forms["event"].events.sum() == pytest.approx(count, rel=0.01, abs=3)
+
+
+def test_a_dense_encoder_has_no_events_to_save():
+    recording = record("dense")[2]
+    assert recording.codings == ("dense", "dense_unrolled")
+    assert command.weight_layers(recording.sites, [], recording.frames) == []
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        (lambda: IMLSpikeformerEncoder(20, qk_mode="ssa", **IML), "qk_mode"),
+        (lambda: IMLSpikeformerEncoder(20, imls_stat="utt", **IML), "imls_stat utt"),
+        (lambda: IMLSpikeformerEncoder(20, neuron="lif", **IML), "LIF"),
+        (lambda: IMLSpikeformerEncoder(20, norm="bn", **IML), "MaskedBatchNorm"),
+        (lambda: IMLSpikeformerEncoder(20, conv_module=True, **IML), "conv_module"),
+        (lambda: SpeechMambaEncoder(20, block="conmamba", **MAMBA), "ConMambaBlock"),
+        (lambda: SpeechMambaEncoder(20, attention_window=[4, 4], **MAMBA), "attention_window"),
+        (lambda: SpikingSpeechMambaEncoder(20, tau=3.0, **MAMBA), "no power of two"),
+        (lambda: torch.nn.Linear(20, 20), "Linear cannot be simulated"),
+    ],
+)
+def test_what_has_no_kernel_is_refused_by_name(encoder, said):
+    encoder = encoder()
+    if isinstance(encoder, torch.nn.Linear):
+        utterances = []
+    else:
+        utterances = [(torch.randn(1, 40, 20), torch.tensor([40]))]
+    with pytest.raises(UserError, match=said):
+        record_encoder(encoder, utterances)
+
+
+def test_windows_are_what_a_convolution_reads():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(9, 4, 3))
+    w = torch.from_numpy(rng.normal(size=(5, 3, 3, 2)))
+    got = np.einsum("octf,ntfc->no", w, windows([x], 3, 2, 0, 0)[:, :, :2])
+    want = torch.nn.functional.conv2d(torch.from_numpy(x).permute(2, 0, 1)[None], w, stride=2)
+    assert np.allclose(got, want[0, :, :, 0].T)
+    # causal: the last row is the frame itself, the first frames see zeros
+    causal = windows([x, x + 1], 3, 1, 2, 0)
+    assert len(causal) == 18 and np.array_equal(causal[:, -1], np.concatenate([x, x + 1]))
+    assert (causal[0, :2] == 0).all() and (causal[9, :2] == 0).all()
+
+
+def test_the_sample_spreads_over_the_events_and_keeps_calls_apart():
+    assert spread(5, 3) == [0, 2, 4] and spread(2, 9) == [0, 1] and spread(1, 3) == [0]
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.normal(0, 1, (60, 30)) - rng.uniform(-1, 2, (60, 1)), 0)
+    sites = ops.linear("x", "part", 1, rng.normal(size=(8, 30)), None, x, ops.Events.of(x))
+    planned = [item for item in plan(sites, ["event"]) if item.key[0] == "linear_event"]
+    events = [int(item.events[0]) for item in planned]
+    assert events == sorted(events) and len(planned) == 12
+    assert events[0] == np.count_nonzero(x, 1).min() and events[-1] == np.count_nonzero(x, 1).max()
+    held = [item.for_fit for item in planned].count(False)
+    assert held == 4 and planned[0].for_fit and planned[-1].for_fit
+
+
+def test_a_run_goes_on_from_where_it_was(machine, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.normal(0, 1, (40, 30)), 0)
+    sites = ops.linear("x", "part", 1, rng.normal(size=(8, 30)), None, x, ops.Events.of(x))
+    planned = plan(sites, ["dense", "event"])
+    path = tmp_path / "folder" / "log"
+    first = simulate(machine(), planned[:9], Log(path, "a"), jobs=1)
+    path.write_text(path.read_text() + '{"machine": "a", "ca')  # killed while it wrote
+    path.write_text(path.read_text().rstrip() + "\n")
+    log = Log(path, "a")
+    assert set(log.counters) == {call_key(item.sample.call) for item in planned[:9]}
+    both = simulate(machine(), planned, log, jobs=2)
+    assert both[:9] == first
+    assert not Log(path, "another machine").counters
+    # now nothing is left to run
+    monkeypatch.setattr(type(machine()), "run", None)
+    assert simulate(machine(), planned, Log(path, "a")) == both
+
+
+def test_a_wrong_output_stops_the_run(machine, tmp_path, monkeypatch):
+    from espnet_spike.simulator import replay
+
+    rng = np.random.default_rng(0)
+    sites = ops.linear(
+        "x", "part", 1, rng.normal(size=(8, 30)), None, rng.normal(size=(9, 30)), None
+    )
+    monkeypatch.setattr(replay, "expected", lambda call: [a + 1 for a in call.arrays])
+    with pytest.raises(UserError, match="linear_dense"):
+        simulate(machine(), plan(sites, ["dense"]), Log(tmp_path / "log", "a"), jobs=1)
+    assert not (tmp_path / "log").exists()
+
+
+def test_quantisation_loses_no_event_and_overflows_nothing():
+    x = np.array([[1e-9, 0.0, 1.0, -1e-9]])
+    q, scale = ops.quantise_events(x)
+    assert (q != 0).tolist() == [[True, False, True, True]] and scale * q[0, 2] == pytest.approx(1)
+    assert not ops.quantise(np.zeros(4))[0].any()
+    w = np.full((3, 5000), 127, np.int8)
+    assert abs(w[0].astype(int) @ np.full(5000, int(ops.headroom(w, (1,))))) < 2**31
+    for factor in (0.24, 1e-3, 1e-7):
+        multiplier, shift = ops.rescale(factor)
+        assert multiplier / 2 ** (32 + shift) == pytest.approx(factor, rel=1e-6)
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """An experiment folder whose recording is at hand."""
+    exp = tmp_path / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "config.yaml").write_text("encoder: iml_spikeformer\nencoder_conf: {}\n")
+    (exp / "results.json").write_text(json.dumps({"wer": 1.0}))
+    made = record("iml")[2]
+    monkeypatch.setattr(command, "record_experiment", lambda *_: (made, "x.pth"))
+    return exp
+
+
+def test_an_experiment_gets_its_figures(experiment, tmp_path):
+    hardware = {"small": Hardware(), "slow_memory": Hardware(data_wait_states=3)}
+    found = command.simulate_experiment(experiment, tmp_path / "test", hardware, 2, 1)
+    folder = experiment / "simulate"
+    assert {path.name for path in folder.iterdir()} == {
+        *("small.json", "small.png", "slow_memory.json", "slow_memory.png"),
+        *("events.npz", "calls.jsonl"),
+    }
+    small, slow = (found[name]["codings"]["event"] for name in hardware)
+    assert slow["cycles"] > small["cycles"] and slow["instructions"] == small["instructions"]
+    results = json.loads((experiment / "results.json").read_text())
+    assert results["wer"] == 1.0
+    kept = results["simulate"]["small"]
+    assert kept["model"] == "iml_spikeformer" and kept["data"] == "test"
+    assert 0.2 < kept["sparsity"] < 0.95
+    parts = sum(forms["event"]["cycles"] for forms in kept["parts"].values())
+    layers = sum(forms["event"]["cycles"] for forms in kept["layers"].values())
+    assert parts == pytest.approx(small["cycles"], abs=2) == pytest.approx(layers, abs=2)
+    assert small["latency_ms"] == pytest.approx(small["cycles"] / 1e5, rel=1e-3)
+    # the log holds both machines: nothing runs again
+    lines = len((folder / "calls.jsonl").read_text().splitlines())
+    command.simulate_experiment(experiment, tmp_path / "test", hardware, 2, 1)
+    assert len((folder / "calls.jsonl").read_text().splitlines()) == lines
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("encoder: speech_mamba", "dense"),
+        ("encoder: spiking_speech_mamba", "S"),
+        ("encoder: event_speech_mamba", "E"),
+        ("encoder: event_speech_mamba\nencoder_conf: {fat_points: optimized}", "E, optimized"),
+        ("encoder: event_speech_mamba\nencoder_conf: {fat_points: [F5, F9]}", "E, optimized"),
+        ("encoder: iml_spikeformer\nencoder_conf: {neuron: relu}", "iml_spikeformer (ReLU twin)"),
+    ],
+)
+def test_models_have_the_names_of_the_paper(tmp_path, config, name):
+    (tmp_path / "config.yaml").write_text(config)
+    assert command.model_name(tmp_path) == name
+    (tmp_path / "naive.json").write_text("{}")
+    assert command.model_name(tmp_path) == "naive"
+
+
+def test_the_command_says_what_it_lacks():
+    from espnet_spike.bin.simulate import main
+
+    main(["--check"])
+    with pytest.raises(UserError, match="--asr_exp and --data_dir"):
+        main([])
+    with pytest.raises(UserError, match="no such file"):
+        main(["--asr_exp", "x", "--data_dir", "y", "--hardware", "nowhere.yaml"])
+
+
+def test_forms_compare_by_identity():
+    form = ops.relu(np.ones((3, 4)))
+    assert form == form and form != replace(form)
