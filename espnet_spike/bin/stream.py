@@ -1,7 +1,7 @@
 """Transcribe a recording chunk by chunk, as if it were just being spoken, by greedy CTC.
 
 Prints the text whenever it grows, then the latency of a chunk and the real-time factor. The model
-must have been trained to stream: conf/train_streaming_speech_mamba.yaml.
+must have been trained to stream: conf/train_streaming_speech_mamba_librispeech960.yaml.
 """
 
 import argparse
