@@ -474,7 +474,10 @@ def test_sizes_of_ours(corpus, kind):
 @pytest.mark.parametrize(
     "path",
     [
-        *(f"conf/train_streaming_{kind}speech_mamba_librispeech960.yaml" for kind in ("", "event_", "spiking_")),
+        *(
+            f"conf/train_streaming_{kind}speech_mamba_librispeech960.yaml"
+            for kind in ("", "event_", "spiking_")
+        ),
         "egs/fsdd/conf/train_streaming_speech_mamba.yaml",
     ],
 )
