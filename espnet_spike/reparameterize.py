@@ -23,6 +23,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.execution import Execution
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.firing import named_neurons
+from espnet_spike.front_end import hand_on
 from espnet_spike.imls import IMLS
 from espnet_spike.launch import write_config
 from espnet_spike.training import read_config
@@ -112,6 +113,7 @@ def reparameterize(
     torch.save(model.state_dict(), temporary)
     os.replace(temporary, out / path.name)
     write_config(out / "config.yaml", config)
+    hand_on(asr_exp, out)
     temporary = out / f".{PROOF}.tmp{os.getpid()}"
     temporary.write_text(json.dumps(asdict(proof), indent=1) + "\n")
     os.replace(temporary, out / PROOF)

@@ -29,6 +29,7 @@ import torch
 from espnet_spike import asr_training, launch, resume
 from espnet_spike.config import META, read_training_config
 from espnet_spike.errors import UserError
+from espnet_spike.front_end import hand_on
 from espnet_spike.options import check_keys
 from espnet_spike.sparsify import (
     Batch,
@@ -202,6 +203,7 @@ def sparsify_naively(
         "thresholds": thresholds,
     }
     resume.write_json(output_dir / "naive.json", record)
+    hand_on(asr_exp, output_dir)
     launch.write_config(output_dir / "config.yaml", vars(args))
     return best
 
