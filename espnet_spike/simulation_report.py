@@ -66,12 +66,17 @@ def overview(found: Simulations) -> list[str]:
                 [
                     *(experiment, figures["model"], core, CODINGS[coding]),
                     *(f"{counts[metric]:.0f}" for metric in METRICS[:3]),
-                    f"{counts['latency_ms']:.2f}",
+                    *(f"{counts['latency_ms']:.2f}", f"{counts['energy_uj']:.1f}"),
                     *(f"{saved(counts, codings[base]):.1f}" for base in list(CODINGS)[:2]),
                 ]
             )
     head = ["experiment", "model", "core", "coding", "cycles", "instructions", "loads + stores"]
-    head += ["latency, ms", "cycles saved, %, against dense plain", "against dense unrolled"]
+    head += [
+        "latency, ms",
+        "energy, µJ",
+        "cycles saved, %, against dense plain",
+        "against dense unrolled",
+    ]
     return _table(head, rows, 4)
 
 
@@ -85,7 +90,8 @@ def _notes(found: Simulations) -> list[str]:
         "For a frame of the encoder's output, by the core's own counters. "
         f"{'; '.join(versions)}; flags `{' '.join(figures['flags'])}`. "
         "int8 weights, int16 activations, int32 "
-        f"accumulators; latency at {clock:g} MHz. Replay-extrapolated: calls on real operands of "
+        f"accumulators; latency at {clock:g} MHz; energy is an estimate by "
+        f"{figures['energy']}. Replay-extrapolated: calls on real operands of "
         f"{figures['utterances']} utterances ({figures['frames']} frames) of "
         f"`{figures['data']}` ran on the core, every output was bit for bit the model's and within "
         f"{100 * error:.1f} % (root mean square) of the float layer; costs are affine in events, "

@@ -8,7 +8,7 @@ def counts(cycles, memory=None):
     memory = cycles / 5 if memory is None else memory
     return {
         **{"cycles": cycles, "instructions": cycles / 2, "memory": memory},
-        "latency_ms": cycles / 1e5,
+        **{"latency_ms": cycles / 1e5, "energy_uj": cycles / 1e3},
     }
 
 
@@ -25,7 +25,13 @@ def result(name, model, dense, event, sparsity, memory=None):
             "small": {
                 **{"model": model, "codings": codings, "parts": parts, "layers": {"1": codings}},
                 **{"sparsity": sparsity, "versions": ["Ibex x"], "flags": ["-O2"]},
-                **{"utterances": 2, "frames": 9, "data": "test", "hardware": {"clock_mhz": 100}},
+                **{
+                    "utterances": 2,
+                    "frames": 9,
+                    "data": "test",
+                    "energy": "prices",
+                    "hardware": {"clock_mhz": 100},
+                },
                 "fit": {"held_out_max": 0.001, "float_error_max": 0.02},
             }
         },

@@ -117,7 +117,11 @@ def call_key(call: Call) -> str:
 
 
 def plan(
-    sites: Sequence[Site], codings: Sequence[str], fit: int = FIT, held_out: int = HELD_OUT
+    sites: Sequence[Site],
+    codings: Sequence[str],
+    fit: int = FIT,
+    held_out: int = HELD_OUT,
+    fixed: int = 3,
 ) -> list[Planned]:
     """Choose the calls to simulate: for each cost function, spread evenly over its events.
 
@@ -135,7 +139,7 @@ def plan(
         events = np.concatenate([form.events for form in members]).astype(np.float64)
         if events.shape[1] == 0:
             # the cost is fixed: one call, and others to see that it is
-            chosen, held = spread(len(where), 3), {1, 2}
+            chosen, held = spread(len(where), fixed), {1, 2}
         else:
             order = np.lexsort(events.T[::-1])
             chosen = [int(order[i]) for i in spread(len(order), fit + held_out)]

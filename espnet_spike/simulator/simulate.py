@@ -11,6 +11,7 @@ import numpy as np
 
 from espnet_spike.results import RESULTS, environment, read_json
 from espnet_spike.simulator import toolchain
+from espnet_spike.simulator.energy import DEFAULT, cost_model, energy_uj
 from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.machine import Machine, sum_counters
 from espnet_spike.simulator.operations import Site
@@ -53,7 +54,7 @@ def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[R
 
 
 def simulate_recording(
-    recording: Recording, hardware: Hardware, log: Path, jobs: int | None = None
+    recording: Recording, hardware: Hardware, log: Path, jobs: int | None = None, few: bool = False
 ) -> dict[str, Any]:
     """Return the figures of a recorded encoder on one core.
 
@@ -62,6 +63,7 @@ def simulate_recording(
         hardware: the core.
         log: where simulated calls are kept: a run that was interrupted goes on from it.
         jobs: simulators at once; None for one a core.
+        few: simulate less than half of the calls: enough for the fit, little to try it on.
 
     Raises:
         UserError: a tool is missing, or a kernel's output is wrong.
@@ -69,12 +71,14 @@ def simulate_recording(
     machine = Machine(hardware)
     keys = machine.core.record["key"], machine.firmware.record["key"]
     waits = hardware.data_wait_states, hardware.instruction_wait_states
-    planned = plan(recording.sites, recording.codings)
+    sizes = {"fit": 5, "held_out": 1, "fixed": 1} if few else {}
+    planned = plan(recording.sites, recording.codings, **sizes)
     counters = simulate(machine, planned, Log(log, toolchain.digest(*keys, *waits)), jobs)
     costs = fit_costs(planned, counters)
     totals = extrapolate(recording.sites, recording.codings, costs)
     return {
         "how": "replay-extrapolated",
+        "energy": f"{DEFAULT} ({cost_model(DEFAULT).source})",
         "machine": machine.record,
         "utterances": recording.utterances,
         "frames": recording.frames,
@@ -104,7 +108,11 @@ def _per_frame(
         figures = {name: round(total[name] / recording.frames, 1) for name in METRICS}
         figures["memory"] = round((total["loads"] + total["stores"]) / recording.frames, 1)
         seconds = hardware.seconds(total["cycles"] / recording.frames)
-        place[key[-1]] = figures | {"latency_ms": round(seconds * 1e3, 4)}
+        figures |= {
+            "latency_ms": round(seconds * 1e3, 4),
+            "energy_uj": round(energy_uj(figures), 3),
+        }
+        place[key[-1]] = figures
     return nested
 
 
@@ -212,7 +220,7 @@ def model_name(asr_exp: Path) -> str:
 def summary(figures: dict[str, Any]) -> dict[str, Any]:
     """Return what ``results.json`` keeps of a simulation."""
     layers = figures["weight_layers"]
-    names = "model how data utterances frames codings parts layers fit simulated".split()
+    names = "model how energy data utterances frames codings parts layers fit simulated".split()
     inputs = [layer["dense"] for layer in layers]
     sparsity = [layer["sparsity"] for layer in layers]
     machine = figures["machine"]
