@@ -62,6 +62,7 @@ inference_config=conf/decode_asr.yaml  # beam search
 inference_args=            # any key of it, e.g. "--beam_size 20"
 inference_tag=             # folder of the decoding; made from the options when empty
 normalization=none         # of reference and hypothesis before scoring {none|upper|lower|characters}
+energy_model="horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"  # conf/energy
 # Hardware
 simulate=false             # count hardware cycles in a whole run, too; --stage simulate always does
 hardware="conf/hardware/small.yaml"  # cores to count them on, YAMLs in the root
@@ -214,7 +215,20 @@ stage_score() {
     --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
-stage_count() { skip "not available yet for this model"; }
+stage_count() {
+  local model set models=() hypotheses=()
+  for set in "${tests[@]}"; do
+    hypotheses+=(--input "$decode_dir/$set/token_int")
+  done
+  for model in $energy_model; do
+    [[ $model == *.yaml ]] || model=$root/conf/energy/$model.yaml
+    models+=(--input "$model")
+  done
+  step "count_${final_tag}_$inference_tag" "${models[@]}" --input "$expdir/.done/$final_marker.json" \
+    "${eval_dirs[@]/#/--input=}" "${hypotheses[@]}" "${counts[@]/#/--output=}" \
+    -- "$py" -m espnet_spike.bin.count --asr_exp "$final_exp" --energy_model "$energy_model" \
+    --out "$decode_dir" "${named_eval_dirs[@]}"
+}
 
 stage_simulate() {
   local lack core cores=() outputs=()
@@ -234,8 +248,11 @@ stage_simulate() {
 }
 
 stage_report() {
-  local simulated=$expdir/.done/simulate_$final_tag.json more=()
+  local count simulated=$expdir/.done/simulate_$final_tag.json more=()
   [[ ! -f $simulated ]] || more=(--input "$simulated")
+  for count in "${counts[@]}"; do
+    [[ ! -f $count ]] || more+=(--input "$count")
+  done
   step report --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
     -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"}

@@ -64,6 +64,16 @@ def output(x: Tensor, level: Tensor, scale: Tensor, levels: int, rounding: str) 
     return y
 
 
+def recount(y: Tensor, level: Tensor, scale: Tensor) -> tuple[Tensor, int]:
+    """Return the spike counts behind Y ``(R, K, C)``, and how many of them are not zero."""
+    compiled = _compiled(y)
+    if compiled is None:
+        counts = (y / (level[:, None, None] * scale)).round_()
+        return counts, int(torch.count_nonzero(counts))
+    counts = torch.empty_like(y)
+    return counts, int(compiled.recount(*_numpy(y, level, scale, counts)))
+
+
 def backward(
     x: Tensor,
     grad: Tensor,

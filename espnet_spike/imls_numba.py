@@ -49,6 +49,20 @@ def output(x, level, scale, y, levels, mode):  # noqa: ANN001, ANN201
 
 
 @_jit
+def recount(y, level, scale, counts):  # noqa: ANN001, ANN201
+    """Write the spike counts behind Y, and return how many are not zero."""
+    nonzeros = 0
+    for r in range(y.shape[0]):
+        m = level[r]
+        for k in range(y.shape[1]):
+            for c in range(y.shape[2]):
+                s = np.rint(y[r, k, c] / (m * scale[c]))
+                counts[r, k, c] = s
+                nonzeros += s != 0
+    return nonzeros
+
+
+@_jit
 def backward(x, grad, level, scale, weight, grad_x, e, levels, mode):  # noqa: ANN001, ANN201
     """Write dX and add the weighted dV * V per channel to ``e``."""
     half, zero, top = x.dtype.type(0.5), x.dtype.type(0), x.dtype.type(levels)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike import __version__
+from espnet_spike.count_report import set_counts
 from espnet_spike.errors import UserError
 from espnet_spike.kaldi_dir import read_lines, write_lines
 from espnet_spike.training import read_config, read_epochs
@@ -71,7 +72,8 @@ class Experiment:
         path: its folder.
         config: the training configuration.
         decodes: inference tag -> set -> what its ``decode.json`` and ``result.json`` hold, as
-            ``{"decode": ..., "result": ...}``; only sets that have been scored.
+            ``{"decode": ..., "result": ...}``, with ``count`` (of its ``count.json``) where the
+            set has been counted; only sets that have been scored.
     """
 
     path: Path
@@ -120,8 +122,9 @@ def find_experiments(expdir: Path) -> list[Experiment]:
         decodes: dict[str, dict[str, dict[str, Any]]] = {}
         for path in sorted(folder.glob("*/*/result.json")):
             entry = {"result": read_json(path), "decode": {}}
-            if (path.parent / "decode.json").is_file():
-                entry["decode"] = read_json(path.parent / "decode.json")
+            for name in ("decode", "count"):
+                if (path.parent / f"{name}.json").is_file():
+                    entry[name] = read_json(path.parent / f"{name}.json")
             decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
         if decodes:
             experiments.append(Experiment(folder, read_config(folder), decodes))
@@ -168,6 +171,7 @@ def set_figures(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "normalization": result["normalization"],
         "rtf": decode.get("rtf"),
         "audio_seconds": decode.get("audio_seconds"),
+        **(set_counts(entry["count"]) if entry.get("count") else {}),
     }
 
 

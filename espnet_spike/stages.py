@@ -35,6 +35,8 @@ from espnet_spike.errors import UserError
 UNHASHED_OPTIONS = frozenset(
     {"--nj", "--inference_nj", "--ngpu", "--gpu_inference", "--num_workers", "--cache"}
 )
+# results of a later stage in a folder that is an input: they do not make it another input
+LATER_RESULTS = frozenset({"count.json"})
 HASHED_BY_CONTENT = 64 << 20
 TAIL_LINES = 20
 
@@ -53,7 +55,7 @@ def fingerprint(
     """Hash a command line, without its ``unhashed`` options, and its inputs.
 
     A folder counts with the files directly inside it: data directories and experiment folders
-    keep what identifies them there, and bulk data below.
+    keep what identifies them there, and bulk data below. ``LATER_RESULTS`` do not count.
 
     Raises:
         UserError: an input does not exist.
@@ -72,7 +74,7 @@ def fingerprint(
             parts += [
                 f"{child.name}={_file_key(child)}"
                 for child in sorted(path.iterdir())
-                if child.is_file()
+                if child.is_file() and child.name not in LATER_RESULTS
             ]
         elif path.is_file():
             parts.append(f"{path}={_file_key(path)}")

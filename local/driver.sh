@@ -111,6 +111,8 @@ prepare() {
   fi
   final_exp=$expdir/asr_$final_tag
   decode_dir=$final_exp/$inference_tag
+  counts=("${tests[@]/%//count.json}")
+  counts=("${counts[@]/#/$decode_dir/}")
 
   # the validation set may be a test set too; it is scored whole, not as filtered for training
   raw_sets=("$train_set" "$valid_set")

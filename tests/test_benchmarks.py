@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from benchmarks import bench_fbank
+from benchmarks import bench_count, bench_fbank
 from benchmarks.harness import Timing, compare, machine, markdown_table, write_report
 from espnet_spike.errors import UserError
 
@@ -51,3 +51,14 @@ def test_the_fbank_benchmark_runs(tmp_path, capsys):
     assert all(row["x real time (wall)"] > 0 for row in rows)
     with pytest.raises(UserError, match="below 1000000000000"):
         bench_fbank.main([*options, "--floor", "1e12"])
+
+
+def test_the_count_benchmark_runs(tmp_path):
+    config = bench_count.ROOT / "egs/mini_an4/conf/train_iml_spikeformer.yaml"
+    options = ["--configs", str(config), "--utterances", "2", "--repeats", "1"]
+    options += ["--out", str(tmp_path / "count")]
+    bench_count.main(options)
+    rows = json.loads((tmp_path / "count.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == ["encode", "count", "encode in batches"]
+    with pytest.raises(UserError, match="takes above"):
+        bench_count.main([*options, "--most", "0.001"])

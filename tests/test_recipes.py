@@ -121,10 +121,14 @@ def test_a_recipe_leads_from_audio_to_a_table(checkout, recipe, tmp_path):
     for name in recipe.sets:
         scores = results["sets"][name]
         assert scores["wer"] >= 0 and len(scores["wer_ci"]) == 2 and scores["rtf"] > 0
+        energy = scores["energy"]["horowitz45_fp32"]
+        assert energy["compute"]["ratio"] > 0 and energy["source"] and not scores["uncovered"]
+        assert 0 < scores["sparsity"]["firing_rate"] < 1
         hypotheses = next(folder.glob(f"exp/asr_*/*/{name}/text")).read_text().splitlines()
         assert len(hypotheses) == len((folder / f"data/{name}/text").read_text().splitlines())
 
     tables = (folder / "exp/RESULTS.md").read_text()
+    assert "## Operations and energy" in tables
     assert "iml_spikeformer" in tables and str(checkout) not in tables
     if corpus:
         assert str(corpus) not in tables and "<corpus_dir>" in tables
@@ -132,7 +136,7 @@ def test_a_recipe_leads_from_audio_to_a_table(checkout, recipe, tmp_path):
     # the same command again finds everything done, whatever the folder it is given in
     again = finish(run_recipe(checkout, *options, "--inference_nj", "1", cwd=folder))
     assert " finished in " not in again
-    assert again.count("done before") == 11
+    assert again.count("done before") == 12
 
 
 def wait_for(path: Path, process: subprocess.Popen, seconds: float = 300) -> None:

@@ -134,3 +134,14 @@ def test_ctrl_c_stops_with_130_and_leaves_no_marker(tmp_path):
     os.killpg(child.pid, signal.SIGINT)
     assert child.wait(timeout=10) == 130
     assert not (tmp_path / "exp/.done/x.json").exists()
+
+
+def test_a_later_result_in_an_input_folder_makes_it_no_other_input(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "text").write_text("a")
+    before = fingerprint(["x"], [folder])
+    (folder / "count.json").write_text("{}")
+    assert fingerprint(["x"], [folder]) == before
+    (folder / "other.json").write_text("{}")
+    assert fingerprint(["x"], [folder]) != before

@@ -1,0 +1,62 @@
+"""Count the operations and the energy of a trained model on test sets."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, named_dirs, run, str2bool
+
+MODELS = "horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="espnet_spike.bin.count", description=__doc__)
+    parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
+    parser.add_argument(
+        "--inference_asr_model", help="model file in asr_exp; the decoded one when not given"
+    )
+    parser.add_argument(
+        "--energy_model",
+        default=MODELS,
+        help="cost models: names in conf/energy or YAML files; the first is the main one",
+    )
+    parser.add_argument("--spike_mode", choices=("integer", "binary"), default="integer")
+    parser.add_argument(
+        "--fold_qk", type=str2bool, default=False, help="count attention with W_Q and W_K merged"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="exp/<asr_tag>/<inference_tag>")
+    parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Count every set and print a line each."""
+    args = get_parser().parse_args(argv)
+    sets = named_dirs(args.sets)
+    import logging
+
+    from espnet_spike.errors import UserError
+
+    logging.getLogger().setLevel(logging.ERROR)
+    from espnet_spike.count_report import count_lines
+    from espnet_spike.count_run import count_sets
+    from espnet_spike.energy import read_cost_model
+
+    models = [read_cost_model(name) for name in args.energy_model.split()]
+    if not models:
+        raise UserError("--energy_model is empty", f"give for example {MODELS.split()[0]}")
+    results = count_sets(
+        args.asr_exp,
+        sets,
+        args.out,
+        models,
+        args.inference_asr_model,
+        args.spike_mode,
+        args.fold_qk,
+    )
+    print("\n".join(count_lines(results)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,130 @@
+"""The count command on a trained model, and what reports make of its result."""
+
+import json
+
+import pytest
+import yaml
+
+from espnet_spike.bin import count, report
+from espnet_spike.costs import COLUMNS
+from espnet_spike.count_run import part_of
+from tests import tiny_model
+from tests.experiments import make_experiment
+
+MODELS = "horowitz45_fp32 lemaire45_int32"
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("count")
+    texts = tiny_model.make_texts(5, seed=2)
+    data = tiny_model.write_features(root / "dump" / "test", texts, seed=2, seconds=2.0)
+    out = root / "decode"
+    (out / "test").mkdir(parents=True)
+    hyps = {utt: "3 4 5" for utt in texts}
+    (out / "test" / "token_int").write_text("".join(f"{u} {h}\n" for u, h in hyps.items()))
+    words = ["--asr_exp", str(tiny_model.tiny_experiment()), "--out", str(out)]
+    count.main([*words, "--energy_model", MODELS, f"test={data}"])
+    return json.loads((out / "test" / "count.json").read_text())
+
+
+def test_utterances_parts_operators_and_layers_agree(counted):
+    assert counted["utterances"] == 5 and counted["audio_seconds"] == 10
+    assert set(counted["parts"]) == {"front_end", "encoder", "ctc", "decoder"}
+    for part, sums in counted["parts"].items():
+        for column in COLUMNS:
+            layers = sum(row[column] for row in counted["layers"] if row["part"] == part)
+            kinds = sum(cost[column] for cost in counted["operators"][part].values())
+            utts = sum(utt["parts"][part][column] for utt in counted["utts"].values())
+            assert layers == kinds == utts == sums[column], (part, column)
+    assert counted["parts"]["ctc"]["macs"] > 0
+    assert all(utt["tokens"] == 4 for utt in counted["utts"].values())  # and <sos>
+    assert not counted["uncovered"] and not counted["spikes_made_real"]
+
+
+def test_energy_carries_its_provenance_and_adds_up(counted):
+    assert list(counted["energy"]) == MODELS.split()
+    for name, found in counted["energy"].items():
+        assert {"source", "technology", "precision", "warnings", "operations"} <= set(
+            found["model"]
+        )
+        assert found["twin"] == "itself, nothing skipped"
+        for column in ("compute", "total"):
+            each = [utt["energy"][name] for utt in counted["utts"].values()]
+            ours = sum(e["encoder_with_front_end"][column] for e in each)
+            twin = sum(e["twin"][column] for e in each)
+            assert found[column]["joules_per_second"] == pytest.approx(ours / 10)
+            assert found[column]["ratio"] == pytest.approx(twin / ours)
+            assert found[column]["ratio"] >= 1  # zeros of ReLU are skipped
+            parts = found[column]["parts"]
+            assert parts["front_end"] + parts["encoder"] == pytest.approx(ours / 10)
+    # by hand: the products of the encoder at 4.6 pJ
+    macs = counted["parts"]["front_end"]["macs"] + counted["parts"]["encoder"]["macs"]
+    compute = counted["energy"]["horowitz45_fp32"]["compute"]["joules_per_second"]
+    assert compute == pytest.approx(macs * 4.6e-12 / 10)
+    assert counted["per_second"]["macs"] == pytest.approx(macs / 10)
+    assert {"checkpoint", "environment", "encoder", "parameters"} <= set(counted)
+    assert counted["decoder_input"] == "hypotheses"
+
+
+def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
+    exp = make_experiment(tmp_path, "tiny", {})
+    (exp / "decode" / "test" / "count.json").write_text(json.dumps(counted))
+    make_experiment(tmp_path, "uncounted", {})
+    out = tmp_path / "exp" / "RESULTS.md"
+    report.main(["--expdir", str(tmp_path / "exp"), "--corpus", "c", "--out", str(out)])
+    figures = json.loads((exp / "results.json").read_text())["sets"]["test"]
+    assert figures["sparsity"] == counted["sparsity"]
+    energy = figures["energy"]["horowitz45_fp32"]
+    assert energy["source"] and energy["warnings"]
+    assert energy["compute"] == counted["energy"]["horowitz45_fp32"]["compute"]
+    text = out.read_text()
+    section = text[text.index("## Operations and energy") :].split("\n## ")[0]
+    assert section.count("|asr_tiny|") == 2 and "uncounted" not in section
+    assert "Horowitz" in section and "Lemaire" in section
+    assert f"{energy['compute']['ratio']:.2f}" in section
+
+
+def test_a_spiking_encoder_has_another_twin(tmp_path):
+    import torch
+
+    from espnet_spike.launch import parse_espnet
+    from espnet_spike.task import SpikeASRTask
+
+    exp = tmp_path / "asr_s"
+    exp.mkdir()
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("\n".join(tiny_model.TOKENS) + "\n")
+    conf = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+    config = tiny_model.CONFIG | {"encoder": "iml_spikeformer", "encoder_conf": conf}
+    words = ["--output_dir", str(exp), "--token_list", str(tokens), "--token_type", "char"]
+    args = parse_espnet(SpikeASRTask, config, [*words, "--input_size", "24"])
+    torch.save(SpikeASRTask.build_model(args).state_dict(), exp / "valid.cer_ctc.ave.pth")
+    (exp / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    data = tiny_model.write_features(
+        tmp_path / "dump", tiny_model.make_texts(3, seed=4), seed=4, seconds=1.0
+    )
+    found = {}
+    for mode in ("integer", "binary"):
+        words = ["--asr_exp", str(exp), "--out", str(tmp_path / mode), "--spike_mode", mode]
+        count.main([*words, "--fold_qk", "true", f"test={data}"])
+        found[mode] = json.loads((tmp_path / mode / "test" / "count.json").read_text())
+    integer, binary = found["integer"], found["binary"]
+    assert integer["decoder_input"] == "best path of CTC"
+    assert integer["energy"]["horowitz45_fp32"]["twin"] == "dense encoder"
+    assert integer["sparsity"]["firing_rate"] > 0 and integer["per_second"]["synops"] > 0
+    # the twin does not depend on how the spiking network is run
+    for column in ("compute", "total"):
+        twins = [
+            f["energy"]["horowitz45_fp32"][column]["twin_joules_per_second"]
+            for f in (integer, binary)
+        ]
+        assert twins[0] == twins[1]
+
+
+def test_parts():
+    assert part_of("encoder.embed.convs.0") == "front_end"
+    assert part_of("encoder.embedding_like") == "encoder"
+    assert [part_of(n) for n in ("normalize", "ctc.ctc_lo", "decoder.x", "joint_network")] == [
+        *("front_end", "ctc", "decoder", "other"),
+    ]
