@@ -78,7 +78,7 @@ def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
             for name, energy in count["energy"].items()
         },
         "uncovered": sorted(count["uncovered"]),
-        "spike_mode": count["spike_mode"],
+        "execution": count["execution"],
         "fold_qk": count["fold_qk"],
     }
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from espnet_spike.costs import COLUMNS, PRODUCTS, Cost, Costs, total
 from espnet_spike.counting import Counter
 from espnet_spike.energy import CostModel, describe_model, energy, ratio_interval
 from espnet_spike.errors import UserError
+from espnet_spike.execution import Execution
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.kaldi_dir import read_table, write_lines
 from espnet_spike.results import environment, portable_path
@@ -202,7 +203,7 @@ def count_sets(
     out: Path,
     models: Sequence[CostModel],
     checkpoint: str | None = None,
-    spike_mode: str = "integer",
+    execution: Execution | None = None,
     fold_qk: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Count a trained model on sets and write ``count.json`` into the folder of each.
@@ -214,7 +215,7 @@ def count_sets(
             is run on.
         models: cost models; the first one is the main one.
         checkpoint: file name of the model; None for the one that was decoded, or the best.
-        spike_mode: ``integer`` or ``binary``.
+        execution: how the encoder runs; None for what it was decoded with.
         fold_qk: count IML-Spikeformer's inference form, with W_Q and W_K merged.
 
     Raises:
@@ -223,17 +224,19 @@ def count_sets(
     from espnet_spike.decoding import model_file
     from espnet_spike.task import SpikeASRTask
 
-    path = model_file(asr_exp, checkpoint or _decoded(out, sets))
+    decoded = _decoded(out, sets)
+    path = model_file(asr_exp, checkpoint or decoded.get("checkpoint"))
+    if execution is None or execution == Execution():
+        given = decoded.get("options", {})
+        names = [f.name for f in fields(Execution)]
+        execution = Execution(**{name: given.get(name) for name in names})
     model, args = SpikeASRTask.build_model_from_file(str(asr_exp / "config.yaml"), str(path), "cpu")
     model.eval()
-    if model.encoder is None or not hasattr(model, "decoder"):
-        raise UserError(f"{asr_exp}: only models with an encoder, CTC and a decoder can be counted")
-    if fold_qk or spike_mode != "integer":
-        if not hasattr(model.encoder, "set_spike_mode"):
-            raise UserError(f"{args.encoder}: only iml_spikeformer has an inference form to count")
-        if fold_qk:
-            model.encoder.reparameterize()
-        model.encoder.set_spike_mode(spike_mode)
+    if fold_qk:
+        if not hasattr(model.encoder, "reparameterize"):
+            raise UserError(f"--fold_qk: {args.encoder} has no matrices to merge")
+        model.encoder.reparameterize()
+    execution.apply(model.encoder)
     twin = Twin(args.encoder, args.encoder_conf, args.input_size)
     results = {}
     for name, folder in sets.items():
@@ -255,7 +258,7 @@ def count_sets(
             "encoder": args.encoder,
             "parameters": sum(p.numel() for p in model.parameters()),
             "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
-            "spike_mode": spike_mode,
+            "execution": {k: v for k, v in asdict(execution).items() if v is not None},
             "fold_qk": fold_qk,
             "decoder_input": decoder_input(model, hypotheses is not None),
             **summary(result, models, data.utt2spk, own_twin=twin.encoder is None),
@@ -278,13 +281,13 @@ def decoder_input(model: nn.Module, decoded: bool) -> str:
     return "hypotheses" if decoded else "best path of CTC"
 
 
-def _decoded(out: Path, sets: Mapping[str, Path]) -> str | None:
-    """Return the model file that was decoded."""
+def _decoded(out: Path, sets: Mapping[str, Path]) -> dict[str, Any]:
+    """Return how the sets were decoded; nothing if they were not."""
     for name in sets:
         path = out / name / "decode.json"
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
-    return None
+            return json.loads(path.read_text(encoding="utf-8"))
+    return {}
 
 
 def summary(

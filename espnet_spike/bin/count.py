@@ -21,7 +21,13 @@ def get_parser() -> argparse.ArgumentParser:
         default=MODELS,
         help="cost models: names in conf/energy or YAML files; the first is the main one",
     )
-    parser.add_argument("--spike_mode", choices=("integer", "binary"), default="integer")
+    parser.add_argument(
+        "--spike_mode",
+        choices=("integer", "binary"),
+        help="how the encoder runs; with --T and --T_rule, as decoded when none is given",
+    )
+    parser.add_argument("--T", type=int, help="levels of the IMLS neurons")
+    parser.add_argument("--T_rule", choices=("keep", "rescale"), help="of the thresholds")
     parser.add_argument(
         "--fold_qk", type=str2bool, default=False, help="count attention with W_Q and W_K merged"
     )
@@ -42,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.count_report import count_lines
     from espnet_spike.count_run import count_sets
     from espnet_spike.energy import read_cost_model
+    from espnet_spike.execution import Execution
 
     models = [read_cost_model(name) for name in args.energy_model.split()]
     if not models:
@@ -52,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.out,
         models,
         args.inference_asr_model,
-        args.spike_mode,
+        Execution.from_options(args),
         args.fold_qk,
     )
     print("\n".join(count_lines(results)))
