@@ -1,0 +1,57 @@
+"""Print the mean spike count that the published energy ratios of IML-Spikeformer ask for.
+
+Full-size configurations on 10 s of audio, no training and no data: 4.64 on AISHELL-1, 4.32 on
+LibriSpeech, for attention as trained (unfolded) and with W_Q and W_K merged (folded).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="espnet_spike.bin.published_energy", description=__doc__)
+    parser.add_argument(
+        "--asr_config",
+        type=Path,
+        nargs="+",
+        default=[
+            CONF / "train_iml_spikeformer_aishell.yaml",
+            CONF / "train_iml_spikeformer_librispeech960.yaml",
+        ],
+    )
+    parser.add_argument(
+        "--ratio", type=float, nargs="+", default=[4.64, 4.32], help="one for each config"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="of audio")
+    parser.add_argument("--energy_model", default="horowitz45_fp32", help="prices")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    args = get_parser().parse_args(argv)
+    from espnet_spike.energy import read_cost_model
+    from espnet_spike.errors import UserError
+    from espnet_spike.published import lines, needs
+
+    if len(args.asr_config) != len(args.ratio):
+        raise UserError("--asr_config and --ratio differ in number", "give one ratio a config")
+    model = read_cost_model(args.energy_model)
+    found = []
+    for path, ratio in zip(args.asr_config, args.ratio, strict=True):
+        found += needs(path, ratio, model, args.seconds)
+    print("\n".join(lines(found)))
+    print(
+        f"\n{args.seconds:g} s of audio; products of front end and encoder; {model.title}: MAC "
+        f"{model.operations['mac']} pJ, AC {model.operations['ac']} pJ ({model.source})"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
