@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.inference_asr_model:
         model_file = args.asr_exp / args.inference_asr_model
     model, to_text = load(args.asr_exp, model_file)
+    # a stream of its own first: loading the compiled kernels takes longer than any chunk
+    Transcriber(model, config, rate).step(wave[:rate])
     transcriber = Transcriber(model, config, rate)
     size = max(1, round(rate * args.chunk_ms / 1000))
     for start in range(0, len(wave), size):
