@@ -93,7 +93,7 @@ stages="
 11 score    eval       word, character and token error rates with intervals
 12 count    eval       operations and energy
 13 simulate eval       hardware cycles
-14 report   eval       tables of all experiments
+14 report   eval       tables of all experiments, a page on this one
 15 pack     pack       one zip file with all that decoding needs"
 
 print_stages() { printf '%s\n' "${stages#?}" | sed -E 's/^( ?[0-9]+ [a-z]+ +)[a-z_]+ +/  \1/'; }
@@ -256,6 +256,10 @@ stage_report() {
   step report --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
     -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"}
+  step "html_report_$final_tag" --input "$expdir/.done/$final_marker.json" "${tests[@]/#/--input=$decode_dir/}" \
+    "${eval_dirs[@]/#/--input=}" --output "$final_exp/report.html" \
+    -- "$py" -m espnet_spike.bin.html_report --asr_exp "$final_exp" --inference_tag "$inference_tag" \
+    ${corpus_dir:+--corpus_dir "$corpus_dir"} "${named_eval_dirs[@]}"
 }
 
 stage_pack() {

@@ -119,18 +119,23 @@ def find_experiments(expdir: Path) -> list[Experiment]:
     """
     experiments = []
     for folder in sorted(expdir.glob("asr_*")):
-        decodes: dict[str, dict[str, dict[str, Any]]] = {}
-        for path in sorted(folder.glob("*/*/result.json")):
-            entry = {"result": read_json(path), "decode": {}}
-            for name in ("decode", "count"):
-                if (path.parent / f"{name}.json").is_file():
-                    entry[name] = read_json(path.parent / f"{name}.json")
-            decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
-        if decodes:
+        if decodes := read_decodes(folder):
             experiments.append(Experiment(folder, read_config(folder), decodes))
     if not experiments:
         raise UserError(f"no scored experiment in {expdir}", "run stages 1 to 11 first")
     return experiments
+
+
+def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the scored sets of an experiment, as ``Experiment`` holds them."""
+    decodes: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted(exp_dir.glob("*/*/result.json")):
+        entry = {"result": read_json(path), "decode": {}}
+        for name in ("decode", "count"):
+            if (path.parent / f"{name}.json").is_file():
+                entry[name] = read_json(path.parent / f"{name}.json")
+        decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
+    return decodes
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def test_a_recipe_leads_from_audio_to_a_table(checkout, recipe, tmp_path):
     output = finish(run_recipe(checkout, *options))
     folder = checkout / "egs" / recipe.name
     assert f"results: {folder}/exp/RESULTS.md" in output
-    for pattern in (*recipe.files, "exp/RESULTS.md", "exp/asr_*/pack.zip", "exp/asr_*/config.yaml"):
+    made = ("RESULTS.md", "asr_*/report.html", "asr_*/pack.zip", "asr_*/config.yaml")
+    for pattern in (*recipe.files, *(f"exp/{name}" for name in made)):
         assert list(folder.glob(pattern)), pattern
 
     (results,) = [json.loads(path.read_text()) for path in folder.glob("exp/asr_*/results.json")]
