@@ -14,6 +14,7 @@ from espnet_spike.kaldi_dir import read_table
 from espnet_spike.markup import Html, definitions, el, figure, join, missing, page, table
 from espnet_spike.registry import ENCODERS
 from espnet_spike.report import SEARCH_OPTIONS, number, plural, thousands
+from espnet_spike.report_energy import count_provenance, energy_parts
 from espnet_spike.report_material import Material
 from espnet_spike.results import environment, portable_path
 from espnet_spike.scoring import mark
@@ -326,7 +327,7 @@ def recording_parts(material: Material, utt: str | None) -> list[Html]:
     masks = decay_masks(found.log_gammas, found.frames, step)
     caption = "Weight of a key frame for a query frame by distance alone, up to four blocks and "
     caption += "heads, before rows are normalised."
-    reach = "How far attention reaches: deeper blocks see further."
+    reach = "How far attention reaches, by layer and head."
     return [
         *parts,
         el("div", figure(masks, caption), figure(decay_reach(found.log_gammas, step), reach),
@@ -342,8 +343,6 @@ def energy_section(material: Material) -> Html:
     """Return operations and energy."""
     if not material.counts:
         return missing("Operations and energy have not been counted: there is no count.json.")
-    from espnet_spike.report_energy import energy_parts
-
     return join(energy_parts(material.counts))
 
 
@@ -369,6 +368,8 @@ def provenance_section(material: Material) -> Html:
         ]
         pairs += list(decode.get("environment", {}).items())
     pairs += [("scored by", f"jiwer, checked by kaldialign; bootstrap seed {scoring.SEED}")]
+    for count in list(material.counts.values())[:1]:
+        pairs += count_provenance(count)
     now = time.strftime("%Y-%m-%d %H:%M %Z")
     pairs += [("this page", f"{now}, git {environment()['git']}")]
     parts = [definitions(pairs)]

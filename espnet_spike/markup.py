@@ -117,7 +117,8 @@ table { border-collapse: collapse; font-size: .9rem; margin: .4rem 0;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--grid); vertical-align: top; }
 th { border-bottom-width: 2px; }
-.text { text-align: left; } .number { text-align: right; white-space: nowrap; }
+.text { text-align: left; } .number { text-align: right; } td.number { white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr));
   gap: 0 1.6rem; align-items: start; }
 .figures { grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }

@@ -208,6 +208,29 @@ def layer_rates(rates: Mapping[str, float], label: str, limits: bool) -> tuple[s
     return f"{label} by layer", figure
 
 
+@_styled
+def energy_by_layer(energies: Mapping[str, tuple[float, float]]) -> tuple[str, Figure]:
+    """Draw the energy of each layer, and a diamond for the dense network.
+
+    Args:
+        energies: layer -> energy of its products and of the dense ones, uJ for a second of audio.
+    """
+    figure = draw(4.8, 0.95 + 0.19 * len(energies))
+    axes = _axes(figure)
+    places = range(len(energies))
+    ours, dense = (list(column) for column in zip(*energies.values(), strict=True))
+    axes.barh(places, ours, 0.7, color=FIRST, label="this network")
+    axes.plot(dense, places, "D", color=SECOND, markersize=4, label="nothing skipped")
+    axes.set_yticks(places, [plain(short_name(layer)) for layer in energies], fontsize=8)
+    axes.set_ylim(len(energies) - 0.4, -0.6)
+    axes.set_xlim(0, max(*ours, *dense) * 1.06)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("energy of products, µJ for a second of audio")
+    figure.legend(loc="outside upper center", ncols=2)
+    return "energy by layer", figure
+
+
 def _evenly(count: int, wanted: int) -> list[int]:
     return [round(i) for i in np.linspace(0, count - 1, min(count, wanted))]
 
