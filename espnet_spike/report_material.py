@@ -7,11 +7,9 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.kaldi_dir import read_table
-from espnet_spike.results import Experiment, experiment_results, read_decodes, read_json
+from espnet_spike.results import Experiment, experiment_results, read_decodes
 from espnet_spike.scoring import Score, align, read_pairs, word_units
 from espnet_spike.training import Epochs, read_config, read_epochs
-
-COUNT = "count.json"
 
 
 @dataclass
@@ -73,8 +71,8 @@ def gather(
     found.epochs = read_epochs(asr_exp)
     for name, folder in sets.items():
         found.scores[name] = word_score(folder, asr_exp / tag / name, decodes[tag][name]["result"])
-        if (path := asr_exp / tag / name / COUNT).is_file():
-            found.counts[name] = read_json(path)
+        if count := decodes[tag][name].get("count"):
+            found.counts[name] = count
     return found
 
 

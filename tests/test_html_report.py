@@ -74,59 +74,29 @@ def spiking(tmp_path_factory):
     return write_page(exp, data)
 
 
-def cost(**figures):
-    names = ("dense_macs", "macs", "acs", "multiplies", "updates", "bytes_read", "bytes_written")
-    return dict.fromkeys(names, 0) | figures
-
-
-def count_file():
-    """What stage 12 writes, as far as the page reads it."""
-    energy = {
-        **{"joules_per_second": 1e-5, "twin_joules_per_second": 5e-5, "ratio": 5.0},
-        **{"ratio_ci": [4.9, 5.1], "ratio_ci_meaningful": False},
-    }
-    prices = {"mac": 4.0, "ac": 1.0, "multiply": 3.0, "add": 1.0, "special": 4.0}
-    model = {
-        **{"name": "made_up", "title": "Made up", "source": "<i>nobody</i>", "technology": "1 nm"},
-        **{"precision": "fp32", "operations": prices, "warnings": ["not real"]},
-    }
-    linear = cost(dense_macs=8e6, acs=6e6)
-    layers = [
-        {"layer": "encoder.encoders.0.ffn.linear_in", "part": "encoder", "kind": "linear"} | linear,
-        {"layer": "encoder.encoders.0.ffn.neuron_in", "part": "encoder", "kind": "neuron"}
-        | cost(updates=100),
-        {"layer": "ctc.ctc_lo", "part": "ctc", "kind": "linear"} | cost(dense_macs=9e6, macs=9e6),
-    ]
-    layers = [row | {"firing_rate": None, "sparsity": None} for row in layers]
-    layers[1]["firing_rate"] = 0.125
-    return {
-        **{"audio_seconds": 2.0, "utterances": 6, "checkpoint": MODEL, "finished": "today"},
-        **{"fold_qk": False, "execution": {"T": 3}, "decoder_input": None},
-        "energy": {
-            "made_up": {"twin": "dense", "model": model, "compute": energy, "total": energy}
-        },
-        "layers": layers,
-        "operators": {"encoder": {"linear": linear}},
-        "uncovered": {"aten.cumsum": {}},
-        "spikes_made_real": {},
-        "environment": {"torch": "2", "git": "abc"},
-    }
-
-
 def test_energy_is_shown_with_its_source(tmp_path):
+    from espnet_spike.bin import count
+
     exp, data = decoded(tmp_path)
-    count = count_file()
-    (exp / "decode/test/count.json").write_text(json.dumps(count))
+    model = "horowitz45_fp32"
+    words = ["--asr_exp", str(exp), "--energy_model", model, "--out", str(exp / "decode")]
+    count.main([*words, f"test={data}"])
+    path = exp / "decode/test/count.json"
+    counted = json.loads(path.read_text())
+    # what the layers need is what the whole needs
+    products = counted["energy"][model]["compute"]["joules_per_second"]
+    bars = layer_energy(counted, model)
+    assert sum(ours for ours, _ in bars.values()) == pytest.approx(1e6 * products)
+    assert all(0 < ours and 0 < dense for ours, dense in bars.values())
+    counted["energy"][model]["model"]["source"] = "<i>nobody</i>"
+    counted["uncovered"] = {"aten.cumsum": {"calls": 1, "numbers": 1}}
+    path.write_text(json.dumps(counted))
     page = write_page(exp, data)
-    # 6e6 additions of 1 pJ in 2 s; 8e6 multiply-accumulates of 4 pJ
-    assert layer_energy(count, "made_up") == {
-        "encoder.encoders.0.ffn.linear_in": pytest.approx((3.0, 16.0))
-    }
     texts = " ".join(Reader(page).texts)
-    for text in ("made_up", "<i>nobody</i>", "1 nm, fp32", "not real", "5.00", "4.90 .. 5.10 *"):
+    for text in (model, "<i>nobody</i>", "45 nm, fp32", f"{1e6 * products:.3g}"):
         assert text in texts
     assert "Not counted, for want of a rule: aten.cumsum." in texts
-    assert "Run T 3, W_Q and W_K apart." in texts
+    assert "Run as trained, W_Q and W_K apart." in texts
     assert "test set test" in texts  # the firing rates are those of the count
     assert 'aria-label="energy by layer"' in page and "0.ffn.linear_in" in page
 
