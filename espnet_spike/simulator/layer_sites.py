@@ -72,7 +72,7 @@ def conv(
     sample = np.stack([sums(n, xq) for n in range(0, frames, max(frames // 16, 1))])
     sites = [
         Site(name, part, 0, product, x[0].size),
-        _spread(
+        ops.stand_for_all(
             ops.requantize(f"{name}.requantize", part, 0, sample.reshape(len(sample), -1)), frames
         ),
     ]
@@ -122,19 +122,9 @@ def conv(
                 more = ops.add(f"{name}.tap{tap}.add", part, 0, one.astype(np.float64)[:, :n])
                 for site in (extra, more):
                     forms = {coding: site.forms[coding] for coding in codings}
-                    sites.append(_spread(Site(site.name, part, 0, forms), frames))
+                    sites.append(ops.stand_for_all(Site(site.name, part, 0, forms), frames))
         product |= ops.by_unrolling(*pair, codings=codings)
     return sites
-
-
-def _spread(site: Site, frames: int) -> Site:
-    """Let a fixed-cost site whose operands were made for some frames stand for all."""
-    forms = {}
-    for coding, form in site.forms.items():
-        some = len(form.events)
-        made = lambda n, form=form, some=some: form.make(n % some)  # noqa: E731
-        forms[coding] = Form(form.kernel, form.shape, ops.no_events(frames), made)
-    return Site(site.name, site.part, site.layer, forms)
 
 
 def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Site]:
@@ -160,10 +150,12 @@ def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Si
 
         return Form(kernel, (taps, channels), ops.no_events(len(x)), make)
 
-    sums = (wq.astype(np.int64) * xq).sum(1) + start
+    some = xq[:: max(len(xq) // ops.SOME, 1)]
+    sums = (wq.astype(np.int64) * some).sum(1) + start
     forms = ops.by_unrolling(form("depthwise_dense"), form("depthwise_dense_unrolled"))
     site = Site(name, "conv1d", layer, forms)
-    return [site, ops.requantize(f"{name}.requantize", "conv1d", layer, sums)]
+    requantized = ops.requantize(f"{name}.requantize", "conv1d", layer, sums)
+    return [site, ops.stand_for_all(requantized, len(x))]
 
 
 def imls(

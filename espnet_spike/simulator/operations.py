@@ -16,6 +16,7 @@ from espnet_spike.simulator.machine import Call
 # dense, event-driven with one product an event, and binary spikes that are only added
 CODINGS = ("dense", "dense_unrolled", "event", "event_unrolled", "spike", "spike_unrolled")
 INT16 = 32000  # a little less than the range: rounding stays inside
+SOME = 32
 Array = np.ndarray
 
 
@@ -228,18 +229,13 @@ def linear(
 
         return Form(kernel, (inputs, outputs), no_events(len(x)), make)
 
-    sites = [
-        Site(
-            name,
-            part,
-            layer,
-            by_unrolling(dense("linear_dense"), dense("linear_dense_unrolled")),
-            inputs,
-        )
-    ]
-    product = sites[0].forms
-    sums = xq.astype(np.int64) @ wq.T.astype(np.int64) + start
-    sites.append(requantize(f"{name}.requantize", part, layer, sums))
+    product = by_unrolling(dense("linear_dense"), dense("linear_dense_unrolled"))
+    sites = [Site(name, part, layer, product, inputs)]
+    # accumulators of some frames are enough: the cost of turning them into activations is fixed
+    some = xq[:: max(len(xq) // SOME, 1)].astype(np.int64)
+    sums = some @ wq.T.astype(np.int64) + start
+    requantized = requantize(f"{name}.requantize", part, layer, sums)
+    sites.append(stand_for_all(requantized, len(x)))
     if events is None:
         return sites
     folded, se = quantise_weight(w * events.channel)
@@ -298,6 +294,16 @@ def requantize(name: str, part: str, layer: int, sums: Array) -> Site:
         return Sample(Call("requantize", args), -1, 1 / factor, x)
 
     return Site(name, part, layer, everywhere(Form("requantize", (n,), no_events(len(sums)), make)))
+
+
+def stand_for_all(site: Site, frames: int) -> Site:
+    """Let a fixed-cost site whose operands were made for some frames stand for all."""
+    forms = {}
+    for coding, form in site.forms.items():
+        some = len(form.events)
+        made = lambda n, form=form, some=some: form.make(n % some)  # noqa: E731
+        forms[coding] = Form(form.kernel, form.shape, no_events(frames), made)
+    return Site(site.name, site.part, site.layer, forms)
 
 
 def add(name: str, part: str, layer: int, y: Array) -> Site:
