@@ -31,6 +31,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--utterances", type=int, default=20, help="how many to record [20]")
     parser.add_argument("--nj", type=int, help="simulators at once [one a core]")
     parser.add_argument(
+        "--compiler",
+        choices=("zig", "gcc"),
+        default="zig",
+        help="of the kernels: the extra's, or riscv64-unknown-elf-gcc of the system [zig]",
+    )
+    parser.add_argument(
         "--check", action="store_true", help="only say what is missing to simulate, if anything"
     )
     return parser
@@ -42,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.simulator import toolchain
     from espnet_spike.simulator.hardware import read_hardware
 
-    if lack := toolchain.available():
+    if lack := toolchain.available(args.compiler):
         raise UserError(lack, toolchain.INSTALL)
     if args.check:
         return
@@ -55,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--hardware: two files have the same name")
     from espnet_spike.simulator.simulate import simulate_experiment
 
-    found = simulate_experiment(args.asr_exp, args.data_dir, hardware, args.utterances, args.nj)
+    found = simulate_experiment(
+        args.asr_exp, args.data_dir, hardware, args.utterances, args.nj, args.compiler
+    )
     for name, figures in found.items():
         fit = figures["fit"]
         print(

@@ -54,7 +54,12 @@ def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[R
 
 
 def simulate_recording(
-    recording: Recording, hardware: Hardware, log: Path, jobs: int | None = None, few: bool = False
+    recording: Recording,
+    hardware: Hardware,
+    log: Path,
+    jobs: int | None = None,
+    few: bool = False,
+    compiler: str = "zig",
 ) -> dict[str, Any]:
     """Return the figures of a recorded encoder on one core.
 
@@ -64,11 +69,12 @@ def simulate_recording(
         log: where simulated calls are kept: a run that was interrupted goes on from it.
         jobs: simulators at once; None for one a core.
         few: simulate less than half of the calls: enough for the fit, little to try it on.
+        compiler: of the firmware, ``zig`` or ``gcc``.
 
     Raises:
         UserError: a tool is missing, or a kernel's output is wrong.
     """
-    machine = Machine(hardware)
+    machine = Machine(hardware, compiler)
     keys = machine.core.record["key"], machine.firmware.record["key"]
     waits = hardware.data_wait_states, hardware.instruction_wait_states
     sizes = {"fit": 5, "held_out": 1, "fixed": 1} if few else {}
@@ -163,6 +169,7 @@ def simulate_experiment(
     hardware: dict[str, Hardware],
     utterances: int = 20,
     jobs: int | None = None,
+    compiler: str = "zig",
 ) -> dict[str, dict[str, Any]]:
     """Simulate a trained encoder on one or more cores.
 
@@ -175,6 +182,7 @@ def simulate_experiment(
         hardware: cores by name.
         utterances: how many to record.
         jobs: simulators at once; None for one a core.
+        compiler: of the firmware, ``zig`` or ``gcc``.
 
     Returns:
         the figures by name of the core.
@@ -189,7 +197,8 @@ def simulate_experiment(
     found = {}
     for name, core in hardware.items():
         _logger.info("simulate %s on %s", asr_exp.name, name)
-        figures = simulate_recording(recording, core, folder / "calls.jsonl", jobs)
+        log = folder / "calls.jsonl"
+        figures = simulate_recording(recording, core, log, jobs, compiler=compiler)
         figures |= {"model": model_name(asr_exp), "checkpoint": checkpoint, "data": data_dir.name}
         figures |= {"environment": environment()}
         found[name] = figures

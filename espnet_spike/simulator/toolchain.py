@@ -52,10 +52,10 @@ def missing(what: str) -> UserError:
     return UserError(f"the hardware simulator needs {what}", INSTALL)
 
 
-def available() -> str:
-    """Return what is missing to simulate, or an empty string."""
+def available(compiler: str = "zig") -> str:
+    """Return what is missing to simulate with a RISC-V compiler, or an empty string."""
     try:
-        rtl_folder(), find_verilator(), find_cxx(), find_riscv_compiler()
+        rtl_folder(), find_verilator(), find_cxx(), find_riscv_compiler(compiler)
     except UserError as error:
         return error.message
     return ""
