@@ -256,7 +256,7 @@ stage_report() {
   step report --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
     -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"}
-  step "html_report_$final_tag" --input "$expdir/.done/$final_marker.json" "${tests[@]/#/--input=$decode_dir/}" \
+  step "html_report_$final_tag" --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" \
     "${eval_dirs[@]/#/--input=}" --output "$final_exp/report.html" \
     -- "$py" -m espnet_spike.bin.html_report --asr_exp "$final_exp" --inference_tag "$inference_tag" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"} "${named_eval_dirs[@]}"

@@ -148,7 +148,7 @@ pre { background: var(--band); padding: .6rem .8rem; border-radius: .5rem; font-
   :root { color-scheme: light; --paper: #fff; --ink: #000; --muted: #444; --grid: #bbb;
     --band: #f1f3f6; --c1: #0072b2; --c2: #c24e00; --sub: #fde3cf; --del: #e3e6ea;
     --ins: #d3e9f8; }
-  body { max-width: none; padding: 0; font-size: 11px; } nav { display: none; }
+  html, body { font-size: 11px; } body { max-width: none; padding: 0; } nav { display: none; }
   h2, h3 { break-after: avoid; } figure, tr, .tiles { break-inside: avoid; }
   .scroll { overflow: visible; } figure.wide .wide svg { min-width: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
