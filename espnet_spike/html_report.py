@@ -71,8 +71,9 @@ def tiles(material: Material) -> Html:
             ends = f"{low:.2f} .. {high:.2f}".replace(" ", "\u00a0")
             found.append((f"{wer['err']:.2f} %", f"word error rate of {name}, 95 %: {ends}"))
     found.append((thousands(material.experiment.parameters), "parameters"))
-    if rate := layer_statistics(material)[0]:
-        found.append((f"{sum(rate.values()) / len(rate):.3f}", "mean firing rate of the layers"))
+    rates, what, _ = layer_statistics(material)
+    if rates:
+        found.append((f"{sum(rates.values()) / len(rates):.3f}", f"mean {what} of the layers"))
     for name, count in list(material.counts.items())[:1]:
         model, energy = next(iter(count["energy"].items()))
         note = f"times less energy for products than its dense twin ({model}, {name})"

@@ -29,7 +29,7 @@ from espnet_spike.recording import (
 )
 from espnet_spike.report_energy import layer_energy
 from tests.test_reparameterize import MODEL, experiment
-from tests.tiny_model import LETTERS, TOKENS, make_texts, write_features
+from tests.tiny_model import CONFIG, LETTERS, TOKENS, make_texts, write_features
 
 HOSTILE = "<script>alert(1)</script>", "$x_{", "</svg>&amp;", '"quoted"', "#010101", "漢字"
 
@@ -172,6 +172,21 @@ def test_an_encoder_without_spikes(tmp_path):
     assert "features and spikes of" in page  # features and words all the same
 
 
+def test_an_encoder_of_events(tmp_path, monkeypatch):
+    small = {"output_size": 16, "attention_heads": 2, "num_blocks": 1}
+    monkeypatch.setitem(CONFIG, "encoder_conf", small)
+    exp, data = decoded(tmp_path, "event_speech_mamba")
+    epoch = json.loads((exp / "epochs.jsonl").read_text().splitlines()[-1])
+    epoch["valid"] = {"loss": 1.0, "sparsity": 0.5, "sparsity_macs": 0.6, "sparsity_embed.f1": 0.4}
+    (exp / "epochs.jsonl").write_text(json.dumps(epoch) + "\n")
+    page = write_page(exp, data)
+    texts = " ".join(Reader(page).texts)
+    assert "Sparsity of each layer, validation set after epoch 2." in texts
+    assert "mean sparsity of the layers" in texts and "firing rate of the layers" not in texts
+    assert "what FATReLU lets pass (values that are not zero) of" in texts
+    assert "not zero, %" in texts and "macs" not in texts
+
+
 def test_no_model_file(tmp_path):
     exp, data = decoded(tmp_path)
     (exp / MODEL).unlink()
@@ -247,6 +262,26 @@ def test_binary_execution_draws_the_same(tmp_path):
     assert set(one.log_gammas) == {"encoders.0.attn.decay", "encoders.1.attn.decay"}
     same = [np.mean(a.counts == b.counts) for a, b in zip(one.layers, two.layers, strict=True)]
     assert min(same) > 0.99
+
+
+@pytest.mark.parametrize("name", ["SpikingSpeechMambaEncoder", "EventSpeechMambaEncoder"])
+def test_the_layers_of_speech_mamba(name):
+    from espnet_spike.encoders import speech_mamba
+    from espnet_spike.fatrelu import sparsities
+    from espnet_spike.firing import firing_rates
+    from espnet_spike.recording import layer_spikes
+
+    torch.manual_seed(0)
+    small = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "dropout_rate": 0.0}
+    encoder = getattr(speech_mamba, name)(20, **small).eval()
+    speech = torch.randn(1, 60, 20)
+    with torch.no_grad(), layer_spikes(encoder) as layers:
+        xs, _, _ = encoder(speech, torch.tensor([60]))
+    expected = firing_rates(encoder) or {k: 1 - v for k, v in sparsities(encoder).items()}
+    assert set(layers) == set(expected)
+    for key, layer in layers.items():
+        assert layer.counts.ndim == 2 and len(layer.counts) >= xs.shape[1]
+        assert layer.counts.mean() == pytest.approx(expected[key].item(), abs=1e-6)
 
 
 def test_values_behind_fatrelu_are_events():
