@@ -1,0 +1,41 @@
+"""Compare experiments in one table: error rates, size, sparsity, operations, energy, speed."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_spike.cli import Parser, run
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="espnet_spike.bin.compare", description=__doc__)
+    parser.add_argument(
+        "exps", nargs="+", type=Path, metavar="EXP", help="exp/asr_X; the first is compared with"
+    )
+    parser.add_argument("--inference_tag", help="the decoding to take; each one's newest if absent")
+    parser.add_argument(
+        "--energy_model", default="horowitz45_fp32", help="a cost model that stage 12 has used"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there as CSV")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it there as a page")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table as Markdown; write it in the forms asked for."""
+    args = get_parser().parse_args(argv)
+    from espnet_spike.experiment_table import read_rows, to_csv, to_html, to_markdown
+    from espnet_spike.kaldi_dir import write_lines
+
+    rows = read_rows(args.exps, args.inference_tag)
+    text = to_markdown(rows, args.energy_model)
+    print(text)
+    for path, make in ((args.csv, to_csv), (args.html, to_html), (args.markdown, to_markdown)):
+        if path is not None:
+            write_lines(path, make(rows, args.energy_model).splitlines())
+
+
+if __name__ == "__main__":
+    run(main)
