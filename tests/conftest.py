@@ -1,5 +1,6 @@
 """Shared fixtures, and the rule on skips."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def pytest_make_collect_report(collector):
     if reason := _forbidden(report):
         _fail(report, reason)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _log_level_as_before():
+    """Undo what a command run in this process does to the root logger's level."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
