@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LOG_LEVEL = logging.getLogger().level
 
 # On CI these are the only reasons to skip. A missing Python package is none: the test group of the
 # environment holds everything that tests use.
@@ -45,11 +46,8 @@ def pytest_make_collect_report(collector):
 
 @pytest.fixture(autouse=True)
 def _log_level_as_before():
-    """Undo what a command run in this process does to the root logger's level."""
-    root = logging.getLogger()
-    level = root.level
-    yield
-    root.setLevel(level)
+    """Undo what a command run in this process, maybe by a wider fixture, did to the root logger."""
+    logging.getLogger().setLevel(LOG_LEVEL)
 
 
 @pytest.fixture(scope="session")
