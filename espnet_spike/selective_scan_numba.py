@@ -35,8 +35,9 @@ def jit(**options: object) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def _exp(x):  # noqa: ANN001 - compiled below
-    raise NotImplementedError
+def _exp(x):  # noqa: ANN001
+    """Stand for what `_compiled_exp` builds: numba puts that in place of every compiled call."""
+    raise NotImplementedError("_exp exists in compiled code only")
 
 
 @overload(_exp, inline="always")
