@@ -19,6 +19,6 @@ further=()
 exec bash "$root/run.sh" --recipe_dir "$here" \
   --train_set "train_$train_subset" --valid_set dev \
   --test_sets "dev_clean dev_other test_clean test_other" \
-  --token_type bpe --nbpe 5000 \
+  --token_type bpe --nbpe 5000 --speed_perturb_factors "0.9 1.0 1.1" \
   --asr_config "conf/train_iml_spikeformer_librispeech$train_subset.yaml" \
   ${further[@]+"${further[@]}"} -- "$@"

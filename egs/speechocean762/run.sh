@@ -14,6 +14,6 @@ mirror=main                # where to download from: main, us, eu, cn or the add
 recipe_options "$here/run.sh" "$@"
 exec bash "$root/run.sh" --recipe_dir "$here" \
   --train_set train --valid_set dev --test_sets "dev test" \
-  --token_type bpe --nbpe 200 \
+  --token_type bpe --nbpe 100 \
   --asr_config conf/train_iml_spikeformer_small.yaml --inference_config conf/decode_ctc.yaml \
   -- "$@"
