@@ -259,7 +259,7 @@ def projection(dim: int, bias: bool, gain: float) -> SpikeLinear:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """``(B, N, D)`` -> ``(B, H, N, D/H)``."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def attention_map(query: Tensor, key: Spikes, heads: int) -> Tensor:

@@ -67,6 +67,8 @@ def decay_attention(
         raise ValueError(f"chunk: {chunk} is not positive")
     if log_gamma is None:
         log_gamma = torch.zeros(query.shape[1], device=query.device)
+    if torch.jit.is_tracing():  # chunks would be traced for one length: take the N x N map
+        return (query @ key.mT * decay_matrix(log_gamma, query.shape[2], causal)) @ value
     return _DecayAttention.apply(query, key, value, log_gamma, causal, chunk)
 
 

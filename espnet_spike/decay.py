@@ -47,6 +47,9 @@ def decay_matrix(log_gamma: Tensor, length: int, causal: bool) -> Tensor:
     future = torch.zeros_like(powers[:, 1:]) if causal else powers[:, 1:]
     # D is a Toeplitz matrix: row i is a window of (past reversed, self, future)
     band = torch.cat([powers.flip(1), future], 1)
+    if torch.jit.is_tracing():  # a graph for any length has no windows
+        t = torch.arange(length, device=log_gamma.device)
+        return band[:, t - t[:, None] + length - 1]
     return band.unfold(1, length, 1).flip(1)
 
 
@@ -66,7 +69,7 @@ def decay_row_sum(log_gamma: Tensor, length: int, lengths: Tensor, causal: bool)
     n = lengths.to(log_gamma.dtype)[:, None, None]
     g = log_gamma[:, None]
     if causal:
-        return _geometric(g, i + 1).expand(len(lengths), -1, -1)
+        return _geometric(g, i + 1).expand(lengths.shape[0], -1, -1)
     ahead = (n - 1 - i).clamp(min=0)
     return _geometric(g, i + 1) + torch.exp(g) * _geometric(g, ahead)
 

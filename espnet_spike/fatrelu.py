@@ -65,6 +65,11 @@ def _least(T: Tensor) -> Tensor:
     return T.clamp(min=math.ulp(0.0) if T.dtype == torch.float64 else 1.4e-45)
 
 
+def _passing(x: Tensor, T: Tensor, two_sided: bool) -> Tensor:
+    # r >= T and r > 0 at once
+    return torch.where((x.abs() if two_sided else x) >= _least(T), x, torch.zeros_like(x))
+
+
 class _FATReLU(torch.autograd.Function):
     """y = x 1[r >= T], with r = x, or |x| in the two-sided form; the sums of its |y| over a frame.
 
@@ -74,18 +79,16 @@ class _FATReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, T, k, two_sided):  # noqa: ANN001
-        least = _least(T)
         ctx.kernels = _kernels(x)
         ctx.two_sided = two_sided
         if ctx.kernels is None:
-            # r >= T and r > 0 at once
-            y = torch.where((x.abs() if two_sided else x) >= least, x, 0)
+            y = _passing(x, T, two_sided)
             kept = torch.count_nonzero(y.flatten(2), -1).to(x.dtype)
             total = (y.abs() if two_sided else y).flatten(2).sum(-1)
         else:
             x = x.contiguous()
             y, (kept, total) = torch.empty_like(x), x.new_empty(2, *x.shape[:2])
-            arrays = [*_rows(x), float(least), two_sided, *_rows(y, kept, total)]
+            arrays = [*_rows(x), float(_least(T)), two_sided, *_rows(y, kept, total)]
             selective_scan_cpu.in_ranges(ctx.kernels.forward, arrays, kept.numel(), x.numel())
         ctx.save_for_backward(x, y, T, k)
         ctx.mark_non_differentiable(kept)
@@ -238,6 +241,8 @@ class FATReLU(nn.Module):
         """
         if self.activation is not None:
             x = self.activation(x)
+        if torch.jit.is_tracing():  # the graph has no statistics
+            return _passing(x, self.T.to(x.dtype), self.two_sided)
         k = self.k
         if self.scale_k:
             k = k / x.detach().std().clamp(min=1e-5)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from espnet_spike import selective_scan_cpu
 from espnet_spike.carry import Stateful
 from espnet_spike.firing import Firing, Neuron
-from espnet_spike.lif import RESETS, lif_step
+from espnet_spike.lif import RESETS, charge, discharge, lif_step
 from espnet_spike.norms import MaskedBatchNorm
 from espnet_spike.options import choose
-from espnet_spike.surrogate import SURROGATES, spike
+from espnet_spike.scripted import scripted
+from espnet_spike.surrogate import SURROGATES, spike, step
 
 
 class FrameLIF(Stateful, Neuron):
@@ -102,7 +103,12 @@ class FrameLIF(Stateful, Neuron):
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         kernels = _kernels(x)
-        if kernels is None:
+        if torch.jit.is_tracing():
+            conf = map(float, (self.tau, self.v_th, self.v_reset))
+            conf = (*conf, self.reset == "soft", self.decay_input)
+            spikes, v = scripted(inference_loop)(x.flatten(2), v.flatten(1), lengths, *conf)
+            counts = spikes.sum(-1)
+        elif kernels is None:
             spikes, v = self._loop(x, v, lengths)
             counts = spikes.flatten(2).sum(-1)
         else:
@@ -152,6 +158,38 @@ class FrameLIF(Stateful, Neuron):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{self.dim}, tau={self.tau}, v_th={self.v_th}, reset={self.reset}"
+
+
+def inference_loop(
+    x: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    tau: float,
+    v_th: float,
+    v_reset: float,
+    soft: bool,
+    decay_input: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run ``FrameLIF._loop`` without gradients, as TorchScript can write it into a graph.
+
+    Args:
+        x: ``(B, L, E)``.
+        v: ``(B, E)``.
+        lengths: ``(B,)``.
+        tau, v_th, v_reset, decay_input: of the neuron.
+        soft: whether its reset is soft.
+
+    Returns:
+        spikes ``(B, L, E)`` and the last potential ``(B, E)``.
+    """
+    spikes = []
+    for t in range(x.shape[1]):
+        h = charge(v, x[:, t], tau, v_reset, decay_input)
+        s = step(h - v_th)
+        valid = (t < lengths)[:, None]
+        spikes.append(torch.where(valid, s, torch.zeros_like(s)))
+        v = torch.where(valid, discharge(h, s, v_th, v_reset, soft), v)
+    return torch.stack(spikes, 1), v
 
 
 class _Compiled(torch.autograd.Function):

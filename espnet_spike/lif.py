@@ -32,11 +32,20 @@ def lif_step(
     Returns:
         the spikes S and the membrane potential V after the reset.
     """
-    h = v + (x - (v - v_reset)) / tau if decay_input else v - (v - v_reset) / tau + x
+    h = charge(v, x, tau, v_reset, decay_input)
     s = fire(h - v_th)
     gate = s.detach() if detach_reset else s
-    v = h - v_th * gate if reset == "soft" else h * (1 - gate) + v_reset * gate
-    return s, v
+    return s, discharge(h, gate, v_th, v_reset, reset == "soft")
+
+
+def charge(v: Tensor, x: Tensor, tau: float, v_reset: float, decay_input: bool) -> Tensor:
+    """Return H, the potential before the neuron may fire; see ``lif_step``."""
+    return v + (x - (v - v_reset)) / tau if decay_input else v - (v - v_reset) / tau + x
+
+
+def discharge(h: Tensor, s: Tensor, v_th: float, v_reset: float, soft: bool) -> Tensor:
+    """Return V after the reset by the spikes ``s``; see ``lif_step``."""
+    return h - v_th * s if soft else h * (1 - s) + v_reset * s
 
 
 def report_firing(spikes: Tensor, mask: Tensor | None, levels: int) -> Firing:
@@ -99,7 +108,7 @@ class LIF(Neuron):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Emit 0/1 spikes, shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
-        steps = x.unflatten(0, (self.T, -1))
+        steps = x.view(self.T, -1, *x.shape[1:])
         if x.dtype in (torch.bfloat16, torch.float16):
             steps = steps.float()
         v = torch.full_like(steps[0], self.v_reset)
@@ -169,7 +178,7 @@ class ILIF(Neuron):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
         """Emit counts (times 1/T with ``divide``), shaped as ``x`` ``(time_steps * B, N, ...)``."""
-        steps = x.unflatten(0, (self.time_steps, -1))
+        steps = x.view(self.time_steps, -1, *x.shape[1:])
         if x.dtype in (torch.bfloat16, torch.float16):
             steps = steps.float()
         v = torch.zeros_like(steps[0])

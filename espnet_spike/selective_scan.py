@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from espnet_spike import selective_scan_cpu
 from espnet_spike.errors import UserError
 from espnet_spike.options import choose
+from espnet_spike.scripted import scripted
 
 BACKENDS = ("auto", "numba", "torch", "mamba", "ref")
 # Frames the torch backend scans at once; log2 of it is the depth of its scan.
@@ -92,7 +93,8 @@ def selective_scan(
             initial_state = u.new_zeros(u.shape[0], *A.shape)
         if lengths is None:
             lengths = torch.full((u.shape[0],), u.shape[2], device=u.device)
-        scan = {"numba": _numba_scan, "torch": _torch_scan, "ref": selective_scan_ref}[backend]
+        scans = {"numba": _numba_scan, "torch": _torch_scan, "ref": selective_scan_ref}
+        scan = scripted(selective_scan_ref) if backend == "scripted" else scans[backend]
         lengths = lengths.to(u.device, torch.int64)
         y, state = scan(u, delta, A, B, C, D, lengths, initial_state.to(compute))
     return (y.to(dtype), state) if return_last_state else y.to(dtype)
@@ -158,7 +160,7 @@ class _ReverseValid(torch.autograd.Function):
         t = torch.arange(x.shape[1], device=x.device)
         mirrored = lengths.to(x.device)[:, None] - 1 - t
         rows = torch.where(mirrored >= 0, mirrored, t)
-        rows = rows + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+        rows = rows + torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
         return x.flatten(0, 1).index_select(0, rows.flatten()).view(x.shape)
 
     @staticmethod
@@ -168,8 +170,10 @@ class _ReverseValid(torch.autograd.Function):
 
 def _choose_backend(backend: str, u: Tensor, plain: bool) -> str:
     choose("scan backend", backend, BACKENDS)
+    if torch.jit.is_tracing():
+        return "scripted"  # the others would be traced for one length, or as a constant
     if backend == "auto":
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return "torch"  # a compiled kernel would be traced as a constant
         if u.device.type == "cpu":
             backend = "numba"

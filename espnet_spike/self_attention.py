@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.attention import split_heads
 from espnet_spike.carry import Stateful
 from espnet_spike.fatrelu import FatPoints
 
@@ -74,7 +75,7 @@ class SelfAttention(Stateful, nn.Module):
         """
         x = self.f3(x, mask)
         q, k, v = (
-            linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            split_heads(linear(x), self.heads)
             for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
         if self.carry is not None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.attention import split_heads
 from espnet_spike.carry import Stateful
 from espnet_spike.chunkwise import decay_attention
 from espnet_spike.decay import decay_matrix
@@ -119,9 +120,10 @@ class SpikformerAttention(Stateful, nn.Module):
         """Attend; ``mask`` ``(B, L)`` is true on valid frames, which come first."""
         s = self.neuron_in(x, mask)
         q, k, v = (
-            getattr(self, f"neuron_{name}")(getattr(self, f"linear_{name}")(s), mask)
-            .unflatten(-1, (self.heads, -1))
-            .transpose(1, 2)
+            split_heads(
+                getattr(self, f"neuron_{name}")(getattr(self, f"linear_{name}")(s), mask),
+                self.heads,
+            )
             for name in "qkv"
         )
         # the neurons are silent on padding, so K and V are zero there

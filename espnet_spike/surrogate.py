@@ -60,12 +60,17 @@ SURROGATES: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
 }
 
 
+def step(x: Tensor) -> Tensor:
+    """Return S, 1 where ``x >= 0``, else 0, in the type of ``x``."""
+    return (x >= 0).to(x.dtype)
+
+
 class _Spike(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, derivative, alpha):  # noqa: ANN001
         ctx.save_for_backward(x)
         ctx.derivative, ctx.alpha = derivative, alpha
-        return (x >= 0).to(x.dtype)
+        return step(x)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001

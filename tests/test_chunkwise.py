@@ -287,3 +287,13 @@ def test_gpu_agrees():
     on_gpu = [t.detach().cuda().requires_grad_() for t in tensors]
     gpu = with_gradients(lambda *t: decay_attention(*t).cpu(), on_gpu)
     assert_equal([t.cpu() for t in gpu], got, 1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_trace_holds_for_other_lengths(causal):
+    q, k, v, log_gamma = (x.detach() for x in sequences(7))
+    traced = torch.jit.trace(
+        lambda *x: decay_attention(*x, log_gamma, causal, chunk=3), (q, k, v), check_trace=False
+    )
+    q, k, v, _ = (x.detach() for x in sequences(40, seed=1))
+    torch.testing.assert_close(traced(q, k, v), decay_attention(q, k, v, log_gamma, causal, 3))

@@ -125,3 +125,13 @@ def test_bad_arguments():
         DecayMask(1, 2, 2, mode="layerhead")
     with pytest.raises(ValueError, match="e_min"):
         DecayMask(1, 2, 2, e_min=0.0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_traced_matrix_has_any_length(causal):
+    log_gamma = torch.tensor([math.log(0.75), -0.1])
+    traced = torch.jit.trace(
+        lambda x: decay_matrix(log_gamma, x.shape[0], causal), torch.zeros(5), check_trace=False
+    )
+    for length in (1, 5, 23):
+        assert torch.equal(traced(torch.zeros(length)), decay_matrix(log_gamma, length, causal))

@@ -134,3 +134,17 @@ def test_impossible_options():
         FrameLIF(1, reset="sof")
     with pytest.raises(ValueError, match="did you mean 'atan'"):
         FrameLIF(1, surrogate="atn")
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("decay_input", [True, False])
+def test_a_trace_holds_for_other_lengths(reset, decay_input):
+    neuron = FrameLIF(5, tau=2, v_reset=-0.1, reset=reset, decay_input=decay_input)
+    with torch.no_grad():
+        traced = torch.jit.trace(neuron, (currents(), MASK), check_trace=False)
+        for shape in ((2, 17, 5), (1, 12, 5)):
+            x = currents(shape=shape, seed=1)
+            mask = torch.arange(shape[1]) < torch.tensor([shape[1], 2])[: shape[0], None]
+            spikes = neuron(x, mask)
+            assert 0 < spikes.mean() < 1
+            assert torch.equal(traced(x, mask), spikes)

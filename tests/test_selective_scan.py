@@ -397,9 +397,19 @@ def test_without_a_writable_cache(monkeypatch):
     assert compiled(1) == 2
 
 
-def test_traced_scan_is_no_constant():
-    x = make_inputs(1, 3, 2, 10, torch.float32)
-    rest = [x[n].detach() for n in "delta A B C".split()]
-    traced = torch.jit.trace(lambda u: module.selective_scan(u, *rest), x["u"].detach())
-    other = torch.randn(1, 3, 10)
-    torch.testing.assert_close(traced(other), selective_scan(other, *rest, backend="ref"))
+def test_a_trace_is_no_constant_and_holds_for_other_lengths():
+    def inputs(batch, length):
+        x = make_inputs(batch, 3, 2, length, torch.float32)
+        return [x[n].detach() for n in "u delta B C".split()], x["A"].detach()
+
+    (u, *rest), A = inputs(1, 10)
+
+    def scan(u, delta, B, C, lengths):
+        return module.selective_scan(u, delta, A, B, C, lengths=lengths, return_last_state=True)
+
+    traced = torch.jit.trace(scan, (u, *rest, torch.tensor([10])), check_trace=False)
+    for batch, length in ((1, 10), (2, 31), (3, 1)):
+        x, _ = inputs(batch, length)
+        lengths = torch.tensor([length, min(length, 4), 0])[:batch]
+        for got, expected in zip(traced(*x, lengths), scan(*x, lengths), strict=True):
+            torch.testing.assert_close(got, expected)

@@ -254,7 +254,7 @@ class IMLSpikeformerEncoder(AbsEncoder):
     def _readout(self, x: Tensor) -> Tensor:
         """Average the time steps, ``(time_steps * B, N, D)`` to ``(B, N, D)``, and normalise."""
         if self.time_steps > 1:
-            x = x.unflatten(0, (self.time_steps, -1)).mean(0)
+            x = x.view(self.time_steps, -1, *x.shape[1:]).mean(0)
         return self.after_norm(x)
 
     def _advance_warm_start(self) -> None:
