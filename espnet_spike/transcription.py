@@ -12,9 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tarfile import TarError
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from espnet_spike.decode_runs import make_batches
 from espnet_spike.decoding import INFERENCE, Settings, model_file, read_settings
 from espnet_spike.errors import UserError
 from espnet_spike.front_end import FrontEnd
+from espnet_spike.trained import unpack
 from espnet_spike.transcripts import Piece, Transcript, Word, token_words
 
 logger = logging.getLogger("transcribe")
@@ -110,7 +109,7 @@ class Recognizer:
         with contextlib.ExitStack() as stack:
             if model.is_file():
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pack")))
-                files, exp = _unpack(model, folder)
+                files, exp = unpack(model, folder)
                 settings = find_settings(exp, inference_config, inference_args)
             elif (model / "config.yaml").is_file():
                 exp = model.resolve()
@@ -295,17 +294,6 @@ class Recognizer:
                 words, aligned = self.words(features, ids, start, end - start)
             pieces.append(Piece(round(start, 3), round(end, 3), text, score, words, aligned))
         return pieces
-
-
-def _unpack(archive: Path, folder: Path) -> tuple[dict[str, str], Path]:
-    """Unpack a model; return ESPnet's options and the folder with its files."""
-    from espnet2.main_funcs.pack_funcs import unpack
-
-    try:
-        files = unpack(archive, folder)
-    except (OSError, RuntimeError, KeyError, ValueError, BadZipFile, TarError) as error:
-        raise UserError(f"{archive}: no packed model: {error}", "stage 15 makes one") from error
-    return files, Path(files["asr_train_config"]).parent
 
 
 def quietest(log_posteriors: np.ndarray, earliest: float) -> float:

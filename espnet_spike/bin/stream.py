@@ -44,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(args.fbank_config or _default_config())
 
     from espnet_spike.streaming import Transcriber
+    from espnet_spike.trained import load
     from espnet_spike.training import best_checkpoint
 
     model_file = best_checkpoint(args.asr_exp)
     if args.inference_asr_model:
         model_file = args.asr_exp / args.inference_asr_model
-    model, to_text = load(args.asr_exp, model_file)
+    trained = load(args.asr_exp, model_file)
+    model, to_text = trained.model, trained.to_text
     # a stream of its own first: loading the compiled kernels takes longer than any chunk
     Transcriber(model, config, rate).step(wave[:rate])
     transcriber = Transcriber(model, config, rate)
@@ -76,27 +78,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _default_config() -> Path:
     here = Path("conf/fbank.yaml")
     return here if here.is_file() else ROOT / here
-
-
-def load(asr_exp: Path, model_file: Path):  # noqa: ANN201
-    """Return the trained model in evaluation mode, and what makes a text of token ids.
-
-    Raises:
-        UserError: no trained model.
-    """
-    from argparse import Namespace
-
-    from espnet2.text.build_tokenizer import build_tokenizer
-    from espnet2.text.token_id_converter import TokenIDConverter
-
-    from espnet_spike.sparse_training import build
-    from espnet_spike.training import read_config
-
-    options = Namespace(**read_config(asr_exp))
-    model = build(options, model_file).eval()
-    tokenizer = build_tokenizer(token_type=options.token_type, bpemodel=options.bpemodel)
-    converter = TokenIDConverter(options.token_list)
-    return model, lambda ids: tokenizer.tokens2text(converter.ids2tokens(ids))
 
 
 if __name__ == "__main__":

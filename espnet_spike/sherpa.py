@@ -1,0 +1,72 @@
+"""What sherpa-onnx asks of a model, and how its features differ from ours.
+
+Its offline recogniser for CTC on log-mel features (``OfflineRecognizer.from_zipformer_ctc``)
+takes a graph with inputs x (N, T, D) and x_lens (N,), outputs log_probs and log_probs_len, four
+keys of metadata, and ``tokens.txt``. Its features are Kaldi's (package kaldi-native-fbank) of
+samples in the range of +-1 with the settings ``FBANK``, which cannot be chosen from Python. A graph
+of ``espnet_spike.onnx_export`` mends the range; what remains against ``conf/fbank.yaml`` is:
+
+* ``snip_edges: false``: frames start 7.5 ms earlier and the audio is mirrored at its ends, which
+  makes two frames more;
+* ``high_freq: -400``: the filters end 400 Hz below half the sampling rate, so that each lies
+  somewhat lower;
+* the floor of the logarithm, the smallest fp32 step, is met 20.8 higher: only (digital) silence
+  gets there.
+
+Window, pre-emphasis, removal of the mean and no dither are the same. A model that is trained on
+features with ``conf/fbank_sherpa.yaml`` hears in sherpa-onnx what it heard in training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from espnet_spike.fbank import FbankConfig
+from espnet_spike.front_end import FrontEnd
+
+FBANK = FbankConfig(snip_edges=False, high_freq=-400.0)
+"""The settings of sherpa-onnx 2.0.1."""
+
+SUBSAMPLING = 4  # sherpa-onnx takes this for its times
+BLANK = "<blk>"
+WORD_START = "\u2581"
+
+
+def metadata(comment: str) -> dict[str, str]:
+    """Return the keys that sherpa-onnx reads."""
+    return {
+        "model_type": "zipformer2_ctc",  # its name of the contract, not of the encoder
+        "version": "1",
+        "model_author": "espnet_spike",
+        "comment": comment,
+    }
+
+
+def token_lines(token_list: Sequence[str], token_type: str) -> list[str]:
+    """Return the lines of ``tokens.txt``, "token number"; the blank is the first.
+
+    sherpa-onnx joins tokens without spaces and writes U+2581 as a space.
+
+    >>> token_lines(["<blank>", "<space>", "a"], "char")
+    ['<blk> 0', '\u2581 1', 'a 2']
+    """
+    lines = []
+    for number, token in enumerate(token_list):
+        if number == 0:
+            token = BLANK
+        elif token == "<space>":
+            token = WORD_START
+        elif token_type == "word" and not token.startswith("<"):
+            token = WORD_START + token
+        lines.append(f"{token} {number}")
+    return lines
+
+
+def feature_differences(front_end: FrontEnd) -> list[str]:
+    """Return what sherpa-onnx computes otherwise than the features of a model, as sentences."""
+    return [
+        f"{item.name} is {getattr(FBANK, item.name)} in sherpa-onnx, "
+        f"{getattr(front_end.fbank, item.name)} in training"
+        for item in fields(FbankConfig)
+        if item.name not in ("compression_method", "num_mel_bins")
+        and getattr(FBANK, item.name) != getattr(front_end.fbank, item.name)
+    ]
