@@ -1,9 +1,9 @@
 """An exported graph against the model it came from, on made-up and on real utterances.
 
-In fp32 both round differently, and a rounding can flip a spike count, which changes what follows: a
-flip in an early layer is thousands in later ones. So the greedy CTC results have to be equal, but for
-a share of ``MAX_OTHER``, and the spike counts, but for ``MAX_FLIPS`` (both ours); the utterances in
-which every spike count is equal and the largest difference of a log-probability are reported.
+In fp32 both round differently, and a rounding can flip a spike count, which changes what follows:
+a flip in an early layer is thousands in later ones. So the greedy CTC results have to be equal, but
+for a share of ``MAX_OTHER``, and the spike counts, but for ``MAX_FLIPS`` (both ours). Reported are
+the utterances with every spike count equal and the largest difference of a log-probability.
 """
 
 import logging
@@ -26,7 +26,7 @@ from espnet_spike.scoring import score_set
 CLOSE = 1e-3
 """Difference of log-probabilities that rounding alone does not reach in the middle."""
 MAX_OTHER = 0.01
-MAX_FLIPS = 1e-3
+MAX_FLIPS = 0.01
 MADE_UP = ((1, [40]), (3, [133, 90, 57]), (2, [61, 61]))
 """Batches of made-up utterances, by their frames; the graph is traced with another one."""
 
@@ -91,10 +91,10 @@ def check_made_up(graph: CTCGraph, exported: OnnxCTC) -> float:
         hint = "one of its operations depends on the length in a way that a trace does not record"
         try:
             found, found_olens = exported(x.numpy(), frames)[:2]
-        except import_extra(
-            "onnxruntime"
-        ).capi.onnxruntime_pybind11_state.OnnxRuntimeException as e:
-            raise UserError(f"{name} takes no batch {frames}: {e}", hint) from None
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):  # its errors share no base
+                raise
+            raise UserError(f"{name} takes no batch {frames}: {error}", hint) from None
         if not np.array_equal(found_olens, olens.numpy()) or found.shape != expected.shape:
             raise UserError(f"{name} gives other lengths for a batch {frames}", hint)
         for n, length in enumerate(olens.tolist()):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from espnet_spike.fbank import FbankConfig, extractor
 from espnet_spike.firing import firing_rates
 from espnet_spike.norms import MaskedBatchNorm
 from espnet_spike.streaming import CTCStream, EncoderStream, FbankStream, Timing
+from tests.untrained import TOKENS, untrained_experiment
 
 FRAMES = 61
 CONF = {
@@ -145,38 +145,11 @@ def test_timing():
     assert Timing().percentile(95) == 0
 
 
-TOKENS = ["<blank>", "<unk>", "<space>", *"abcdefgh", "<sos/eos>"]
-
-
 def experiment(folder, name, **changes):
     """An untrained model in a folder like that of a training."""
-    from espnet_spike.launch import parse_espnet
-    from espnet_spike.task import SpikeASRTask
-
-    encoder = {"dense": "speech_mamba", "event": "event_speech_mamba"}
-    conf = {k: v for k, v in (CONF | ENCODERS[name][1]).items()}
-    bins = np.ones(80)  # mean 12, variance 4
-    np.savez(folder / "stats.npz", count=50, sum=600 * bins, sum_square=7400 * bins)
-    (folder / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
-    config = {
-        "encoder": encoder.get(name, "spiking_speech_mamba"),
-        "encoder_conf": conf,
-        "model_conf": {"ctc_weight": 1.0},
-        "normalize": "global_mvn",
-        "normalize_conf": {"stats_file": str(folder / "stats.npz")},
-        "best_model_criterion": [["valid", "cer_ctc", "min"]],
-    } | changes
-    if config["normalize"] != "global_mvn":
-        config["normalize_conf"] = {}
-    words = ["--output_dir", str(folder), "--token_list", str(folder / "tokens.txt")]
-    words += ["--token_type", "char", "--input_size", "80"]
-    args = parse_espnet(SpikeASRTask, config, words)
-    torch.manual_seed(0)
-    model = SpikeASRTask.build_model(args)
-    torch.nn.init.normal_(model.ctc.ctc_lo.weight, std=2.0)
-    torch.save(model.state_dict(), folder / "valid.cer_ctc.ave.pth")
-    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
-    return model.eval()
+    names = {"dense": "speech_mamba", "event": "event_speech_mamba"}
+    encoder = names.get(name, "spiking_speech_mamba")
+    return untrained_experiment(folder, encoder, CONF | ENCODERS[name][1], **changes)
 
 
 @pytest.mark.parametrize("name", ["dense", "event", "spiking"])

@@ -104,9 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             layered = OnnxCTC(layered_file)
         finally:
             layered_file.unlink(missing_ok=True)
-        print(
-            "| set | utterances | same result | all spikes equal | other spikes | largest difference |"
-        )
+        print("| set | utterances | same result | all spikes equal | other spikes | largest diff |")
         print("|---|---:|---:|---:|---:|---:|")
         for folder, (name, data) in zip(args.check_dir, sets.items(), strict=True):
             found = onnx_check.compare(layers, layered, exported, data, trained.to_text)
