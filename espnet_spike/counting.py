@@ -49,18 +49,21 @@ class Spikes:
     """What is known of a tensor that holds spikes times their unit.
 
     Attributes:
-        counts: spikes of each value, with size and strides of the tensor's storage, float.
+        counts: spikes of each value, with size and strides of the tensor's storage, float; None
+            where the values are the counts themselves.
         levels: spikes a value can hold at most.
         scaled: whether the unit differs from frame to frame (a factor cannot go into weights).
         total: sum of ``counts``.
         nonzeros: how many are not zero.
+        size: how many values there are.
     """
 
-    counts: Tensor
+    counts: Tensor | None
     levels: int
     scaled: bool
     total: float = -1.0
     nonzeros: float = -1.0
+    size: int = -1
 
     def __post_init__(self) -> None:
         if self.total < 0:
@@ -68,6 +71,15 @@ class Spikes:
         if self.nonzeros < 0:
             binary = self.levels == 1
             self.nonzeros = self.total if binary else float(torch.count_nonzero(self.counts))
+        if self.size < 0:
+            self.size = self.counts.numel()
+
+    @classmethod
+    def of_itself(cls, x: Tensor, levels: int, scaled: bool = False) -> "Spikes":
+        """Return what is to be known of counts without a unit, without holding them."""
+        found = cls(x, levels, scaled)
+        found.counts = None  # a tensor that is known by its storage would live as long as we do
+        return found
 
     @property
     def bits(self) -> int:
@@ -111,6 +123,7 @@ class Counter(TorchDispatchMode):
         self._parameters: set[int] = set()
         self.last_firing: tuple | None = None
         self._last: tuple[tuple[Tensor, float], ...] = ()
+        self._full = 16  # look for tensors that are gone when so many are known
         self._cleanup = ExitStack()
 
     @classmethod
@@ -118,8 +131,12 @@ class Counter(TorchDispatchMode):
         return False  # the wrapper that this asks for costs more than most operations
 
     def reset(self) -> None:
-        """Start new sums."""
+        """Start new sums; forget what is known of tensors that are gone."""
         self.costs = defaultdict(Cost)
+        self._spikes.clear()
+        self._last = ()
+        for key in [key for key, ref in self._constants.items() if ref.expired()]:
+            del self._constants[key]
 
     def cost(self, kind: str) -> Cost:
         """Return the running sums of a kind of operator in the current layer."""
@@ -146,13 +163,8 @@ class Counter(TorchDispatchMode):
                     self.set_constant(value)
             layer = f"{self.name}.{name}".strip(".")
             rule = next((r for cls, r in MODULE_RULES.items() if isinstance(module, cls)), None)
-            if rule is not None:
-                self._cleanup.callback(_put_back, module, vars(module).get("forward"))
-                module.forward = _covered(self, module, rule, module.forward)
-            enter = module.register_forward_pre_hook(self._entering(layer))
-            leave = module.register_forward_hook(self._leaving, always_call=True)
-            self._cleanup.callback(enter.remove)
-            self._cleanup.callback(leave.remove)
+            self._cleanup.callback(_put_back, module, vars(module).get("forward"))
+            module.forward = _named(self, layer, module, rule, module.forward)
         self._cleanup.enter_context(patched(self))
         return super().__enter__()
 
@@ -164,18 +176,6 @@ class Counter(TorchDispatchMode):
         self._spikes.clear()
         self._constants.clear()
 
-    def _entering(self, layer: str) -> Callable:
-        def enter(module: nn.Module, _: tuple) -> None:
-            inside = self.layers[-1][0]
-            # a module that several layers share goes by the name of the one that calls it
-            known = layer if layer.startswith(inside) else f"{inside}.{layer.rpartition('.')[2]}"
-            self.layers.append((known, module))
-
-        return enter
-
-    def _leaving(self, *_: object) -> None:
-        self.layers.pop()
-
     # --- what is known of tensors
 
     def spikes(self, x: Tensor) -> Spikes | None:
@@ -186,15 +186,15 @@ class Counter(TorchDispatchMode):
     def counts(self, x: Tensor) -> Tensor | None:
         """Return the spike counts of ``x``, of its shape; None for real values."""
         found = self.spikes(x)
-        if found is None:
-            return None
-        return found.counts.as_strided(x.shape, x.stride(), x.storage_offset())
+        return None if found is None else counts_of(x, found)
 
     def set_spikes(self, x: Tensor, spikes: Spikes) -> Spikes:
         """Note that ``x``, a tensor with a storage of its own, holds spikes."""
-        for key in [key for key, (ref, _) in self._spikes.items() if ref.expired()]:
-            del self._spikes[key]
-        if spikes.counts.stride() != x.stride():
+        if len(self._spikes) >= self._full:
+            for key in [key for key, (ref, _) in self._spikes.items() if ref.expired()]:
+                del self._spikes[key]
+            self._full = 2 * len(self._spikes) + 16
+        if spikes.counts is not None and spikes.counts.stride() != x.stride():
             laid_out = torch.empty_strided(x.shape, x.stride(), dtype=spikes.counts.dtype)
             spikes = replace(spikes, counts=laid_out.copy_(spikes.counts))
         self._spikes[_key(x)] = StorageWeakRef(x.untyped_storage()), spikes
@@ -247,19 +247,22 @@ class Counter(TorchDispatchMode):
         if action == "create":
             self.set_constant(out)
             return out
-        if not isinstance(out, Tensor | tuple | list):
+        result = out if isinstance(out, Tensor) else _first(out)
+        if result is None:
             return out
-        result = out if isinstance(out, Tensor) else next(iter(out), None)
-        if not isinstance(result, Tensor):
-            return out
-        operands = list(_tensors(args, kwargs))
-        if all(self.is_constant(x) for x in operands):
-            if is_real_valued(result) and not in_place:
-                for x in (out,) if isinstance(out, Tensor) else out:
+        real = result.is_floating_point() or result.is_complex()
+        constants = self._constants
+        if all(
+            _key(x) in constants
+            for x in _tensors(args, kwargs)
+            if x.is_floating_point() or x.is_complex()
+        ):
+            if real and not in_place:
+                for x in (out,) if result is out else out:
                     self.set_constant(x)
             return out
         if in_place:
-            self._constants.pop(_key(args[0]), None)
+            constants.pop(_key(args[0]), None)
             self._last = ()
         if action == "move":
             self._move(name, func, args, kwargs, out, in_place)
@@ -267,7 +270,7 @@ class Counter(TorchDispatchMode):
             rule(self, args, kwargs, out)
             if in_place:
                 self.drop_spikes(args[0])
-        elif is_real_valued(result):
+        elif real:
             numbers = sum(x.numel() for x in _tensors((out,), {}))
             self.uncovered[name][0] += 1
             self.uncovered[name][1] += numbers
@@ -300,12 +303,16 @@ class Counter(TorchDispatchMode):
                 return torch.zeros_like(x) if counts is None else counts
             return [shadow(y) for y in x] if isinstance(x, list | tuple) else x
 
+        if all(self.spikes(x).counts is None for x in ([out] if in_place else known)):
+            self.set_spikes(out, Spikes.of_itself(out, first.levels, first.scaled))
+            return
         counts = func(*map(shadow, args), **kwargs)
         if in_place:
             first = self.spikes(out)
             counts = first.counts
-        # a dtype asked for is that of the values, not of the counts
-        counts = counts.to(first.counts.dtype)
+        elif first.counts is not None:
+            # a dtype asked for is that of the values, not of the counts
+            counts = counts.to(first.counts.dtype)
         self.set_spikes(out, Spikes(counts, first.levels, first.scaled))
 
 
@@ -332,9 +339,22 @@ def is_real_valued(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
+def counts_of(x: Tensor, found: Spikes) -> Tensor:
+    """Return the spike counts of ``x``, or of what it is a view of, shaped as ``x``."""
+    if found.counts is None:
+        return x
+    return found.counts.as_strided(x.shape, x.stride(), x.storage_offset())
+
+
 def _key(x: Tensor) -> int:
     """Return what names the storage of ``x`` as long as a reference to it exists."""
     return x.untyped_storage()._cdata
+
+
+def _first(out: object) -> Tensor | None:
+    """Return the first of several results, None where that is no tensor."""
+    first = next(iter(out), None) if isinstance(out, tuple | list) else None
+    return first if isinstance(first, Tensor) else None
 
 
 def _tensors(args: tuple, kwargs: dict) -> Iterator[Tensor]:
@@ -346,14 +366,28 @@ def _tensors(args: tuple, kwargs: dict) -> Iterator[Tensor]:
             yield from (y for y in x if isinstance(y, Tensor))
 
 
-def _covered(counter: Counter, module: nn.Module, rule: Callable, forward: Callable) -> Callable:
-    """Return a forward pass that a rule counts as a whole."""
+def _named(
+    counter: Counter, layer: str, module: nn.Module, rule: Callable | None, forward: Callable
+) -> Callable:
+    """Return a forward pass that says which layer runs; one with a rule is counted as a whole.
+
+    In place of hooks, which cost several times as much.
+    """
+    layers, last = counter.layers, layer.rpartition(".")[2]
 
     def run(*args: object, **kwargs: object) -> object:
-        with no_dispatch():
-            out = forward(*args, **kwargs)
-            rule(counter, module, args, kwargs, out)
-        return out
+        inside = layers[-1][0]
+        # a module that several layers share goes by the name of the one that calls it
+        layers.append((layer if layer.startswith(inside) else f"{inside}.{last}", module))
+        try:
+            if rule is None:
+                return forward(*args, **kwargs)
+            with no_dispatch():
+                out = forward(*args, **kwargs)
+                rule(counter, module, args, kwargs, out)
+            return out
+        finally:
+            layers.pop()
 
     return run
 

@@ -28,6 +28,7 @@ from espnet_spike.costs import Cost
 from espnet_spike.counting import Counter, Spikes, replaced
 from espnet_spike.counting_products import read, write
 from espnet_spike.counting_rules import activation
+from espnet_spike.decay import DecayMask
 from espnet_spike.fatrelu import FATReLU
 from espnet_spike.firing import Neuron
 from espnet_spike.frame_lif import FrameLIF
@@ -84,13 +85,13 @@ def _neuron(counter: Counter, neuron: Neuron, args: tuple, kwargs: dict, out: ob
     if isinstance(out, SpikeTrain):
         counter.set_constant(out.channel)
         scaled = isinstance(neuron, IMLS) and neuron.stat in FOLLOWS_INPUT
-        found, values = Spikes(out.counts, out.levels, scaled), out.counts
+        found, values = Spikes.of_itself(out.counts, out.levels, scaled), out.counts
     elif isinstance(neuron, IMLS):
         found = imls_spikes(counter, neuron, x)
     elif isinstance(neuron, ILIF):
         found = Spikes(out / neuron.unit, neuron.T, False)
     else:
-        found = Spikes(out, 1, False)
+        found = Spikes.of_itself(out, 1)
     found = counter.set_spikes(values, found)
     cost.spike_bits_written += numel * found.bits
     cost.inputs += numel
@@ -173,6 +174,7 @@ def patched(counter: Counter) -> Iterator[None]:
     """Let the counter see, within the context, what is no tensor operation."""
     scan, kernel = mamba.selective_scan, imls_kernels.forward
     slot, value, masked = SpikeTrain.slot, SpikeTrain.value, SpikeTrain.masked
+    matrix, row_scale = DecayMask.matrix, DecayMask.row_scale
 
     def counting_kernel(x, level, scale, *args):  # noqa: ANN001
         y, count = kernel(x, level, scale, *args)
@@ -189,7 +191,7 @@ def patched(counter: Counter) -> Iterator[None]:
     def counting_slot(train: SpikeTrain, t: int) -> Tensor:
         with no_dispatch():
             out = slot(train, t)
-            counter.set_spikes(out, Spikes(out, 1, False))
+            counter.set_spikes(out, Spikes.of_itself(out, 1))
         return out
 
     def counting_value(train: SpikeTrain) -> Tensor:
@@ -203,7 +205,19 @@ def patched(counter: Counter) -> Iterator[None]:
         with no_dispatch():
             return masked(train, mask)
 
+    def ahead(make):  # noqa: ANN001
+        def made_ahead(decay: DecayMask, *args: object) -> Tensor | None:
+            with no_dispatch():
+                out = make(decay, *args)
+                if out is not None:
+                    counter.set_constant(out)
+            return out
+
+        return made_ahead
+
     with ExitStack() as stack:
+        stack.enter_context(replaced(DecayMask, "matrix", ahead(matrix)))
+        stack.enter_context(replaced(DecayMask, "row_scale", ahead(row_scale)))
         stack.enter_context(replaced(mamba, "selective_scan", counting_scan))
         stack.enter_context(replaced(imls_kernels, "forward", counting_kernel))
         for name, function in (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from espnet_spike.costs import Cost
-from espnet_spike.counting import Counter, Spikes, count_sum
+from espnet_spike.counting import Counter, Spikes, count_sum, counts_of
 
 
 def product(
@@ -21,20 +21,19 @@ def product(
 ) -> Cost:
     """Count a product of matrices, ``a`` ``(..., I, K)`` times ``b`` ``(..., K, J)``."""
     cost = counter.cost(kind)
-    sides = (a, b)
-    counts = [counter.counts(x) for x in sides]
+    sides, spikes = (a, b), (counter.spikes(a), counter.spikes(b))
     cost.dense_macs += out.numel() * a.shape[-1]
     # how often each operand is used again: by the other's rows or columns, and by broadcasting
     uses = [
         out.numel() / (math.prod(x.shape[:-2]) * x.shape[axis] or 1)
         for x, axis in zip(sides, (-2, -1), strict=True)
     ]
-    if counts[0] is not None and counts[1] is not None:
-        cost.acs += _meeting(*counts)
-    elif counts[0] is not None:
-        cost.acs += _amount(counter, a) * uses[0]
-    elif counts[1] is not None:
-        cost.acs += _amount(counter, b) * uses[1]
+    if spikes[0] is not None and spikes[1] is not None:
+        cost.acs += _meeting(counts_of(a, spikes[0]), counts_of(b, spikes[1]))
+    elif spikes[0] is not None:
+        cost.acs += _amount(a, spikes[0]) * uses[0]
+    elif spikes[1] is not None:
+        cost.acs += _amount(b, spikes[1]) * uses[1]
     elif counter.is_constant(a):
         cost.macs += counter.nonzeros(b) * uses[1]
     elif counter.is_constant(b):
@@ -43,9 +42,8 @@ def product(
         cost.macs += out.numel() * a.shape[-1]
     else:
         cost.macs += _meeting(*((x != 0).to(torch.float32) for x in sides))
-    for x, other in (sides, sides[::-1]):
-        read(counter, cost, x)
-        found = counter.spikes(x)
+    for x, other, found in ((a, b, spikes[0]), (b, a, spikes[1])):
+        read_as(counter, cost, x, found)
         if found is not None and found.scaled and other.numel():
             # a unit a frame: into the sums where frames are rows, into the other operand where
             # the sum runs over frames
@@ -59,15 +57,14 @@ def product(
     return cost
 
 
-def _amount(counter: Counter, x: Tensor) -> float:
+def _amount(x: Tensor, found: Spikes) -> float:
     """Return the number of spikes in ``x``."""
-    found = counter.spikes(x)
-    return found.total if is_whole(x, found) else count_sum(counter.counts(x))
+    return found.total if is_whole(x, found) else count_sum(counts_of(x, found))
 
 
 def is_whole(x: Tensor, found: Spikes) -> bool:
     """Return whether a view holds each value of its storage once."""
-    return x.numel() == found.counts.numel() and 0 not in x.stride()
+    return x.numel() == found.size and 0 not in x.stride()
 
 
 def _meeting(a: Tensor, b: Tensor) -> float:
@@ -77,7 +74,11 @@ def _meeting(a: Tensor, b: Tensor) -> float:
 
 def read(counter: Counter, cost: Cost, x: Tensor) -> None:
     """Note that an operator reads ``x``; what it reads as a product says how sparse it is."""
-    found = counter.spikes(x)
+    read_as(counter, cost, x, counter.spikes(x))
+
+
+def read_as(counter: Counter, cost: Cost, x: Tensor, found: Spikes | None) -> None:
+    """Note that an operator reads ``x``, of which ``found`` is known."""
     if found is None:
         cost.values_read += x.numel()
         if not counter.is_constant(x):
@@ -91,7 +92,7 @@ def read(counter: Counter, cost: Cost, x: Tensor) -> None:
         cost.spikes += found.total
         cost.nonzeros += found.nonzeros
     else:
-        counts = counter.counts(x)
+        counts = counts_of(x, found)
         cost.spikes += count_sum(counts)
         cost.nonzeros += float(torch.count_nonzero(counts))
 
@@ -200,7 +201,8 @@ def count_convolution(counter: Counter, given: dict, out: Tensor) -> None:
     cost = counter.cost("depthwise_conv" if depthwise else "conv")
     fan_in = weight[0].numel()
     cost.dense_macs += out.numel() * fan_in
-    found, counts = counter.spikes(x), counter.counts(x)
+    found = counter.spikes(x)
+    counts = None if found is None else counts_of(x, found)
     if counter.dense:
         amount = out.numel() * fan_in
     else:
@@ -211,7 +213,7 @@ def count_convolution(counter: Counter, given: dict, out: Tensor) -> None:
         cost.acs += amount
         if found.scaled:
             counter.cost("rescale").multiplies += out.numel() * kernel[0]
-    read(counter, cost, x)
+    read_as(counter, cost, x, found)
     cost.values_read += weight.numel()
     write(cost, out)
     if bias is not None:
