@@ -83,24 +83,54 @@ def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def energy_rows(results: Sequence[Mapping[str, Any]]) -> list[list[object]]:
-    """Return a row for every experiment, decoding, set and cost model that has been counted.
+HEAD = ["experiment", "decoding", "set", "parameters", "firing rate", "sparsity %"]
+HEAD += ["SynOps/s", "MAC/s", "dense MAC/s"]
+HEAD += ["compute mJ/s", "twin", "ratio", "95 %", "with memory mJ/s", "twin", "ratio", "95 %"]
+
+
+def energy_tables(
+    results: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, list[str], list[list[object]]]]:
+    """Return the tables on operations and energy: what stands above, head, rows.
+
+    The main cost model, the first that was given to the count command, has a row for every
+    experiment, decoding and set (a table for each, should experiments differ in it). The others
+    follow in one table, with the last set alone.
 
     Args:
         results: the ``results.json`` of the experiments.
     """
-    rows = []
+    main: dict[str, list[list[object]]] = {}
+    others: list[tuple[list[object], dict[str, Mapping[str, Any]]]] = []
     for result in results:
         for tag, sets in result["decodes"].items():
-            for name, figures in sets.items():
-                for model, energy in figures.get("energy", {}).items():
-                    rows.append(_row(result, tag, name, figures, model, energy))
-    return rows
+            counted = {name: figures for name, figures in sets.items() if figures.get("energy")}
+            for name, figures in counted.items():
+                model, energy = next(iter(figures["energy"].items()))
+                main.setdefault(model, []).append(_row(result, tag, name, figures, energy))
+            if counted:
+                name, figures = list(counted.items())[-1]
+                rest = dict(list(figures["energy"].items())[1:])
+                others.append(([result["experiment"], tag, name], rest))
+    tables = [(f"Prices: `{model}`.", HEAD, rows) for model, rows in main.items()]
+    if models := list(dict.fromkeys(model for _, rest in others for model in rest)):
+        head = ["experiment", "decoding", "set"]
+        head += [f"{model}{memory}" for model in models for memory in ("", ", with memory")]
+        rows = [
+            first + [_short(rest.get(model), column) for model in models for column in COLUMNS]
+            for first, rest in others
+            if rest
+        ]
+        title = "Other prices, last set: mJ/s, and how many times less that is than of the twin."
+        tables.append((title, head, rows))
+    return tables
 
 
-HEAD = ["experiment", "decoding", "set", "cost model", "parameters", "firing rate", "sparsity %"]
-HEAD += ["SynOps/s", "MAC/s", "dense MAC/s"]
-HEAD += ["compute mJ/s", "twin", "ratio", "95 %", "with memory mJ/s", "twin", "ratio", "95 %"]
+def _short(energy: Mapping[str, Any] | None, column: str) -> str:
+    if energy is None:
+        return "–"
+    found = energy[column]
+    return f"{1e3 * found['joules_per_second']:.3g} ({found['ratio']:.2f})"
 
 
 def _row(
@@ -108,11 +138,10 @@ def _row(
     tag: str,
     name: str,
     figures: Mapping[str, Any],
-    model: str,
     energy: Mapping[str, Any],
 ) -> list[object]:
     rate, each = figures["sparsity"]["firing_rate"], figures["per_second"]
-    row = [result["experiment"], tag, name, model, f"{result['parameters'] or 0:,}"]
+    row = [result["experiment"], tag, name, f"{result['parameters'] or 0:,}"]
     row += ["–" if rate is None else f"{rate:.3f}", percent(figures, "activations")]
     row += [big(each[key]) for key in ("synops", "macs", "dense_macs")]
     for column in COLUMNS:

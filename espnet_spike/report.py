@@ -8,7 +8,7 @@ from typing import Any
 
 from espnet_spike.bootstrap import MIN_SPEAKERS, MIN_UTTERANCES, Interval
 from espnet_spike.comparison import compare, pool
-from espnet_spike.count_report import HEAD, energy_notes, energy_rows
+from espnet_spike.count_report import energy_notes, energy_tables
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.registry import ENCODERS
@@ -256,8 +256,10 @@ def render(
         "RTF: seconds of encoder and beam search, summed over the jobs, for a second of audio.",
         "",
     ]
-    if energy := energy_rows(results):
-        lines += ["## Operations and energy", "", *table(HEAD, energy, left=4), ""]
+    if tables := energy_tables(results):
+        lines += ["## Operations and energy", ""]
+        for title, head, rows in tables:
+            lines += [title, "", *table(head, rows, left=3), ""]
         lines += energy_notes(results)
     if pooled := pooled_table(experiments):
         lines += [
