@@ -14,11 +14,20 @@ from torch import Tensor, nn
 from espnet_spike.ark import ArkReader
 from espnet_spike.costs import COLUMNS, PRODUCTS, Cost, Costs, total
 from espnet_spike.counting import Counter
+from espnet_spike.describe import subsampling_factor
 from espnet_spike.energy import CostModel, describe_model, energy, ratio_interval
 from espnet_spike.errors import UserError
 from espnet_spike.execution import Execution
 from espnet_spike.feature_dir import FeatureDir
+from espnet_spike.firing import named_neurons
 from espnet_spike.kaldi_dir import read_table, write_lines
+from espnet_spike.neurobench_report import (
+    NEUROBENCH,
+    NOTES,
+    execution_rate,
+    static_metrics,
+    workload_metrics,
+)
 from espnet_spike.results import environment, portable_path
 from espnet_spike.twin import Twin
 
@@ -206,7 +215,9 @@ def count_sets(
     execution: Execution | None = None,
     fold_qk: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Count a trained model on sets and write ``count.json`` into the folder of each.
+    """Count a trained model on sets and write the results into the folder of each.
+
+    ``count.json`` has everything, ``neurobench.json`` the metrics under NeuroBench's names.
 
     Args:
         asr_exp: ``exp/<asr_tag>``.
@@ -268,8 +279,35 @@ def count_sets(
         }
         (out / name).mkdir(parents=True, exist_ok=True)
         write_lines(out / name / COUNT, [json.dumps(report, ensure_ascii=False)])
+        metrics = neurobench_metrics(model, result)
+        write_lines(out / name / NEUROBENCH, [json.dumps(metrics, ensure_ascii=False, indent=1)])
         results[name] = report
     return results
+
+
+def neurobench_metrics(model: nn.Module, result: SetCount) -> dict[str, Any]:
+    """Return what ``neurobench.json`` holds: of all that ran, and of the encoder alone.
+
+    Front end and encoder are one, as in the headline figures.
+    """
+    samples = len(result.utterances)
+    frames = sum(utt["frames"] for utt in result.utterances.values())
+    steps = max((neuron.T for neuron in named_neurons(model.encoder).values()), default=1)
+    factor = subsampling_factor(model)
+    rate = factor and execution_rate(frames, result.seconds, factor, steps)
+    encoder = {k: cost for k, cost in result.layers.items() if part_of(k[0]) in ENCODER}
+    return {
+        **static_metrics(model),
+        **workload_metrics(result.layers, samples),
+        "model_execution_rate": rate,
+        "encoder": {
+            **static_metrics(model.encoder),
+            **workload_metrics(encoder, samples),
+            "model_execution_rate": rate,
+        },
+        "samples": samples,
+        "notes": NOTES,
+    }
 
 
 def decoder_input(model: nn.Module, decoded: bool) -> str:

@@ -71,10 +71,8 @@ def describe_model(model: Any) -> dict[str, Any]:
     parameters["total"] = _count(model)
     own = encoder.describe() if hasattr(encoder, "describe") else {}
     length = OutputLength(model, None, 0)
-    factor = getattr(encoder, "subsampling_factor", None)
     shortest = None
     if length.exact_formula:
-        factor = factor or round(10_000 / length(10_000))
         shortest = next(frames for frames in range(1, 10_000) if length(frames) > 0)
     neurons = own.get("neurons") or {
         name: {"class": type(neuron).__name__} for name, neuron in named_neurons(encoder).items()
@@ -86,10 +84,21 @@ def describe_model(model: Any) -> dict[str, Any]:
             "decoder": _layers(model.decoder, "decoders"),
         },
         "output_size": encoder.output_size(),
-        "subsampling_factor": factor,
+        "subsampling_factor": subsampling_factor(model),
         "min_input_frames": shortest,
         "neurons": neurons,
     }
+
+
+def subsampling_factor(model: Any) -> int | None:
+    """Return how many frames of features make one of the encoder; None where that is not known."""
+    from espnet_spike.lengths import OutputLength
+
+    factor = getattr(model.encoder, "subsampling_factor", None)
+    length = OutputLength(model, None, 0)
+    if factor is None and length.exact_formula:
+        factor = round(10_000 / length(10_000))
+    return factor
 
 
 def format_description(description: Mapping[str, Any]) -> str:

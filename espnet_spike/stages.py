@@ -36,7 +36,7 @@ UNHASHED_OPTIONS = frozenset(
     {"--nj", "--inference_nj", "--ngpu", "--gpu_inference", "--num_workers", "--cache"}
 )
 # results of a later stage in a folder that is an input: they do not make it another input
-LATER_RESULTS = frozenset({"count.json"})
+LATER_RESULTS = frozenset({"count.json", "neurobench.json"})
 HASHED_BY_CONTENT = 64 << 20
 TAIL_LINES = 20
 

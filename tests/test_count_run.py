@@ -1,12 +1,14 @@
 """The count command on a trained model, and what reports make of its result."""
 
 import json
+import shutil
 
 import pytest
 import yaml
 
 from espnet_spike.bin import count, report
 from espnet_spike.costs import COLUMNS
+from espnet_spike.count_report import energy_tables
 from espnet_spike.count_run import part_of
 from tests import tiny_model
 from tests.experiments import make_experiment
@@ -15,7 +17,7 @@ MODELS = "horowitz45_fp32 lemaire45_int32"
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory):
+def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("count")
     texts = tiny_model.make_texts(5, seed=2)
     data = tiny_model.write_features(root / "dump" / "test", texts, seed=2, seconds=2.0)
@@ -25,7 +27,17 @@ def counted(tmp_path_factory):
     (out / "test" / "token_int").write_text("".join(f"{u} {h}\n" for u, h in hyps.items()))
     words = ["--asr_exp", str(tiny_model.tiny_experiment()), "--out", str(out)]
     count.main([*words, "--energy_model", MODELS, f"test={data}"])
-    return json.loads((out / "test" / "count.json").read_text())
+    return out / "test"
+
+
+@pytest.fixture(scope="module")
+def counted(folder):
+    return json.loads((folder / "count.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def neurobench(folder):
+    return json.loads((folder / "neurobench.json").read_text())
 
 
 def test_utterances_parts_operators_and_layers_agree(counted):
@@ -80,9 +92,62 @@ def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
     assert energy["compute"] == counted["energy"]["horowitz45_fp32"]["compute"]
     text = out.read_text()
     section = text[text.index("## Operations and energy") :].split("\n## ")[0]
-    assert section.count("|asr_tiny|") == 2 and "uncounted" not in section
+    assert "uncounted" not in section
     assert "Horowitz" in section and "Lemaire" in section
-    assert f"{energy['compute']['ratio']:.2f}" in section
+    # the first cost model has the long table, the others are columns of a short one
+    first, second = (line for line in section.splitlines() if line.startswith("|asr_tiny|"))
+    assert f"|{energy['compute']['ratio']:.2f}|" in first and first.count("|") == 18
+    other = figures["energy"]["lemaire45_int32"]
+    for column in ("compute", "total"):
+        assert f"({other[column]['ratio']:.2f})|" in second
+    assert "|lemaire45_int32|lemaire45_int32, with memory|" in section
+
+
+def test_energy_tables_show_every_set_once_and_other_prices_on_the_last(tmp_path, counted):
+    for name, sets in (("a", ("test_seen", "test")), ("b", ("test_seen", "test"))):
+        exp = make_experiment(tmp_path, name, {})
+        for test in sets:
+            folder = exp / "decode" / test
+            if not folder.exists():
+                shutil.copytree(exp / "decode/test", folder)
+            (folder / "count.json").write_text(json.dumps(counted))
+    out = tmp_path / "exp" / "RESULTS.md"
+    report.main(["--expdir", str(tmp_path / "exp"), "--corpus", "c", "--out", str(out)])
+    results = [
+        json.loads((tmp_path / "exp" / f"asr_{name}" / "results.json").read_text()) for name in "ab"
+    ]
+    (title, head, rows), (_, short_head, short) = energy_tables(results)
+    assert MODELS.split()[0] in title and "cost model" not in head
+    assert len({tuple(row[:3]) for row in rows}) == len(rows) == 4
+    last = list(results[0]["decodes"]["decode"])[-1]
+    assert [row[:3] for row in short] == [["asr_a", "decode", last], ["asr_b", "decode", last]]
+    assert all(len(row) == len(short_head) for row in short)
+    # all of it is in results.json
+    assert list(results[0]["decodes"]["decode"]["test_seen"]["energy"]) == MODELS.split()
+
+
+def test_metrics_have_the_names_of_neurobench(counted, neurobench):
+    def each(parts, column):
+        return sum(counted["parts"][part][column] for part in parts) / counted["utterances"]
+
+    parts = {None: list(counted["parts"]), "encoder": ["front_end", "encoder"]}
+    for scope, names in parts.items():
+        found = neurobench if scope is None else neurobench[scope]
+        everything = [found["synaptic_operations"], *found["beyond_neurobench"].values()]
+        for name, column in (("Effective_MACs", "macs"), ("Effective_ACs", "acs")):
+            assert sum(ops[name] for ops in everything) == pytest.approx(each(names, column))
+        assert found["membrane_updates"] == each(names, "updates")
+        assert found["footprint"] >= 4 * found["parameter_count"] > 0
+        assert found["connection_sparsity"] < 0.01
+    encoder = neurobench["encoder"]
+    assert encoder["activation_sparsity"] == pytest.approx(
+        counted["sparsity"]["activations"], abs=1e-6
+    )
+    assert neurobench["parameter_count"] == counted["parameters"]
+    assert encoder["parameter_count"] == counted["encoder_parameters"]
+    frames = sum(utt["frames"] for utt in counted["utts"].values())
+    assert neurobench["model_execution_rate"] == pytest.approx(frames / 10 / 4, abs=0.01)
+    assert neurobench["samples"] == 5 and neurobench["notes"]
 
 
 def test_a_spiking_encoder_has_another_twin(tmp_path):

@@ -467,51 +467,6 @@ def test_weights_prepared_ahead_cost_nothing():
     assert found["linear"].macs == 2 * 3 * 4
 
 
-def test_neurobench_definitions_hold_where_they_apply():
-    """NeuroBench 2.3: inputs and weights are made 0/1, the layer runs without bias, outputs add up.
-
-    An independent calculation of its effective operations on binary input (ACs) and on real input
-    (MACs); spikingjelly's synaptic operations on binary input are the same number.
-    """
-    torch.manual_seed(8)
-    for layer, shape in (
-        (nn.Linear(6, 5), (1, 9, 6)),
-        (nn.Conv1d(6, 5, 3, stride=2, padding=1), (1, 6, 9)),
-        (nn.Conv2d(3, 4, 3, padding=2, dilation=2, groups=1), (1, 3, 7, 8)),
-        (nn.Conv1d(6, 6, 3, padding=1, groups=6), (1, 6, 9)),
-    ):
-        ones = torch.ones_like(layer.weight)
-
-        def binarised(x, layer=layer, ones=ones):
-            mask = (x != 0).float()
-            if isinstance(layer, nn.Linear):
-                return float((mask @ ones.t()).sum())
-            return float(layer._conv_forward(mask, ones, None).sum())
-
-        real = torch.randn(shape).relu()
-        found = total(count(nn.Sequential(layer), real).costs.values())
-        assert found.macs == binarised(real) and found.acs == 0
-        last = FrameLIF(shape[1], v_th=0.2) if layer.__class__ is not nn.Linear else None
-        neuron = last or FrameLIF(6, v_th=0.2)
-
-        class Spiking(nn.Module):
-            def __init__(self, neuron=neuron, layer=layer):
-                super().__init__()
-                self.neuron, self.layer = neuron, layer
-
-            def forward(self, x):
-                if isinstance(self.layer, nn.Linear):
-                    return self.layer(self.neuron(x))
-                return self.layer(self.neuron(x.movedim(1, -1)).movedim(-1, 1))
-
-        model = Spiking()
-        with torch.inference_mode():
-            spikes = neuron(real if last is None else real.movedim(1, -1))
-            spikes = spikes if last is None else spikes.movedim(-1, 1)
-        found = products(count(model, real).costs)
-        assert found.acs == binarised(spikes) > 0 and found.macs == 0
-
-
 def test_every_column_is_a_running_sum():
     model = encoder()
     x, lengths = speech()

@@ -142,6 +142,7 @@ def test_a_later_result_in_an_input_folder_makes_it_no_other_input(tmp_path):
     (folder / "text").write_text("a")
     before = fingerprint(["x"], [folder])
     (folder / "count.json").write_text("{}")
+    (folder / "neurobench.json").write_text("{}")
     assert fingerprint(["x"], [folder]) == before
     (folder / "other.json").write_text("{}")
     assert fingerprint(["x"], [folder]) != before
