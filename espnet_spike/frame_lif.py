@@ -12,10 +12,17 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from espnet_spike import selective_scan_cpu
 from espnet_spike.carry import Stateful
 from espnet_spike.firing import Firing, Neuron
-from espnet_spike.lif import RESETS, charge, discharge, lif_step
+from espnet_spike.lif import (
+    RESETS,
+    can_compile,
+    charge,
+    discharge,
+    kernel_arguments,
+    lif_step,
+    surrogate_slope,
+)
 from espnet_spike.norms import MaskedBatchNorm
 from espnet_spike.options import choose
 from espnet_spike.scripted import scripted
@@ -71,11 +78,6 @@ class FrameLIF(Stateful, Neuron):
         self.surrogate = choose("surrogate", surrogate, SURROGATES)
         self.surrogate_alpha = surrogate_alpha
         self.mean_rate: Tensor | None = None
-
-    def slope(self, x: Tensor) -> Tensor:
-        """Return the surrogate derivative at ``x``, potential minus threshold."""
-        derivative, alpha = SURROGATES[self.surrogate]
-        return derivative(x, self.surrogate_alpha or alpha)
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return the potential before the first frame of ``x`` ``(B, L, ..., C)``, at rest."""
@@ -198,29 +200,25 @@ class _Compiled(torch.autograd.Function):
         x, v = x.contiguous(), v.clone(memory_format=torch.contiguous_format)
         h, spikes = torch.zeros_like(x), torch.zeros_like(x)
         counts = x.new_zeros(x.shape[:2])
-        conf = (neuron.tau, neuron.v_th, neuron.v_reset, neuron.reset == "soft", neuron.decay_input)
+        conf = kernel_arguments(neuron)
         kernels.forward(*_numpy(x, lengths, v, h, spikes, counts), *conf)
-        ctx.save_for_backward(h, spikes, lengths)
+        ctx.save_for_backward(h, lengths)
         ctx.neuron, ctx.kernels, ctx.conf = neuron, kernels, conf
         return spikes, v, counts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, grad_v, grad_counts):  # noqa: ANN001
-        h, spikes, lengths = ctx.saved_tensors
+        h, lengths = ctx.saved_tensors
         neuron = ctx.neuron
-        atan, slope = 0.0, h
-        if neuron.surrogate == "atan":
-            atan = neuron.surrogate_alpha or SURROGATES["atan"][1]
-        else:
-            slope = neuron.slope(h - neuron.v_th)
+        atan, slope = surrogate_slope(neuron, h)
         grad_x = torch.zeros_like(h)
         grad_v = grad_v.clone(memory_format=torch.contiguous_format)
         arrays = _numpy(
             *(x.contiguous() for x in (grad, grad_counts)),
-            *(grad_v, slope, h, spikes, lengths, grad_x),
+            *(grad_v, slope, h, lengths, grad_x),
         )
-        ctx.kernels.backward(*arrays, float(atan), *ctx.conf, neuron.detach_reset)
+        ctx.kernels.backward(*arrays, atan, *ctx.conf, neuron.detach_reset)
         return grad_x, grad_v, None, None, None
 
 
@@ -234,9 +232,7 @@ def _float(dtype: torch.dtype) -> torch.dtype:
 
 def _kernels(x: Tensor) -> SimpleNamespace | None:
     """Return the compiled recurrence where it can run; the loop does the same, slower."""
-    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return None
-    if not selective_scan_cpu.available():
+    if not can_compile(x):
         return None
     from espnet_spike import frame_lif_numba
 

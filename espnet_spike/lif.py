@@ -1,13 +1,17 @@
 """Leaky integrate-and-fire neurons over several time steps, binary (LIF) and integer (I-LIF)."""
 
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from espnet_spike import selective_scan_cpu
+from espnet_spike.checkpointing import inside_checkpoint
 from espnet_spike.firing import Firing, Neuron
 from espnet_spike.options import choose
-from espnet_spike.spikes import SpikeTrain
+from espnet_spike.spikes import LIFRecipe, SpikeTrain
 from espnet_spike.surrogate import SURROGATES, integer_spike, spike
 
 RESETS = ("hard", "soft")
@@ -50,10 +54,16 @@ def discharge(h: Tensor, s: Tensor, v_th: float, v_reset: float, soft: bool) -> 
 
 def report_firing(spikes: Tensor, mask: Tensor | None, levels: int) -> Firing:
     """Return the statistics of ``spikes`` ``(B, N, ...)`` over frames where ``mask`` is true."""
-    per_frame = spikes.detach().abs().flatten(2).sum(-1).double()
-    weight = torch.ones_like(per_frame) if mask is None else mask.to(per_frame.dtype)
-    numel = weight.sum() * spikes[0, 0].numel()
-    return Firing((per_frame * weight).sum(), numel, numel.new_full((), levels))
+    counts = spikes.detach().abs().flatten(2).sum(-1)
+    return frame_firing(counts, mask, spikes[0, 0].numel(), levels)
+
+
+def frame_firing(counts: Tensor, mask: Tensor | None, numel: int, levels: int) -> Firing:
+    """Return the statistics of ``counts`` ``(B, N)``, the spikes of ``numel`` activations each."""
+    counts = counts.double()
+    weight = torch.ones_like(counts) if mask is None else mask.to(counts.dtype)
+    total = weight.sum() * numel
+    return Firing((counts * weight).sum(), total, total.new_full((), levels))
 
 
 class LIF(Neuron):
@@ -108,9 +118,26 @@ class LIF(Neuron):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Emit 0/1 spikes, shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
+        dtype, shape = x.dtype, x.shape
+        if dtype in (torch.bfloat16, torch.float16):
+            x = x.float()
+        kernels = _kernels(x)
+        if kernels is None:
+            y = self._loop(x)
+            self.firing = report_firing(y, mask, levels=1)
+            return y.to(dtype)
+        rows = x.unflatten(0, (self.T, -1)).flatten(1, 2).flatten(2)
+        y, h, counts = _Compiled.apply(rows, self, kernels)
+        y = y.view(shape).to(dtype)
+        if torch.is_grad_enabled() and not inside_checkpoint():
+            y.recipe = LIFRecipe(h.detach(), self.v_th, dtype)
+        numel = rows.shape[2]
+        self.firing = frame_firing(counts.view(shape[:2]), mask, numel, levels=1)
+        return y
+
+    def _loop(self, x: Tensor) -> Tensor:
+        """Run as the equations read, in torch."""
         steps = x.view(self.T, -1, *x.shape[1:])
-        if x.dtype in (torch.bfloat16, torch.float16):
-            steps = steps.float()
         v = torch.full_like(steps[0], self.v_reset)
         spikes = []
         for step in steps:
@@ -126,13 +153,68 @@ class LIF(Neuron):
                 self.detach_reset,
             )
             spikes.append(s)
-        y = torch.cat(spikes)
-        self.firing = report_firing(y, mask, levels=1)
-        return y.to(x.dtype)
+        return torch.cat(spikes)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{self.dim}, T={self.T}, tau={self.tau}, v_th={self.v_th}, reset={self.reset}"
+
+
+class _Compiled(torch.autograd.Function):
+    """Spikes, potentials before the reset ``(T, R, K)`` and spikes a frame ``(T, R)``."""
+
+    @staticmethod
+    def forward(ctx, x, neuron, kernels):  # noqa: ANN001
+        x = x.contiguous()
+        h, spikes, counts = torch.empty_like(x), torch.empty_like(x), x.new_empty(x.shape[:2])
+        arrays = [tensor.detach().numpy() for tensor in (x, h, spikes, counts)]
+        kernels.forward(*arrays, *kernel_arguments(neuron))
+        ctx.save_for_backward(h)
+        ctx.mark_non_differentiable(h, counts)
+        ctx.neuron, ctx.kernels = neuron, kernels
+        return spikes, h, counts
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, *_):  # noqa: ANN001
+        (h,) = ctx.saved_tensors
+        neuron = ctx.neuron
+        atan, slope = surrogate_slope(neuron, h)
+        grad_x = torch.empty_like(h)
+        arrays = [tensor.numpy() for tensor in (grad.contiguous(), slope, h, grad_x)]
+        ctx.kernels.backward(*arrays, atan, *kernel_arguments(neuron), neuron.detach_reset)
+        return grad_x, None, None
+
+
+def kernel_arguments(neuron: Any) -> tuple:
+    """Return what the compiled kernels need of a ``LIF`` or ``FrameLIF``."""
+    return neuron.tau, neuron.v_th, neuron.v_reset, neuron.reset == "soft", neuron.decay_input
+
+
+def surrogate_slope(neuron: Any, h: Tensor) -> tuple[float, Tensor]:
+    """Return the parameter of ``atan``, which kernels compute, and a placeholder for the surrogate
+    derivative; or 0 and the derivative.
+    """
+    derivative, default = SURROGATES[neuron.surrogate]
+    alpha = default if neuron.surrogate_alpha is None else neuron.surrogate_alpha
+    if neuron.surrogate == "atan" and alpha:
+        return float(alpha), h
+    return 0.0, derivative(h - neuron.v_th, alpha)
+
+
+def can_compile(x: Tensor) -> bool:
+    """Return whether compiled kernels can take ``x``; where not, torch loops do the same."""
+    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    return selective_scan_cpu.available()
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    if not can_compile(x):
+        return None
+    from espnet_spike import lif_numba
+
+    return lif_numba
 
 
 class ILIF(Neuron):

@@ -73,13 +73,26 @@ class IMLSRecipe:
         return y.to(self.dtype)
 
 
+@dataclass(frozen=True)
+class LIFRecipe:
+    """How the spikes of a LIF neuron follow from its potentials before the reset."""
+
+    h: Tensor
+    v_th: float
+    dtype: torch.dtype
+
+    def cook(self) -> Tensor:
+        """Return the spikes again, shaped as ``h``."""
+        return (self.h >= self.v_th).to(self.dtype)
+
+
 def recomputing(y: Tensor) -> AbstractContextManager:
     """Let operations on a neuron's output keep its recipe instead of the output.
 
-    The neuron keeps its input for its own gradient, so that keeping the output as well would
-    double the memory of the activations; one element-wise pass makes it again.
+    The neuron keeps its input (LIF: its potentials) for its own gradient, so that keeping the
+    output as well would double the memory of the activations; one element-wise pass makes it again.
     """
-    recipe: IMLSRecipe | None = getattr(y, "recipe", None)
+    recipe: IMLSRecipe | LIFRecipe | None = getattr(y, "recipe", None)
     if recipe is None:
         return nullcontext()
     address, size, dtype = y.data_ptr(), y.numel(), y.dtype

@@ -1,12 +1,16 @@
 """LIF and I-LIF against the published dynamics."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_spike import lif
 from espnet_spike.lif import ILIF, LIF, lif_step
-from espnet_spike.surrogate import spike
+from espnet_spike.spikes import LIFRecipe, SpikeLinear
+from espnet_spike.surrogate import SURROGATES, spike
 
 
 def potentials(reset, x=1.5, steps=2, **conf):
@@ -80,6 +84,63 @@ def test_gradient_through_time(reset):
             slope = 1.0 if detach else 1 - surrogate
         expected = [surrogate * 0.5 * slope * 0.5, surrogate * 0.5]
         assert x.grad.flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "reset", "decay_input", "detach_reset"),
+    list(itertools.product(SURROGATES, ["hard", "soft"], [True, False], [True, False])),
+)
+def test_compiled_equals_the_loop(monkeypatch, surrogate, reset, decay_input, detach_reset):
+    mask = torch.arange(5) < torch.tensor([5, 3])[:, None]
+    for dtype, shape in ((torch.float32, (2, 5, 3, 7)), (torch.float64, (2, 5, 17))):
+        neuron = LIF(
+            shape[-1],
+            T=3,
+            tau=1.7,
+            v_reset=-0.1,
+            reset=reset,
+            decay_input=decay_input,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            surrogate_alpha=1.5,
+        )
+        make = torch.Generator().manual_seed(len(shape))
+        x = 2 * torch.randn(6, *shape[1:], generator=make, dtype=dtype)
+        upstream = torch.randn(x.shape, generator=make, dtype=dtype)
+        results = []
+        for kernels in (lif._kernels, lambda x: None):
+            with monkeypatch.context() as patch:
+                patch.setattr(lif, "_kernels", kernels)
+                leaf = x.clone().requires_grad_()
+                y = neuron(leaf, mask.repeat(3, 1))
+                y.backward(upstream)
+            firing = neuron.firing
+            results.append((y, leaf.grad, firing.count_sum, firing.numel))
+        (y, grad, *firing), (y_loop, grad_loop, *firing_loop) = results
+        assert 0 < y.mean() < 1
+        assert torch.equal(y, y_loop)
+        assert grad.any()
+        torch.testing.assert_close(grad, grad_loop)
+        assert firing == firing_loop
+
+
+def test_the_next_layer_recomputes_the_spikes(monkeypatch):
+    """It keeps the potentials in place of the spikes; the gradients are the same bit for bit."""
+    cooked = []
+    cook = LIFRecipe.cook
+    monkeypatch.setattr(LIFRecipe, "cook", lambda self: cooked.append(1) or cook(self))
+    results = []
+    for lean in (True, False):
+        torch.manual_seed(0)
+        neuron, linear = LIF(6, T=2), SpikeLinear(6, 3)
+        x = (2 * torch.randn(4, 5, 6)).requires_grad_()
+        y = neuron(x)
+        if not lean:
+            del y.recipe
+        linear(y).square().sum().backward()
+        assert len(cooked) == 1
+        results.append([x.grad, linear.weight.grad])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_bf16_spikes_as_fp32():
