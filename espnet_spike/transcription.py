@@ -4,6 +4,9 @@ Files of up to ``max_seconds`` are decoded as stage 10 decodes them: the same fe
 batches, the same search. Longer ones are cut first. From where the last piece ended, the encoder
 hears ``max_seconds``; the cut falls into the middle of the longest run of frames in which CTC finds
 blank most probable, in the later half of what it heard. Every sample belongs to exactly one piece.
+
+A greedy search cuts nothing: the encoder hears a file of any length in one pass, and CTC takes the
+most probable token of each frame.
 """
 
 import contextlib
@@ -26,6 +29,7 @@ from espnet_spike.transcripts import Piece, Transcript, Word, token_words
 
 logger = logging.getLogger("transcribe")
 EARLIEST = 0.5  # of what was heard: no cut before
+CTC_FRAMES = 4096  # of the vocabulary's probabilities at once: an hour's would take gigabytes
 ENDINGS = ".wav .flac .ogg .opus .mp3 .sph .aiff .aif .aifc .au .w64 .caf .rf64 .snd".split()
 
 
@@ -153,6 +157,10 @@ class Recognizer:
         Raises:
             UserError: the model has no CTC.
         """
+        return np.concatenate([part.cpu().numpy() for part in self._log_posteriors(features)])
+
+    def _log_posteriors(self, features: np.ndarray) -> Iterator[Any]:
+        """Encode features ``(T, D)`` in one pass; yield log-probabilities of frames in turn."""
         import torch
 
         if self.model.ctc is None:
@@ -163,9 +171,39 @@ class Recognizer:
         speech = torch.from_numpy(features)[None].to(self.speech2text.device)
         lengths = torch.tensor([len(features)], device=speech.device)
         with torch.no_grad():
-            encoded, olens = self.model.encode(speech, lengths)
+            with linear_masks():
+                encoded, olens = self.model.encode(speech, lengths)
             encoded = encoded[0] if isinstance(encoded, tuple) else encoded
-            return self.model.ctc.log_softmax(encoded)[0, : int(olens[0])].cpu().numpy()
+            for part in encoded[:, : int(olens[0])].split(CTC_FRAMES, dim=1):
+                yield self.model.ctc.log_softmax(part)[0]
+
+    def greedy(self, features: np.ndarray) -> tuple[list[int], list[tuple[int, int]], int, float]:
+        """Take the most probable token of every frame of features ``(T, D)``, in one pass.
+
+        Returns:
+            the tokens without blanks and repetitions, the frames ``(first, last + 1)`` of each, the
+            number of frames ``T'``, and the log-probability of the path.
+
+        Raises:
+            UserError: the model has no CTC.
+        """
+        from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+        best: list[np.ndarray] = []
+        score = 0.0
+        try:
+            for part in self._log_posteriors(features):
+                values, indices = part.max(dim=-1)
+                score += float(values.double().sum())
+                best.append(indices.cpu().numpy())
+        except TooShortUttError:
+            return [], [], 0, 0.0
+        path = np.concatenate(best)
+        starts = np.flatnonzero(np.diff(path, prepend=-1))
+        ends = np.append(starts[1:], len(path))
+        said = [(int(path[a]), (int(a), int(b))) for a, b in zip(starts, ends, strict=True)]
+        said = [(token, span) for token, span in said if token != 0]
+        return [token for token, _ in said], [span for _, span in said], len(path), score
 
     def decode(self, batch: Sequence[np.ndarray]) -> list[tuple[str, list[int], float]]:
         """Return text, tokens and score of each utterance, as ESPnet's inference does.
@@ -215,19 +253,28 @@ class Recognizer:
         self, features: np.ndarray, ids: Sequence[int], start: float, seconds: float
     ) -> tuple:
         """Return the words of a piece with their times, and whether these are from an alignment."""
-        tokens = [self.model.token_list[i] for i in ids]
-        groups = token_words(tokens, self.token_type or "bpe")
-        spans = None
-        if ids:
-            posteriors = self.log_posteriors(features)
-            spans = align(posteriors, ids)
+        if not ids:
+            return (), True
+        posteriors = self.log_posteriors(features)
+        return self.timed(ids, align(posteriors, ids), len(posteriors), start, seconds)
+
+    def timed(
+        self,
+        ids: Sequence[int],
+        spans: Sequence[tuple[int, int]] | None,
+        frames: int,
+        start: float,
+        seconds: float,
+    ) -> tuple:
+        """Return the words of tokens said in ``spans`` of ``frames``, or spread evenly."""
+        groups = token_words([self.model.token_list[i] for i in ids], self.token_type or "bpe")
         if not groups:
             return (), True
         if spans is None:
             step = seconds / len(groups)
             times = [(n * step, (n + 1) * step) for n in range(len(groups))]
         else:
-            frame = seconds / len(posteriors)
+            frame = seconds / frames
             times = [(spans[a][0] * frame, spans[b - 1][1] * frame) for _, a, b in groups]
         found = (
             Word(word, round(start + first, 3), round(start + last, 3))
@@ -236,14 +283,19 @@ class Recognizer:
         return tuple(found), spans is not None
 
     def transcribe(
-        self, files: Mapping[str, Path], times: bool = False, max_seconds: float = 30.0
+        self,
+        files: Mapping[str, Path],
+        times: bool = False,
+        max_seconds: float = 30.0,
+        search: str = "beam",
     ) -> Iterator[Transcript]:
         """Transcribe files; yield each transcript when it is complete.
 
         Args:
             files: name -> file.
             times: find when each word is said.
-            max_seconds: of an utterance; longer files are cut.
+            max_seconds: of an utterance; longer files are cut, but not for a greedy search.
+            search: ``beam``, or ``greedy`` CTC over the whole file.
 
         Raises:
             UserError: a file that cannot be read; before anything is decoded.
@@ -255,6 +307,9 @@ class Recognizer:
         for name, path in files.items():
             info = inspect(parse_source(str(path), name), name)
             seconds[name] = info.duration
+        if search == "greedy":
+            yield from self._transcribe_greedily(files, seconds, times)
+            return
         short = {name for name in files if seconds[name] <= max_seconds}
         frames = {name: self.front_end.frames(round(seconds[name] * fs)) for name in short}
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
@@ -281,6 +336,19 @@ class Recognizer:
                     bar.update(sum(s.last - s.first for s in part) / fs)
                 yield transcript
 
+    def _transcribe_greedily(
+        self, files: Mapping[str, Path], seconds: Mapping[str, float], times: bool
+    ) -> Iterator[Transcript]:
+        tokenizer = self.speech2text.tokenizer
+        for name, path in files.items():
+            features = self.front_end(self.audio(path, name), name)
+            ids, spans, frames, score = self.greedy(features) if len(features) else ([], [], 0, 0.0)
+            said = [self.model.token_list[i] for i in ids]
+            text = "" if tokenizer is None else tokenizer.tokens2text(said).strip()
+            words = self.timed(ids, spans, frames, 0.0, seconds[name])[0] if times else ()
+            piece = Piece(0.0, round(seconds[name], 3), text, score, words, True)
+            yield Transcript(name, str(path), seconds[name], [piece])
+
     def _pieces(self, stretches: list[tuple[Stretch, np.ndarray]], times: bool) -> list[Piece]:
         """Decode stretches with their features; those without a frame are blank."""
         heard = [features for _, features in stretches if len(features)]
@@ -294,6 +362,30 @@ class Recognizer:
                 words, aligned = self.words(features, ids, start, end - start)
             pieces.append(Piece(round(start, 3), round(end, 3), text, score, words, aligned))
         return pieces
+
+
+@contextlib.contextmanager
+def linear_masks() -> Iterator[None]:
+    """Let ESPnet's normalization mask padding in memory linear in the length.
+
+    ESPnet makes that mask from a square of frames, 130 GB for an hour.
+    """
+    import torch
+    from espnet2.layers import global_mvn, utterance_mvn
+
+    def make_pad_mask(ilens: torch.Tensor, xs: torch.Tensor, length_dim: int = 1) -> torch.Tensor:
+        frames = torch.arange(xs.shape[length_dim], device=xs.device)
+        return (frames >= ilens.to(xs.device)[:, None])[..., None].expand_as(xs)
+
+    modules = (global_mvn, utterance_mvn)
+    before = [module.make_pad_mask for module in modules]
+    for module in modules:
+        module.make_pad_mask = make_pad_mask
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, before, strict=True):
+            module.make_pad_mask = function
 
 
 def quietest(log_posteriors: np.ndarray, earliest: float) -> float:

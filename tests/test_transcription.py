@@ -1,5 +1,6 @@
 """Transcribing files is decoding them; cutting loses and repeats nothing."""
 
+import importlib
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ from espnet_spike.bin import decode, fbank, pack, transcribe
 from espnet_spike.errors import UserError
 from espnet_spike.front_end import FEATURES, FrontEnd, hand_on
 from espnet_spike.kaldi_dir import DataDir, read_table
-from espnet_spike.transcription import Recognizer, align, find_audio, quietest
+from espnet_spike.transcription import Recognizer, align, find_audio, linear_masks, quietest
 from tests.tiny_model import DIMENSION, tiny_experiment
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -147,6 +149,39 @@ def test_a_long_file_is_the_sum_of_its_pieces(recipe, recognizer, tmp_path):
     alone = {t.name: t.text for t in recognizer.transcribe(single, max_seconds=4.0)}
     same = [alone[f"p{n}"] == piece.text for n, piece in enumerate(pieces)]
     assert sum(same) >= len(same) - 1  # another batch may tip a near tie
+
+
+def test_a_greedy_search_hears_the_whole_in_one_pass(recipe, recognizer, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "long.wav", babble(40.0, 7), RATE)
+    files = {"long": tmp_path / "long.wav"}
+    features = recognizer.front_end(recognizer.audio(files["long"], "long"))
+    posteriors = recognizer.log_posteriors(features)
+    best = posteriors.argmax(axis=1)
+    expected = [int(k) for k, _ in itertools.groupby(best) if k != 0]
+
+    monkeypatch.setattr("espnet_spike.transcription.CTC_FRAMES", 7)
+    ids, spans, frames, score = recognizer.greedy(features)
+    assert ids == expected and frames == len(posteriors)
+    assert score == pytest.approx(posteriors.max(axis=1).sum(), rel=1e-5)
+    assert all((best[a:b] == token).all() for token, (a, b) in zip(ids, spans, strict=True))
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(spans))
+
+    (transcript,) = recognizer.transcribe(files, True, max_seconds=4.0, search="greedy")
+    (piece,) = transcript.pieces
+    assert (piece.start, piece.end) == (0, 40.0)
+    assert piece.text.split() == [word.word for word in piece.words] and piece.words
+
+
+@pytest.mark.parametrize("name", ["global_mvn", "utterance_mvn"])
+def test_masks_that_are_linear_are_those_of_espnet(name):
+    module = importlib.import_module(f"espnet2.layers.{name}")
+    lengths, xs = torch.tensor([3, 7, 1]), torch.zeros(3, 7, 2)
+    theirs = module.make_pad_mask
+    with linear_masks():
+        assert module.make_pad_mask is not theirs
+        mask = module.make_pad_mask(lengths, xs, 1)
+    assert module.make_pad_mask is theirs
+    assert torch.equal(mask, theirs(lengths, xs, 1).expand_as(xs))
 
 
 class Hearing(Recognizer):

@@ -31,6 +31,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fbank_config", type=Path, help="features, if not known from the model")
     parser.add_argument("--fs", type=int, help="rate of the features in Hz, if not known")
     parser.add_argument("--max_seconds", type=float, default=30.0, help="longer files are cut")
+    parser.add_argument(
+        "--search",
+        choices=["beam", "greedy"],
+        default="beam",
+        help="greedy: the best CTC path over the whole file, encoded in one pass",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser
 
@@ -58,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     form = FORMATS[args.format]
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-    found = recognizer.transcribe(files, args.format in WITH_TIMES, args.max_seconds)
+    times = args.format in WITH_TIMES
+    found = recognizer.transcribe(files, times, args.max_seconds, args.search)
     for transcript in found:
         if args.out is None:
             sys.stdout.write(form(transcript))
