@@ -1,11 +1,92 @@
 """Directories of extracted features, as the later stages take them."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import read_table, speakers_to_utterances, write_table
+from espnet_spike.kaldi_dir import (
+    iter_table,
+    read_table,
+    replacing,
+    speakers_to_utterances,
+    write_table,
+)
+
+TABLES = ("feats.scp", "feats_shape", "utt2dur", "text", "utt2spk")
+
+
+class Row(NamedTuple):
+    """What a feature directory holds of an utterance; see `FeatureDir`."""
+
+    utt: str
+    feats: str
+    frames: int
+    dim: int
+    duration: str
+    text: str
+    speaker: str
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    """Yield the utterances of a feature directory in order, without holding them in memory.
+
+    Raises:
+        UserError: a table is missing or malformed, or the tables do not agree.
+    """
+    for name in TABLES:
+        _check_table(path, name)
+    tables = [iter_table(path / name) for name in TABLES]
+    for entries in zip_longest(*tables, fillvalue=("", "")):
+        keys = [key for key, _ in entries]
+        for name, key in zip(TABLES, keys, strict=True):
+            if key != keys[0]:
+                raise _differ(path, name, min(filter(None, (key, keys[0]))))
+        feats, shape, duration, text, speaker = (value for _, value in entries)
+        try:
+            frames, dim = map(int, shape.split(","))
+        except ValueError as error:
+            raise UserError(f"{path}: malformed feats_shape: {error}") from error
+        yield Row(keys[0], feats, frames, dim, duration, text, speaker)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> int:
+    """Write a feature directory from utterances in order; return how many.
+
+    Memory grows by the names in ``spk2utt`` only. Nothing is written when there is no row.
+    """
+    spk2utt: dict[str, list[str]] = {}
+    count = 0
+    with contextlib.ExitStack() as stack:
+        files: list[IO[str]] = []
+        for row in rows:
+            count += 1
+            if not files:
+                path.mkdir(parents=True, exist_ok=True)
+                # feats.scp last: it says that the directory is complete
+                files = [stack.enter_context(replacing(path / name)) for name in TABLES[::-1]]
+            shape = f"{row.frames},{row.dim}"
+            values = (row.speaker, row.text, row.duration, shape, row.feats)
+            for file, value in zip(files, values, strict=True):
+                file.write(f"{row.utt} {value}".rstrip() + "\n")
+            spk2utt.setdefault(row.speaker, []).append(row.utt)
+        if count:
+            write_table(path / "spk2utt", {spk: " ".join(utts) for spk, utts in spk2utt.items()})
+    return count
+
+
+def _check_table(path: Path, name: str) -> None:
+    if not (path / name).exists():
+        raise UserError(f"{path}: no {name}", "stage 3 (fbank) makes it")
+
+
+def _differ(path: Path, name: str, utt: str) -> UserError:
+    return UserError(
+        f"{path}: feats.scp and {name} differ, for example in {utt}", "run stage 3 (fbank) again"
+    )
 
 
 @dataclass
@@ -33,19 +114,12 @@ class FeatureDir:
         Raises:
             UserError: a table is missing or malformed, or the tables do not agree.
         """
-        if not (path / "feats.scp").exists():
-            raise UserError(f"{path}: no feats.scp", "stage 3 (fbank) makes it")
-        tables = {
-            name: read_table(path / name)
-            for name in ("feats.scp", "feats_shape", "utt2dur", "text", "utt2spk")
-        }
+        _check_table(path, "feats.scp")
+        tables = {name: read_table(path / name) for name in TABLES}
         for name, table in tables.items():
-            other = set(tables["feats.scp"]) ^ set(table)
+            other = tables["feats.scp"].keys() ^ table.keys()
             if other:
-                raise UserError(
-                    f"{path}: feats.scp and {name} differ, for example in {min(other)}",
-                    "run stage 3 (fbank) again",
-                )
+                raise _differ(path, name, min(other))
         try:
             shapes = {}
             for utt, value in tables["feats_shape"].items():

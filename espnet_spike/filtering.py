@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from espnet_spike.feature_dir import FeatureDir
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -13,21 +11,15 @@ class Limits:
     max_frames: int = 3000
 
 
-def split_by_length(data: FeatureDir, limits: Limits) -> tuple[FeatureDir, dict[str, str]]:
-    """Leave out utterances that are too short, too long, or shorter than their transcript.
+def reason_to_drop(frames: int, text: str, limits: Limits) -> str:
+    """Return why an utterance cannot be used, empty if it can.
 
-    Returns:
-        The utterances kept; those dropped with the reason.
+    It may be too short, too long, shorter than its transcript, or without one.
     """
-    dropped: dict[str, str] = {}
-    for utt, (frames, _) in data.shapes.items():
-        characters = len(data.text[utt])
-        if frames < limits.min_frames:
-            dropped[utt] = f"too short: {frames} frames"
-        elif frames > limits.max_frames:
-            dropped[utt] = f"too long: {frames} frames"
-        elif characters > frames:
-            dropped[utt] = f"text longer than audio: {characters} characters, {frames} frames"
-        elif not characters:
-            dropped[utt] = "no text"
-    return data.subset(utt for utt in data.feats if utt not in dropped), dropped
+    if frames < limits.min_frames:
+        return f"too short: {frames} frames"
+    if frames > limits.max_frames:
+        return f"too long: {frames} frames"
+    if len(text) > frames:
+        return f"text longer than audio: {len(text)} characters, {frames} frames"
+    return "" if text else "no text"

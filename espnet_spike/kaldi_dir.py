@@ -5,12 +5,15 @@ A data directory holds tables, one entry a line, key first: ``wav.scp`` (or ``fe
 ``utt2speed`` is ours: the speed factor that feature extraction applies to an utterance.
 """
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from espnet_spike.errors import UserError
 
@@ -27,61 +30,84 @@ class Segment:
     end: float
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 file without line ends, a byte order mark or blank lines.
+def iter_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file without line ends, a byte order mark or blank lines.
 
     Raises:
         UserError: no such file, or a line that is not UTF-8 (named by its number).
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                line = line.removesuffix(b"\n")
+                try:
+                    decoded = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{path}, line {number}: not UTF-8 (byte {error.start + 1} of "
+                        f"{line[:60]!r})",
+                        "convert the file, for example with iconv -f latin1 -t utf-8",
+                    ) from error
+                if decoded.strip():
+                    yield decoded.rstrip("\r")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    lines = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            decoded = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: not UTF-8 (byte {error.start + 1} of {line[:60]!r})",
-                "convert the file, for example with iconv -f latin1 -t utf-8",
-            ) from error
-        if decoded.strip():
-            lines.append(decoded.rstrip("\r"))
-    return lines
 
 
-def read_table(path: Path) -> dict[str, str]:
-    """Read a ``key value`` table; a line with a key alone has the empty value.
+def read_lines(path: Path) -> list[str]:
+    """Return the lines that `iter_lines` yields."""
+    return list(iter_lines(path))
+
+
+def iter_table(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield key and value of each line of a table; a line with a key alone has the empty value.
 
     Key and value part at the first spaces or tabs, so a value (a path, a sentence) may hold spaces.
 
     Raises:
-        UserError: unreadable, not UTF-8, or a key given twice.
+        UserError: unreadable, not UTF-8, or a key with white space in it.
     """
-    table: dict[str, str] = {}
-    for line in read_lines(path):
+    for line in iter_lines(path):
         key, *rest = re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1)
         if len(key.split()) != 1:
             raise UserError(
                 f"{path}: key {key!r} holds white space",
                 "ESPnet splits keys at any Unicode white space; rename the utterance",
             )
+        yield key, rest[0].strip() if rest else ""
+
+
+def read_table(path: Path) -> dict[str, str]:
+    """Read a table; see `iter_table`.
+
+    Raises:
+        UserError: unreadable, not UTF-8, or a key given twice.
+    """
+    table: dict[str, str] = {}
+    for key, value in iter_table(path):
         if key in table:
             raise UserError(f"{path}: {key} is given twice", "keep one of the two lines")
-        table[key] = rest[0].strip() if rest else ""
+        table[key] = value
     return table
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a file under a temporary name; rename it at the end, remove it after an error."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines under a temporary name, then rename: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def write_table(path: Path, table: Mapping[str, object]) -> None:
@@ -165,7 +191,8 @@ class DataDir:
             raise UserError(f"{path}/text: missing", "one line an utterance: its id, its words")
         if not (path / "wav.scp").exists() and not (path / "feats.scp").exists():
             raise UserError(f"{path}: neither wav.scp nor feats.scp")
-        utt2spk = table("utt2spk")
+        # one string a speaker, not one an utterance
+        utt2spk = {utt: sys.intern(speaker) for utt, speaker in table("utt2spk").items()}
         if not utt2spk:
             for speaker, utterances in table("spk2utt").items():
                 utt2spk |= dict.fromkeys(utterances.split(), speaker)
@@ -207,10 +234,6 @@ class DataDir:
                 (path / name).unlink(missing_ok=True)
         (path / "dropped.txt").unlink(missing_ok=True)
 
-    def audio_keys(self) -> set[str]:
-        """Return the utterances that have audio or features."""
-        return set(self.segments or self.wav or self.feats)
-
     def source(self, utt: str) -> tuple[str, float, float]:
         """Return ``(wav.scp value, start, end)`` of an utterance; seconds, end -1 is the end."""
         if self.segments:
@@ -248,31 +271,39 @@ def mend(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
     if not utt2spk:
         utt2spk = {utt: utt for utt in data.text}
         notes.append("no utt2spk: each utterance counts as a speaker of its own")
-    text = {utt: " ".join(words.split()) for utt, words in data.text.items()}
-    required = {
-        "no audio": data.audio_keys(),
-        "not in text": set(text),
-        "not in utt2spk": set(utt2spk),
-    }
-    if data.segments:
-        required["its recording is not in wav.scp"] = {
-            utt for utt, segment in data.segments.items() if segment.recording in data.wav
-        }
+    text = {utt: _single_spaces(words) for utt, words in data.text.items()}
+    audio = data.segments or data.wav or data.feats
+    required = {"no audio": audio, "not in text": text, "not in utt2spk": utt2spk}
     if data.utt2speed:
-        required["not in utt2speed"] = set(data.utt2speed)
-    for utt in sorted(set().union(*required.values()) | set(data.segments)):
-        for reason, keys in required.items():
-            if utt not in keys:
+        required["not in utt2speed"] = data.utt2speed
+
+    def why_not(utt: str) -> str:
+        for reason, table in required.items():
+            if utt not in table:
+                return reason
+        if data.segments and data.segments[utt].recording not in data.wav:
+            return "its recording is not in wav.scp"
+        if not text[utt]:
+            return "empty text"
+        if not utt2spk[utt] or len(utt2spk[utt].split()) != 1:
+            return "its speaker in utt2spk is not one word"
+        return ""
+
+    # no set of all utterances: there may be ten million
+    for table in required.values():
+        for utt in table:
+            if (table is text or utt not in text) and (reason := why_not(utt)):
                 dropped[utt] = reason
-                break
-        else:
-            if not text[utt]:
-                dropped[utt] = "empty text"
-            elif not utt2spk[utt] or len(utt2spk[utt].split()) != 1:
-                dropped[utt] = "its speaker in utt2spk is not one word"
-    kept = set(text) - set(dropped)
     mended = DataDir(data.wav, data.feats, data.segments, text, utt2spk, data.utt2speed)
-    return mended.subset(kept), dropped, notes
+    if dropped or data.segments or (data.wav and data.feats):
+        mended = mended.subset(utt for utt in text if utt not in dropped)
+    return mended, dict(sorted(dropped.items())), notes
+
+
+def _single_spaces(words: str) -> str:
+    """Return the words with single spaces between them: the same object if they are so already."""
+    joined = " ".join(words.split())
+    return words if joined == words else joined
 
 
 def backup(path: Path) -> Path:

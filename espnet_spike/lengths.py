@@ -6,7 +6,7 @@ utterance that has fewer an infinite loss, or stops at a batch of too short ones
 
 import bisect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import read_table, write_table
+from espnet_spike.kaldi_dir import iter_table, read_table, replacing
 
 
 class OutputLength:
@@ -96,34 +96,34 @@ def drop_short(
     Raises:
         UserError: nothing is left, or the files do not name the same utterances.
     """
-    frames, tokens = _first_sizes(speech_shape), _first_sizes(text_shape)
-    odd = sorted(frames.keys() ^ tokens.keys())
-    if odd:
-        raise UserError(
-            f"{speech_shape} and {text_shape} differ in {len(odd)} utterances, first: {odd[0]}",
-            "run the stats stage again",
-        )
+    # two passes over the files: there may be ten million lines
     # a transcript can only fail on its repeats if it would fail with every neighbour equal
     doubtful = {
         utt
-        for utt, count in tokens.items()
-        if ctc and count > 0 and not length.reaches(frames[utt], 2 * count - 1)
+        for utt, frames, count, _ in _sizes(speech_shape, text_shape)
+        if ctc and count > 0 and not length.reaches(frames, 2 * count - 1)
     }
-    needed = {utt: count if ctc else 1 for utt, count in tokens.items()}
+    needed = {}
     if doubtful:
-        transcripts = read_table(text)
-        needed |= {utt: ctc_frames(tokenize(transcripts[utt])) for utt in doubtful}
+        transcripts = ((utt, words) for utt, words in iter_table(text) if utt in doubtful)
+        needed = {utt: ctc_frames(tokenize(words)) for utt, words in transcripts}
     dropped = []
-    for utt, count in tokens.items():
-        if count == 0:
-            dropped.append((utt, "empty transcript"))
-        elif not length.reaches(frames[utt], 1):
-            dropped.append((utt, f"{frames[utt]} frames are too few for the subsampling"))
-        elif not length.reaches(frames[utt], needed[utt]):
-            reason = f"{length(frames[utt])} encoder frames, CTC needs {needed[utt]}"
-            dropped.append((utt, reason))
-    names = {utt for utt, _ in dropped}
-    if len(names) == len(frames):
+    kept = 0
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with replacing(out_dir / "speech_shape") as speech, replacing(out_dir / "text_shape") as tokens:
+        for utt, frames, count, values in _sizes(speech_shape, text_shape):
+            enough = needed.get(utt, count) if ctc else 1
+            if count == 0:
+                dropped.append((utt, "empty transcript"))
+            elif not length.reaches(frames, 1):
+                dropped.append((utt, f"{frames} frames are too few for the subsampling"))
+            elif not length.reaches(frames, enough):
+                dropped.append((utt, f"{length(frames)} encoder frames, CTC needs {enough}"))
+            else:
+                kept += 1
+                for file, value in zip((speech, tokens), values, strict=True):
+                    file.write(f"{utt} {value}\n")
+    if not kept:
         raise UserError(
             f"no utterance of {speech_shape} is long enough for this encoder, first: "
             f"{dropped[0][0]}: {dropped[0][1]}"
@@ -131,16 +131,32 @@ def drop_short(
             else f"{speech_shape} is empty",
             "take a smaller subsampling (encoder_conf input_layer), larger tokens, or check data",
         )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for source, name in ((speech_shape, "speech_shape"), (text_shape, "text_shape")):
-        kept = {utt: shape for utt, shape in read_table(source).items() if utt not in names}
-        write_table(out_dir / name, kept)
     return dropped
 
 
-def _first_sizes(path: Path) -> dict[str, int]:
+def _sizes(speech_shape: Path, text_shape: Path) -> Iterator[tuple[str, int, int, tuple[str, str]]]:
+    """Yield utterance, frames, tokens and both shapes, line by line."""
+    tables = (iter_table(speech_shape), iter_table(text_shape))
+    for (utt, speech), (other, tokens) in itertools.zip_longest(*tables, fillvalue=("", "")):
+        if utt != other:
+            odd = sorted(read_table(speech_shape).keys() ^ read_table(text_shape).keys())
+            raise UserError(
+                f"{speech_shape} and {text_shape} differ in {len(odd)} utterances, first: {odd[0]}"
+                if odd
+                else f"{speech_shape} and {text_shape} are not in the same order",
+                "run the stats stage again",
+            )
+        yield (
+            utt,
+            _first_size(speech_shape, speech),
+            _first_size(text_shape, tokens),
+            (speech, tokens),
+        )
+
+
+def _first_size(path: Path, shape: str) -> int:
     try:
-        return {utt: int(shape.split(",")[0]) for utt, shape in read_table(path).items()}
+        return int(shape.split(",")[0])
     except ValueError:
         raise UserError(f"{path}: malformed shape", "run the stats stage (7) again") from None
 

@@ -39,12 +39,12 @@ def count_units(texts: Iterable[str], token_type: str) -> Counter[str]:
 
 
 def train_sentencepiece(
-    texts: list[str], size: int, mode: str, warn: Callable[[str], None]
+    texts: Iterable[str], size: int, mode: str, warn: Callable[[str], None]
 ) -> bytes:
     """Train a sentencepiece model on transcripts.
 
     Args:
-        texts: transcripts.
+        texts: transcripts; gone through a second time if the size does not fit.
         size: pieces wanted, ``<unk>`` among them.
         mode: ``unigram`` or ``bpe``.
         warn: called with a sentence when the text does not allow the size and the nearest possible

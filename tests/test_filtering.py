@@ -5,16 +5,18 @@ from hypothesis import strategies as st
 from espnet_spike.bin import filter_utts
 from espnet_spike.errors import UserError
 from espnet_spike.feature_dir import FeatureDir
-from espnet_spike.filtering import Limits, split_by_length
+from espnet_spike.filtering import Limits, reason_to_drop
 from tests.test_feature_dir import make
 
 
 def test_what_training_cannot_use_is_dropped_with_the_reason():
     data = make({"fits": 100, "short": 9, "edge": 10, "long": 3001, "limit": 3000, "dense": 12})
     data.text |= {"dense": "A" * 13, "edge": "A" * 10}
-    kept, dropped = split_by_length(data, Limits(10, 3000))
-    assert set(kept.feats) == {"fits", "edge", "limit"}
-    assert dropped == {
+    reasons = {
+        utt: reason_to_drop(frames, data.text[utt], Limits(10, 3000))
+        for utt, (frames, _) in data.shapes.items()
+    }
+    assert reasons == dict.fromkeys(("fits", "edge", "limit"), "") | {
         "short": "too short: 9 frames",
         "long": "too long: 3001 frames",
         "dense": "text longer than audio: 13 characters, 12 frames",
@@ -27,9 +29,18 @@ def test_what_training_cannot_use_is_dropped_with_the_reason():
     st.integers(0, 50),
 )
 @settings(deadline=None)
-def test_every_utterance_is_kept_within_the_limits_or_accounted_for(frames, low, span):
-    data = make(frames)
-    kept, dropped = split_by_length(data, Limits(low, low + span))
+def test_every_utterance_is_kept_within_the_limits_or_accounted_for(
+    tmp_path_factory, frames, low, span
+):
+    folder, data = tmp_path_factory.mktemp("filter"), make(frames)
+    data.write(folder / "org")
+    try:
+        dropped = filter_utts.filter_dir(folder / "org", folder / "new", Limits(low, low + span))
+    except UserError:
+        assert not (folder / "new").exists()
+        return
+    kept = FeatureDir.read(folder / "new")
+    assert kept == data.subset(kept.feats)  # written line by line, as a whole directory is
     assert set(kept.feats) | set(dropped) == set(data.feats)
     assert not set(kept.feats) & set(dropped)
     assert all(low <= t <= low + span and t >= 3 for t, _ in kept.shapes.values())

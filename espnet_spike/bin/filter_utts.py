@@ -2,13 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
-from espnet_spike.feature_dir import FeatureDir
-from espnet_spike.filtering import Limits, split_by_length
+from espnet_spike.feature_dir import Row, iter_rows, write_rows
+from espnet_spike.filtering import Limits, reason_to_drop
 from espnet_spike.front_end import hand_on
 from espnet_spike.kaldi_dir import write_table
 
@@ -34,23 +34,30 @@ def filter_dir(source: Path, target: Path, limits: Limits) -> dict[str, str]:
     Raises:
         UserError: nothing is left.
     """
-    data = FeatureDir.read(source)
-    kept, dropped = split_by_length(data, limits)
+    dropped: dict[str, str] = {}
+
+    def kept() -> Iterator[Row]:
+        for row in iter_rows(source):
+            if reason := reason_to_drop(row.frames, row.text, limits):
+                dropped[row.utt] = reason
+            else:
+                yield row
+
+    count = write_rows(target, kept())
     counts = Counter(reason.partition(":")[0] for reason in dropped.values())
     summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
-    if not kept.feats:
+    if not count:
         raise UserError(
             f"{source}: no utterance is left (dropped: {summary})",
             "change --min_frames or --max_frames, or look at the data",
         )
-    kept.write(target)
     hand_on(source, target)
     write_table(target / "dropped.txt", dropped)
     logger.info(
         "%s: %d of %d utterances kept; dropped: %s",
         target,
-        len(kept.feats),
-        len(data.feats),
+        count,
+        count + len(dropped),
         summary,
     )
     return dropped

@@ -1,5 +1,6 @@
 """Check Kaldi data directories and mend them in place."""
 
+import filecmp
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -46,31 +47,28 @@ def check_audio(data: DataDir, allow_pipes: bool) -> tuple[float, list[str]]:
     problems: list[str] = []
     durations: dict[str, float] = {}
     stereo = 0
-    bar = tqdm(sorted(data.wav.items()), desc="audio files", unit="file", delay=2)
-    for recording, value in bar:
+    seconds = 0.0
+    for recording in tqdm(sorted(data.wav), desc="audio files", unit="file", delay=2):
         try:
-            source = parse_source(value, recording, allow_pipes)
+            source = parse_source(data.wav[recording], recording, allow_pipes)
             info = inspect(source, recording)
         except UserError as error:
             problems.append(str(error))
             continue
-        durations[recording] = info.duration
         stereo += info.channels > 1 and source.channel is None
-    seconds = 0.0
-    for utt in data.text:
-        segment = data.segments.get(utt)
-        recording = segment.recording if segment else utt
-        if recording not in durations:
+        if data.segments:
+            durations[recording] = info.duration
+        else:
+            seconds += info.duration
+    for utt, segment in data.segments.items():
+        if segment.recording not in durations:
             continue
-        duration = durations[recording]
-        if segment is None:
-            seconds += duration
-            continue
+        duration = durations[segment.recording]
         end = duration if segment.end == -1 else segment.end
         if not 0 <= segment.start < end <= duration + ROUNDING:
             problems.append(
                 f"{utt}: segment {segment.start:g} to {segment.end:g} s does not lie in "
-                f"{recording}, which is {duration:.2f} s long"
+                f"{segment.recording}, which is {duration:.2f} s long"
             )
         else:
             seconds += end - segment.start
@@ -129,7 +127,7 @@ def _write_if_changed(path: Path, data: DataDir) -> bool:
     names = {file.name for file in trial.iterdir()}
     optional = {"segments", "utt2speed", "wav.scp", "feats.scp"}
     changed = any(
-        not (path / name).exists() or (path / name).read_bytes() != (trial / name).read_bytes()
+        not (path / name).exists() or not filecmp.cmp(path / name, trial / name, shallow=False)
         for name in names
     ) or any((path / name).exists() for name in optional - names)
     for file in trial.iterdir():

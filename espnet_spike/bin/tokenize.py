@@ -1,13 +1,13 @@
 """Make a token list from training transcripts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from espnet_spike import tokens
 from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import read_table, write_lines
+from espnet_spike.kaldi_dir import iter_table, write_lines
 
 logger = logging.getLogger("tokenize")
 SHOWN = 10  # unknown units named a set
@@ -30,7 +30,19 @@ def get_parser() -> Parser:
     return parser
 
 
-def make_tokens(texts: list[str], out: Path, token_type: str, nbpe: int, bpemode: str) -> list[str]:
+class Transcripts:
+    """The transcripts of a Kaldi text, read anew each time: those of a large corpus stay there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[str]:
+        return (words for _, words in iter_table(self.path) if words)
+
+
+def make_tokens(
+    texts: Iterable[str], out: Path, token_type: str, nbpe: int, bpemode: str
+) -> list[str]:
     """Write ``tokens.txt``, for ``bpe`` also ``bpe.model``, ``bpe.vocab`` and ``train.txt``.
 
     Returns:
@@ -61,14 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.nbpe < 1:
         parser.error("--nbpe must be at least 1")
-    texts = [words for words in read_table(args.text).values() if words]
-    if not texts:
+    texts = Transcripts(args.text)
+    if not any(texts):
         raise UserError(f"{args.text}: no transcripts")
     names = make_tokens(texts, args.out, args.token_type, args.nbpe, args.bpemode)
-    logger.info("%s: %d tokens from %d transcripts", args.out, len(names), len(texts))
+    logger.info("%s: %d tokens from %d transcripts", args.out, len(names), sum(1 for _ in texts))
     model = (args.out / "bpe.model").read_bytes() if args.token_type == "bpe" else None
     for path in args.oov_texts:
-        others = list(read_table(path).values())
+        others = Transcripts(path)
         unknown, hit = tokens.unknown_units(others, args.token_type, names, model)
         if not unknown:
             logger.info("%s: nothing out of vocabulary", path)
@@ -79,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             path,
             unknown.total(),
             hit,
-            len(others),
+            sum(1 for _ in others),
             tokens.UNKNOWN,
             most + (", ..." if len(unknown) > SHOWN else ""),
         )
