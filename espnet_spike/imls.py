@@ -235,8 +235,10 @@ class IMLS(Neuron):
         level_rows, weight_rows = level.flatten().contiguous(), weight.flatten()
         numel = weight.sum().double() * rows[0].numel()
         if torch.is_grad_enabled():
-            # LSQ's gradient scale keeps the threshold's step in proportion to the weights'
-            grad_scale = (self.levels * numel / self.dim).clamp(min=1).rsqrt().to(x.dtype)
+            # LSQ's gradient scale keeps the threshold's step in proportion to the weights'; it goes
+            # by the batch of all processes, or their number would change the step
+            whole = all_reduce_sum(numel)
+            grad_scale = (self.levels * whole / self.dim).clamp(min=1).rsqrt().to(x.dtype)
             y, count = _IMLSFunction.apply(
                 rows, scale, level_rows, weight_rows, grad_scale, self.levels, rounding
             )

@@ -72,7 +72,9 @@ def _halves(rank, path):
     x = x[rank : rank + 1].requires_grad_()
     y = norm(x, mask[rank : rank + 1])
     y.square().mul(torch.arange(3)).sum().backward()
-    torch.save((y.detach(), x.grad, norm.running_mean, norm.running_var), f"{path}/{rank}.pt")
+    parameters = (norm.weight.grad, norm.bias.grad)
+    state = (norm.running_mean, norm.running_var)
+    torch.save((y.detach(), x.grad, *state, *parameters), f"{path}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     os._exit(0)  # gloo's threads can outlive the group and abort an ordinary exit
@@ -87,11 +89,15 @@ def test_statistics_are_summed_over_processes(tmp_path):
     x.requires_grad_()
     y = norm(x, MASK)
     y.square().mul(torch.arange(3)).sum().backward()
+    of_parameters = [0.0, 0.0]
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt")
         expected = (y[rank : rank + 1], x.grad[rank : rank + 1], norm.running_mean)
         assert all(torch.allclose(a, b) for a, b in zip(got, expected, strict=False))
         assert torch.allclose(got[3], norm.running_var)
+        of_parameters = [a + b for a, b in zip(of_parameters, got[4:], strict=True)]
+    assert torch.allclose(of_parameters[0], norm.weight.grad)
+    assert torch.allclose(of_parameters[1], norm.bias.grad)
 
 
 def test_dyt():
