@@ -7,11 +7,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from espnet_spike.cluster import ClusterConfig, number_of_tasks, own_name
+from espnet_spike.cluster import run_tasks as run_on_cluster
 from espnet_spike.config import read_yaml
 from espnet_spike.decode_runs import PARENT, ProgressBar, Run, deal, make_batches, number_of_jobs
 from espnet_spike.errors import UserError
@@ -23,6 +25,7 @@ from espnet_spike.launch import split_args, write_config
 from espnet_spike.results import environment, portable_path
 from espnet_spike.training import best_checkpoint
 
+INFERENCE_COMMAND = (sys.executable, "-m", "espnet_spike.bin.asr_inference")
 RECORD = "decode.json"  # how a set was decoded
 INFERENCE = "inference.yaml"  # the beam search; at the end with every option as it was used
 
@@ -147,8 +150,11 @@ def make_plan(
     data_dirs: Mapping[str, Path],
     inference_nj: int,
     gpu: bool = False,
+    utterances_a_task: int | None = None,
 ) -> Plan:
     """Choose the model files, make batches and deal them out.
+
+    With ``utterances_a_task`` the jobs are tasks of a cluster, about so large, however many.
 
     Raises:
         UserError: no trained model, or an incomplete feature directory.
@@ -163,6 +169,8 @@ def make_plan(
     frames = {name: {utt: t for utt, (t, _) in data.shapes.items()} for name, data in sets.items()}
     batches = {name: make_batches(frames[name], settings.batch_size) for name in sets}
     seconds = sum(sum(data.durations.values()) for data in sets.values())
+    if utterances_a_task is not None:
+        inference_nj = number_of_tasks(sum(map(len, frames.values())), utterances_a_task)
     jobs = number_of_jobs(inference_nj, seconds, sum(map(len, batches.values())))
     loads = [0] * jobs
     runs: list[list[Run]] = [[] for _ in range(jobs)]
@@ -244,7 +252,7 @@ def prepare(plan: Plan) -> list[list[Run]]:
 
 
 def _remove_stale(plan: Plan) -> None:
-    """Remove what an earlier call with more jobs has left."""
+    """Remove what no run of this plan is to write: of an earlier call, of a worker that died."""
     wanted = {path for runs in plan.runs for run in runs for path in run.files}
     for name in plan.sets:
         for path in (plan.out / name / "logdir").glob("*.[0-9]*"):
@@ -254,8 +262,8 @@ def _remove_stale(plan: Plan) -> None:
                 path.unlink()
 
 
-def decode(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Run the jobs and put the hypotheses of every set together.
+def decode(plan: Plan, cluster: ClusterConfig | None = None) -> dict[str, dict[str, Any]]:
+    """Run the jobs, here or on a cluster, and put the hypotheses of every set together.
 
     Returns:
         Set name -> what its ``decode.json`` holds.
@@ -264,20 +272,17 @@ def decode(plan: Plan) -> dict[str, dict[str, Any]]:
         UserError: a job failed, or an utterance has no hypothesis or a score that is no number.
     """
     start = time.time()
-    todo = prepare(plan)
-    jobs = []
-    for runs in filter(None, todo):
-        environ = {"OMP_NUM_THREADS": str(plan.threads), PARENT: str(os.getpid())}
-        if plan.gpu and (devices := visible_gpus()):
-            environ["CUDA_VISIBLE_DEVICES"] = devices[len(jobs) % len(devices)]
-        command = [sys.executable, "-m", "espnet_spike.bin.asr_inference"]
-        command += [f"@{run.options_file}" for run in runs]
-        jobs.append(Job(command, [run.log for run in runs], environ))
+    todo = list(filter(None, prepare(plan)))
     bar = ProgressBar(
         [run for runs in todo for run in runs], sum(len(data.feats) for data in plan.sets.values())
     )
     with bar.bar:
-        run_jobs("decoding", jobs, bar.update)
+        if cluster is None:
+            run_jobs("decoding", _jobs(plan, todo), bar.update)
+        else:
+            tasks = ((runs, plan.threads, INFERENCE_COMMAND) for runs in todo)
+            run_on_cluster(cluster, _decode_apart, tasks, lambda number: bar.update())
+            _remove_stale(plan)  # what dead workers have left
     try:
         records = {name: merge(plan, name) for name in plan.sets}
     except UserError:
@@ -290,6 +295,40 @@ def decode(plan: Plan) -> dict[str, dict[str, Any]]:
     write_config(plan.out / INFERENCE, next(iter(records.values()))["options"])
     _remove_parts(plan)
     return records
+
+
+def _jobs(plan: Plan, todo: list[list[Run]]) -> list[Job]:
+    jobs = []
+    for runs in todo:
+        environ = {"OMP_NUM_THREADS": str(plan.threads), PARENT: str(os.getpid())}
+        if plan.gpu and (devices := visible_gpus()):
+            environ["CUDA_VISIBLE_DEVICES"] = devices[len(jobs) % len(devices)]
+        command = [*INFERENCE_COMMAND, *(f"@{run.options_file}" for run in runs)]
+        jobs.append(Job(command, [run.log for run in runs], environ))
+    return jobs
+
+
+def _decode_apart(runs: list[Run], threads: int, inference: Sequence[str]) -> None:
+    """Do a job on a worker. Another one may be at it, too, if this one seems to be dead."""
+    own = [(run, own_name(run.output_dir), own_name(run.options_file)) for run in runs]
+    try:
+        for run, folder, options in own:
+            words = run.options_file.read_text(encoding="utf-8").splitlines()
+            write_lines(options, [*words, "--output_dir", str(folder)])
+        environ = {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+        command = [*inference, *(f"@{options}" for _, _, options in own)]
+        job = Job(command, [run.log for run in runs], environ)
+        run_jobs("decoding", [job], lambda: None)
+        for run, folder, _ in own:
+            try:
+                os.rename(folder, run.output_dir)  # where an empty folder is
+            except OSError:
+                if run.report() is None:  # else another attempt was quicker
+                    raise
+    finally:
+        for _, folder, options in own:
+            shutil.rmtree(folder, ignore_errors=True)
+            options.unlink(missing_ok=True)
 
 
 def _remove_parts(plan: Plan) -> None:

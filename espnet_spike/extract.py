@@ -2,7 +2,7 @@
 
 Each data set is cut into as many stretches of its sorted utterances as there are processes; a
 process writes one ark file a stretch and reads it back. What comes out does not depend on the
-number of processes, except for the names of the ark files.
+number of processes, except for the names of the ark files. On a cluster a stretch is a task.
 """
 
 import multiprocessing
@@ -11,15 +11,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from espnet_spike.ark import ArkReader, ArkWriter
+from espnet_spike.cluster import UTTERANCES, ClusterConfig, number_of_tasks, own_name
+from espnet_spike.cluster import run_tasks as run_on_cluster
 from espnet_spike.errors import UserError
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.kaldi_dir import write_table
@@ -29,7 +31,15 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
-Make = Callable[[str], "tuple[np.ndarray, float] | str"]
+
+class Make(Protocol):
+    """What makes the features of an utterance."""
+
+    def __call__(self, utt: str) -> "tuple[np.ndarray, float] | str":
+        """Return the matrix ``(T, D)`` and seconds of audio, or why the utterance is dropped."""
+
+    def part(self, utterances: Iterable[str]) -> "Make":
+        """Return what makes these utterances only: it is sent to another machine."""
 
 
 @dataclass
@@ -41,8 +51,7 @@ class Task:
         costs: utterance -> seconds of audio or another measure of work.
         text: utterance -> transcript.
         utt2spk: utterance -> speaker.
-        make: called with an utterance; its matrix ``(T, D)`` and seconds of audio, or the reason
-            why it is dropped.
+        make: what makes an utterance.
         compression_method: of the ark files.
     """
 
@@ -52,6 +61,12 @@ class Task:
     utt2spk: dict[str, str]
     make: Make
     compression_method: int | None = None
+
+    def part(self, utterances: list[str]) -> "Task":
+        """Return what a task on a cluster needs for these utterances."""
+        costs = {utt: self.costs[utt] for utt in utterances}
+        make = self.make.part(utterances)
+        return Task(self.target, costs, {}, {}, make, self.compression_method)
 
 
 @dataclass
@@ -123,7 +138,13 @@ def _work(
         out.send(error)
 
 
-def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
+def run_tasks(
+    tasks: list[Task],
+    nj: int,
+    unit: str = "s",
+    cluster: ClusterConfig | None = None,
+    utterances_a_task: int = UTTERANCES,
+) -> list[FeatureDir]:
     """Make the feature directories of all tasks.
 
     ``feats.scp`` is removed first and written last, so an interrupted run leaves no directory
@@ -133,6 +154,8 @@ def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
         tasks: the data sets.
         nj: processes; 1 works in this process.
         unit: what costs count, for the progress bar.
+        cluster: work there instead.
+        utterances_a_task: of the cluster, about; below 1000 a task is not worth its way.
 
     Raises:
         UserError: from ``make``, a matrix that does not read back, or nothing left in a set.
@@ -144,10 +167,11 @@ def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
         (task.target / "feats.scp").unlink(missing_ok=True)
         for left in folder.glob(".feats.*.ark.tmp*"):  # of a run that was killed
             left.unlink()
-        for index, utterances in enumerate(split(task.costs, nj), 1):
+        parts = number_of_tasks(len(task.costs), utterances_a_task) if cluster else nj
+        for index, utterances in enumerate(split(task.costs, parts), 1):
             jobs.append((number, utterances, folder / f".feats.{index}.ark.tmp{os.getpid()}"))
     try:
-        shards = _run_jobs(tasks, jobs, nj, unit)
+        shards = _run_jobs(tasks, jobs, nj, unit, cluster)
         by_task: dict[int, list[tuple[Path, Shard]]] = {n: [] for n in range(len(tasks))}
         for (number, _, temporary), shard in zip(jobs, shards, strict=True):
             ark = temporary.with_name(temporary.name.split(".tmp")[0].lstrip("."))
@@ -157,12 +181,15 @@ def run_tasks(tasks: list[Task], nj: int, unit: str = "s") -> list[FeatureDir]:
         where = error.filename or tasks[0].target
         raise UserError(f"{where}: {error.strerror}", "is the disk full?") from error
     finally:
-        for _, _, temporary in jobs:
-            temporary.unlink(missing_ok=True)
+        for task in tasks:
+            for left in (task.target / "data").glob(f".feats.*.ark.tmp{os.getpid()}*"):
+                left.unlink()
     return [_finish(task, by_task[number]) for number, task in enumerate(tasks)]
 
 
-def _run_jobs(tasks: list[Task], jobs: list, nj: int, unit: str) -> list[Shard]:
+def _run_jobs(
+    tasks: list[Task], jobs: list, nj: int, unit: str, cluster: ClusterConfig | None
+) -> list[Shard]:
     from tqdm import tqdm
 
     class Bar(tqdm):
@@ -175,9 +202,34 @@ def _run_jobs(tasks: list[Task], jobs: list, nj: int, unit: str) -> list[Shard]:
     with Bar(
         total=total, desc="features", unit=unit, bar_format=layout, mininterval=mininterval
     ) as bar:
+        if cluster is not None:
+            return _run_on_cluster(cluster, tasks, jobs, bar)
         if nj == 1:
             return [_make_shard(tasks[number], utts, ark, bar.update) for number, utts, ark in jobs]
         return _run_processes(tasks, jobs, nj, bar)
+
+
+def _run_on_cluster(
+    cluster: ClusterConfig, tasks: list[Task], jobs: list, bar: "tqdm"
+) -> list[Shard]:
+    def finished(index: int) -> None:
+        number, utterances, _ = jobs[index]
+        bar.update(sum(tasks[number].costs[utt] for utt in utterances))
+
+    parts = ((tasks[number].part(utts), utts, ark) for number, utts, ark in jobs)
+    shards = run_on_cluster(cluster, _make_shard_apart, parts, finished)
+    return [shards[index] for index in range(len(jobs))]
+
+
+def _make_shard_apart(task: Task, utterances: list[str], ark: Path) -> Shard:
+    """Make a shard on a worker. Another one may be at it, too, if this one seems to be dead."""
+    own = own_name(ark)
+    try:
+        shard = _make_shard(task, utterances, own, lambda cost: None)
+        os.replace(own, ark)
+    finally:
+        own.unlink(missing_ok=True)
+    return shard
 
 
 def _start(process: multiprocessing.Process) -> None:

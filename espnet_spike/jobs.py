@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,10 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
 
 @contextlib.contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that the jobs are ended then too."""
+    """Treat SIGTERM as Ctrl-C, so that the jobs are ended then too; only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt

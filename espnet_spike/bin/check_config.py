@@ -26,6 +26,7 @@ def get_parser() -> Parser:
     parser.add_argument("--lm_config", type=Path, help="YAML of language model training")
     parser.add_argument("--lm_args", default="", help="options of ESPnet over --lm_config")
     parser.add_argument("--fbank_config", type=Path, help="YAML of feature extraction")
+    parser.add_argument("--cluster", type=Path, help="YAML of a cluster")
     parser.add_argument("--cache", type=Path, help="file that remembers what passed")
     return parser
 
@@ -54,6 +55,10 @@ def _check(options: argparse.Namespace) -> None:
         from espnet_spike.fbank import load_config
 
         load_config(options.fbank_config)
+    if options.cluster is not None:
+        from espnet_spike.cluster import read_cluster
+
+        read_cluster(options.cluster)
     if options.asr_config is not None:
         from espnet_spike.config_check import check_training_config
         from espnet_spike.describe import INPUT_SIZE, VOCAB_SIZE

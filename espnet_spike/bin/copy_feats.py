@@ -1,11 +1,12 @@
 """Take features that were extracted elsewhere."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_spike.cli import Parser, run
+from espnet_spike.cluster import add_cluster_options, cluster_of
 from espnet_spike.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def get_parser() -> Parser:
     )
     parser.add_argument("dirs", nargs="+", metavar="DATA_DIR FEATURE_DIR", help="pairs")
     parser.add_argument("--nj", type=int, default=1, help="processes")
+    add_cluster_options(parser)
     parser.add_argument("--frame_shift", type=float, default=10.0, help="ms between frames")
     return parser
 
@@ -32,6 +34,10 @@ class _Copy:
     def __init__(self, feats: dict[str, str], durations: dict[str, float], shift: float) -> None:
         self.feats, self.durations, self.shift = feats, durations, shift
         self.reader = None
+
+    def part(self, utterances: Iterable[str]) -> "_Copy":
+        durations = {u: self.durations[u] for u in utterances if u in self.durations}
+        return _Copy({utt: self.feats[utt] for utt in utterances}, durations, self.shift)
 
     def __call__(self, utt: str) -> tuple | str:
         import numpy as np
@@ -90,8 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.extract import run_tasks
 
     pairs = zip(args.dirs[::2], args.dirs[1::2], strict=True)
+    cluster = cluster_of(args)
     tasks = [plan(Path(source), Path(target), args.frame_shift) for source, target in pairs]
-    for task, made in zip(tasks, run_tasks(tasks, args.nj, "utterances"), strict=True):
+    directories = run_tasks(tasks, args.nj, "utterances", cluster, args.utterances_a_task)
+    for task, made in zip(tasks, directories, strict=True):
         frames = sum(frames for frames, _ in made.shapes.values())
         logger.info("%s: %d utterances, %d frames", task.target, len(made.feats), frames)
 

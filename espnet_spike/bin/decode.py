@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.cli import Parser, named_dirs, run, str2bool
+from espnet_spike.cluster import add_cluster_options, cluster_of
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,6 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--inference_lm", help="model file in lm_exp; the best one when not given")
     parser.add_argument("--inference_nj", type=int, default=1, help="processes at most")
+    add_cluster_options(parser)
     parser.add_argument("--gpu_inference", type=str2bool, default=False, help="decode on the GPU")
     parser.add_argument("--out", type=Path, required=True, help="exp/<asr_tag>/<inference_tag>")
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
@@ -42,8 +44,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         asr_model=args.inference_asr_model or settings.asr_model,
         lm=args.inference_lm or settings.lm,
     )
+    cluster = cluster_of(args)
     plan = make_plan(
-        args.asr_exp, args.lm_exp, settings, args.out, sets, args.inference_nj, args.gpu_inference
+        args.asr_exp,
+        args.lm_exp,
+        settings,
+        args.out,
+        sets,
+        args.inference_nj,
+        args.gpu_inference,
+        args.utterances_a_task if cluster else None,
     )
     few = f" ({args.inference_nj} would not pay)" if len(plan.runs) < args.inference_nj else ""
     print(
@@ -51,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"threads a job {plan.threads}, batch size {settings.batch_size}",
         flush=True,
     )
-    records = decode(plan)
+    records = decode(plan, cluster)
     width = max(len("set"), *map(len, records))
     print(f"{'set':{width}}   utts   blank  audio s     RTF")
     for name, record in records.items():

@@ -2,11 +2,12 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_spike.cli import Parser, run, str2bool
+from espnet_spike.cluster import add_cluster_options, cluster_of
 from espnet_spike.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def get_parser() -> Parser:
     parser.add_argument("dirs", nargs="+", metavar="DATA_DIR FEATURE_DIR", help="pairs")
     parser.add_argument("--config", type=Path, required=True, help="YAML, see conf/fbank.yaml")
     parser.add_argument("--nj", type=int, default=1, help="processes")
+    add_cluster_options(parser)
     parser.add_argument("--fs", type=int, help="sampling rate in Hz; default: that of the audio")
     parser.add_argument(
         "--allow_pipes",
@@ -102,6 +104,9 @@ class _Extract:
     def __init__(self, config: "FbankConfig", rate: int, stretches: dict[str, tuple]) -> None:
         self.config, self.rate, self.stretches = config, rate, stretches
 
+    def part(self, utterances: Iterable[str]) -> "_Extract":
+        return _Extract(self.config, self.rate, {utt: self.stretches[utt] for utt in utterances})
+
     def __call__(self, utt: str) -> tuple | str:
         import numpy as np
 
@@ -144,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.front_end import FrontEnd
 
     config = load_config(args.config)
+    cluster = cluster_of(args)
     pairs = [(Path(a), Path(b)) for a, b in zip(args.dirs[::2], args.dirs[1::2], strict=True)]
     tasks, rate = plan(pairs, config, args.fs, args.allow_pipes)
     empty = extractor(config, rate).empty_bins
@@ -154,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             empty,
             config.num_mel_bins,
         )
-    for task, made in zip(tasks, run_tasks(tasks, args.nj, "s of audio"), strict=True):
+    directories = run_tasks(tasks, args.nj, "s of audio", cluster, args.utterances_a_task)
+    for task, made in zip(tasks, directories, strict=True):
         FrontEnd(rate, config).write(task.target)
         dropped = len(task.text) - len(made.feats)
         logger.info(
