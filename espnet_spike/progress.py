@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from espnet_spike.batch_scan import CURE, is_out_of_memory
 from espnet_spike.errors import UserError
 from espnet_spike.training import EPOCHS, odd_layers
 
@@ -157,8 +158,8 @@ def _number(value: float | None) -> str:
 
 def _cure(error: BaseException) -> str:
     text = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text:
-        return "lower batch_bins or batch_size in the configuration; "
+    if is_out_of_memory(error):
+        return f"{CURE}; "
     if getattr(error, "errno", None) == 28 or "No space left" in text:
         return "free disk space and run the same command again; "
     if "equal or more than world_size" in text:

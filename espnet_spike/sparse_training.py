@@ -68,6 +68,8 @@ def read_part(path: Path) -> tuple[dict[str, Any], Calibration, dict[str, Any]] 
     changes = part.pop("finetune", {})
     if not isinstance(changes, Mapping):
         raise UserError(f"{path}: {META}.sparsify.finetune must be a mapping")
+    if "scan_batches" in meta:  # asked for once, for both trainings
+        changes = {META: {"scan_batches": meta["scan_batches"]}, **changes}
     try:
         check_keys(f"{META}.sparsify", part, Calibration)
         return config, Calibration(**part), dict(changes)

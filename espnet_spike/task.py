@@ -6,6 +6,7 @@ its name, so the spawned processes import this module and register as well.
 
 import argparse
 
+from espnet_spike.batch_scan import RemembersShapes
 from espnet_spike.espnet_tasks import ASRTask
 from espnet_spike.registry import register_all
 from espnet_spike.trainer import SpikeTrainer
@@ -13,7 +14,7 @@ from espnet_spike.trainer import SpikeTrainer
 register_all()
 
 
-class SpikeASRTask(ASRTask):
+class SpikeASRTask(RemembersShapes, ASRTask):
     """``ASRTask`` whose default model logs firing rates and whose trainer records each epoch."""
 
     trainer = SpikeTrainer

@@ -15,7 +15,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 from espnet2.train.trainer import Trainer, TrainerOptions
 
-from espnet_spike import determinism
+from espnet_spike import batch_scan, determinism
 from espnet_spike.training import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
 
 A_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
@@ -34,15 +34,19 @@ class SpikeTrainer(Trainer):
 
     @classmethod
     def run(cls, *, trainer_options: TrainerOptions, **kwargs: Any) -> None:
-        """Train as ESPnet does; the curves under ``images`` are drawn once, at the end.
+        """Train as ESPnet does, after the scan of the worst batches; draw the curves at the end.
 
-        ESPnet draws every statistic anew in every epoch. With a firing rate a layer that takes
-        longer than an epoch on a small corpus; tensorboard shows them all while training.
+        ESPnet draws the curves under ``images`` anew in every epoch. With a firing rate a layer
+        that takes longer than an epoch on a small corpus; tensorboard shows them all meanwhile.
         """
         determinism.apply()
         draw, trainer_options.use_matplotlib = trainer_options.use_matplotlib, False
-        super().run(trainer_options=trainer_options, **kwargs)
         distributed = kwargs["distributed_option"]
+        if batch_scan.wanted(trainer_options.ngpu):
+            batches = kwargs["train_iter_factory"]
+            several = distributed.distributed
+            batch_scan.scan(kwargs["model"], batches, trainer_options.use_amp, several)
+        super().run(trainer_options=trainer_options, **kwargs)
         if draw and (not distributed.distributed or distributed.dist_rank == 0):
             _draw_curves(Path(trainer_options.output_dir))
 

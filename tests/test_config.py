@@ -201,6 +201,12 @@ def test_spike_meta_is_taken_out(tmp_path):
     path.write_text("spike_meta: 5\n")
     with pytest.raises(UserError, match="spike_meta must be a mapping"):
         read_training_config(path)
+    path.write_text("spike_meta: {scan_batch: true}\n")
+    with pytest.raises(UserError, match=r"spike_meta.scan_batch \(did you mean 'scan_batches'"):
+        read_training_config(path)
+    path.write_text("spike_meta: {scan_batches: 1}\n")
+    with pytest.raises(UserError, match="scan_batches is 1, not true or false"):
+        read_training_config(path)
 
 
 def test_command_checks_every_file_and_remembers(tmp_path, monkeypatch):
