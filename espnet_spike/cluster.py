@@ -14,9 +14,12 @@ is lost; and nothing is there twice, whatever a dying worker has left.
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import logging
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -90,8 +93,7 @@ def _known_options(kind: str) -> set[str]:
 
 
 def _import(name: str) -> Any:
-    import importlib
-
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -99,6 +101,11 @@ def _import(name: str) -> Any:
             f"--cluster needs {name}, which is not installed ({error})",
             "pip install 'espnet_spike[cluster]'",
         ) from error
+    finally:
+        # dask_jobqueue makes Ctrl-C leave with status 0
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
@@ -145,10 +152,9 @@ def make_cluster(config: ClusterConfig, workers: int) -> Any:
             **options,
         )
     cls = getattr(_import("dask_jobqueue"), KINDS[config.cluster])
+    options = {"scheduler_options": {"dashboard": False}} | dict(config.options)
     # a job is a worker process with one thread, whatever cores it may use itself
-    return cls(
-        n_workers=workers, processes=1, worker_extra_args=["--nthreads", "1"], **config.options
-    )
+    return cls(n_workers=workers, processes=1, worker_extra_args=["--nthreads", "1"], **options)
 
 
 def run_tasks(

@@ -1,6 +1,7 @@
 """Tasks on a cluster of Dask: the same files as from processes, also when a worker is killed."""
 
 import os
+import signal
 import sys
 from collections import Counter
 
@@ -20,7 +21,7 @@ from espnet_spike.decoding import decode, make_plan, read_settings
 from espnet_spike.errors import UserError
 from espnet_spike.extract import Task
 from espnet_spike.extract import run_tasks as extract
-from tests.cluster_tasks import Noise, fail, where
+from tests.cluster_tasks import Noise, fail
 from tests.tiny_model import write_features
 
 TWO = ClusterConfig("local", 2)
@@ -124,7 +125,8 @@ def test_workers_are_asked_of_a_queue(tmp_path, monkeypatch):
     """Slurm's commands are played: a job runs at once, in the home folder, and can be ended."""
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
-    submit = f"""cd / && setsid bash "$1" >'{tmp_path}/job.log' 2>&1 &
+    submit = f"""cp "$1" '{tmp_path}/job.sh'  # the other goes when this ends
+(cd /; exec setsid bash '{tmp_path}/job.sh') >'{tmp_path}/job.log' 2>&1 &
 echo "$@" >>'{tmp_path}/jobs'
 echo "Submitted batch job $!"
 """
@@ -135,15 +137,14 @@ echo "Submitted batch job $!"
     monkeypatch.chdir(tmp_path)
     options = {"cores": 1, "memory": "1GB", "interface": "lo", "death_timeout": 120}
     config = ClusterConfig("slurm", 1, options)
-    assert run_tasks(config, where, [(n,) for n in range(2)]) == {
-        n: (n, str(tmp_path)) for n in range(2)
-    }
+    assert run_tasks(config, os.getcwd, [(), ()]) == dict.fromkeys(range(2), str(tmp_path))
     assert len((tmp_path / "jobs").read_text().splitlines()) == 1
 
 
 def test_the_clusters_of_conf_are_good(root, tmp_path, monkeypatch):
     """The queues get jobs of one worker with one thread."""
     monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
     said = {"slurm": "#SBATCH -t 08:00:00", "pbs": "#PBS -l walltime=08:00:00", "sge": "#$ -l h_rt"}
     files = sorted((root / "conf/cluster").glob("*.yaml"))
     assert [file.stem for file in files] == ["local", "pbs", "sge", "slurm"]
@@ -156,6 +157,7 @@ def test_the_clusters_of_conf_are_good(root, tmp_path, monkeypatch):
             script = cluster.job_script()
         assert said[file.stem] in script
         assert script.rsplit("--nthreads ", 1)[1].split()[0] == "1"
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize(
