@@ -271,7 +271,8 @@ def mend(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
     if not utt2spk:
         utt2spk = {utt: utt for utt in data.text}
         notes.append("no utt2spk: each utterance counts as a speaker of its own")
-    text = {utt: _single_spaces(words) for utt, words in data.text.items()}
+    spaced = {u: joined for u, w in data.text.items() if (joined := " ".join(w.split())) != w}
+    text = data.text | spaced if spaced else data.text
     audio = data.segments or data.wav or data.feats
     required = {"no audio": audio, "not in text": text, "not in utt2spk": utt2spk}
     if data.utt2speed:
@@ -298,12 +299,6 @@ def mend(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
     if dropped or data.segments or (data.wav and data.feats):
         mended = mended.subset(utt for utt in text if utt not in dropped)
     return mended, dict(sorted(dropped.items())), notes
-
-
-def _single_spaces(words: str) -> str:
-    """Return the words with single spaces between them: the same object if they are so already."""
-    joined = " ".join(words.split())
-    return words if joined == words else joined
 
 
 def backup(path: Path) -> Path:

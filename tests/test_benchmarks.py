@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from benchmarks import bench_count, bench_fbank
+from benchmarks import bench_count, bench_fbank, bench_manifest
 from benchmarks.harness import Timing, compare, machine, markdown_table, write_report
 from espnet_spike.errors import UserError
 
@@ -51,6 +51,19 @@ def test_the_fbank_benchmark_runs(tmp_path, capsys):
     assert all(row["x real time (wall)"] > 0 for row in rows)
     with pytest.raises(UserError, match="below 1000000000000"):
         bench_fbank.main([*options, "--floor", "1e12"])
+
+
+def test_the_manifest_benchmark_runs(tmp_path):
+    options = ["--lines", "300 600", "--stages", "check filter", "--out", str(tmp_path / "lists")]
+    bench_manifest.main([*options, "--folder", str(tmp_path)])
+    rows = json.loads((tmp_path / "lists.json").read_text())["rows"]
+    assert [(row["stage"], row["lines"]) for row in rows] == [
+        (stage, lines) for lines in (300, 600) for stage in ("check", "filter")
+    ]
+    assert all(row["core [s]"] > 0 for row in rows)
+    assert not list(tmp_path.glob("manifest*"))
+    with pytest.raises(UserError, match="no such stage: chek"):
+        bench_manifest.main(["--stages", "chek"])
 
 
 def test_the_count_benchmark_runs(tmp_path):
