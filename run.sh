@@ -22,10 +22,17 @@ force=false                # run stages again although they are done
 # Machine
 python=                    # interpreter (3.12) to build .venv with; searched for when empty
 env=                       # a Python environment of your own instead of .venv
-ngpu=auto                  # GPUs for training: auto (all that are seen) or a number
+ngpu=auto                  # GPUs a machine for training: auto (all that are seen) or a number
+num_nodes=1                # machines that train together
+dist_launcher=none         # what starts the processes of a training {none|torchrun|slurm}
+node_rank=0                # torchrun: which machine this is; the others only join in training
+master_addr=               # torchrun: the name of machine 0, as the others know it
+master_port=29500          # torchrun: a free port there
+slurm_args=                # slurm: options of srun, e.g. "--partition gpu --time 2-00:00"
 gpu_inference=false        # decode on a GPU
 nj=auto                    # processes for features: auto (all cores) or a number
 inference_nj=auto          # processes for decoding: auto (all cores) or a number
+cluster=                   # features and decoding on a cluster, e.g. conf/cluster/slurm.yaml
 min_free_gb=1              # stop before a stage when less disk space is free
 dumpdir=dump               # features
 expdir=exp                 # experiments
@@ -53,6 +60,7 @@ lm_tag=                    # its folder; made from the config's name when empty
 asr_config=conf/train_iml_spikeformer.yaml  # model and training
 asr_args=                  # any key of it, e.g. "--max_epoch 3 --encoder_conf T=4"
 asr_tag=                   # folder of the experiment; made from the options when empty
+num_splits_asr=1           # read the lists of a large corpus in so many parts, to save memory
 sparsify=true              # thresholds and fine-tuning if the config has a 'sparsify' part
 naive_sparsity=            # e.g. 0.2: thresholds for that mean sparsity, untrained (speech_mamba)
 seed=0                     # of weights, data order and dropout
@@ -141,7 +149,7 @@ stage_fbank() {
     set -- --input "$fbank_config"
   fi
   step "$feats_type" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" \
-    -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" --nj "$nj" "${fbank_pairs[@]}"
+    -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" --nj "$nj" "${cluster_options[@]}" "${fbank_pairs[@]}"
 }
 
 stage_filter() {
@@ -161,7 +169,7 @@ stage_lm() {
   $use_lm || { skip "no --use_lm true"; return; }
   local text texts=("$feats/$source_set/text")
   for text in $lm_train_text; do texts+=("$text"); done
-  step "lm_$lm_tag" --input "$lm_config" "${texts[@]/#/--input=}" --input "$token_dir/tokens.txt" \
+  train_step "lm_$lm_tag" --input "$lm_config" "${texts[@]/#/--input=}" --input "$token_dir/tokens.txt" \
     --output "$lm_exp" \
     -- "$py" -m espnet_spike.bin.lm_train --lm_config "$lm_config" --train_text "${texts[@]}" \
     --valid_text "$feats/$valid_set/text" "${token_options[@]}" --stats_dir "$lm_exp/stats" \
@@ -177,11 +185,11 @@ stage_stats() { # the statistics are of the features: encoders share them
 
 stage_train() {
   $dry_run || { mkdir -p "$asr_exp" && printf '%s\n' "$called_as" >>"$asr_exp/commands.txt"; }
-  step "train_$asr_tag" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
+  train_step "train_$asr_tag" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
     --input "$feats/$source_set" --input "$token_dir/tokens.txt" --output "$asr_exp/config.yaml" \
     -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$asr_exp" \
     --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" --stats_dir "$stats_dir" \
-    "${token_options[@]}" "${training_options[@]}" --asr_args "$asr_args"
+    "${token_options[@]}" "${training_options[@]}" "${split_options[@]}" --asr_args "$asr_args"
 }
 
 stage_sparsify() {
@@ -193,11 +201,16 @@ stage_sparsify() {
       --output_dir "$final_exp" --sparsity "$naive_sparsity" --seed "$seed"
     return
   fi
-  step "$final_marker" --input "$asr_config" --input "$expdir/.done/train_$asr_tag.json" \
+  local finetune=("$py" -m espnet_spike.bin.sparsify --config "$asr_config" --asr_exp "$asr_exp"
+    --output_dir "$final_exp" --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set"
+    --stats_dir "$stats_dir" "${token_options[@]}")
+  local inputs=(--input "$asr_config" --input "$expdir/.done/train_$asr_tag.json")
+  step "calibrate_$asr_tag" "${inputs[@]}" --output "$final_exp/calibration/init.pth" \
+    -- "${finetune[@]}" --steps calibrate
+  train_step "$final_marker" "${inputs[@]}" --input "$final_exp/calibration/init.pth" \
     --output "$final_exp/config.yaml" \
-    -- "$py" -m espnet_spike.bin.sparsify --config "$asr_config" --asr_exp "$asr_exp" \
-    --output_dir "$final_exp" --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" \
-    --stats_dir "$stats_dir" "${token_options[@]}" "${training_options[@]}" --asr_args "$asr_args"
+    -- "${finetune[@]}" --steps finetune "${training_options[@]}" "${split_options[@]}" \
+    --asr_args "$asr_args"
 }
 
 stage_decode() {
@@ -205,7 +218,7 @@ stage_decode() {
     "${eval_dirs[@]/#/--input=}" "${tests[@]/#/--output=$decode_dir/}" \
     -- "$py" -m espnet_spike.bin.decode --asr_exp "$final_exp" --inference_config "$inference_config" \
     --inference_args "$inference_args" "${lm_options[@]}" --inference_nj "$inference_nj" \
-    --gpu_inference "$gpu_inference" --out "$decode_dir" "${named_eval_dirs[@]}"
+    --gpu_inference "$gpu_inference" "${cluster_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
 stage_score() {

@@ -8,16 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet_spike import launch, resume
+from espnet_spike import batch_scan, launch, resume
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
 from espnet_spike.front_end import hand_on
 from espnet_spike.kaldi_dir import write_lines
+from espnet_spike.splits import split
 from espnet_spike.stats import check_finite, damage, feature_size
 from espnet_spike.training import best_checkpoint
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
 FOLD_LENGTH = (800, 150)
+SPLITS = "splits"  # folder of the parts of a large corpus
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +35,8 @@ def train(options: argparse.Namespace) -> Path | None:
     Raises:
         UserError: bad input, a changed configuration, nothing learnt, or an unfinished training.
     """
-    config, _ = read_training_config(options.config)
+    config, meta = read_training_config(options.config)
+    batch_scan.ask(meta.get("scan_batches"))
     launch.check_token_options(options)
     exp_dir = options.output_dir
     request = launch.request_digest(config, options)
@@ -60,6 +63,11 @@ def train(options: argparse.Namespace) -> Path | None:
         check_finite(options.stats_dir / "train", options.train_dir)
         check_finite(options.stats_dir / "valid", options.valid_dir)
         _drop_short(options, args, model)
+        if args.multiple_iterator:
+            shapes = options.output_dir / "shapes" / "train"
+            tables = {name: shapes / name for name in ("speech_shape", "text_shape")}
+            tables |= {name: options.train_dir / name for name in ("feats.scp", "text")}
+            split(tables, options.num_splits, options.output_dir / SPLITS)
 
     try:
         return train_guarded(SpikeASRTask, args, config, request, prepare)
@@ -88,10 +96,17 @@ def espnet_args(
 
     words = launch.espnet_options(options)
     shapes = options.output_dir / "shapes"
+    parts = getattr(options, "num_splits", 1)
+    if parts < 1:
+        raise UserError(f"--num_splits {parts}", "give a whole number from 1 up")
     for part, folder in (("train", options.train_dir), ("valid", options.valid_dir)):
+        shape_dir = shapes / part
+        if parts > 1 and part == "train":  # folders of parts with the names of the files
+            folder = shape_dir = options.output_dir / SPLITS
+            words += ["--multiple_iterator", "true"]
         words += data_options(part, folder)
-        words += [f"--{part}_shape_file", str(shapes / part / "speech_shape")]
-        words += [f"--{part}_shape_file", str(shapes / part / "text_shape")]
+        words += [f"--{part}_shape_file", str(shape_dir / "speech_shape")]
+        words += [f"--{part}_shape_file", str(shape_dir / "text_shape")]
     args = launch.parse_espnet(SpikeASRTask, config, words, options.asr_args)
     args.input_size = size
     if args.batch_type == "folded" and not args.fold_length:

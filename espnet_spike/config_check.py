@@ -41,6 +41,7 @@ RESERVED = {
     "print_config": "nothing",
     "pretrain_path": "init_param",
     "required": "nothing",
+    "multiple_iterator": "--num_splits_asr",
 } | {name: "--asr_args" for name in DISTRIBUTED}
 
 

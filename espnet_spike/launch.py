@@ -15,6 +15,7 @@ import yaml
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.resume import digest, flatten
+from espnet_spike.slurm import meeting_point
 
 # options of ours that go to ESPnet as they are
 DISTRIBUTED = (
@@ -34,7 +35,8 @@ DISTRIBUTED = (
 FIXED = frozenset(
     "--config --output_dir --token_list --token_type --bpemodel --resume --collect_stats --dry_run"
     " --print_config --train_shape_file --valid_shape_file --train_data_path_and_name_and_type"
-    " --valid_data_path_and_name_and_type --input_size --frontend --pretrain_path".split()
+    " --valid_data_path_and_name_and_type --input_size --frontend --pretrain_path"
+    " --multiple_iterator".split()
 )
 
 
@@ -52,6 +54,13 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
         default=argparse.SUPPRESS,  # not there when not given: earlier requests stay the same
         help="the same weights to the bit whenever trained with as many threads",
     )
+    if what == "asr":
+        parser.add_argument(
+            "--num_splits",
+            type=int,
+            default=argparse.SUPPRESS,
+            help="read the lists of the training data in so many parts, to save memory",
+        )
     parser.add_argument(
         f"--{what}_args",
         default="",
@@ -69,7 +78,11 @@ def rank() -> int:
 
 
 def espnet_options(options: argparse.Namespace) -> list[str]:
-    """Return the ESPnet options that both training commands derive from theirs."""
+    """Return the ESPnet options that both training commands derive from theirs.
+
+    Raises:
+        UserError: ``--dist_launcher slurm`` in a process that ``srun`` did not start.
+    """
     words = [
         *("--output_dir", str(options.output_dir)),
         *("--token_list", str(options.token_list)),
@@ -84,6 +97,10 @@ def espnet_options(options: argparse.Namespace) -> list[str]:
         value = getattr(options, name)
         if value is not None:
             words += [f"--{name}", value]
+    if options.dist_launcher == "slurm" and options.dist_init_method is None:
+        for name, value in zip(("addr", "port"), meeting_point(), strict=True):
+            if getattr(options, f"dist_master_{name}") is None:
+                words += [f"--dist_master_{name}", str(value)]
     launched = "RANK" in os.environ or options.dist_launcher is not None
     if options.ngpu > 1 and not launched and options.multiprocessing_distributed is None:
         words += ["--multiprocessing_distributed", "true"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_spike import launch, resume
+from espnet_spike import batch_scan, launch, resume
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
 from espnet_spike.kaldi_dir import write_lines
@@ -27,7 +27,8 @@ def train(options: argparse.Namespace) -> Path | None:
     Raises:
         UserError: bad input, a changed configuration, nothing learnt, or an unfinished training.
     """
-    config, _ = read_training_config(options.lm_config)
+    config, meta = read_training_config(options.lm_config)
+    batch_scan.ask(meta.get("scan_batches"))
     launch.check_token_options(options)
     for text in (*options.train_text, options.valid_text):
         if not text.is_file():
@@ -100,6 +101,8 @@ def _collect_stats(
     # without a shape file every line is read, in order
     args.train_shape_file, args.valid_shape_file = [], []
     args.multiprocessing_distributed, args.ngpu = False, 0
+    # alone, also where a launcher started several processes: they wait for the training
+    args.dist_world_size, args.dist_launcher = 1, None
     with logged(options.stats_dir / "stats.log", show_epochs=False):
         SpikeLMTask.main(args=args)
     for part in texts:

@@ -33,7 +33,10 @@ from espnet_spike.errors import UserError
 
 # a change of these gives the same output
 UNHASHED_OPTIONS = frozenset(
-    {"--nj", "--inference_nj", "--ngpu", "--gpu_inference", "--num_workers", "--cache"}
+    (
+        "--nj --inference_nj --ngpu --gpu_inference --num_workers --cache --cluster"
+        " --dist_launcher --dist_backend --multiprocessing_distributed"
+    ).split()
 )
 # results of a later stage in a folder that is an input: they do not make it another input
 LATER_RESULTS = frozenset({"count.json", "neurobench.json"})
@@ -182,6 +185,16 @@ def _stream(command: Sequence[str], log: Path, lock: int) -> int:
         signal.signal(signal.SIGINT, previous)
 
 
+def _telling(lines: Sequence[str]) -> Sequence[str]:
+    """Return the last lines, or those from our own error message on if it stands before them.
+
+    What started several processes has more to say after the one that failed.
+    """
+    said = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    start = min(said[-1], len(lines) - TAIL_LINES) if said else len(lines) - TAIL_LINES
+    return lines[max(start, 0) :][:TAIL_LINES]
+
+
 def run_stage(
     stage: str,
     name: str,
@@ -189,12 +202,16 @@ def run_stage(
     expdir: Path,
     inputs: Sequence[Path] = (),
     outputs: Sequence[Path] = (),
+    launcher: Sequence[str] = (),
     unhashed: Sequence[str] = (),
     force: bool = False,
     dry_run: bool = False,
     min_free_gb: float = 0.0,
 ) -> bool:
     """Run the command unless its marker is current; return whether it ran.
+
+    ``launcher`` are words before the command, which start it in several processes; they change
+    nothing of what comes out.
 
     Raises:
         UserError: an input is missing, the disk is full, the command failed or left no output.
@@ -217,8 +234,9 @@ def run_stage(
     if done() and not force:
         print(f"stage {stage}: done before, inputs and options unchanged ({name})")
         return False
+    started = [*launcher, *command]
     if dry_run:
-        print(f"stage {stage}: would run\n  {shlex.join(command)}")
+        print(f"stage {stage}: would run\n  {shlex.join(started)}")
         return False
     existing = next(p for p in [expdir.absolute(), *expdir.absolute().parents] if p.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
@@ -234,18 +252,18 @@ def run_stage(
         print(f"stage {stage}: {name}, log in {log}", flush=True)
         start = time.monotonic()
         marker_path.unlink(missing_ok=True)
-        status = _stream(command, log, lock)
+        status = _stream(started, log, lock)
         if status in (-signal.SIGINT, 128 + signal.SIGINT):
             raise KeyboardInterrupt
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        tail = "\n".join(lines[2:][-TAIL_LINES:])
+        tail = "\n".join(_telling(lines[2:]))
         absent = [str(path) for path in outputs if not path.exists()]
         if status == 0 and absent:
             status, tail = 1, tail + f"\nthe command left with 0 but without {', '.join(absent)}"
         if status != 0:
             raise UserError(
                 f"stage {stage} failed (status {status})\n"
-                f"  command: {shlex.join(command)}\n  log: {log}\n  its last lines:\n"
+                f"  command: {shlex.join(started)}\n  log: {log}\n  its last lines:\n"
                 + "\n".join(f"  | {line}" for line in tail.splitlines()),
                 hint_for(tail, status),
             )
@@ -267,6 +285,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--expdir", type=Path, required=True)
     parser.add_argument("--input", type=Path, action="append", default=[], dest="inputs")
     parser.add_argument("--output", type=Path, action="append", default=[], dest="outputs")
+    parser.add_argument(
+        "--launcher", action="append", default=[], metavar="WORD", help="before the command"
+    )
     parser.add_argument("--unhashed", action="append", default=[], help="option to leave out")
     parser.add_argument("--force", action="store_true", help="run even if done")
     parser.add_argument("--dry_run", action="store_true", help="print the command, run nothing")

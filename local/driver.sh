@@ -39,6 +39,48 @@ number_or_auto() { # number_or_auto OPTION AUTO
   [[ $value =~ ^[0-9]+$ ]] || fail "--$1 takes a number or auto, not '$value'"
 }
 
+prepare_launcher() { # sets launcher, the words before a training command, and training_options
+  local gpus
+  launcher=() training_options=()
+  if [[ $dist_launcher == slurm ]]; then # the GPUs are those of other machines
+    [[ $ngpu != auto ]] || fail "--ngpu auto with --dist_launcher slurm" "say --ngpu N, GPUs a machine"
+    gpus=$ngpu
+  else
+    gpus=$(count_gpus)
+  fi
+  number_or_auto ngpu "$gpus"
+  [[ $ngpu -le $gpus ]] || fail "--ngpu $ngpu, but $gpus seen" "use --ngpu $gpus, or look at nvidia-smi"
+  [[ $num_nodes -ge 1 ]] || fail "--num_nodes $num_nodes" "give a number from 1 up"
+  case $dist_launcher in
+    none)
+      [[ $num_nodes == 1 ]] ||
+        fail "--num_nodes $num_nodes, but nothing starts them" "give --dist_launcher torchrun or slurm"
+      training_options=(--ngpu "$ngpu") ;;
+    torchrun)
+      launcher=(torchrun --no-python --nproc-per-node $((ngpu > 0 ? ngpu : 1)))
+      if [[ $num_nodes == 1 ]]; then launcher+=(--standalone); else
+        [[ -n $master_addr ]] || fail "--num_nodes $num_nodes needs --master_addr" "the name of machine 0"
+        launcher+=(--nnodes "$num_nodes" --node-rank "$node_rank" --master-addr "$master_addr"
+          --master-port "$master_port")
+      fi
+      # a process for each GPU
+      training_options=(--ngpu $((ngpu > 0)) --multiprocessing_distributed false) ;;
+    slurm)
+      local words
+      read -ra words <<<"$slurm_args"
+      launcher=(srun --nodes "$num_nodes" --ntasks-per-node 1 --kill-on-bad-exit=1)
+      [[ $ngpu == 0 ]] || launcher+=(--gpus-per-node "$ngpu")
+      launcher+=(${words[@]+"${words[@]}"})
+      # a process for each machine, which starts those of its GPUs
+      training_options=(--ngpu "$ngpu" --dist_launcher slurm --multiprocessing_distributed true) ;;
+  esac
+  [[ $node_rank -lt $num_nodes ]] || fail "--node_rank $node_rank, but --num_nodes $num_nodes" "they count from 0"
+  [[ $node_rank == 0 || $dist_launcher == torchrun ]] || fail "--node_rank is for --dist_launcher torchrun"
+  [[ $ngpu -gt 0 || $dist_launcher == none ]] || training_options+=(--dist_backend gloo)
+  training_options+=(--seed "$seed")
+  ! $deterministic || training_options+=(--deterministic)
+}
+
 prepare() {
   called_as="./run.sh --recipe ${recipe_dir##*/}"
   [[ ${#given_options[@]} -eq 0 ]] || called_as+=" $(printf '%q ' "${given_options[@]}")"
@@ -57,18 +99,21 @@ prepare() {
   [[ ${#tests[@]} -gt 0 ]] || fail "--test_sets is empty"
   stage_number stage
   stage_number stop_stage
-  local gpus
-  gpus=$(count_gpus)
-  number_or_auto ngpu "$gpus"
-  [[ $ngpu -le $gpus ]] || fail "--ngpu $ngpu, but $gpus seen" "use --ngpu $gpus, or look at nvidia-smi"
-  ! $gpu_inference || [[ $gpus -gt 0 ]] || fail "--gpu_inference true, but no GPU is seen"
+  prepare_launcher
+  ! $gpu_inference || [[ $(count_gpus) -gt 0 ]] || fail "--gpu_inference true, but no GPU is seen"
   number_or_auto nj "$(nproc)"
   number_or_auto inference_nj "$(nproc)"
   find_config asr_config
   find_config inference_config
   [[ $feats_type != fbank ]] || find_config fbank_config
   ! $use_lm || find_config lm_config
-
+  split_options=()
+  [[ $num_splits_asr == 1 ]] || split_options=(--num_splits "$num_splits_asr")
+  cluster_options=()
+  if [[ -n $cluster ]]; then
+    find_config cluster
+    cluster_options=(--cluster "$cluster")
+  fi
 
   py=$(bash "$root/local/env.sh" ${python:+--python "$python"} ${env:+--env "$env"})
   [[ -z $env ]] || export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
@@ -87,8 +132,6 @@ prepare() {
   [[ $token_type != bpe ]] || token_options+=(--bpemodel "$token_dir/bpe.model")
   data_tag=${feats_type}_${token_tag}${speed_perturb_factors:+_sp}
   stats_dir=$expdir/asr_stats_$data_tag
-  training_options=(--ngpu "$ngpu" --seed "$seed")
-  ! $deterministic || training_options+=(--deterministic)
   local seed_tag=
   [[ $seed == 0 ]] || seed_tag=seed$seed
   [[ -n $asr_tag ]] || asr_tag=$("$py" -m espnet_spike.tags --config "$asr_config" \
@@ -138,14 +181,27 @@ prepare() {
     --inference_config "$inference_config" --inference_args "$inference_args")
   [[ $feats_type != fbank ]] || checks+=(--fbank_config "$fbank_config")
   ! $use_lm || checks+=(--lm_config "$lm_config")
+  checks+=("${cluster_options[@]}")
   "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"
 }
 
 skip() { echo "stage $current_stage: skipped, $1"; }
 
+train_step() { # as step; on every machine that trains, started by the launcher
+  if [[ $node_rank == 0 ]]; then
+    step "$1" ${launcher[@]+"${launcher[@]/#/--launcher=}"} "${@:2}"
+    return
+  fi
+  while [[ $1 != -- ]]; do shift; done
+  shift
+  echo "stage $current_stage: joins machine 0"
+  if $dry_run; then printf '  %s\n' "${launcher[*]} $*"; else "${launcher[@]}" "$@"; fi
+}
+
 step() { # step NAME [--input PATH ...] [--output PATH ...] -- COMMAND ...
   local name=$1 flags=()
   shift
+  [[ $node_rank == 0 ]] || { skip "machine 0 does it"; return; }
   ! $force || flags+=(--force)
   ! $dry_run || flags+=(--dry_run)
   "$py" -m espnet_spike.stages --stage "$current_stage" --name "$name" --expdir "$expdir" \

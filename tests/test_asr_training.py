@@ -73,13 +73,13 @@ def stats(folder):
     )
 
 
-def train(folder, extra="", exp="exp"):
+def train(folder, extra="", exp="exp", more=()):
     options = (
         f"--config {folder}/c.yaml --train_dir {folder}/train --valid_dir {folder}/dev "
         f"--stats_dir {folder}/stats --token_list {folder}/tokens.txt --token_type char "
         f"--output_dir {folder}/{exp}"
     )
-    asr_train.main([*options.split(), "--asr_args", extra])
+    asr_train.main([*options.split(), "--asr_args", extra, *more])
     return folder / exp
 
 
@@ -178,6 +178,51 @@ def test_a_finished_training_returns_at_once(work, data, monkeypatch):
     train(work)
     assert {path.name: path.stat().st_mtime_ns for path in exp.iterdir()} == before
     assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
+
+
+def test_a_scan_of_the_worst_batches_changes_nothing(work, data):
+    """The training has dropout, so random numbers must be as before, too."""
+    write_config(work, spike_meta={"scan_batches": True})
+    exp = train(work)
+    assert "worst batches fit into memory" in (exp / "train.log").read_text()
+    assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
+
+
+def test_lists_read_in_parts_train_on_every_utterance(work):
+    write_config(work, spike_meta={"scan_batches": True})
+    words = ["--num_splits", "2", "--asr_args", "--max_epoch 2"]
+    exp = train(work, more=words)
+    log = (exp / "train.log").read_text()
+    assert "Building 1th iter-factory" in log and "the 2 worst batches fit" in log
+    assert [e["batches"] for e in read_epochs(exp)] == [2, 2]
+    parts = [read_table(exp / "splits/text" / f"split.{n}") for n in range(2)]
+    assert parts[0] | parts[1] == read_table(work / "train/text") and len(parts[0]) == 3
+    with pytest.raises(UserError, match="multiple_iterator: true -> false"):
+        train(work, "--max_epoch 3")
+
+
+def test_a_batch_that_does_not_fit_is_named_before_the_first_update(work, monkeypatch):
+    from espnet_spike.model import SpikeASRModel
+
+    whole = SpikeASRModel.forward
+
+    def forward(self, speech, *args, **kwargs):
+        if len(speech) == 3:
+            torch.empty(1 << 50)  # torch's own error
+        return whole(self, speech, *args, **kwargs)
+
+    monkeypatch.setattr(SpikeASRModel, "forward", forward)
+    with pytest.raises(
+        UserError, match=r"batch of 3 utterances .*speech \(3, 60, 80\).* u3 "
+    ) as info:
+        write_config(work, spike_meta={"scan_batches": True})
+        train(work)
+    assert "lower batch_bins" in info.value.hint and "accum_grad" in info.value.hint
+    assert not (work / "exp" / CHECKPOINT).exists()
+    write_config(work)
+    with pytest.raises(UserError, match="can't allocate memory") as info:
+        train(work)  # without a scan the cure is named, too
+    assert "lower batch_bins" in info.value.hint
 
 
 def test_more_epochs_go_on_in_the_same_folder(work, capfd):

@@ -67,6 +67,11 @@ def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, 
         (["--asr_config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--ngpu", "64"], "--ngpu 64"),
         (["--test_sets", ""], "--test_sets is empty"),
+        (["--num_nodes", "2"], "give --dist_launcher torchrun or slurm"),
+        (["--num_nodes", "2", "--dist_launcher", "torchrun"], "needs --master_addr"),
+        (["--dist_launcher", "slurm"], "say --ngpu N"),
+        (["--dist_launcher", "torchrn"], "did you mean 'torchrun'"),
+        (["--dist_launcher", "torchrun", "--node_rank", "1"], "they count from 0"),
     ],
 )
 def test_a_wrong_option_stops_before_any_work_and_says_what_is_known(run_sh, options, said):
@@ -125,6 +130,35 @@ def test_a_recipes_own_options_are_checked_and_in_its_help(run_sh, checkout):
     assert "unknown option --size" in run_sh("--size", "big", script=root).stderr
     recipe.write_text(recipe.read_text().replace("loud=false", "nbpe=7"))
     assert "--nbpe is an option of every recipe" in run_sh(script=recipe).stderr
+
+
+def test_training_is_started_on_several_machines(run_sh, checkout):
+    """A machine but the first only joins in training; Slurm starts them by itself."""
+
+    def shown(*options):
+        call = ("--recipe", "mine", "--env", sys.prefix, "--dry_run", "--stage", "stats")
+        result = run_sh(*call, "--stop_stage", "train", *options, script=checkout / "run.sh")
+        assert result.returncode == 0, result.stderr
+        stats, train = result.stdout.split("stage 7 stats: ")[1].split("stage 8 train: ")
+        return stats, " ".join(train.split())
+
+    torchrun = ("--dist_launcher", "torchrun", "--ngpu", "0", "--num_nodes", "2")
+    for rank in "01":
+        stats, train = shown(*torchrun, "--master_addr", "first", "--node_rank", rank)
+        assert ("would run" in stats) == (rank == "0")
+        assert (
+            "torchrun --no-python --nproc-per-node 1 --nnodes 2 --node-rank "
+            f"{rank} --master-addr first --master-port 29500 {sys.executable} -m" in train
+        )
+        assert "--ngpu 0 --multiprocessing_distributed false --dist_backend gloo" in train
+    slurm = ("--dist_launcher", "slurm", "--ngpu", "4", "--num_nodes", "2")
+    stats, train = shown(*slurm, "--slurm_args", "--partition gpu")
+    assert "srun" not in stats
+    assert (
+        "srun --nodes 2 --ntasks-per-node 1 --kill-on-bad-exit=1 --gpus-per-node 4 --partition gpu "
+        f"{sys.executable} -m" in train
+    )
+    assert "--ngpu 4 --dist_launcher slurm --multiprocessing_distributed true" in train
 
 
 def test_shell_scripts_are_clean(root):

@@ -70,6 +70,21 @@ def test_a_failed_rerun_leaves_no_old_marker(stage, tmp_path):
     assert not (tmp_path / "exp/.done/x.json").exists()
 
 
+def test_what_starts_a_command_does_not_make_it_another(stage, tmp_path):
+    script = f"echo run >>'{tmp_path}/out'"
+    assert stage(script, launcher=["env", "RANK=0"])
+    assert not stage(script)
+    with pytest.raises(UserError, match="command: env RANK=0 bash"):
+        stage("false", launcher=["env", "RANK=0"])
+
+
+def test_an_error_that_much_was_said_after_is_shown(stage):
+    with pytest.raises(UserError) as caught:
+        stage("echo 'error: no u7'; echo '  hint: mend u7'; seq 1000 1100; exit 1")
+    assert "| error: no u7" in str(caught.value) and "| 1010" in str(caught.value)
+    assert caught.value.hint == ""
+
+
 def test_dry_run_runs_nothing(stage, tmp_path, capsys):
     assert not stage(f"touch '{tmp_path}/out'", dry_run=True)
     assert not (tmp_path / "out").exists()
