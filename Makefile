@@ -17,9 +17,11 @@ lint:            ## format and check Python and shell
 env:             ## make .venv for running recipes
 	bash local/env.sh
 
-results:         ## copy the tables of a recipe beside it: make results RECIPE=fsdd
-	cat "egs/$(RECIPE)/exp/RESULTS.md" $$(ls egs/$(RECIPE)/exp/*/RESULTS.md 2>/dev/null) \
-	  >"egs/$(RECIPE)/RESULTS.md"
+results:         ## put the tables of a recipe beside it: make results RECIPE=fsdd [CORPUS_DIR=hidden]
+	cd "egs/$(RECIPE)" && if grep -qs '^<!-- results: begin' RESULTS.md; then \
+	  ../../$(PYTHON) -m espnet_spike.bin.report --expdir exp --corpus "$(RECIPE)" \
+	    --out exp/RESULTS.md --copy_to RESULTS.md $(CORPUS_DIR:%=--corpus_dir "%"); else \
+	cat exp/RESULTS.md $$(ls exp/*/RESULTS.md 2>/dev/null) >RESULTS.md; fi
 
 bench:           ## measure speed against peers, tables in benchmarks/results
 	bash local/env.sh --group test

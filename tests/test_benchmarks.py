@@ -3,9 +3,10 @@ import time
 
 import pytest
 
-from benchmarks import bench_count, bench_fbank, bench_manifest
+from benchmarks import bench_count, bench_fbank, bench_full_size
 from benchmarks.harness import Timing, compare, machine, markdown_table, write_report
 from espnet_spike.errors import UserError
+from tests.corpora import corpus_dir
 
 
 def test_cases_take_turns_and_warmups_do_not_count():
@@ -53,19 +54,6 @@ def test_the_fbank_benchmark_runs(tmp_path, capsys):
         bench_fbank.main([*options, "--floor", "1e12"])
 
 
-def test_the_manifest_benchmark_runs(tmp_path):
-    options = ["--lines", "300 600", "--stages", "check filter", "--out", str(tmp_path / "lists")]
-    bench_manifest.main([*options, "--folder", str(tmp_path)])
-    rows = json.loads((tmp_path / "lists.json").read_text())["rows"]
-    assert [(row["stage"], row["lines"]) for row in rows] == [
-        (stage, lines) for lines in (300, 600) for stage in ("check", "filter")
-    ]
-    assert all(row["core [s]"] > 0 for row in rows)
-    assert not list(tmp_path.glob("manifest*"))
-    with pytest.raises(UserError, match="no such stage: chek"):
-        bench_manifest.main(["--stages", "chek"])
-
-
 def test_the_count_benchmark_runs(tmp_path):
     config = bench_count.ROOT / "egs/mini_an4/conf/train_iml_spikeformer.yaml"
     options = ["--configs", str(config), "--utterances", "2", "--repeats", "1"]
@@ -75,3 +63,31 @@ def test_the_count_benchmark_runs(tmp_path):
     assert [row["case"] for row in rows] == ["encode", "count", "encode in batches"]
     with pytest.raises(UserError, match="takes above"):
         bench_count.main([*options, "--most", "0.001"])
+
+
+def test_two_steps_on_real_speech_are_measured_once(tmp_path, capsys):
+    config = bench_full_size.ROOT / "egs/mini_an4/conf/train_iml_spikeformer.yaml"
+    corpus = corpus_dir("LibriSpeech")
+    options = ["--corpus_dir", str(corpus), "--configs", str(config), "--batch", "1", "--resume"]
+    options += ["--out", str(tmp_path / "full")]
+    bench_full_size.main(options)
+    (row,) = json.loads((tmp_path / "full.json").read_text())["rows"]
+    assert 0 < row["model [GiB]"] < row["peak [GiB]"] and row["step [core s]"] > 0
+    assert 5 < row["speech [s]"] < 20 and row["GFLOP / s of speech"] > 0
+    first, second = map(float, row["losses"].split(", "))
+    assert first != second
+    bench_full_size.main(options)  # nothing to do
+    assert json.loads((tmp_path / "full.json").read_text())["rows"] == [row]
+
+
+def test_hours_grow_with_the_corpus_and_the_epochs():
+    row = {"GFLOP / s of speech": 10.0}
+    names = [path.stem.removeprefix("train_") for path in bench_full_size.find_configs()]
+    hours = {n: bench_full_size.expected_hours(row | {"config": n}) for n in names}
+    large, small = hours["speech_mamba_librispeech960"], hours["speech_mamba_librispeech100"]
+    assert large["GPU hours"] / small["GPU hours"] == pytest.approx(
+        9.6 * large["epochs"] / small["epochs"]
+    )
+    event = hours["event_speech_mamba_librispeech960"]
+    assert event["epochs"] == 80  # 60 and 20 of fine-tuning
+    assert large["GPU hours"] == pytest.approx(960 * 3 * 120 * 10e9 / 20e12)
