@@ -68,10 +68,11 @@ def test_findings_can_be_refuted():
             [
                 result("e", "E", 1000.0, 300.0, 0.5),
                 result("o", "E, optimized", 1000.0, 290.0, 0.6),
-                result("s", "S", 1000.0, 800.0, 0.72, memory=10.0),
+                result("s", "S", 1000.0, 200.0, 0.72, memory=10.0),
             ]
         )
     )
+    assert "Membranes eat the gain of spikes: refuted for s" in text
     assert "sparsity: refuted for e" in text and "over 10 %: refuted" in text
     assert "spikes: refuted for s" in text
     assert "|e|E|small|own dense coding|plain|70.0|" in text
