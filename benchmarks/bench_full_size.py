@@ -232,7 +232,7 @@ def report(rows, args):
         "two for a multiply-accumulate.",
         f"GPU hours = hours of the corpus x {SPEEDS} speeds x epochs x operations a second of "
         f"speech / {FLOPS / 1e12:g} TFLOP/s. That rate is an assumption (an eighth of an A100's "
-        "peak in TF32), not a measurement; scans, neurons, time steps and reading are not in it.",
+        "peak in TF32), not a measurement; scans, neurons and reading are not in it.",
     ]
     facts = machine(["torch", "espnet", "numba"])
     return write_report(args.out, "Two steps of the full-size configurations", rows, facts, notes)
