@@ -100,7 +100,7 @@ RECIPES = [
         ),
         corpus=small_librispeech,
         sets=("test_clean",),
-        files=("data/train_100/text", "data/dev/text", "dump/fbank/train_100/feats.scp"),
+        files=("data/train_100/text", "data/dev/text", "dump/fbank/train_100_sp/feats.scp"),
     ),
 ]
 
@@ -137,7 +137,7 @@ def test_a_recipe_leads_from_audio_to_a_table(checkout, recipe, tmp_path):
     # the same command again finds everything done, whatever the folder it is given in
     again = finish(run_recipe(checkout, *options, "--inference_nj", "1", cwd=folder))
     assert " finished in " not in again
-    assert again.count("done before") == 13
+    assert again.count("done before") == output.count(" finished in ") >= 13
 
 
 def wait_for(path: Path, process: subprocess.Popen, seconds: float = 300) -> None:
