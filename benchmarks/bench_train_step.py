@@ -3,8 +3,10 @@
     python -m benchmarks.bench_train_step [--threads 1] [--ceiling 1.35] [--memory_ceiling 1.3]
 
 A step is forward and backward of the encoder on random features, at the same sizes for all. One
-IMLS time step stands for T steps of a LIF network, which runs everything T times. Memory is the
-growth of a fresh process's resident memory from before the first step to its peak in two steps.
+IMLS time step stands for T steps of a LIF network, which runs everything T times; LIF is ours or
+spikingjelly's multi-step node, in the same encoder. Memory is the growth of a fresh process's
+resident memory from before the first step to its peak in two steps, compilers that it loads
+included.
 """
 
 import json
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.harness import compare, machine, write_report
 from espnet_spike.cli import Parser, run
@@ -21,6 +24,8 @@ from espnet_spike.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = "ANN twin (relu)"
+SPIKINGJELLY = "spikingjelly"
+COMPILER = "the compiler alone"
 CASES = {
     PEER: {"neuron": "relu"},
     "IMLS, T = 6": {"neuron": "imls", "T": 6},
@@ -28,6 +33,8 @@ CASES = {
     "ternary, T = 4": {"neuron": "ternary", "T": 4},
     "LIF, T = 4": {"neuron": "lif", "T": 4},
     "LIF, T = 6": {"neuron": "lif", "T": 6},
+    "spikingjelly's LIF, T = 4": {"neuron": SPIKINGJELLY, "T": 4},
+    "spikingjelly's LIF, T = 6": {"neuron": SPIKINGJELLY, "T": 6},
     "ESPnet transformer": None,
 }
 
@@ -50,6 +57,43 @@ def get_parser():
     return parser
 
 
+def spikingjelly_lif():
+    """Return a class: spikingjelly's multi-step node, called and made as our ``LIF``."""
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    from espnet_spike.firing import Neuron
+
+    class SpikingjellyLIF(Neuron):
+        def __init__(self, dim, T=4):
+            super().__init__()
+            self.dim, self.time_steps = dim, T
+            self.node = neuron.LIFNode(
+                surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m"
+            )
+
+        def forward(self, x, mask=None):
+            functional.reset_net(self.node)
+            return self.node(x.unflatten(0, (self.time_steps, -1))).flatten(0, 1)
+
+    return SpikingjellyLIF
+
+
+def make_encoder(case, sizes):
+    """Return the encoder of a case."""
+    options = CASES[case]
+    if options is None:
+        from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+
+        return TransformerEncoder(80, **sizes)
+    from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+    from espnet_spike.neurons import NEURONS
+
+    if options["neuron"] != SPIKINGJELLY:
+        return IMLSpikeformerEncoder(80, **sizes, **options)
+    with mock.patch.dict(NEURONS, lif=spikingjelly_lif()):
+        return IMLSpikeformerEncoder(80, **sizes, **options | {"neuron": "lif"})
+
+
 def make_step(case, args):
     """Return a function that does one step."""
     import torch
@@ -62,15 +106,7 @@ def make_step(case, args):
         "linear_units": 2048,
         "num_blocks": args.blocks,
     }
-    if CASES[case] is None:
-        from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
-
-        encoder = TransformerEncoder(80, **sizes)
-    else:
-        from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
-
-        encoder = IMLSpikeformerEncoder(80, **sizes, **CASES[case])
-    encoder = encoder.to(args.device)
+    encoder = make_encoder(case, sizes).to(args.device)
     frames = 4 * args.frames + 3
     features = torch.randn(args.batch, frames, 80, device=args.device)
     lengths = torch.linspace(0.8 * frames, frames, args.batch).long().to(args.device)
@@ -92,12 +128,24 @@ def resident():
     return [int(fields[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM")]
 
 
+def load_compiler():
+    """Run the kernels of IMLS once, on next to nothing: what remains in memory is numba."""
+    import torch
+
+    from espnet_spike import imls_kernels
+
+    x, level = torch.ones(1, 1, 1), torch.ones(1)
+    imls_kernels.mean_abs(x)
+    imls_kernels.forward(x, level, level, level, 6, "half_up")
+    imls_kernels.backward(x, x, level, level, level, 6, "half_up")
+
+
 def measure(case, args):
     """Print the memory that two steps of ``case`` add, in bytes."""
-    step = make_step(case, args)
-    if args.device == "cuda":
-        import torch
+    import torch
 
+    step = load_compiler if case == COMPILER else make_step(case, args)
+    if args.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
@@ -110,6 +158,17 @@ def measure(case, args):
     print(json.dumps(resident()[1] - before))
 
 
+def measure_apart(case, own, args):
+    """Return the memory of a case in a process of its own; None if the machine has too little."""
+    command = [sys.executable, "-m", "benchmarks.bench_train_step", f"--measure={case}", *own]
+    env = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=False)
+    if done.returncode == -signal.SIGKILL:  # by the kernel
+        return None
+    done.check_returncode()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main(argv=None):
     """Run the benchmark."""
     args = get_parser().parse_args(argv)
@@ -120,16 +179,8 @@ def main(argv=None):
     cases = [name for name in CASES if name == PEER or name.startswith(wanted)]
     own = [f"--{k}={getattr(args, k)}" for k in ("batch", "frames", "dim", "blocks", "threads")]
     own.append(f"--device={args.device}")
-    memory, too_large = {}, []
-    for name in cases:
-        command = [sys.executable, "-m", "benchmarks.bench_train_step", f"--measure={name}", *own]
-        env = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-        done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=False)
-        if done.returncode == -signal.SIGKILL:  # by the kernel, which had no memory left
-            too_large.append(name)
-            continue
-        done.check_returncode()
-        memory[name] = json.loads(done.stdout.splitlines()[-1])
+    memory = {name: measure_apart(name, own, args) for name in [*cases, COMPILER]}
+    too_large = [name for name in cases if memory[name] is None]
     cases = [name for name in cases if name not in too_large]
     started = time.time()
     timings = compare({name: make_step(name, args) for name in cases}, PEER, args.repeats)
@@ -151,6 +202,11 @@ def main(argv=None):
         f"d = {args.dim}, {args.blocks} blocks, ff 2048, {args.threads} thread(s), {args.device}; "
         f"{args.repeats} rounds in {time.time() - started:.0f} s."
     ]
+    if args.device == "cpu":
+        notes.append(
+            f"numba, which compiles all neurons but ReLU and spikingjelly's, takes "
+            f"{memory[COMPILER] / 2**20:.0f} MiB of the memory once a process, whatever the batch."
+        )
     notes += [f"{name}: does not fit into the memory." for name in too_large]
     out = args.out or ROOT / f"benchmarks/results/train_step_{args.device}"
     facts = machine(["torch", "espnet", "numba"])
