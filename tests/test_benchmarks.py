@@ -2,8 +2,9 @@ import json
 import time
 
 import pytest
+import torch
 
-from benchmarks import bench_count, bench_fbank, bench_full_size
+from benchmarks import bench_count, bench_fbank, bench_full_size, bench_train_step
 from benchmarks.harness import Timing, compare, machine, markdown_table, write_report
 from espnet_spike.errors import UserError
 from tests.corpora import corpus_dir
@@ -52,6 +53,36 @@ def test_the_fbank_benchmark_runs(tmp_path, capsys):
     assert all(row["x real time (wall)"] > 0 for row in rows)
     with pytest.raises(UserError, match="below 1000000000000"):
         bench_fbank.main([*options, "--floor", "1e12"])
+
+
+@pytest.mark.parametrize("T", [4, 6])
+def test_spikingjelly_in_our_encoder_does_the_work_of_our_lif(T):
+    sizes = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 2}
+    ours = bench_train_step.make_encoder(f"LIF, T = {T}", sizes)
+    peer = bench_train_step.make_encoder(f"spikingjelly's LIF, T = {T}", sizes)
+    peer.load_state_dict(ours.state_dict())
+    features, lengths = torch.randn(2, 63, 80), torch.tensor([63, 50])
+    for train in (True, False):
+        outputs = []
+        for encoder in (ours, peer):
+            torch.manual_seed(0)  # of dropout
+            outputs.append(encoder.train(train)(features, lengths)[0])
+        assert torch.equal(*outputs)
+        assert outputs[0].abs().sum() > 0
+    for output in outputs:
+        output.square().mean().backward()
+    for parameter, twin in zip(ours.parameters(), peer.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, twin.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_train_step_benchmark_runs(tmp_path):
+    options = "--batch 1 --frames 20 --dim 64 --blocks 1 --repeats 1 --cases IMLS".split()
+    options += ["--out", str(tmp_path / "step")]
+    bench_train_step.main(options)
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert len(rows) == 3 and rows[0]["time / twin"] == 1
+    assert all(row["peak MiB"] > 0 for row in rows)
+    assert "takes" in (tmp_path / "step.md").read_text()
 
 
 def test_the_count_benchmark_runs(tmp_path):
