@@ -206,6 +206,18 @@ def rates(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
+def error_rates(
+    refs: Mapping[str, str], hyps: Mapping[str, str], normalize: Callable[[str], str]
+) -> tuple[float, float]:
+    """Return word and character error rate in % of texts by utterance."""
+
+    def rate(cut: Callable[[str], list[str]]) -> float:
+        units = [[cut(normalize(texts[utt])) for utt in refs] for texts in (refs, hyps)]
+        return percent(kaldialign.batch_error_rate(*units)["total"], sum(map(len, units[0])))
+
+    return rate(word_units), rate(character_units)
+
+
 def interval_fields(interval: Interval) -> dict[str, Any]:
     """Return an interval as the fields of a result file."""
     return {

@@ -19,9 +19,15 @@ features with ``conf/fbank_sherpa.yaml`` hears in sherpa-onnx what it heard in t
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from espnet_spike.errors import UserError
 from espnet_spike.fbank import FbankConfig
 from espnet_spike.front_end import FrontEnd
+
+if TYPE_CHECKING:
+    from espnet_spike.kaldi_dir import DataDir
 
 FBANK = FbankConfig(snip_edges=False, high_freq=-400.0)
 """The settings of sherpa-onnx 2.0.1."""
@@ -70,3 +76,38 @@ def feature_differences(front_end: FrontEnd) -> list[str]:
         if item.name not in ("compression_method", "num_mel_bins")
         and getattr(FBANK, item.name) != getattr(front_end.fbank, item.name)
     ]
+
+
+def decode(model: Path, tokens: Path, data: "DataDir", fs: int) -> dict[str, str]:
+    """Return what sherpa-onnx says to the audio of a set, utterance -> text.
+
+    Args:
+        model: ``model.onnx`` or ``model.int8.onnx``.
+        tokens: ``tokens.txt`` beside it.
+        data: the set.
+        fs: sampling rate of the model in Hz; other audio is resampled as in stage 3.
+
+    Raises:
+        UserError: sherpa-onnx is not installed, or some audio cannot be read.
+    """
+    try:
+        import sherpa_onnx
+    except ImportError as error:
+        raise UserError(
+            f"decoding with sherpa-onnx needs its package ({error})", "pip install sherpa-onnx"
+        ) from None
+    from espnet_spike.audio import change_rate, parse_source, read
+
+    recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+        str(model), str(tokens), sample_rate=fs
+    )
+    texts = {}
+    for utt in data.text:
+        value, start, end = data.source(utt)
+        wave, rate = read(parse_source(value, utt), utt, start, end)
+        wave = change_rate(wave, rate, fs, data.utt2speed.get(utt, 1.0))
+        stream = recognizer.create_stream()
+        stream.accept_waveform(fs, wave / 32768)
+        recognizer.decode_stream(stream)
+        texts[utt] = stream.result.text.strip()
+    return texts

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from espnet_spike import onnx_check, onnx_export, packing, sherpa
-from espnet_spike.bin import export_onnx
+from espnet_spike.bin import decode_sherpa, export_onnx
 from espnet_spike.decoding import read_settings
 from espnet_spike.errors import UserError
 from espnet_spike.fbank import FbankConfig, extractor
 from espnet_spike.front_end import FrontEnd
+from espnet_spike.kaldi_dir import read_table, write_table
 from espnet_spike.norms import MaskedBatchNorm
 from espnet_spike.onnx_export import LEVEL_OFFSET, CTCGraph, OnnxCTC, best_path, export
 from espnet_spike.trained import load
@@ -408,25 +409,72 @@ def test_features_of_sherpa_are_ours_with_its_settings(speech, tmp_path):
     assert np.abs(heard[1 : 1 + len(ours)] - ours).mean() > 0.1  # which is why FBANK is told
 
 
-@pytest.mark.parametrize("name", ["relu", "imls", "spiking"])
 @torch.no_grad()
-def test_sherpa_says_what_greedy_ctc_says(speech, tmp_path, name):
-    model = untrained_experiment(tmp_path, *MODELS[name])
+def export_talkative(name, speech, folder):
+    """Export an untrained model that says several tokens to the speech; return it and features."""
+    model = untrained_experiment(folder, *MODELS[name])
     x = extractor(sherpa.FBANK, 16000)(speech.astype(np.float32) / 32768)[None]
     encoded, _ = model.encode(torch.from_numpy(x + LEVEL_OFFSET), torch.tensor([x.shape[1]]))
     ctc = model.ctc.ctc_lo
     ctc.bias.copy_(-ctc.weight @ encoded[0].mean(0))  # or one token were the best everywhere
     ctc.bias[[1, -1]] = -1e3  # neither <unk> nor <sos/eos>
     graph = CTCGraph(model, 80).eval()
-    export(graph, tmp_path / "model.onnx", METADATA)
+    export(graph, folder / "model.onnx", METADATA)
     lines = sherpa.token_lines(TOKENS, "char")
-    (tmp_path / "tokens.txt").write_text("\n".join(lines) + "\n")
+    (folder / "tokens.txt").write_text("\n".join(lines) + "\n")
+    return graph, x
+
+
+@pytest.mark.parametrize("name", ["relu", "imls", "spiking"])
+@torch.no_grad()
+def test_sherpa_says_what_greedy_ctc_says(speech, tmp_path, name):
+    graph, x = export_talkative(name, speech, tmp_path)
     result = recognise(tmp_path / "model.onnx", tmp_path / "tokens.txt", speech)
     log_probs, olens = graph(torch.from_numpy(x.copy()), torch.tensor([x.shape[1]]))
     ids = best_path(log_probs[0, : int(olens[0])].numpy())
     text = "".join(TOKENS[i] for i in ids).replace("<space>", " ")
     assert len(set(ids)) > 3
     assert result.text.strip() == text.strip()
+
+
+def test_a_set_decoded_by_sherpa_is_compared_with_stage_10(speech, tmp_path, capsys):
+    export_talkative("relu", speech, tmp_path)
+    FrontEnd(16000, sherpa.FBANK).write(tmp_path)
+    soundfile.write(tmp_path / "a.wav", speech, 16000)
+    soundfile.write(tmp_path / "b.wav", np.repeat(speech[8000:], 2), 32000)
+    stereo = np.stack([speech, np.zeros_like(speech)], 1)
+    soundfile.write(tmp_path / "c.flac", stereo, 16000)
+    data = {
+        "wav.scp": {name: str(tmp_path / file) for name, file in
+                    zip("xyz", ("a.wav", "b.wav", "c.flac"), strict=True)},
+        "segments": {"u1": "x 0 0.6", "u2": "x 0.6 -1", "u3": "y 0 -1", "u4": "z 0 0.6"},
+        "text": {"u1": "a b", "u2": "c d", "u3": "e", "u4": "f"},
+        "utt2spk": dict.fromkeys(("u1", "u2", "u3", "u4"), "s"),
+    }  # fmt: skip
+    other = tmp_path / "decoded"
+    for folder in (tmp_path / "data", other):
+        folder.mkdir()
+    for name, table in data.items():
+        write_table(tmp_path / "data" / name, table)
+    arguments = ["--onnx", str(tmp_path), "--data_dir", str(tmp_path / "data")]
+    decode_sherpa.main([*arguments, "--out", str(tmp_path / "said")])
+    texts = read_table(tmp_path / "said/text")
+    stretches = {"u1": speech[:9600], "u2": speech[9600:], "u4": speech[:9600] / 2}
+    for utt, wave in stretches.items():
+        result = recognise(tmp_path / "model.onnx", tmp_path / "tokens.txt", wave)
+        assert texts[utt] == result.text.strip()
+    assert texts["u3"] and texts["u1"] != texts["u2"]
+    write_table(other / "text", texts | {"u2": "something else"})
+    capsys.readouterr()
+    again = [*arguments, "--decode_dir", str(other), "--out", str(tmp_path / "again")]
+    decode_sherpa.main(again)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].endswith("| 4 of 4 |") and printed[3].endswith("| 3 of 4 |")
+    write_table(other / "text", {"u1": "a"})
+    with pytest.raises(UserError, match="3 without a hypothesis: u2"):
+        decode_sherpa.main(again)
+    with pytest.raises(UserError, match=r"model\.int8\.onnx: missing"):
+        decode_sherpa.main([*again, "--int8"])
 
 
 def test_differences_of_features_are_told():

@@ -285,3 +285,12 @@ def test_compare_wants_scored_folders(decoded):
         compare_decodes.main([str(folder)])
     with pytest.raises(UserError, match="no such folder"):
         compare_decodes.main([str(folder), "/nowhere"])
+
+
+def test_error_rates_are_those_of_a_scored_set():
+    refs = {"a": "THE CAT SAT", "b": "ON A MAT"}
+    hyps = {"b": "on the mat", "a": "the cat"}
+    wer, cer = scoring.error_rates(refs, hyps, str.lower)
+    assert wer == pytest.approx(100 * 2 / 6, abs=1e-4)
+    assert cer == pytest.approx(100 * (4 + 3) / 19, abs=1e-4)
+    assert scoring.error_rates(refs, refs, str) == (0, 0)
