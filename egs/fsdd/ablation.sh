@@ -7,7 +7,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 expdir=exp/ablation
 
 seeds="1 2 3"
-rows="imls relu no_decay one_decay fixed_ln fixed_bn imls_t1 asym ssa ternary lif transformer"
+rows="imls relu no_decay one_decay fixed_ln fixed_bn imls_t1 asym ssa ternary lif warm transformer"
 options=()
 while [[ $# -gt 0 ]]; do
   case $1 in
