@@ -197,6 +197,8 @@ def main(argv=None):
     stages = args.stages.split()
     if unknown := set(stages) - set(STAGES):
         raise UserError(f"no such stage: {min(unknown)}", f"there are {', '.join(STAGES)}")
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for count in map(int, args.lines.split()):
         folder = Path(tempfile.mkdtemp(prefix="manifest", dir=args.folder))
