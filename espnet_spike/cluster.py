@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import importlib
 import inspect
+import itertools
 import logging
 import os
 import signal
@@ -186,7 +187,7 @@ def run_tasks(
         running = as_completed()
 
         def submit(count: int) -> None:
-            for number, arguments in (item for item, _ in zip(waiting, range(count), strict=False)):
+            for number, arguments in itertools.islice(waiting, count):
                 future = client.submit(_call, here, function, arguments, pure=False)
                 numbers[future.key] = number
                 running.add(future)

@@ -112,7 +112,8 @@ def test_decoding_is_that_of_processes_although_a_worker_is_killed_in_a_task(tmp
 
 
 def test_a_task_that_fails_or_kills_each_of_its_workers_is_an_error():
-    assert run_tasks(TWO, fail, [(3,), (4,)]) == {0: 3, 1: 4}
+    more = range(3, 23)  # than wait with the scheduler at once
+    assert run_tasks(TWO, fail, ((n,) for n in more)) == dict(enumerate(more))
     with pytest.raises(UserError, match="bad 1") as caught:
         run_tasks(TWO, fail, [(0,), (1,)])
     assert caught.value.hint == "mend it"
