@@ -51,8 +51,9 @@ def train_guarded(
         UserError: a changed configuration, nothing learnt, or an unfinished training.
     """
     exp_dir = Path(args.output_dir)
-    leader = launch.rank() == 0
-    log = exp_dir / (LOG if leader else f"train.rank{launch.rank()}.log")
+    rank = launch.rank(args.dist_launcher)
+    leader = rank == 0
+    log = exp_dir / (LOG if leader else f"train.rank{rank}.log")
     args.config = str(exp_dir / "train_config.yaml")
     if leader:
         _prepare(task, args, config, prepare)

@@ -71,10 +71,15 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
         group.add_argument(f"--{name}")
 
 
-def rank() -> int:
-    """Return the rank of this process where a launcher started several, else 0."""
-    found = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
-    return next((int(value) for value in found if value is not None), 0)
+def rank(launcher: str | None) -> int:
+    """Return the rank of this process among those that were started for one training, else 0.
+
+    Args:
+        launcher: ESPnet's ``dist_launcher``. Only a training that is told of Slurm or MPI takes its
+            rank from there: whatever else runs below ``srun`` has one, too.
+    """
+    name = {"slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}.get(launcher, "RANK")
+    return int(os.environ.get(name, 0))
 
 
 def espnet_options(options: argparse.Namespace) -> list[str]:
