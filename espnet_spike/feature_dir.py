@@ -66,10 +66,10 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
             count += 1
             if not files:
                 path.mkdir(parents=True, exist_ok=True)
-                # feats.scp last: it says that the directory is complete
-                files = [stack.enter_context(replacing(path / name)) for name in TABLES[::-1]]
+                # feats.scp first, so in place last: it says that the directory is complete
+                files = [stack.enter_context(replacing(path / name)) for name in TABLES]
             shape = f"{row.frames},{row.dim}"
-            values = (row.speaker, row.text, row.duration, shape, row.feats)
+            values = (row.feats, shape, row.duration, row.text, row.speaker)
             for file, value in zip(files, values, strict=True):
                 file.write(f"{row.utt} {value}".rstrip() + "\n")
             spk2utt.setdefault(row.speaker, []).append(row.utt)

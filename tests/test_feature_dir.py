@@ -1,7 +1,10 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from espnet_spike.errors import UserError
-from espnet_spike.feature_dir import FeatureDir
+from espnet_spike.feature_dir import FeatureDir, iter_rows, write_rows
 
 
 def make(frames):
@@ -21,6 +24,21 @@ def test_a_directory_reads_back_as_written(tmp_path):
     assert FeatureDir.read(tmp_path / "d") == data
     assert (tmp_path / "d/feats_shape").read_text() == "a1 10,80\nb2 20,80\n"
     assert (tmp_path / "d/spk2utt").read_text() == "a a1\nb b2\n"
+
+
+def test_rows_make_the_same_directory_and_feats_scp_comes_last(tmp_path, monkeypatch):
+    make({"a1": 10, "b2": 20}).write(tmp_path / "d")
+    replace, placed = os.replace, []
+
+    def note(source, target):
+        placed.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    assert write_rows(tmp_path / "e", iter_rows(tmp_path / "d")) == 2
+    assert placed[-1] == "feats.scp" and len(placed) == 6
+    tables = [{f.name: f.read_text() for f in (tmp_path / d).iterdir()} for d in "de"]
+    assert tables[0] == tables[1]
 
 
 def test_a_directory_without_features_is_not_read(tmp_path):
