@@ -143,9 +143,10 @@ def to_srt(transcript: Transcript) -> str:
 
 
 def to_ctm(transcript: Transcript) -> str:
-    """NIST's CTM: file, channel, start, duration, word."""
+    """NIST's CTM: file, channel, start, duration, word; white space in a name becomes ``_``."""
+    name = "_".join(transcript.name.split())
     return "".join(
-        f"{transcript.name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word}\n"
+        f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word}\n"
         for word in transcript.words
     )
 

@@ -57,6 +57,12 @@ def test_formats():
     assert content["pieces"][0]["words"][1] == {"word": "THERE", "start": 1.1, "end": 1.5}
 
 
+def test_a_line_of_ctm_has_five_fields_whatever_the_file_is_called():
+    transcript = Transcript("my talk\t1", "my talk\t1.wav", 3723.5, made_up().pieces)
+    lines = [line.split() for line in FORMATS["ctm"](transcript).splitlines()]
+    assert {len(line) for line in lines} == {5} and {line[0] for line in lines} == {"my_talk_1"}
+
+
 def test_captions_are_short_and_hold_every_word():
     words = tuple(Word(f"W{n}", n * 0.5, n * 0.5 + 0.4) for n in range(100))
     lines = captions(Transcript("x", "x", 50.0, [Piece(0.0, 50.0, "", 0.0, words)]))
