@@ -9,7 +9,7 @@ import dask
 import pytest
 import yaml
 
-from espnet_spike import decoding
+from espnet_spike import cluster, decoding
 from espnet_spike.cluster import (
     ClusterConfig,
     make_cluster,
@@ -21,7 +21,7 @@ from espnet_spike.decoding import decode, make_plan, read_settings
 from espnet_spike.errors import UserError
 from espnet_spike.extract import Task
 from espnet_spike.extract import run_tasks as extract
-from tests.cluster_tasks import Noise, fail
+from tests.cluster_tasks import Noise, end_job_once, fail
 from tests.tiny_model import write_features
 
 TWO = ClusterConfig("local", 2)
@@ -122,24 +122,65 @@ def test_a_task_that_fails_or_kills_each_of_its_workers_is_an_error():
             run_tasks(TWO, fail, [(2,)])
 
 
-def test_workers_are_asked_of_a_queue(tmp_path, monkeypatch):
+@pytest.fixture
+def slurm(tmp_path, root, monkeypatch):
     """Slurm's commands are played: a job runs at once, in the home folder, and can be ended."""
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
-    submit = f"""cp "$1" '{tmp_path}/job.sh'  # the other goes when this ends
-(cd /; exec setsid bash '{tmp_path}/job.sh') >'{tmp_path}/job.log' 2>&1 &
-echo "$@" >>'{tmp_path}/jobs'
+    submit = f"""job='{tmp_path}/job.'$$
+cp "$1" "$job.sh"  # the other goes when this ends
+(cd /; SLURM_JOB_ID=$BASHPID exec setsid bash "$job.sh") >"$job.log" 2>&1 &
+echo "$!" >>'{tmp_path}/jobs'
 echo "Submitted batch job $!"
 """
     for name, script in (("sbatch", submit), ("scancel", 'kill -- "-$1"\n')):
         (bin_dir / name).write_text(f"#!/bin/bash\n{script}")
         (bin_dir / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    options = {"cores": 1, "memory": "1GB", "interface": "lo", "death_timeout": 120}
-    config = ClusterConfig("slurm", 1, options)
-    assert run_tasks(config, os.getcwd, [(), ()]) == dict.fromkeys(range(2), str(tmp_path))
-    assert len((tmp_path / "jobs").read_text().splitlines()) == 1
+    monkeypatch.setenv("PYTHONPATH", str(root))  # sbatch hands on the environment
+    recipe = tmp_path / "a recipe"
+    recipe.mkdir()
+    monkeypatch.chdir(recipe)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.3)
+
+    def config(workers=1, **options):
+        usual = {"cores": 1, "memory": "1GB", "interface": "lo", "death_timeout": 120}
+        return ClusterConfig("slurm", workers, usual | options)
+
+    yield config
+    assert list(recipe.iterdir()) == []
+
+
+def test_workers_are_asked_of_a_queue_and_again_when_their_time_is_over(slurm, tmp_path):
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):
+        here = os.getcwd()
+        assert run_tasks(slurm(), end_job_once, [(tmp_path,), (tmp_path,)]) == {0: here, 1: here}
+    assert len((tmp_path / "jobs").read_text().splitlines()) == 2
+
+
+def test_jobs_that_end_with_nothing_done_are_not_waited_for(slurm, tmp_path):
+    with pytest.raises(
+        UserError, match=r"6 jobs of the slurm .* status of the last: 0\)"
+    ) as caught:
+        run_tasks(slurm(2, python="true"), os.getcwd, [(), (), ()])
+    assert "log_directory" in caught.value.hint
+    assert len((tmp_path / "jobs").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "said"),
+    [
+        ("#!/bin/bash\necho 'invalid partition' >&2; exit 1\n", "invalid partition"),
+        ("#!/bin/bash\necho 'try later'\n", "Could not parse job id"),
+        (None, "No such file.*sbatch"),
+    ],
+)
+def test_a_job_that_the_queue_does_not_take_is_an_error(slurm, tmp_path, sbatch, said):
+    command = tmp_path / "bin/sbatch"
+    command.write_text(sbatch) if sbatch else command.unlink()
+    with pytest.raises(UserError, match=f"took no job: .*{said}") as caught:
+        run_tasks(slurm(2), os.getcwd, [(), ()])
+    assert "--cluster" in caught.value.hint
 
 
 def test_the_clusters_of_conf_are_good(root, tmp_path, monkeypatch):
@@ -154,8 +195,8 @@ def test_the_clusters_of_conf_are_good(root, tmp_path, monkeypatch):
         assert config.cluster == file.stem
         if file.stem == "local":
             continue
-        with make_cluster(config, workers=0) as cluster:
-            script = cluster.job_script()
+        with make_cluster(config) as made:
+            script = made.job_script()
         assert said[file.stem] in script
         assert script.rsplit("--nthreads ", 1)[1].split()[0] == "1"
     assert signal.getsignal(signal.SIGINT) is handler
