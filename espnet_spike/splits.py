@@ -29,11 +29,11 @@ def split(tables: Mapping[str, Path], num_splits: int, out: Path) -> None:
 
     names = list(tables)
     same = {names[0]: tables[names[0]]}
-    for name in names[1:]:
-        same[name] = out / name / "kept"
-        same[name].parent.mkdir(parents=True, exist_ok=True)
-        write_lines(same[name], _keep(tables[name], tables[names[0]]))
+    same |= {name: out / name / "kept" for name in names[1:]}
     try:
+        for name in names[1:]:
+            same[name].parent.mkdir(parents=True, exist_ok=True)
+            write_lines(same[name], _keep(tables[name], tables[names[0]]))
         split_scps([str(path) for path in same.values()], num_splits, names, str(out), "WARNING")
     except RuntimeError as error:
         raise UserError(f"{tables[names[0]]}: {error}", "lower --num_splits_asr") from error

@@ -35,8 +35,10 @@ def test_every_utterance_is_in_one_part_and_has_its_line_in_each_table(
 def test_what_cannot_be_split_is_named(tmp_path):
     (tmp_path / "shape").write_text("a 1,80\nb 1,80\nc 1,80\n")
     (tmp_path / "text").write_text("a x\nc x\n")
+    tables = {name: tmp_path / "shape" for name in ("first", "second")}
     with pytest.raises(UserError, match="text: no b, which is in"):
-        split({"s": tmp_path / "shape", "t": tmp_path / "text"}, 2, tmp_path / "out")
+        split({**tables, "t": tmp_path / "text"}, 2, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     with pytest.raises(UserError, match="less than num_splits: 3 < 4") as caught:
         split({"s": tmp_path / "shape"}, 4, tmp_path / "out")
     assert "--num_splits_asr" in caught.value.hint
