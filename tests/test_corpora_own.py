@@ -278,6 +278,7 @@ def test_kaldi_directories_also_with_features_alone(audio, monkeypatch):
         (["mine", "--test", "train=all.csv"], "choose another name"),
         (["mine", "--train", "all.txt"], "no such file"),
         (["mine", "--normalization", "uper"], "did you mean 'upper'"),
+        (["mine", "--valid", "dev.csv", "--valid_from_train", "0.2"], "--valid dev.csv and"),
     ],
 )
 def test_a_recipe_that_cannot_be_made_leaves_nothing(audio, arguments, said):
@@ -286,6 +287,14 @@ def test_a_recipe_that_cannot_be_made_leaves_nothing(audio, arguments, said):
     with pytest.raises(UserError, match=said):
         new_recipe.main([*arguments, *given, "--egs", "egs", "--channel", "1"])
     assert not Path("egs").exists() or not list(Path("egs").iterdir())
+
+
+def test_a_validation_set_at_hand_is_not_replaced_by_a_part_of_the_training_set(audio):
+    path = write_csv(audio / "all.csv")
+    words = ["--set", f"train={path}", "--set", f"dev={path}", "--channel", "1"]
+    with pytest.raises(UserError, match=r"--set dev=.* and --valid_from_train 0\.5"):
+        own.main([*words, "--valid_from_train", "0.5"])
+    assert not Path("data").exists()
 
 
 def test_writing_without_spaces_is_recognised_by_characters():

@@ -99,6 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name in ("train", "dev") or not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(f"--test {name}=...: choose another name for the set")
     sets = {"train": args.train, **({"dev": args.valid} if args.valid else {}), **tests}
+    if args.valid and args.valid_from_train:
+        raise UserError(
+            f"--valid {args.valid} and --valid_from_train {args.valid_from_train:g}",
+            "give one of the two: where to take the validation set from",
+        )
     if not args.valid and not args.valid_from_train:
         args.valid_from_train = SHARE
     columns = parse_pairs(args.columns, "--columns")

@@ -217,6 +217,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, source in parse_pairs(args.sets, "--set").items()
     }
     if args.valid_from_train:
+        if "dev" in sets:
+            raise UserError(
+                f"--set dev=... and --valid_from_train {args.valid_from_train:g}",
+                "take one of the two out of local/data.sh or the command",
+            )
         divide(sets, "train", "dev", args.valid_from_train)
     write_sets(sets, args.data_dir)
 
