@@ -10,6 +10,7 @@ most probable token of each frame.
 """
 
 import contextlib
+import itertools
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,8 @@ class Stretch:
 def find_audio(paths: Sequence[Path]) -> dict[str, Path]:
     """Return name -> file of the files given and of those below the folders given.
 
-    A name is that of the file without its ending; where two are alike, their path tells them apart.
+    A name is that of the file without its ending; where two are alike, their path tells them apart,
+    and where that does not, a number.
 
     Raises:
         UserError: a file is missing, or a folder holds no audio.
@@ -65,7 +67,13 @@ def find_audio(paths: Sequence[Path]) -> dict[str, Path]:
     names = [path.stem for path in files]
     if len(set(names)) < len(names):
         names = [str(path).lstrip("./").replace("/", "-") for path in files]
-    return dict(zip(names, files, strict=True))
+    found: dict[str, Path] = {}
+    for name, path in zip(names, files, strict=True):
+        if name in found:
+            tried = (f"{name}-{number}" for number in itertools.count(2))
+            name = next(n for n in tried if n not in found and n not in names)
+        found[name] = path
+    return found
 
 
 def find_settings(exp: Path, config: Path | None, arguments: str) -> Settings:

@@ -274,6 +274,18 @@ def test_audio_is_found_in_folders_and_named(tmp_path):
         find_audio([tmp_path / "empty"])
 
 
+def test_no_file_is_lost_whatever_they_are_called(tmp_path, monkeypatch):
+    names = ("here/a/x.wav", "a/x.wav", "here/a-x.wav", "here/b/x.wav")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "here")
+    files = [Path("a/x.wav"), Path("../a/x.wav"), Path("a-x.wav"), Path("b/x.wav")]
+    found = find_audio(files)
+    assert list(found.values()) == files
+    assert list(found)[::3] == ["a-x.wav", "b-x.wav"]
+
+
 def test_what_is_not_known_is_asked_for(recipe, tmp_path):
     exp = tmp_path / "exp/asr_tiny"
     shutil.copytree(recipe / "exp/asr_tiny", exp)
