@@ -1,9 +1,11 @@
 """Tasks on a cluster of Dask: the same files as from processes, also when a worker is killed."""
 
+import asyncio
 import os
 import signal
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -181,6 +183,50 @@ def test_a_job_that_the_queue_does_not_take_is_an_error(slurm, tmp_path, sbatch,
     with pytest.raises(UserError, match=f"took no job: .*{said}") as caught:
         run_tasks(slurm(2), os.getcwd, [(), ()])
     assert "--cluster" in caught.value.hint
+
+
+class Queue:
+    """Stands for Dask's cluster: takes a job for each new name, but no more than ``room``."""
+
+    scheduler_address = "tcp://here"
+
+    def __init__(self, room=9):
+        self.workers, self.worker_spec, self.new_spec, self.room = {}, {}, {}, room
+        self.scheduler_info = {"workers": {}}
+
+    def sync(self, function, *arguments):
+        return asyncio.run(function(*arguments))
+
+    def __await__(self):
+        yield from ()
+        for name in self.worker_spec.keys() - self.workers.keys():
+            full = len(self.workers) >= self.room
+            self.workers[name] = SimpleNamespace(job_id=None if full else name.removeprefix("job"))
+        if any(job.job_id is None for job in self.workers.values()):
+            raise RuntimeError("too many jobs")
+
+
+def test_as_many_jobs_are_asked_for_as_are_of_use(tmp_path, caplog):
+    ended, queue = tmp_path / "ended", Queue()
+    ended.touch()
+    jobs = cluster.Jobs(queue, ClusterConfig("slurm", 2), ended)
+    jobs.look(tasks=5, finished=False)
+    assert set(queue.workers) == {"job1", "job2"}
+    queue.scheduler_info["workers"]["tcp://1"] = {"name": "job1"}
+    ended.write_text("1.server 0\n2.server 1\n")  # job1 has not left the scheduler yet
+    jobs.look(tasks=5, finished=False)
+    assert set(queue.workers) == {"job1", "job3"}
+    del queue.workers["job1"], queue.scheduler_info["workers"]["tcp://1"]  # as Dask does
+    jobs.look(tasks=1, finished=True)
+    assert set(queue.workers) == {"job3"}
+    queue.room = 1
+    jobs.look(tasks=5, finished=False)
+    assert set(queue.workers) == {"job3"} and "took no job: too many jobs" in caplog.text
+    for _ in range(9):  # the one that waits in the queue is waited for
+        jobs.look(tasks=5, finished=False)
+    ended.write_text("3 7\n")
+    with pytest.raises(UserError, match=r"status of the last: 7"):
+        jobs.look(tasks=5, finished=False)
 
 
 def test_the_clusters_of_conf_are_good(root, tmp_path, monkeypatch):
