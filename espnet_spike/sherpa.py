@@ -14,7 +14,8 @@ of ``espnet_spike.onnx_export`` mends the range; what remains against ``conf/fba
   gets there.
 
 Window, pre-emphasis, removal of the mean and no dither are the same. A model that is trained on
-features with ``conf/fbank_sherpa.yaml`` hears in sherpa-onnx what it heard in training.
+features with ``conf/fbank_sherpa.yaml`` hears in sherpa-onnx what it heard in training. The times
+that it gives of tokens count four frames of features for each output of the encoder.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 FBANK = FbankConfig(snip_edges=False, high_freq=-400.0)
 """The settings of sherpa-onnx 2.0.1."""
 
-SUBSAMPLING = 4  # sherpa-onnx takes this for its times
 BLANK = "<blk>"
 WORD_START = "\u2581"
 
