@@ -215,7 +215,7 @@ stage_sparsify() {
 
 stage_decode() {
   step "decode_${final_tag}_$inference_tag" --input "$inference_config" --input "$expdir/.done/$final_marker.json" \
-    "${eval_dirs[@]/#/--input=}" "${tests[@]/#/--output=$decode_dir/}" \
+    "${lm_inputs[@]}" "${eval_dirs[@]/#/--input=}" "${tests[@]/#/--output=$decode_dir/}" \
     -- "$py" -m espnet_spike.bin.decode --asr_exp "$final_exp" --inference_config "$inference_config" \
     --inference_args "$inference_args" "${lm_options[@]}" --inference_nj "$inference_nj" \
     --gpu_inference "$gpu_inference" "${cluster_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
@@ -279,7 +279,7 @@ stage_pack() {
   local audio_options=()
   [[ $feats_type != fbank ]] || audio_options=(--fbank_config "$fbank_config" ${fs:+--fs "$fs"})
   step "pack_${final_tag}_$inference_tag" --input "$expdir/.done/$final_marker.json" \
-    --input "$inference_config" --output "$final_exp/pack.zip" \
+    --input "$inference_config" "${lm_inputs[@]}" --output "$final_exp/pack.zip" \
     -- "$py" -m espnet_spike.bin.pack --asr_exp "$final_exp" "${lm_options[@]}" \
     --inference_config "$inference_config" --inference_args "$inference_args" \
     --token_list "$token_dir/tokens.txt" "${audio_options[@]}" --out "$final_exp/pack.zip"

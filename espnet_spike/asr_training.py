@@ -39,7 +39,8 @@ def train(options: argparse.Namespace) -> Path | None:
     batch_scan.ask(meta.get("scan_batches"))
     launch.check_token_options(options)
     exp_dir = options.output_dir
-    request = launch.request_digest(config, options)
+    data = _data_files(options)
+    request = launch.request_digest(config, options, data)
     if resume.is_finished(exp_dir, request):
         _logger.info("already finished: %s", exp_dir)
         return best_checkpoint(exp_dir)
@@ -70,11 +71,20 @@ def train(options: argparse.Namespace) -> Path | None:
             split(tables, options.num_splits, options.output_dir / SPLITS)
 
     try:
-        return train_guarded(SpikeASRTask, args, config, request, prepare)
+        return train_guarded(SpikeASRTask, args, config, request, prepare, data)
     except UserError as error:
         if _is_of_data(error.__cause__):
             raise damage(options.train_dir) or damage(options.valid_dir) or error from error
         raise
+
+
+def _data_files(options: argparse.Namespace) -> dict[str, Path]:
+    """Return what says whether an experiment still has its data: transcripts and lengths."""
+    files = {}
+    for part, folder in (("train", options.train_dir), ("valid", options.valid_dir)):
+        files[f"{part} text"] = folder / "text"
+        files[f"{part} frames"] = options.stats_dir / part / "speech_shape"
+    return {name: path for name, path in files.items() if path.is_file()}  # others are told later
 
 
 def _is_of_data(error: BaseException | None) -> bool:

@@ -29,6 +29,7 @@ def train_guarded(
     config: Mapping[str, Any],
     request: str,
     prepare: Callable[[Any], None],
+    data: Mapping[str, Path],
 ) -> Path | None:
     """Train, or go on training, in ``args.output_dir``.
 
@@ -43,12 +44,13 @@ def train_guarded(
         config: content of the YAML, without ``spike_meta``.
         request: digest of the request, to know it when it is finished.
         prepare: given the model on the meta device, checks and writes what the task needs.
+        data: files whose content must not change while the experiment lasts, by name.
 
     Returns:
         the model file to decode with; None in a process that is not the first.
 
     Raises:
-        UserError: a changed configuration, nothing learnt, or an unfinished training.
+        UserError: changed configuration or data, nothing learnt, or an unfinished training.
     """
     exp_dir = Path(args.output_dir)
     rank = launch.rank(args.dist_launcher)
@@ -56,7 +58,7 @@ def train_guarded(
     log = exp_dir / (LOG if leader else f"train.rank{rank}.log")
     args.config = str(exp_dir / "train_config.yaml")
     if leader:
-        _prepare(task, args, config, prepare)
+        _prepare(task, args, config, prepare, data)
         _logger.info("training in %s, full log in %s", exp_dir, log)
     with logged(log, show_epochs=leader):
         # a copy: ESPnet changes its arguments
@@ -76,10 +78,11 @@ def _prepare(
     args: argparse.Namespace,
     config: Mapping[str, Any],
     prepare: Callable[[Any], None],
+    data: Mapping[str, Path],
 ) -> None:
     exp_dir = Path(args.output_dir)
     launch.check_gpus(args.ngpu)
-    started_with = launch.snapshot(args)
+    started_with = launch.snapshot(args, data)
     resume.check_unchanged(exp_dir, started_with, partial(launch.fill_defaults, task))
     exp_dir.mkdir(parents=True, exist_ok=True)
     determinism.check(exp_dir)

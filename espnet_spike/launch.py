@@ -14,7 +14,7 @@ import yaml
 
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.kaldi_dir import write_lines
-from espnet_spike.resume import digest, flatten
+from espnet_spike.resume import DATA, digest, file_digest, flatten
 from espnet_spike.slurm import meeting_point
 
 # options of ours that go to ESPnet as they are
@@ -189,16 +189,17 @@ def split_args(extra: str) -> list[str]:
         raise UserError(f"cannot split the options {extra!r}: {error}") from None
 
 
-def snapshot(args: argparse.Namespace) -> dict[str, Any]:
+def snapshot(args: argparse.Namespace, data: Mapping[str, Path]) -> dict[str, Any]:
     """Return what an experiment is started with, in JSON values, to compare a later run with.
 
-    Token list and BPE model stand by their content, not by their path.
+    Token list, BPE model and the files ``data`` stand by their content, not by their path.
     """
     config = dict(vars(args))
-    for key in ("token_list", "bpemodel"):
-        path = config.pop(key)
+    files = {key: config.pop(key) for key in ("token_list", "bpemodel")}
+    files |= {f"{DATA}{name}": path for name, path in data.items()}
+    for key, path in files.items():
         if path is not None:
-            config[f"{key} (content)"] = f"sha256:{digest(Path(path).read_bytes())[:16]}"
+            config[f"{key} (content)"] = f"sha256:{file_digest(Path(path))[:16]}"
     return json.loads(json.dumps(config, default=str))
 
 
@@ -219,19 +220,21 @@ def fill_defaults(task: type, old: dict[str, Any], new: dict[str, Any]) -> None:
             config[key] = defaults | config.get(key, {})
 
 
-def request_digest(config: Mapping[str, Any], options: argparse.Namespace) -> str:
-    """Return what names this very request: configuration, options, tokens and versions."""
+def request_digest(
+    config: Mapping[str, Any], options: argparse.Namespace, data: Mapping[str, Path]
+) -> str:
+    """Return what names this very request: configuration, options, tokens, data and versions."""
     from importlib.metadata import version
 
     import espnet_spike
 
     words = {k: str(v) for k, v in vars(options).items()}
-    tokens = [
-        digest(path.read_bytes())
-        for path in (options.token_list, options.bpemodel)
+    files = [
+        file_digest(path)
+        for path in (options.token_list, options.bpemodel, *data.values())
         if path is not None
     ]
-    content = [flatten(config), words, tokens, espnet_spike.__version__, version("espnet")]
+    content = [flatten(config), words, files, espnet_spike.__version__, version("espnet")]
     return digest(json.dumps(content, sort_keys=True, default=str))
 
 
@@ -252,6 +255,20 @@ def check_gpus(ngpu: int) -> None:
     found = torch.cuda.device_count()
     if ngpu > found:
         raise UserError(f"--ngpu {ngpu}, but {found} GPUs are seen", f"give --ngpu {found}")
+
+
+def check_device(name: str) -> None:
+    """Raise if torch has no such device here.
+
+    Raises:
+        UserError: names it and says what there is.
+    """
+    import torch
+
+    found = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if found else []), *(f"cuda:{number}" for number in range(found))]
+    if name not in known:
+        raise UserError(f"--device {name}: not on this machine", f"give {', '.join(known)}")
 
 
 def check_disk(exp_dir: Path, parameters: int, keep_nbest: int) -> None:

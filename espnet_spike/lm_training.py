@@ -30,12 +30,14 @@ def train(options: argparse.Namespace) -> Path | None:
     config, meta = read_training_config(options.lm_config)
     batch_scan.ask(meta.get("scan_batches"))
     launch.check_token_options(options)
-    for text in (*options.train_text, options.valid_text):
+    given = [*options.train_text, options.valid_text]
+    for text in given:
         if not text.is_file():
             raise UserError(f"no such text: {text}", "run the stages before this one first")
         if "," in str(text):
             raise UserError(f"the path {text} holds a comma", "ESPnet splits there; rename it")
-    request = launch.request_digest(config, options)
+    data = {f"text {number}": text for number, text in enumerate(given, 1)}
+    request = launch.request_digest(config, options, data)
     if resume.is_finished(options.output_dir, request):
         _logger.info("already finished: %s", options.output_dir)
         return best_checkpoint(options.output_dir)
@@ -57,7 +59,7 @@ def train(options: argparse.Namespace) -> Path | None:
     def prepare(model: Any) -> None:
         _collect_stats(options, args, texts, tokens)
 
-    return train_guarded(SpikeLMTask, args, config, request, prepare)
+    return train_guarded(SpikeLMTask, args, config, request, prepare, data)
 
 
 def _espnet_args(

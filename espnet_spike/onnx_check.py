@@ -189,14 +189,17 @@ def quantize(source: Path, target: Path) -> None:
     import_extra("onnx")
     quantization = import_extra("onnxruntime.quantization")
     temporary = target.with_name(f".{target.name}.tmp")
-    with _only_errors():  # it recommends a preparation for models of another kind
-        quantization.quantize_dynamic(
-            source,
-            temporary,
-            op_types_to_quantize=["MatMul"],
-            weight_type=quantization.QuantType.QInt8,
-        )
-    temporary.replace(target)
+    try:
+        with _only_errors():  # it recommends a preparation for models of another kind
+            quantization.quantize_dynamic(
+                source,
+                temporary,
+                op_types_to_quantize=["MatMul"],
+                weight_type=quantization.QuantType.QInt8,
+            )
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -228,9 +228,12 @@ def export(graph: CTCGraph, path: Path, metadata: Mapping[str, str]) -> None:
     model = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(model, dict(metadata))
     temporary = path.with_name(f".{path.name}.tmp")
-    onnx.save(model, str(temporary))
-    onnx.checker.check_model(str(temporary))
-    temporary.replace(path)
+    try:
+        onnx.save(model, str(temporary))
+        onnx.checker.check_model(str(temporary))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def best_path(log_probs: np.ndarray, blank: int = 0) -> list[int]:

@@ -38,6 +38,9 @@ MAY_CHANGE = frozenset(
     " train_shape_file valid_shape_file".split()
 )
 
+DATA = "data: "
+"""How the keys of files begin that are no part of the configuration."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -111,23 +114,25 @@ def check_unchanged(
     changed = [
         key
         for key in sorted(old.keys() | new.keys())
-        if not may_change(key) and old.get(key) != new.get(key)
+        if not may_change(key)
+        and old.get(key) != new.get(key)
+        and not (key.startswith(DATA) and key not in old)  # older experiments do not tell
     ]
     if not changed:
         return
     listing = "\n".join(f"    {key}: {_show(old, key)} -> {_show(new, key)}" for key in changed)
     if not trained:
         _logger.warning(
-            "the configuration of %s changed before its first epoch was finished; it starts "
-            "again with the new one:\n%s",
+            "configuration or data of %s changed before its first epoch was finished; it starts "
+            "again with the new ones:\n%s",
             exp_dir,
             listing,
         )
         (exp_dir / EPOCHS).unlink(missing_ok=True)
         return
     raise UserError(
-        f"the configuration changed since {exp_dir} was started:\n{listing}",
-        "train the changed configuration in a folder of its own with --asr_tag NEW; only "
+        f"configuration or data changed since {exp_dir} was started:\n{listing}",
+        "train what changed in a folder of its own with --asr_tag NEW (an LM: --lm_tag); only "
         "max_epoch, patience, nj, ngpu, num_workers and logging keys may change on resume",
     )
 

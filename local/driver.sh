@@ -137,11 +137,12 @@ prepare() {
   [[ -n $asr_tag ]] || asr_tag=$("$py" -m espnet_spike.tags --config "$asr_config" \
     --args="$asr_args" "$data_tag")${seed_tag:+_$seed_tag}
   asr_exp=$expdir/asr_$asr_tag
-  lm_options=()
+  lm_options=() lm_inputs=()
   if $use_lm; then
     [[ -n $lm_tag ]] || lm_tag=$("$py" -m espnet_spike.tags --config "$lm_config" "$token_tag")
     lm_exp=$expdir/lm_$lm_tag
     lm_options=(--lm_exp "$lm_exp")
+    lm_inputs=(--input "$expdir/.done/lm_$lm_tag.json")
   fi
   [[ -n $inference_tag ]] || inference_tag=$("$py" -m espnet_spike.tags \
     --config "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}

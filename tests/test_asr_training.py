@@ -18,7 +18,7 @@ from espnet_spike.bin import asr_train, collect_stats
 from espnet_spike.cli import run
 from espnet_spike.errors import UserError
 from espnet_spike.kaldi_dir import read_table
-from espnet_spike.training import CHECKPOINT, best_checkpoint, read_epochs
+from espnet_spike.training import CHECKPOINT, SNAPSHOT, best_checkpoint, read_epochs
 from tests.features import write_features, write_tokens
 
 CONFIG = {
@@ -250,6 +250,32 @@ def test_a_changed_configuration_is_refused_and_harms_nothing(work):
     (work / "tokens.txt").write_text((work / "tokens.txt").read_text().replace("a", "d"))
     with pytest.raises(UserError, match=r'token_list .content.: "sha256'):
         train(work)
+
+
+@pytest.mark.parametrize(("part", "folder"), [("train", "train"), ("valid", "dev")])
+def test_changed_transcripts_are_refused_although_the_training_is_finished(work, part, folder):
+    exp = train(work)
+    before = (exp / "2epoch.pth").read_bytes()
+    text = work / folder / "text"
+    lines = text.read_text().splitlines()
+    text.write_text("\n".join([*lines[:-1], lines[-1].split()[0] + " ab"]) + "\n")
+    with pytest.raises(UserError, match=rf'data: {part} text .content.: "sha256') as info:
+        train(work)
+    assert "--asr_tag NEW" in info.value.hint
+    assert (exp / "2epoch.pth").read_bytes() == before
+    text.write_text("\n".join(lines) + "\n")
+    train(work)
+
+
+def test_experiments_that_do_not_tell_their_data_go_on(work):
+    exp = train(work)
+    record = json.loads((exp / SNAPSHOT).read_text())
+    told = {key for key in record["config"] if key.startswith("data: ")}
+    assert len(told) == 4
+    record["config"] = {k: v for k, v in record["config"].items() if k not in told}
+    (exp / SNAPSHOT).write_text(json.dumps(record))
+    train(work, "--max_epoch 3")
+    assert told <= json.loads((exp / SNAPSHOT).read_text())["config"].keys()
 
 
 def test_a_truncated_checkpoint_goes_back_an_epoch(work, data, caplog):

@@ -1,6 +1,7 @@
 import pytest
 
-from espnet_spike.launch import rank
+from espnet_spike import launch
+from espnet_spike.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -18,4 +19,16 @@ def test_the_rank_is_that_of_what_started_the_training(monkeypatch, launcher, en
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    assert rank(launcher) == expected
+    assert launch.rank(launcher) == expected
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    launch.check_device("cpu")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for name in ("cuda", "gpu", "cuda:0"):
+        with pytest.raises(UserError, match=f"--device {name}: not on this machine"):
+            launch.check_device(name)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    launch.check_device("cuda"), launch.check_device("cuda:1")
+    with pytest.raises(UserError, match="cuda:2"):
+        launch.check_device("cuda:2")

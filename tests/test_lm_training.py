@@ -77,6 +77,9 @@ def test_a_changed_configuration(folder):
     train(folder)
     with pytest.raises(UserError, match=r"lm_conf.layer: 1 -> 2"):
         train(folder, "--lm_conf layer=2")
+    (folder / "train").write_text("w1 ab c\nw3 ba\n")
+    with pytest.raises(UserError, match="data: text 1"):
+        train(folder)
 
 
 def test_what_is_wrong_is_named(folder):

@@ -333,6 +333,20 @@ def test_a_graph_that_differs_is_told(check_dir, tmp_path, monkeypatch):
         export_onnx.main([*arguments, "--check_dir", str(check_dir)])
 
 
+def test_a_failed_export_leaves_no_file_behind(tmp_path, monkeypatch):
+    model = untrained_experiment(tmp_path, *MODELS["relu"])
+
+    def refuse(path):
+        raise onnx.checker.ValidationError("not valid")
+
+    monkeypatch.setattr(onnx.checker, "check_model", refuse)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(onnx.checker.ValidationError):
+        export(CTCGraph(model, 80).eval(), out / "model.onnx", METADATA)
+    assert list(out.iterdir()) == []
+
+
 def test_a_pack_is_exported_as_its_experiment(tmp_path):
     settings = read_settings(None, "--ctc_weight 0.5")
     packing.pack(packing.Contents(tiny_experiment(), None, settings), tmp_path / "p.zip")

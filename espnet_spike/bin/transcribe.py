@@ -37,7 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="beam",
         help="greedy: the best CTC path over the whole file, encoded in one pass",
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     return parser
 
 
@@ -50,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     import logging
 
     from espnet_spike.kaldi_dir import write_lines
+    from espnet_spike.launch import check_device
     from espnet_spike.transcription import Recognizer, find_audio
     from espnet_spike.transcripts import ENDINGS, FORMATS, WITH_TIMES
 
     files = find_audio(args.audio)
+    check_device(args.device)
     logging.getLogger("transcribe").setLevel(logging.INFO)
     logging.getLogger().setLevel(logging.WARNING)  # ESPnet prints the model at length
     recognizer = Recognizer(
