@@ -11,25 +11,23 @@ shortcut (branches are added to the real-valued potential X, spikes never to spi
 from collections.abc import Sequence
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor, nn
 
 from espnet_spike.attention_modes import build_attention
 from espnet_spike.blocks import SpikeformerBlock
 from espnet_spike.checkpointing import checkpoint
 from espnet_spike.decay import DecayMask
+from espnet_spike.encoders.block_encoder import BlockEncoder, positional_encoding
 from espnet_spike.firing import named_neurons
 from espnet_spike.neurons import IMLS, NeuronFactory, ReLU, TernaryMomentum
 from espnet_spike.norms import LayerNorm
 from espnet_spike.options import choose
 from espnet_spike.subsampling import ConvSubsampling
 
-POS_ENCS = ("abs", "none")
 SPIKE_MODES = ("integer", "binary")
 
 
-class IMLSpikeformerEncoder(AbsEncoder):
+class IMLSpikeformerEncoder(BlockEncoder):
     """The IML-Spikeformer encoder; with ``neuron: relu`` its ANN twin.
 
     Args:
@@ -141,10 +139,7 @@ class IMLSpikeformerEncoder(AbsEncoder):
         self.time_steps = neurons.time_steps
         self.embed = ConvSubsampling(input_size, output_size, neurons, input_layer, conv_channels)
         self.subsampling_factor = self.embed.factor
-        if choose("pos_enc", pos_enc, POS_ENCS) == "abs":
-            self.pos_enc = PositionalEncoding(output_size, positional_dropout_rate)
-        else:
-            self.pos_enc = nn.Dropout(positional_dropout_rate)
+        self.pos_enc = positional_encoding(pos_enc, output_size, positional_dropout_rate)
         self.encoders = nn.ModuleList()
         for layer in range(1, num_blocks + 1):
             decay = DecayMask(
@@ -182,12 +177,7 @@ class IMLSpikeformerEncoder(AbsEncoder):
                 )
             )
         self.after_norm = LayerNorm(output_size)
-        for index in interctc_layer_idx:
-            if not 0 < index < num_blocks:
-                raise ValueError(f"interctc_layer_idx: {index} is not within 1..{num_blocks - 1}")
-        self.interctc_layer_idx = list(interctc_layer_idx)
-        self.interctc_use_conditioning = interctc_use_conditioning
-        self.conditioning_layer: nn.Module | None = None
+        self.set_interctc(interctc_layer_idx, interctc_use_conditioning)
         self.gradient_checkpointing = gradient_checkpointing
         self.warm_start_steps = warm_start_steps if takes_imls_conf else 0
         if self.warm_start_steps:
@@ -195,67 +185,24 @@ class IMLSpikeformerEncoder(AbsEncoder):
         if fold_qk or reparameterized:
             self.reparameterize(fold_qk)
 
-    def output_size(self) -> int:
-        """Return D."""
-        return self._output_size
-
-    def output_lengths(self, ilens: Tensor) -> Tensor:
-        """Return the number of output frames for each number of input frames, ``(B,)``."""
-        return self.embed.output_lengths(ilens)
-
-    def forward(
-        self,
-        xs_pad: Tensor,
-        ilens: Tensor,
-        prev_states: Tensor | None = None,
-        ctc: nn.Module | None = None,
-    ) -> tuple[Tensor | tuple[Tensor, list[tuple[int, Tensor]]], Tensor, None]:
-        """Encode.
-
-        Args:
-            xs_pad: features ``(B, F, input_size)``; frames past ``ilens`` are ignored.
-            ilens: ``(B,)``.
-            prev_states: not used; ESPnet's signature.
-            ctc: ESPnet's CTC module, needed for ``interctc_use_conditioning``.
-
-        Returns:
-            ``(xs, olens, None)`` with ``xs`` ``(B, N, D)``, or ``(xs, [(block, output), ...])`` in
-            its place when ``interctc_layer_idx`` names blocks.
-
-        Raises:
-            TooShortUttError: if no utterance gives an output frame.
-        """
+    def subsample(self, xs_pad: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the front end; see ``BlockEncoder``."""
         if self.warm_start_steps:
             self._advance_warm_start()
         frames = torch.arange(xs_pad.shape[1], device=xs_pad.device)
         xs_pad = xs_pad.masked_fill((frames >= ilens[:, None])[..., None], 0.0)
-        x, olens = self.embed(xs_pad, ilens)
-        if x.dtype in (torch.bfloat16, torch.float16):
-            # the membrane potential stays fp32 under autocast: branches add up over all blocks
-            x = x.float()
-        x = self.pos_enc(x)
-        lengths = olens.repeat(self.time_steps)
-        mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        intermediate = []
-        for number, block in enumerate(self.encoders, 1):
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, mask, lengths)
-            else:
-                x = block(x, mask, lengths)
-            if number in self.interctc_layer_idx:
-                out = self._readout(x)
-                intermediate.append((number, out))
-                if self.interctc_use_conditioning:
-                    feedback = self.conditioning_layer(ctc.softmax(out))
-                    x = x + feedback.repeat(self.time_steps, 1, 1)
-        xs = self._readout(x)
-        return ((xs, intermediate) if intermediate else xs), olens, None
+        return self.embed(xs_pad, ilens)
 
-    def _readout(self, x: Tensor) -> Tensor:
-        """Average the time steps, ``(time_steps * B, N, D)`` to ``(B, N, D)``, and normalise."""
-        if self.time_steps > 1:
-            x = x.view(self.time_steps, -1, *x.shape[1:]).mean(0)
-        return self.after_norm(x)
+    def block_inputs(self, x: Tensor, olens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mask ``(time_steps * B, N)`` and the lengths ``(time_steps * B,)``."""
+        lengths = olens.repeat(self.time_steps)
+        return torch.arange(x.shape[1], device=x.device) < lengths[:, None], lengths
+
+    def run_block(self, block: nn.Module, x: Tensor, *inputs: object) -> Tensor:
+        """Return the output of a block, which may keep its input alone for the gradient."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, x, *inputs)
+        return block(x, *inputs)
 
     def _advance_warm_start(self) -> None:
         warm = int(self.training_steps) < self.warm_start_steps

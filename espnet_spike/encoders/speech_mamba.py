@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
 from espnet_spike.conv_front_end import ConvFrontEnd, front_end_layers
+from espnet_spike.encoders.block_encoder import BlockEncoder, positional_encoding
 from espnet_spike.errors import UserError
 from espnet_spike.fatrelu import FatPoints, SparsityLoss, named_fatrelus
 from espnet_spike.frame_lif import named_frame_lifs, rate_losses
@@ -26,8 +26,6 @@ from espnet_spike.mamba_blocks import BLOCKS, BlockConfig, Frames
 from espnet_spike.options import choose
 from espnet_spike.self_attention import SelfAttention, attention_mask
 from espnet_spike.spiking_mamba import LIFPoints, SpikingMambaBlock
-
-POS_ENCS = ("abs", "none")
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def backbone_options(cls: type) -> type:
 
 
 @backbone_options
-class SpeechMambaEncoder(AbsEncoder):
+class SpeechMambaEncoder(BlockEncoder):
     """Dense SpeechMamba.
 
     Args:
@@ -133,10 +131,9 @@ class SpeechMambaEncoder(AbsEncoder):
             conf.conv_channels,
         )
         self.subsampling_factor = self.embed.factor
-        if choose("pos_enc", conf.pos_enc, POS_ENCS) == "abs":
-            self.pos_enc = PositionalEncoding(conf.output_size, conf.positional_dropout_rate)
-        else:
-            self.pos_enc = nn.Dropout(conf.positional_dropout_rate)
+        self.pos_enc = positional_encoding(
+            conf.pos_enc, conf.output_size, conf.positional_dropout_rate
+        )
         self.window = _window(conf)
         if conf.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel: {conf.conv_kernel} is even")
@@ -165,68 +162,26 @@ class SpeechMambaEncoder(AbsEncoder):
             self.make_block(block, block_conf) for _ in range(conf.num_blocks)
         )
         self.after_norm = RMSNorm(conf.output_size)
-        for index in conf.interctc_layer_idx:
-            if not 0 < index < conf.num_blocks:
-                raise ValueError(
-                    f"interctc_layer_idx: {index} is not within 1..{conf.num_blocks - 1}"
-                )
-        self.interctc_layer_idx = list(conf.interctc_layer_idx)
-        self.interctc_use_conditioning = conf.interctc_use_conditioning
-        self.conditioning_layer: nn.Module | None = None
+        self.set_interctc(conf.interctc_layer_idx, conf.interctc_use_conditioning)
 
     def make_block(self, block: type[nn.Module], conf: BlockConfig) -> nn.Module:
         """Return one block of the class that ``block`` in the options names."""
         return block(conf)
 
-    def output_size(self) -> int:
-        """Return D."""
-        return self._output_size
-
-    def output_lengths(self, ilens: Tensor) -> Tensor:
-        """Return the number of output frames for each number of input frames, ``(B,)``."""
-        return self.embed.output_lengths(ilens)
-
-    def forward(
-        self,
-        xs_pad: Tensor,
-        ilens: Tensor,
-        prev_states: Tensor | None = None,
-        ctc: nn.Module | None = None,
-    ) -> tuple[Tensor | tuple[Tensor, list[tuple[int, Tensor]]], Tensor, None]:
-        """Encode.
-
-        Args:
-            xs_pad: features ``(B, F, input_size)``; frames past ``ilens`` are ignored.
-            ilens: ``(B,)``.
-            prev_states: not used; ESPnet's signature.
-            ctc: ESPnet's CTC module, needed for ``interctc_use_conditioning``.
-
-        Returns:
-            ``(xs, olens, None)`` with ``xs`` ``(B, L, D)``, or ``(xs, [(block, output), ...])`` in
-            its place when ``interctc_layer_idx`` names blocks.
+    def subsample(self, xs_pad: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the front end; see ``BlockEncoder``.
 
         Raises:
             TooShortUttError: the batch has no frames.
         """
         if xs_pad.shape[1] == 0:
             raise TooShortUttError("has no frames, return empty results", 0, 1)
-        x, olens = self.embed(xs_pad, ilens)
-        if x.dtype in (torch.bfloat16, torch.float16):
-            # the residual stream stays fp32 under autocast: branches add up over all blocks
-            x = x.float()
-        x = self.pos_enc(x)
+        return self.embed(xs_pad, ilens)
+
+    def block_inputs(self, x: Tensor, olens: Tensor) -> tuple[Frames]:
+        """Return the lengths and masks of the frames."""
         mask = torch.arange(x.shape[1], device=x.device) < olens[:, None]
-        frames = Frames(olens, mask, attention_mask(olens, x.shape[1], self.window))
-        intermediate = []
-        for number, block in enumerate(self.encoders, 1):
-            x = block(x, frames)
-            if number in self.interctc_layer_idx:
-                out = self.after_norm(x)
-                intermediate.append((number, out))
-                if self.interctc_use_conditioning:
-                    x = x + self.conditioning_layer(ctc.softmax(out))
-        xs = self.after_norm(x)
-        return ((xs, intermediate) if intermediate else xs), olens, None
+        return (Frames(olens, mask, attention_mask(olens, x.shape[1], self.window)),)
 
     look_ahead = 0  # frames after frame 4 n that output frame n of a stream waits for
 
@@ -317,7 +272,7 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
         lambda_T: float = 1e-6,
         **backbone: object,
     ) -> None:
-        AbsEncoder.__init__(self)
+        BlockEncoder.__init__(self)
         points = FatPoints(fat_points, fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k)
         self.sparsity_loss = SparsityLoss(sparsity_loss, lambda_act, lambda_T)
         self.build(input_size, Backbone(**backbone), points)
@@ -373,7 +328,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         lambda_b: float = 0.5,
         **backbone: object,
     ) -> None:
-        AbsEncoder.__init__(self)
+        BlockEncoder.__init__(self)
         conf = Backbone(**backbone)
         if conf.block != "mhsa_mamba":
             raise ValueError(f"block: the spiking encoder has mhsa_mamba only, not {conf.block}")

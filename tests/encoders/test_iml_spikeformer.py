@@ -250,33 +250,6 @@ def test_names_of_rates_and_spreads():
     assert spreads["encoders.0.attn.neuron_in"] < spreads["encoders.0.attn.neuron_out"]
 
 
-def test_intermediate_ctc():
-    encoder = make(num_blocks=3, interctc_layer_idx=[1, 2]).eval()
-    plain = make(num_blocks=3).eval()
-    data = batch()
-    (xs, middle), _, _ = encoder(*data)
-    assert [number for number, _ in middle] == [1, 2]
-    assert all(out.shape == xs.shape for _, out in middle)
-    assert torch.equal(xs, plain(*data)[0])
-    with pytest.raises(ValueError, match="interctc_layer_idx: 3"):
-        make(num_blocks=3, interctc_layer_idx=[3])
-
-
-@pytest.mark.parametrize("name", ["default", "lif"])
-def test_intermediate_ctc_conditioning(name):
-    encoder = make(name, interctc_layer_idx=[1], interctc_use_conditioning=True)
-    encoder.conditioning_layer = torch.nn.Linear(5, 16).double()
-    head = torch.nn.Linear(16, 5).double()
-
-    class CTC:
-        def softmax(self, x):
-            return head(x).softmax(-1)
-
-    (xs, _), _, _ = encoder(*batch(), ctc=CTC())
-    xs.square().sum().backward()
-    assert encoder.conditioning_layer.weight.grad.any()
-
-
 @pytest.mark.parametrize("name", ["default", "ema", "fixed_bn", "lif"])
 def test_gradient_checkpointing_changes_nothing(name):
     results = []

@@ -275,18 +275,6 @@ def test_macs_that_a_zero_saves():
     assert macs["embed.f1.0"] == 9 / 4 * 32
 
 
-def test_intermediate_ctc():
-    from espnet2.asr.ctc import CTC
-
-    encoder = make(interctc_layer_idx=[1], interctc_use_conditioning=True)
-    encoder.conditioning_layer = nn.Linear(7, 16).double()
-    (out, [(number, middle)]), _, _ = encoder(batch(), ILENS, ctc=CTC(7, 16).double())
-    assert number == 1
-    assert out.shape == middle.shape
-    with pytest.raises(ValueError, match=r"interctc_layer_idx: 2 is not within 1\.\.1"):
-        make(interctc_layer_idx=[2])
-
-
 def test_mixed_precision_training_step():
     torch.manual_seed(0)
     encoder = EventSpeechMambaEncoder(20, **SMALL, fat_threshold=0.05)

@@ -1,0 +1,140 @@
+"""What our encoders share: a front end, a positional encoding, blocks, a norm, intermediate CTC."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
+from torch import Tensor, nn
+
+from espnet_spike.options import choose
+
+POS_ENCS = ("abs", "none")
+
+
+def positional_encoding(pos_enc: str, dim: int, dropout_rate: float) -> nn.Module:
+    """Return a positional encoding of ``(B, N, dim)`` with dropout, or the dropout alone.
+
+    Args:
+        pos_enc: ``abs`` (sinusoidal) or ``none``.
+        dim: D.
+        dropout_rate: of the result.
+
+    Raises:
+        ValueError: for an unknown ``pos_enc``.
+    """
+    if choose("pos_enc", pos_enc, POS_ENCS) == "abs":
+        return PositionalEncoding(dim, dropout_rate)
+    return nn.Dropout(dropout_rate)
+
+
+class BlockEncoder(AbsEncoder):
+    """Base of the encoders; a subclass makes the parts and says what a block is given.
+
+    Attributes:
+        embed: the front end: ``(B, F, input_size)`` and lengths ``(B,)`` to
+            ``(time_steps * B, N, D)`` and lengths ``(B,)``; has ``output_lengths``.
+        pos_enc: of ``positional_encoding``.
+        encoders: the blocks, ``(time_steps * B, N, D)`` to the same.
+        after_norm: on the output, and on that of the blocks with an intermediate CTC loss.
+        time_steps: that the batch of the blocks carries.
+    """
+
+    embed: nn.Module
+    pos_enc: nn.Module
+    encoders: nn.ModuleList
+    after_norm: nn.Module
+    time_steps: int = 1
+    _output_size: int
+
+    def set_interctc(self, layers: Sequence[int], use_conditioning: bool) -> None:
+        """Feed the output of some blocks to an intermediate CTC loss, under ESPnet's names.
+
+        Args:
+            layers: numbers of blocks, 1-based, without the last.
+            use_conditioning: feed the posteriors back; ESPnet then sets ``conditioning_layer``.
+
+        Raises:
+            ValueError: no such block.
+        """
+        for index in layers:
+            if not 0 < index < len(self.encoders):
+                raise ValueError(
+                    f"interctc_layer_idx: {index} is not within 1..{len(self.encoders) - 1}"
+                )
+        self.interctc_layer_idx = list(layers)
+        self.interctc_use_conditioning = use_conditioning
+        self.conditioning_layer: nn.Module | None = None
+
+    def output_size(self) -> int:
+        """Return D."""
+        return self._output_size
+
+    def output_lengths(self, ilens: Tensor) -> Tensor:
+        """Return the number of output frames for each number of input frames, ``(B,)``."""
+        return self.embed.output_lengths(ilens)
+
+    def subsample(self, xs_pad: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the front end; a subclass checks or cleans its input before."""
+        return self.embed(xs_pad, ilens)
+
+    @abstractmethod
+    def block_inputs(self, x: Tensor, olens: Tensor) -> tuple:
+        """Return what every block is given beside ``x`` ``(time_steps * B, N, D)``.
+
+        Args:
+            x: input of the first block.
+            olens: its valid frames, ``(B,)``.
+        """
+
+    def run_block(self, block: nn.Module, x: Tensor, *inputs: object) -> Tensor:
+        """Return the output of a block; ``inputs`` are those of ``block_inputs``."""
+        return block(x, *inputs)
+
+    def readout(self, x: Tensor) -> Tensor:
+        """Average the time steps, ``(time_steps * B, N, D)`` to ``(B, N, D)``, and normalise."""
+        if self.time_steps > 1:
+            x = x.view(self.time_steps, -1, *x.shape[1:]).mean(0)
+        return self.after_norm(x)
+
+    def forward(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: Tensor | None = None,
+        ctc: nn.Module | None = None,
+    ) -> tuple[Tensor | tuple[Tensor, list[tuple[int, Tensor]]], Tensor, None]:
+        """Encode.
+
+        Args:
+            xs_pad: features ``(B, F, input_size)``; frames past ``ilens`` are ignored.
+            ilens: ``(B,)``.
+            prev_states: not used; ESPnet's signature.
+            ctc: ESPnet's CTC module, needed for ``interctc_use_conditioning``.
+
+        Returns:
+            ``(xs, olens, None)`` with ``xs`` ``(B, N, D)``, or ``(xs, [(block, output), ...])`` in
+            its place when ``interctc_layer_idx`` names blocks.
+
+        Raises:
+            TooShortUttError: if no utterance gives an output frame.
+        """
+        x, olens = self.subsample(xs_pad, ilens)
+        if x.dtype in (torch.bfloat16, torch.float16):
+            # x, the membrane potential in spiking blocks, stays fp32 under autocast: branches add
+            # up over all blocks
+            x = x.float()
+        x = self.pos_enc(x)
+        inputs = self.block_inputs(x, olens)
+        intermediate = []
+        for number, block in enumerate(self.encoders, 1):
+            x = self.run_block(block, x, *inputs)
+            if number in self.interctc_layer_idx:
+                out = self.readout(x)
+                intermediate.append((number, out))
+                if self.interctc_use_conditioning:
+                    feedback = self.conditioning_layer(ctc.softmax(out))
+                    x = x + feedback.repeat(self.time_steps, 1, 1)
+        xs = self.readout(x)
+        return ((xs, intermediate) if intermediate else xs), olens, None
