@@ -30,13 +30,7 @@ void scores_dense_unrolled(const struct scores *a) {
       const int16_t *q = a->q + h * head_dim, *k = line;
       int32_t sum = 0;
       uint32_t c = head_dim;
-      for (; c >= 4; c -= 4, q += 4, k += 4) {
-        sum += q[0] * k[0];
-        sum += q[1] * k[1];
-        sum += q[2] * k[2];
-        sum += q[3] * k[3];
-      }
-      for (; c; c--) sum += *q++ * *k++;
+      DOT_UNROLLED(sum, q, k, c);
       *s++ = sum;
     }
   }

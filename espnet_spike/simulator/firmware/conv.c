@@ -40,13 +40,7 @@ void conv_dense_unrolled(const struct conv_dense *a) {
       for (uint32_t t = 0; t < taps; t++, line += row) {
         const int16_t *x = line;
         uint32_t k = span;
-        for (; k >= 4; k -= 4, w += 4, x += 4) {
-          sum += w[0] * x[0];
-          sum += w[1] * x[1];
-          sum += w[2] * x[2];
-          sum += w[3] * x[3];
-        }
-        for (; k; k--) sum += *w++ * *x++;
+        DOT_UNROLLED(sum, w, x, k);
       }
       *y++ = sum;
     }
@@ -107,13 +101,7 @@ void conv_event_unrolled(const struct conv_event *a) {
       const int8_t *w = line;
       int32_t *y = a->y + target[k];
       uint32_t o = outputs;
-      for (; o >= 4; o -= 4, w += 4, y += 4) {
-        y[0] += w[0] * value;
-        y[1] += w[1] * value;
-        y[2] += w[2] * value;
-        y[3] += w[3] * value;
-      }
-      for (; o; o--) *y++ += *w++ * value;
+      ADD_SCALED_UNROLLED(y, w, value, o);
     }
   }
 }
@@ -146,13 +134,7 @@ void conv_spike_unrolled(const struct conv_event *a) {
       const int8_t *w = line;
       int32_t *y = a->y + target[k];
       uint32_t o = outputs;
-      for (; o >= 4; o -= 4, w += 4, y += 4) {
-        y[0] += w[0];
-        y[1] += w[1];
-        y[2] += w[2];
-        y[3] += w[3];
-      }
-      for (; o; o--) *y++ += *w++;
+      ADD_UNROLLED(y, w, o);
     }
   }
 }

@@ -32,13 +32,7 @@ void linear_dense_unrolled(const struct linear *a) {
     const int16_t *x = a->x;
     int32_t sum = bias[o];
     uint32_t i = inputs;
-    for (; i >= 4; i -= 4, w += 4, x += 4) {
-      sum += w[0] * x[0];
-      sum += w[1] * x[1];
-      sum += w[2] * x[2];
-      sum += w[3] * x[3];
-    }
-    for (; i; i--) sum += *w++ * *x++;
+    DOT_UNROLLED(sum, w, x, i);
     y[o] = sum;
   }
 }
@@ -92,13 +86,7 @@ void linear_event_unrolled(const struct linear_event *a) {
     const int32_t value = event->value;
     int32_t *y = a->y;
     uint32_t o = outputs;
-    for (; o >= 4; o -= 4, w += 4, y += 4) {
-      y[0] += w[0] * value;
-      y[1] += w[1] * value;
-      y[2] += w[2] * value;
-      y[3] += w[3] * value;
-    }
-    for (; o; o--) *y++ += *w++ * value;
+    ADD_SCALED_UNROLLED(y, w, value, o);
   }
 }
 
@@ -132,12 +120,6 @@ void linear_spike_unrolled(const struct linear_spike *a) {
     const int8_t *w = a->w + rows[*spike];
     int32_t *y = a->y;
     uint32_t o = outputs;
-    for (; o >= 4; o -= 4, w += 4, y += 4) {
-      y[0] += w[0];
-      y[1] += w[1];
-      y[2] += w[2];
-      y[3] += w[3];
-    }
-    for (; o; o--) *y++ += *w++;
+    ADD_UNROLLED(y, w, o);
   }
 }
