@@ -6,17 +6,10 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 expdir=exp/ablation
 
-seeds="1 2 3"
-rows="imls relu no_decay one_decay fixed_ln fixed_bn imls_t1 asym ssa ternary lif warm transformer"
-options=()
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --seeds) seeds=$2 && shift ;;
-    --rows) rows=$2 && shift ;;
-    *) options+=("$1") ;;
-  esac
-  shift
-done
+# shellcheck source=egs/fsdd/local/row_options.sh
+source "$here/local/row_options.sh"
+row_options \
+  "imls relu no_decay one_decay fixed_ln fixed_bn imls_t1 asym ssa ternary lif warm transformer" "$@"
 for row in $rows; do
   [[ -f $here/conf/ablation/train_$row.yaml ]] || {
     echo "error: no row '$row'; rows: $(cd "$here/conf/ablation" && echo train_*.yaml)" >&2

@@ -4,17 +4,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 
-seeds="1 2 3"
-rows="dense naive relu e optimized spiking"
-options=()
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --seeds) seeds=$2 && shift ;;
-    --rows) rows=$2 && shift ;;
-    *) options+=("$1") ;;
-  esac
-  shift
-done
+# shellcheck source=egs/fsdd/local/row_options.sh
+source "$here/local/row_options.sh"
+row_options "dense naive relu e optimized spiking" "$@"
 
 row() { # row NAME: options of run.sh; any of the commands can be given by hand
   case $1 in
