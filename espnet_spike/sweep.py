@@ -67,7 +67,7 @@ class Setting:
         imls = [neuron for neuron in neurons if isinstance(neuron, IMLS)]
         before = [(n, n.levels, n.gain) for n in imls]
         v_th = [(n, n.v_th) for n in neurons if hasattr(n, "v_th")]
-        thresholds = [(layer, float(layer.T)) for layer in fat]
+        thresholds = [(layer, layer.T.item()) for layer in fat]
         if self.T is not None and not imls:
             raise UserError(f"{self}: the encoder has no IMLS neurons, so no levels to choose")
         if self.scale is not None and not (imls or v_th or thresholds):

@@ -312,7 +312,7 @@ def test_the_stage_after_a_training(tmp_path, caplog):
     record = json.loads((tmp_path / "naive" / "naive.json").read_text())
     assert record["sparsity"] == pytest.approx(0.3, abs=0.005)
     model = build(Namespace(**read_config(tmp_path / "naive")), best_checkpoint(tmp_path / "naive"))
-    found = {name: float(layer.T) for name, layer in named_fatrelus(model).items()}
+    found = {name: layer.T.item() for name, layer in named_fatrelus(model).items()}
     assert found == pytest.approx(record["thresholds"])
     assert all(layer.two_sided for layer in named_fatrelus(model).values())
     (tmp_path / "dev" / "utt2dur").write_text("v1 1.0\n")
