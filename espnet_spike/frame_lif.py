@@ -13,71 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.carry import Stateful
-from espnet_spike.firing import Firing, Neuron
-from espnet_spike.lif import (
-    RESETS,
-    can_compile,
-    charge,
-    discharge,
-    kernel_arguments,
-    lif_step,
-    surrogate_slope,
-)
+from espnet_spike.firing import Firing
+from espnet_spike.lif import LeakyNeuron, can_compile, charge, discharge
 from espnet_spike.norms import MaskedBatchNorm
-from espnet_spike.options import choose
 from espnet_spike.scripted import scripted
-from espnet_spike.surrogate import SURROGATES, spike, step
+from espnet_spike.surrogate import step
 
 
-class FrameLIF(Stateful, Neuron):
+class FrameLIF(Stateful, LeakyNeuron):
     """LIF over frames, called as ``neuron(x, mask)`` with ``x`` ``(B, L, ..., C)``.
 
-    Args:
-        dim: number of channels C.
-        tau: membrane time constant, in frames.
-        v_th: threshold.
-        v_reset: potential at rest and after a hard reset.
-        reset: ``hard`` or ``soft`` (subtract the threshold).
-        decay_input: whether the input is divided by ``tau`` too.
-        detach_reset: no gradient through the reset.
-        surrogate: a name in ``espnet_spike.surrogate.SURROGATES``.
-        surrogate_alpha: its parameter; None means its usual value.
+    The arguments are those of ``LeakyNeuron``; ``tau`` counts frames.
 
     Attributes:
         mean_rate: spikes per neuron and valid frame of the last forward pass, 0-dim, with
             gradient; None before the first.
-
-    Raises:
-        ValueError: for an unknown ``reset`` or ``surrogate``, or ``tau < 1``.
     """
 
     T = 1
-
-    def __init__(
-        self,
-        dim: int,
-        tau: float = 2.0,
-        v_th: float = 1.0,
-        v_reset: float = 0.0,
-        reset: str = "hard",
-        decay_input: bool = True,
-        detach_reset: bool = True,
-        surrogate: str = "atan",
-        surrogate_alpha: float | None = None,
-    ) -> None:
-        super().__init__()
-        if tau < 1:
-            raise ValueError(f"tau: {tau} has to be at least 1")
-        self.dim = dim
-        self.tau = tau
-        self.v_th = v_th
-        self.v_reset = v_reset
-        self.reset = choose("reset", reset, RESETS)
-        self.decay_input = decay_input
-        self.detach_reset = detach_reset
-        self.surrogate = choose("surrogate", surrogate, SURROGATES)
-        self.surrogate_alpha = surrogate_alpha
-        self.mean_rate: Tensor | None = None
+    mean_rate: Tensor | None = None
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return the potential before the first frame of ``x`` ``(B, L, ..., C)``, at rest."""
@@ -122,17 +76,7 @@ class FrameLIF(Stateful, Neuron):
         """Run as the equations read, in torch."""
         spikes = []
         for t, x_t in enumerate(x.unbind(1)):
-            s, new = lif_step(
-                v,
-                x_t,
-                lambda h: spike(h, self.surrogate, self.surrogate_alpha),
-                self.tau,
-                self.v_th,
-                self.v_reset,
-                self.reset,
-                self.decay_input,
-                self.detach_reset,
-            )
+            s, new = self.step(v, x_t)
             valid = (t < lengths).view(-1, *[1] * (v.dim() - 1))
             spikes.append(torch.where(valid, s, 0))
             v = torch.where(valid, new, v)
@@ -200,7 +144,7 @@ class _Compiled(torch.autograd.Function):
         x, v = x.contiguous(), v.clone(memory_format=torch.contiguous_format)
         h, spikes = torch.zeros_like(x), torch.zeros_like(x)
         counts = x.new_zeros(x.shape[:2])
-        conf = kernel_arguments(neuron)
+        conf = neuron.kernel_arguments()
         kernels.forward(*_numpy(x, lengths, v, h, spikes, counts), *conf)
         ctx.save_for_backward(h, lengths)
         ctx.neuron, ctx.kernels, ctx.conf = neuron, kernels, conf
@@ -211,7 +155,7 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx, grad, grad_v, grad_counts):  # noqa: ANN001
         h, lengths = ctx.saved_tensors
         neuron = ctx.neuron
-        atan, slope = surrogate_slope(neuron, h)
+        atan, slope = neuron.surrogate_slope(h)
         grad_x = torch.zeros_like(h)
         grad_v = grad_v.clone(memory_format=torch.contiguous_format)
         arrays = _numpy(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,13 +65,12 @@ def frame_firing(counts: Tensor, mask: Tensor | None, numel: int, levels: int) -
     return Firing((counts * weight).sum(), total, total.new_full((), levels))
 
 
-class LIF(Neuron):
-    """LIF neuron that runs ``T`` time steps a frame, as Spikformer and its kin.
+class LeakyNeuron(Neuron):
+    """Base of the neurons that follow ``lif_step``: its options, and its steps in torch.
 
     Args:
         dim: number of channels.
-        T: time steps; the input carries them in its batch, ``(T * B, N, ..., C)``.
-        tau: membrane time constant.
+        tau: membrane time constant, in steps.
         v_th: threshold.
         v_reset: potential at rest and after a hard reset.
         reset: ``hard`` or ``soft`` (subtract the threshold).
@@ -80,6 +78,76 @@ class LIF(Neuron):
         detach_reset: no gradient through the reset.
         surrogate: a name in ``espnet_spike.surrogate.SURROGATES``.
         surrogate_alpha: its parameter; None means its usual value.
+
+    Raises:
+        ValueError: for an unknown ``reset`` or ``surrogate``, or ``tau < 1``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        tau: float = 2.0,
+        v_th: float = 1.0,
+        v_reset: float = 0.0,
+        reset: str = "hard",
+        decay_input: bool = True,
+        detach_reset: bool = True,
+        surrogate: str = "atan",
+        surrogate_alpha: float | None = None,
+    ) -> None:
+        super().__init__()
+        if tau < 1:
+            raise ValueError(f"tau: {tau} has to be at least 1")
+        self.dim = dim
+        self.tau = tau
+        self.v_th = v_th
+        self.v_reset = v_reset
+        self.reset = choose("reset", reset, RESETS)
+        self.decay_input = decay_input
+        self.detach_reset = detach_reset
+        self.surrogate = choose("surrogate", surrogate, SURROGATES)
+        self.surrogate_alpha = surrogate_alpha
+
+    def fire(self, x: Tensor) -> Tensor:
+        """Return 1 where ``x`` (potential minus threshold) is not negative, with the surrogate."""
+        return spike(x, self.surrogate, self.surrogate_alpha)
+
+    def step(self, v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the spikes and the potential after a step, see ``lif_step``."""
+        return lif_step(
+            v,
+            x,
+            self.fire,
+            self.tau,
+            self.v_th,
+            self.v_reset,
+            self.reset,
+            self.decay_input,
+            self.detach_reset,
+        )
+
+    def kernel_arguments(self) -> tuple:
+        """Return what the compiled kernels need of the neuron."""
+        return self.tau, self.v_th, self.v_reset, self.reset == "soft", self.decay_input
+
+    def surrogate_slope(self, h: Tensor) -> tuple[float, Tensor]:
+        """Return the parameter of ``atan``, which kernels compute, and a placeholder for the
+        surrogate derivative; or 0 and the derivative.
+        """
+        derivative, default = SURROGATES[self.surrogate]
+        alpha = default if self.surrogate_alpha is None else self.surrogate_alpha
+        if self.surrogate == "atan" and alpha:
+            return float(alpha), h
+        return 0.0, derivative(h - self.v_th, alpha)
+
+
+class LIF(LeakyNeuron):
+    """LIF neuron that runs ``T`` time steps a frame, as Spikformer and its kin.
+
+    Args:
+        dim: number of channels.
+        T: time steps; the input carries them in its batch, ``(T * B, N, ..., C)``.
+        tau: membrane time constant, in time steps; it and all below: see ``LeakyNeuron``.
 
     Raises:
         ValueError: for an unknown ``reset`` or ``surrogate``, ``T < 1`` or ``tau < 1``.
@@ -98,23 +166,20 @@ class LIF(Neuron):
         surrogate: str = "atan",
         surrogate_alpha: float | None = None,
     ) -> None:
-        super().__init__()
         if T < 1 or tau < 1:
             raise ValueError(f"T, tau: {T}, {tau}: both have to be at least 1")
-        self.dim = dim
+        super().__init__(
+            dim,
+            tau,
+            v_th,
+            v_reset,
+            reset,
+            decay_input,
+            detach_reset,
+            surrogate,
+            surrogate_alpha,
+        )
         self.T = self.time_steps = T
-        self.tau = tau
-        self.v_th = v_th
-        self.v_reset = v_reset
-        self.reset = choose("reset", reset, RESETS)
-        self.decay_input = decay_input
-        self.detach_reset = detach_reset
-        self.surrogate = choose("surrogate", surrogate, SURROGATES)
-        self.surrogate_alpha = surrogate_alpha
-
-    def fire(self, x: Tensor) -> Tensor:
-        """Return 1 where ``x`` (potential minus threshold) is not negative, with the surrogate."""
-        return spike(x, self.surrogate, self.surrogate_alpha)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Emit 0/1 spikes, shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
@@ -141,17 +206,7 @@ class LIF(Neuron):
         v = torch.full_like(steps[0], self.v_reset)
         spikes = []
         for step in steps:
-            s, v = lif_step(
-                v,
-                step,
-                self.fire,
-                self.tau,
-                self.v_th,
-                self.v_reset,
-                self.reset,
-                self.decay_input,
-                self.detach_reset,
-            )
+            s, v = self.step(v, step)
             spikes.append(s)
         return torch.cat(spikes)
 
@@ -168,7 +223,7 @@ class _Compiled(torch.autograd.Function):
         x = x.contiguous()
         h, spikes, counts = torch.empty_like(x), torch.empty_like(x), x.new_empty(x.shape[:2])
         arrays = [tensor.detach().numpy() for tensor in (x, h, spikes, counts)]
-        kernels.forward(*arrays, *kernel_arguments(neuron))
+        kernels.forward(*arrays, *neuron.kernel_arguments())
         ctx.save_for_backward(h)
         ctx.mark_non_differentiable(h, counts)
         ctx.neuron, ctx.kernels = neuron, kernels
@@ -179,27 +234,11 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx, grad, *_):  # noqa: ANN001
         (h,) = ctx.saved_tensors
         neuron = ctx.neuron
-        atan, slope = surrogate_slope(neuron, h)
+        atan, slope = neuron.surrogate_slope(h)
         grad_x = torch.empty_like(h)
         arrays = [tensor.numpy() for tensor in (grad.contiguous(), slope, h, grad_x)]
-        ctx.kernels.backward(*arrays, atan, *kernel_arguments(neuron), neuron.detach_reset)
+        ctx.kernels.backward(*arrays, atan, *neuron.kernel_arguments(), neuron.detach_reset)
         return grad_x, None, None
-
-
-def kernel_arguments(neuron: Any) -> tuple:
-    """Return what the compiled kernels need of a ``LIF`` or ``FrameLIF``."""
-    return neuron.tau, neuron.v_th, neuron.v_reset, neuron.reset == "soft", neuron.decay_input
-
-
-def surrogate_slope(neuron: Any, h: Tensor) -> tuple[float, Tensor]:
-    """Return the parameter of ``atan``, which kernels compute, and a placeholder for the surrogate
-    derivative; or 0 and the derivative.
-    """
-    derivative, default = SURROGATES[neuron.surrogate]
-    alpha = default if neuron.surrogate_alpha is None else neuron.surrogate_alpha
-    if neuron.surrogate == "atan" and alpha:
-        return float(alpha), h
-    return 0.0, derivative(h - neuron.v_th, alpha)
 
 
 def can_compile(x: Tensor) -> bool:
