@@ -1,9 +1,10 @@
 """What every command under ``espnet_spike.bin`` shares: parsing, logging, exit codes."""
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -71,6 +72,17 @@ def named_dirs(items: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"{folder}: no such folder", "run the earlier stages first")
         found[name] = Path(folder)
     return found
+
+
+@contextlib.contextmanager
+def quiet(level: int = logging.INFO) -> Iterator[None]:
+    """Hold back log messages up to ``level``, such as ESPnet's notes; those above pass."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, level))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def run(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet_spike.cli import quiet
 from espnet_spike.config_values import (
     GIVEN,
     Problems,
@@ -18,7 +19,7 @@ from espnet_spike.config_values import (
     check_value,
     numbers_as_text,
 )
-from espnet_spike.describe import build_on_meta, quiet, token_names
+from espnet_spike.describe import build_on_meta, token_names
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.launch import DISTRIBUTED, espnet_parser, parse_espnet
 

@@ -1,13 +1,12 @@
 """What a configuration builds: parameters by part, layers, neurons, subsampling; without data."""
 
 import argparse
-import contextlib
 import copy
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from espnet_spike.cli import quiet
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
 
@@ -135,17 +134,6 @@ def build_on_meta(task: type, args: argparse.Namespace) -> Any:
 
     with quiet(), torch.device("meta"):
         return task.build_model(copy.deepcopy(args))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back ESPnet's notes on the terminal; warnings and errors pass."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.INFO))
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def token_names(vocab_size: int) -> list[str]:

@@ -7,8 +7,7 @@ the utterances with every spike count equal and the largest difference of a log-
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from espnet_spike.ark import ArkReader
+from espnet_spike.cli import quiet
 from espnet_spike.errors import UserError
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.kaldi_dir import write_table
@@ -190,7 +190,7 @@ def quantize(source: Path, target: Path) -> None:
     quantization = import_extra("onnxruntime.quantization")
     temporary = target.with_name(f".{target.name}.tmp")
     try:
-        with _only_errors():  # it recommends a preparation for models of another kind
+        with quiet(logging.WARNING):  # it recommends a preparation for models of another kind
             quantization.quantize_dynamic(
                 source,
                 temporary,
@@ -200,13 +200,3 @@ def quantize(source: Path, target: Path) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _only_errors() -> Iterator[None]:
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(previous)

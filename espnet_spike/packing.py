@@ -6,19 +6,19 @@ knows nothing of the machine that made it.
 """
 
 import contextlib
-import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from espnet_spike.cli import quiet
 from espnet_spike.decoding import Settings, model_file
 from espnet_spike.errors import UserError
 from espnet_spike.execution import Execution
@@ -93,19 +93,9 @@ def pack(contents: Contents, out: Path) -> None:
         )
         if run.returncode != 0:
             raise UserError(f"espnet2.bin.pack failed:\n{run.stderr.strip()}")
-        with _only_warnings():  # ESPnet prints both models at length
+        with quiet():  # ESPnet prints both models at length
             check(contents, archive, folder / "check")
         os.replace(archive, out)
-
-
-@contextlib.contextmanager
-def _only_warnings() -> Iterator[None]:
-    previous = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(previous)
 
 
 def stage(contents: Contents, folder: Path, archive: str) -> list[str]:

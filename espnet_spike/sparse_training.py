@@ -217,7 +217,7 @@ def _experiment(asr_exp: Path) -> tuple[argparse.Namespace, Path]:
 
 def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> torch.nn.Module:
     """Build a model and load its parameters, on the CPU."""
-    from espnet_spike.describe import quiet
+    from espnet_spike.cli import quiet
     from espnet_spike.task import SpikeASRTask
 
     with quiet():
