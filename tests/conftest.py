@@ -50,6 +50,19 @@ def _log_level_as_before():
     logging.getLogger().setLevel(LOG_LEVEL)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Let torch work alone: runs are compared bit for bit, and processes are forked to spare them
+    the imports, which wants a single thread.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

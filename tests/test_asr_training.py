@@ -21,6 +21,8 @@ from espnet_spike.kaldi_dir import read_table
 from espnet_spike.training import CHECKPOINT, SNAPSHOT, best_checkpoint, read_epochs
 from tests.features import write_features, write_tokens
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = {
     "spike_meta": {"vocab_size": 7},
     "encoder": "transformer",
@@ -43,15 +45,6 @@ CONFIG = {
 }
 TRAIN = {"u1": "ab", "u2": "bc a", "u3": "cab", "u4": "abc b", "u5": "c"}
 DEV = {"v1": "ba", "v2": "cb"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Runs are compared bit for bit, and forked; both want a single thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_data(folder):

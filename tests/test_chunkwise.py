@@ -6,8 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from espnet_spike import attention
 from espnet_spike.attention import CHUNKWISE_FROM, SpikingAttention
@@ -16,6 +14,7 @@ from espnet_spike.chunkwise import CHUNK, decay_attention
 from espnet_spike.decay import DecayMask
 from espnet_spike.firing import named_neurons
 from espnet_spike.neurons import NeuronFactory
+from tests.largest_tensor import LargestTensor
 
 GAMMAS = [0.05, 0.75, 0.97, 1.0]
 
@@ -136,19 +135,6 @@ def test_padding_with_zero_values_changes_nothing(length, padding, chunk):
     padded = decay_attention(q, k, v, log_gamma, False, chunk)[:, :, :length]
     alone = decay_attention(*(t[:, :, :length] for t in (q, k, v)), log_gamma, False, chunk)
     torch.testing.assert_close(padded, alone)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records how many elements the largest tensor has that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and not t._is_view():
-                self.elements = max(self.elements, t.numel())
-        return out
 
 
 @pytest.mark.parametrize("causal", [False, True])

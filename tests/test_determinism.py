@@ -23,6 +23,8 @@ from espnet_spike.training import CHECKPOINT, read_epochs
 from tests.features import write_features, write_tokens
 from tests.test_asr_training import CONFIG
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPECAUG = {
     **{"apply_time_warp": True, "time_warp_window": 2},
     **{"apply_freq_mask": True, "freq_mask_width_range": [0, 10], "num_freq_mask": 2},
@@ -57,15 +59,6 @@ def data(folder: Path, train: str = "train", output: str = "stats") -> list[str]
     words = ["--train_dir", f"{folder}/{train}", "--valid_dir", f"{folder}/dev"]
     words += ["--token_list", f"{folder}/tokens.txt", "--token_type", "char"]
     return [*words, "--output_dir", f"{folder}/{output}"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Processes are forked, to spare them the imports; that wants a single thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start(folder: Path, exp: str, train: str = "train") -> multiprocessing.Process:

@@ -16,6 +16,8 @@ from tests.features import write_features, write_tokens
 from tests.test_asr_training import CONFIG
 from tests.test_lm_training import CONFIG as LM_CONFIG
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # eight utterances of different length: batches of four, two of which a process gets
 TEXTS = {f"u{n}": "abcab"[: 1 + n % 5] + "c" * (n % 3) for n in range(8)}
 DEV = {f"v{n}": "ba" + n * "c" for n in range(4)}
@@ -28,15 +30,6 @@ SIZES = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_block
 ALONE = {}
 BY_TORCHRUN = "--dist_backend gloo --multiprocessing_distributed false".split()
 BY_SRUN = "--dist_backend gloo --dist_launcher slurm --multiprocessing_distributed true".split()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Processes are forked, to spare them the imports; that wants a single thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def free_port():

@@ -4,8 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.firing import named_neurons
@@ -18,6 +16,7 @@ from espnet_spike.pieces import (
     receptive_field,
 )
 from espnet_spike.subsampling import INPUT_LAYERS, ConvSubsampling
+from tests.largest_tensor import LargestTensor
 
 stacks = st.lists(
     st.integers(1, 3).flatmap(lambda s: st.tuples(st.integers(s, 6), st.just(s))),
@@ -186,19 +185,6 @@ def test_pieces_are_chosen_by_length():
     assert lengths[0] == PIECES_FROM - 1
     assert len(lengths) > 2
     assert max(lengths[1:]) <= PIECE_FRAMES + overlap
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records how many elements the largest tensor has that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and not t._is_view():
-                self.elements = max(self.elements, t.numel())
-        return out
 
 
 def test_no_map_of_the_whole_input_is_made():
