@@ -146,15 +146,19 @@ def _row(
     row += [big(each[key]) for key in ("synops", "macs", "dense_macs")]
     for column in COLUMNS:
         found = energy[column]
-        low, high = found["ratio_ci"]
-        mark = "" if found["ratio_ci_meaningful"] else " *"
         row += [
             f"{1e3 * found['joules_per_second']:.4g}",
             f"{1e3 * found['twin_joules_per_second']:.4g}",
-            f"{found['ratio']:.2f}",
-            f"{low:.2f} .. {high:.2f}{mark}",
+            *ratio_cells(found),
         ]
     return row
+
+
+def ratio_cells(found: Mapping[str, Any]) -> list[str]:
+    """Return the ratio of the twin's energy to ours, and its interval; a star: few utterances."""
+    low, high = found["ratio_ci"]
+    star = "" if found["ratio_ci_meaningful"] else " *"
+    return [f"{found['ratio']:.2f}", f"{low:.2f} .. {high:.2f}{star}"]
 
 
 def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from espnet_spike.count_report import ratio_cells
 from espnet_spike.markup import Html, definitions, el, figure, missing, table
 from espnet_spike.report_figures import energy_by_layer
 
@@ -79,13 +80,10 @@ def energy_table(counts: Mapping[str, Mapping[str, Any]]) -> Html:
             row: list[object] = [name, model]
             for column in COLUMNS:
                 found = energy[column]
-                low, high = found["ratio_ci"]
-                star = "" if found["ratio_ci_meaningful"] else " *"
                 row += [
                     f"{found['joules_per_second'] / MICRO:.3g}",
                     f"{found['twin_joules_per_second'] / MICRO:.3g}",
-                    f"{found['ratio']:.2f}",
-                    f"{low:.2f} .. {high:.2f}{star}",
+                    *ratio_cells(found),
                 ]
             rows.append(row)
     head = ["set", "cost model"]
