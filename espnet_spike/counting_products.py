@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -232,31 +232,33 @@ def _reach(x: Tensor, counts: Tensor | None, weight: Tensor, given: dict, out: T
     dims, kernel = weight.dim() - 2, weight.shape[2:]
     # channels first: exact in single precision, and small afterwards
     rest = values.sum(1 if x.dim() == dims + 2 else 0).double()
-    for axis in range(dims, 0, -1):
-        stride, padding, dilation = (
-            _of_axis(given.get(name, default), axis - 1, dims, kernel)
-            for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
-        )
-        cover = covering(x.shape[-dims + axis - 1], kernel[axis - 1], stride, padding, dilation)
-        rest = rest @ cover.to(rest)
+    for axis in range(dims - 1, -1, -1):
+        stride, dilation = (_of_axis(given.get(name, 1), axis) for name in ("stride", "dilation"))
+        padding = given.get("padding", 0)
+        if padding == "same":  # as torch: of an odd number of zeros the larger half follows
+            before = dilation * (kernel[axis] - 1) // 2
+        else:
+            before = 0 if padding == "valid" else _of_axis(padding, axis)
+        sizes = x.shape[axis - dims], out.shape[axis - dims]
+        rest = rest @ covering(*sizes, kernel[axis], stride, before, dilation).to(rest)
     return float(rest.sum()) * out.shape[-dims - 1]
 
 
-def _of_axis(value: object, axis: int, dims: int, kernel: Iterable[int]) -> int:
-    if value == "same":
-        return (kernel[axis] - 1) // 2
-    if isinstance(value, str):
-        return 0
+def _of_axis(value: int | Sequence[int], axis: int) -> int:
     if isinstance(value, int):
         return value
-    return value[axis] if len(value) == dims else value[0]
+    return value[axis] if len(value) > 1 else value[0]
 
 
 @functools.lru_cache(maxsize=4096)
-def covering(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
-    """Return how many outputs of a convolution each of ``size`` positions reaches, ``(size,)``."""
-    outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-    starts = torch.arange(outputs)[:, None] * stride - padding
+def covering(
+    size: int, outputs: int, kernel: int, stride: int, before: int, dilation: int
+) -> Tensor:
+    """Return how many outputs of a convolution each of ``size`` positions reaches, ``(size,)``.
+
+    ``before`` is the number of zeros put before the first position.
+    """
+    starts = torch.arange(outputs)[:, None] * stride - before
     places = (starts + torch.arange(kernel) * dilation).flatten()
     places = places[(places >= 0) & (places < size)]
     return torch.bincount(places, minlength=size).double()

@@ -148,6 +148,20 @@ def test_padded_conv1d_counts_no_padding(groups):
     assert found.dense_macs == 8 * 5 * 6 * (6 if groups == 1 else 1)
 
 
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (3, 2), (4, 1), (2, 3)])
+def test_same_padding_counts_as_torch_pads(kernel, dilation):
+    torch.manual_seed(3)
+    layer = nn.Conv1d(3, 4, kernel, padding="same", dilation=dilation)
+    x = torch.randn(1, 3, 9)
+    values = torch.relu(x)[0]
+    # how many inputs that are not zero each output sees: a convolution of ones by torch itself
+    ones = torch.ones(1, 3, kernel)
+    seen = nn.functional.conv1d(values.ne(0).float()[None], ones, padding="same", dilation=dilation)
+    found = kinds(count(nn.Sequential(nn.ReLU(), layer), x))["conv"]
+    assert found.macs == 4 * seen.sum() > 0
+    assert found.dense_macs == 9 * 4 * 3 * kernel
+
+
 def test_real_input_counts_macs_of_values_that_are_not_zero():
     torch.manual_seed(4)
     model = nn.Sequential(FATReLU(0.4, learn=False), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
