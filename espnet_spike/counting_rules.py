@@ -93,7 +93,8 @@ def plan(func: torch._ops.OpOverload) -> tuple[str, str, Rule | None, bool]:
     if base in MOVES:
         return base, "move", None, in_place
     if base in ELEMENTWISE:
-        return base, "count", functools.partial(_elementwise, ELEMENTWISE[base]), in_place
+        rule = functools.partial(_elementwise, base, ELEMENTWISE[base])
+        return base, "count", rule, in_place
     if base in COMPARISONS:
         return base, "count", _comparison, in_place
     key = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -120,8 +121,11 @@ def _lose(counter: Counter, name: str, operands: Iterable[object]) -> None:
         counter.lost[name] += 1
 
 
-def _elementwise(price: tuple, counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def _elementwise(
+    name: str, price: tuple, counter: Counter, args: tuple, kwargs: dict, out: object
+) -> None:
     out = out if isinstance(out, Tensor) else out[0]
+    _lose(counter, name, args)
     cost = counter.cost("elementwise")
     multiplies, additions, special = price
     cost.multiplies += multiplies * out.numel()

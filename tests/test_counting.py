@@ -415,6 +415,30 @@ def test_nothing_is_dropped_silently():
     assert counter.costs["linear", "linear"].acs == 0  # real values now
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("rsub", lambda x: 1.0 - x),
+        ("neg", lambda x: -x),
+        ("clamp", lambda x: x.clamp(max=1.0)),
+        ("where", lambda x: torch.where(x > 0.5, x, torch.zeros_like(x))),
+        ("exp", lambda x: x.clone().exp_()),
+    ],
+)
+def test_spikes_that_become_real_element_by_element_are_named(name, change):
+    class Changed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.neuron, self.linear = IMLS(4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.linear(change(self.neuron(x)))
+
+    counter = count(Changed(), torch.randn(1, 3, 4))
+    assert dict(counter.lost) == {name: 1}
+    assert counter.costs["linear", "linear"].acs == 0
+
+
 class Moves(nn.Module):
     def __init__(self):
         super().__init__()
