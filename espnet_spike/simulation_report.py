@@ -1,6 +1,6 @@
 """The part of ``RESULTS.md`` on hardware cycles, from the ``simulate`` of each ``results.json``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Simulations = dict[tuple[str, str], Mapping[str, Any]]
@@ -81,19 +81,24 @@ def overview(found: Simulations) -> list[str]:
 
 
 def _notes(found: Simulations) -> list[str]:
-    versions = dict.fromkeys(", ".join(f["versions"]) for f in found.values())
-    figures = next(iter(found.values()))
-    clock = figures["hardware"]["clock_mhz"]
+    def each(what: Callable[[Mapping[str, Any]], str]) -> str:
+        """Return all that simulations say of something, each once."""
+        return "; ".join(dict.fromkeys(map(what, found.values())))
+
     worst = max(f["fit"]["held_out_max"] for f in found.values())
     error = max(f["fit"]["float_error_max"] for f in found.values())
+    clocks = each(lambda f: f"{f['hardware']['clock_mhz']:g} MHz")
+    operands = each(
+        lambda f: f"{f['utterances']} utterances ({f['frames']} frames) of `{f['data']}`"
+    )
     return [
         "For a frame of the encoder's output, by the core's own counters. "
-        f"{'; '.join(versions)}; flags `{' '.join(figures['flags'])}`. "
+        f"{each(lambda f: ', '.join(f['versions']))}; "
+        f"flags {each(lambda f: '`' + ' '.join(f['flags']) + '`')}. "
         "int8 weights, int16 activations, int32 "
-        f"accumulators; latency at {clock:g} MHz; energy is an estimate by "
-        f"{figures['energy']}. Replay-extrapolated: calls on real operands of "
-        f"{figures['utterances']} utterances ({figures['frames']} frames) of "
-        f"`{figures['data']}` ran on the core, every output was bit for bit the model's and within "
+        f"accumulators; latency at {clocks}; energy is an estimate by "
+        f"{each(lambda f: f['energy'])}. Replay-extrapolated: calls on real operands of "
+        f"{operands} ran on the core, every output was bit for bit the model's and within "
         f"{100 * error:.1f} % (root mean square) of the float layer; costs are affine in events, "
         f"on calls left out of the fit within {100 * worst:.2f} %. Memory answers in one cycle "
         "unless the core has wait states, which is an ideal."

@@ -62,6 +62,21 @@ def test_models_stand_beside_the_paper_against_both_baselines():
     assert "**scan**" in text and "within 0.10 %" in text
 
 
+def test_notes_say_what_each_simulation_ran_on():
+    first, second = result("d", "dense", 1000.0, None, 0.0), result("e", "E", 900.0, 500.0, 0.6)
+    second["simulate"]["small"] |= {"utterances": 3, "frames": 17, "data": "dev"}
+    second["simulate"]["fast"] = second["simulate"].pop("small") | {
+        "hardware": {"clock_mhz": 250},
+        "flags": ["-O3"],
+    }
+    text = "\n".join(simulation_lines([first, second]))
+    assert (
+        "operands of 2 utterances (9 frames) of `test`; 3 utterances (17 frames) of `dev`" in text
+    )
+    assert "latency at 100 MHz; 250 MHz;" in text and "flags `-O2`; `-O3`." in text
+    assert text.count("Ibex x") == 1
+
+
 def test_findings_can_be_refuted():
     text = "\n".join(
         simulation_lines(
