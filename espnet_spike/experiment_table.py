@@ -103,6 +103,10 @@ def read_rows(exp_dirs: Sequence[Path], inference_tag: str | None = None) -> lis
         if not (folder / RESULTS).is_file():
             raise UserError(f"{folder} has no {RESULTS}", "run --stage report for it first")
         results = read_json(folder / RESULTS)
+        if "decodes" not in results:  # stage simulate leaves one, too
+            raise UserError(
+                f"{folder / RESULTS} has no error rates", "run --stage report for it first"
+            )
         tag = inference_tag or results["inference_tag"]
         if tag not in results["decodes"]:
             there = ", ".join(results["decodes"])

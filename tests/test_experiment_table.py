@@ -88,3 +88,6 @@ def test_what_cannot_be_compared_is_said(experiments, tmp_path):
     (tmp_path / "exp" / "asr_none").mkdir()
     with pytest.raises(UserError, match=r"has no results\.json"):
         read_rows([*experiments, tmp_path / "exp" / "asr_none"])
+    (tmp_path / "exp" / "asr_none" / "results.json").write_text('{"simulate": {}}')
+    with pytest.raises(UserError, match=r"asr_none/results\.json has no error rates"):
+        read_rows([*experiments, tmp_path / "exp" / "asr_none"])
