@@ -11,6 +11,7 @@ from espnet_spike.simulator import layer_sites as layers
 from espnet_spike.simulator import operations as ops
 from espnet_spike.simulator.operations import Array, Events, Site
 from espnet_spike.simulator.recording import Tape, unsupported, windows
+from espnet_spike.ternary import TernaryMomentum
 
 
 def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
@@ -36,6 +37,8 @@ def _check(tape: Tape) -> None:
         if name.rpartition(".")[2].startswith("neuron") and not isinstance(module, IMLS | ReLU):
             if not isinstance(module, torch.nn.ModuleList):
                 raise unsupported(f"{name}: {type(module).__name__}")
+        if isinstance(module, TernaryMomentum):
+            raise unsupported(f"{name}: {type(module).__name__}")
         if isinstance(module, IMLS) and module.stat in ("utt", "max"):
             raise unsupported(f"{name}: imls_stat {module.stat}")
     for block in tape.encoder.encoders:

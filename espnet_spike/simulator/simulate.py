@@ -230,14 +230,12 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
     """Return what ``results.json`` keeps of a simulation."""
     layers = figures["weight_layers"]
     names = "model how energy data utterances frames codings parts layers fit simulated".split()
-    inputs = [layer["dense"] for layer in layers]
+    cycles = [layer["dense"] for layer in layers]
     sparsity = [layer["sparsity"] for layer in layers]
     machine = figures["machine"]
     return {name: figures[name] for name in names} | {
-        "sparsity": round(float(np.mean(sparsity)), 4) if layers else 0.0,
-        "sparsity_by_cycles": round(float(np.average(sparsity, weights=inputs)), 4)
-        if layers
-        else 0.0,
+        "sparsity": _mean(sparsity),
+        "sparsity_by_cycles": _mean(sparsity, weights=cycles),
         "hardware": machine["hardware"],
         "versions": [
             f"Ibex {machine['core']['rtl']}",

@@ -128,6 +128,7 @@ def test_a_dense_encoder_has_no_events_to_save():
         (lambda: IMLSpikeformerEncoder(20, qk_mode="ssa", **IML), "qk_mode"),
         (lambda: IMLSpikeformerEncoder(20, imls_stat="utt", **IML), "imls_stat utt"),
         (lambda: IMLSpikeformerEncoder(20, neuron="lif", **IML), "LIF"),
+        (lambda: IMLSpikeformerEncoder(20, neuron="ternary", T=3, **IML), "TernaryMomentum"),
         (lambda: IMLSpikeformerEncoder(20, norm="bn", **IML), "MaskedBatchNorm"),
         (lambda: IMLSpikeformerEncoder(20, conv_module=True, **IML), "conv_module"),
         (lambda: SpeechMambaEncoder(20, block="conmamba", **MAMBA), "ConMambaBlock"),
