@@ -20,7 +20,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.execution import Execution
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.firing import named_neurons
-from espnet_spike.kaldi_dir import read_table, write_lines
+from espnet_spike.kaldi_dir import name_some, read_table, write_lines
 from espnet_spike.neurobench_report import (
     NEUROBENCH,
     NOTES,
@@ -160,7 +160,7 @@ def count_utterances(
             speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()
             counter.reset()
             try:
-                tokens = run_model(counter, model, speech, hypotheses and hypotheses.get(utt))
+                tokens = run_model(counter, model, speech, hypotheses and hypotheses[utt])
             except TooShortUttError:
                 result.skipped.append(utt)
                 continue
@@ -254,8 +254,14 @@ def count_sets(
         data = FeatureDir.read(folder)
         result = SetCount()
         hypotheses = read_hypotheses(out / name / "token_int")
-        if model.decoder is not None and model.ctc is None and hypotheses is None:
-            raise UserError(f"{out / name}: no token_int to run the decoder on", "decode first")
+        if model.decoder is not None:
+            if model.ctc is None and hypotheses is None:
+                raise UserError(f"{out / name}: no token_int to run the decoder on", "decode first")
+            if hypotheses is not None and (absent := sorted({*data.feats} - {*hypotheses})):
+                raise UserError(
+                    f"{out / name / 'token_int'} has nothing recognised of {name_some(absent)}",
+                    "decode the set again (--stage decode)",
+                )
         start = time.perf_counter()
         for utt, found in count_utterances(model, data, hypotheses, twin, result):
             result.add(utt, found, models)
@@ -292,7 +298,9 @@ def neurobench_metrics(model: nn.Module, result: SetCount) -> dict[str, Any]:
     """
     samples = len(result.utterances)
     frames = sum(utt["frames"] for utt in result.utterances.values())
-    steps = max((neuron.T for neuron in named_neurons(model.encoder).values()), default=1)
+    # as they last ran: levels may have been chosen at decoding
+    firings = [(n.firing, n.time_steps) for n in named_neurons(model.encoder).values()]
+    steps = max((int(f.levels) * real for f, real in firings if f is not None), default=1)
     factor = subsampling_factor(model)
     rate = factor and execution_rate(frames, result.seconds, factor, steps)
     encoder = {k: cost for k, cost in result.layers.items() if part_of(k[0]) in ENCODER}

@@ -104,6 +104,6 @@ def execution_rate(frames: int, seconds: float, factor: int, steps: int) -> floa
         frames: of features.
         seconds: of audio that they are.
         factor: frames of features to a frame of the encoder.
-        steps: (virtual) time steps T of its neurons, 1 without.
+        steps: (virtual) time steps of its neurons, 1 without.
     """
     return round(frames / seconds / factor * steps, 2)

@@ -10,6 +10,7 @@ from espnet_spike.bin import count, report
 from espnet_spike.costs import COLUMNS
 from espnet_spike.count_report import energy_tables
 from espnet_spike.count_run import part_of
+from espnet_spike.errors import UserError
 from tests import tiny_model
 from tests.experiments import make_experiment
 
@@ -150,7 +151,8 @@ def test_metrics_have_the_names_of_neurobench(counted, neurobench):
     assert neurobench["samples"] == 5 and neurobench["notes"]
 
 
-def test_a_spiking_encoder_has_another_twin(tmp_path):
+def spiking_experiment(tmp_path):
+    """Return an untrained model with a spiking encoder and a decoder, and features for it."""
     import torch
 
     from espnet_spike.launch import parse_espnet
@@ -169,6 +171,11 @@ def test_a_spiking_encoder_has_another_twin(tmp_path):
     data = tiny_model.write_features(
         tmp_path / "dump", tiny_model.make_texts(3, seed=4), seed=4, seconds=1.0
     )
+    return exp, data
+
+
+def test_a_spiking_encoder_has_another_twin(tmp_path):
+    exp, data = spiking_experiment(tmp_path)
     found = {}
     for mode in ("integer", "binary"):
         words = ["--asr_exp", str(exp), "--out", str(tmp_path / mode), "--spike_mode", mode]
@@ -185,6 +192,26 @@ def test_a_spiking_encoder_has_another_twin(tmp_path):
             for f in (integer, binary)
         ]
         assert twins[0] == twins[1]
+
+    # fewer levels are fewer virtual time steps, whatever the model was trained with
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "T2"), "--T", "2"]
+    count.main([*words, f"test={data}"])
+    rates = [
+        json.loads((tmp_path / name / "test" / "neurobench.json").read_text())
+        for name in ("integer", "binary", "T2")
+    ]
+    six, same, two = (rate["model_execution_rate"] for rate in rates)
+    assert six == same == pytest.approx(3 * two, abs=0.02)
+
+
+def test_an_utterance_without_hypothesis_is_named(tmp_path):
+    exp, data = spiking_experiment(tmp_path)
+    lost, *others = sorted(tiny_model.make_texts(3, seed=4))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "token_int").write_text("".join(f"{utt} 3\n" for utt in others))
+    with pytest.raises(UserError, match=f"token_int has nothing recognised of {lost}\n"):
+        count.main(["--asr_exp", str(exp), "--out", str(tmp_path), f"test={data}"])
+    assert not (tmp_path / "test" / "count.json").exists()
 
 
 def test_parts():
