@@ -75,22 +75,23 @@ class Setting:
         if self.fat_threshold is not None and not thresholds:
             raise UserError(f"{self}: the encoder has no FATReLU layers")
         try:
-            if self.T is not None:
-                encoder.set_levels(self.T, self.T_rule)
-            if self.scale is not None:
-                for neuron, _, gain in before:
-                    neuron.gain = gain * self.scale
-                for neuron, threshold in v_th:
-                    neuron.v_th = threshold * self.scale
-                if not imls and not v_th:
-                    for layer, threshold in thresholds:
-                        layer.set_T(threshold * self.scale)
-            if self.fat_threshold is not None:
-                for layer, _ in thresholds:
-                    layer.set_T(self.fat_threshold)
+            try:
+                if self.T is not None:
+                    encoder.set_levels(self.T, self.T_rule)
+                if self.scale is not None:
+                    for neuron, _, gain in before:
+                        neuron.gain = gain * self.scale
+                    for neuron, threshold in v_th:
+                        neuron.v_th = threshold * self.scale
+                    if not imls and not v_th:
+                        for layer, threshold in thresholds:
+                            layer.set_T(threshold * self.scale)
+                if self.fat_threshold is not None:
+                    for layer, _ in thresholds:
+                        layer.set_T(self.fat_threshold)
+            except ValueError as error:
+                raise UserError(f"{self}: {error}") from None
             yield
-        except ValueError as error:
-            raise UserError(f"{self}: {error}") from None
         finally:
             for neuron, levels, gain in before:
                 neuron.levels, neuron.gain = levels, gain
@@ -142,9 +143,11 @@ def load(asr_exp: Path, checkpoint: Path, settings: Settings) -> Any:
     return inference.Speech2Text(**given)
 
 
-def recognise(speech2text: Any, data: FeatureDir, batch_size: int) -> dict[str, str]:
-    """Return utterance -> text."""
-    texts = {}
+def recognise(
+    speech2text: Any, data: FeatureDir, batch_size: int
+) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Return utterance -> text, and utterance -> tokens."""
+    texts, tokens = {}, {}
     frames = {utt: count for utt, (count, _) in data.shapes.items()}
     with ArkReader() as reader:
         for keys in make_batches(frames, batch_size):
@@ -153,7 +156,8 @@ def recognise(speech2text: Any, data: FeatureDir, batch_size: int) -> dict[str, 
             batch = torch.nn.utils.rnn.pad_sequence(feats, batch_first=True)
             for utt, best in zip(keys, speech2text.batch_decode(batch, lengths), strict=True):
                 texts[utt] = (best[0][0] or "") if best else ""
-    return texts
+                tokens[utt] = list(best[0][2]) if best else []
+    return texts, tokens
 
 
 def measure(
@@ -167,9 +171,9 @@ def measure(
     """Decode and count a set under a setting."""
     net = speech2text.asr_model
     with setting.applied(net.encoder):
-        texts = recognise(speech2text, data, batch_size)
+        texts, tokens = recognise(speech2text, data, batch_size)
         result = SetCount()
-        for utt, found in count_utterances(net, data, None, twin, result):
+        for utt, found in count_utterances(net, data, tokens, twin, result):
             result.add(utt, found, [model])
     counts = summary(result, [model], data.utt2spk, own_twin=twin.encoder is None)
     utts = sorted(data.text)

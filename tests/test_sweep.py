@@ -63,6 +63,16 @@ def test_a_setting_of_something_absent_is_refused():
             pass
 
 
+def test_only_an_impossible_setting_is_the_users_error():
+    found = encoders()
+    with pytest.raises(UserError, match=r"FATReLU at 0: .* cannot be"):
+        with Setting(fat_threshold=0.0).applied(found["fat"]):
+            pass
+    # what goes wrong under a setting is not the setting's fault, and keeps its traceback
+    with pytest.raises(ValueError, match=r"^odd$"), Setting(scale=2.0).applied(found["imls"]):
+        raise ValueError("odd")
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_pareto_points_are_beaten_by_none(pairs):
     points = [Point("", w, (0, 0), 0, e, 0, 0, None, None) for w, e in pairs]
@@ -73,7 +83,8 @@ def test_pareto_points_are_beaten_by_none(pairs):
         assert best != beaten
 
 
-def test_the_command_writes_table_and_plot(tmp_path, capsys):
+def make_experiment(tmp_path, ctc_weight):
+    """Return an untrained model's folder and its data."""
     from espnet_spike.launch import parse_espnet
     from espnet_spike.task import SpikeASRTask
 
@@ -82,6 +93,7 @@ def test_the_command_writes_table_and_plot(tmp_path, capsys):
     tokens = tmp_path / "tokens.txt"
     tokens.write_text("\n".join(tiny_model.TOKENS) + "\n")
     config = tiny_model.CONFIG | {"encoder": "iml_spikeformer", "encoder_conf": SMALL}
+    config |= {"model_conf": {"ctc_weight": ctc_weight}}
     words = ["--output_dir", str(exp), "--token_list", str(tokens), "--token_type", "char"]
     args = parse_espnet(SpikeASRTask, config, [*words, "--input_size", "24"])
     torch.manual_seed(0)
@@ -90,6 +102,20 @@ def test_the_command_writes_table_and_plot(tmp_path, capsys):
     data = tiny_model.write_features(
         tmp_path / "dump", tiny_model.make_texts(3, seed=4), seed=4, seconds=1.0
     )
+    return exp, data
+
+
+def test_a_model_without_ctc_is_swept(tmp_path):
+    exp, data = make_experiment(tmp_path, 0.0)
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]
+    search = "--ctc_weight 0.0 --beam_size 2 --maxlenratio -3"
+    command.main([*words, "--inference_args", search, "--threshold_scale", "2"])
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert [p["setting"] for p in found["sets"]["test"]] == ["as trained", "threshold x 2"]
+
+
+def test_the_command_writes_table_and_plot(tmp_path, capsys):
+    exp, data = make_experiment(tmp_path, 0.5)
     words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]
     search = ["--inference_args", "--ctc_weight 1.0 --beam_size 2 --batch_size 2"]
     command.main([*words, *search, "--T", "2", "--threshold_scale", "2"])
