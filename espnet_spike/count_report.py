@@ -57,7 +57,7 @@ def big(value: float) -> str:
 
 def percent(result: Mapping[str, Any], name: str) -> str:
     """Return a share of ``sparsity`` in %, a dash where there is none."""
-    value = result["sparsity"][name]
+    value = result["sparsity"].get(name)
     return "–" if value is None else f"{100 * value:.1f}"
 
 
@@ -84,7 +84,7 @@ def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
 
 
 HEAD = ["experiment", "decoding", "set", "parameters", "firing rate", "sparsity %"]
-HEAD += ["SynOps/s", "MAC/s", "dense MAC/s"]
+HEAD += ["of points %", "by MACs %", "SynOps/s", "MAC/s", "dense MAC/s"]
 HEAD += ["compute mJ/s", "twin", "ratio", "95 %", "with memory mJ/s", "twin", "ratio", "95 %"]
 
 
@@ -95,7 +95,7 @@ def energy_tables(
 
     The main cost model, the first that was given to the count command, has a row for every
     experiment, decoding and set (a table for each, should experiments differ in it). The others
-    follow in one table, with the last set alone.
+    follow in one table with as many rows.
 
     Args:
         results: the ``results.json`` of the experiments.
@@ -108,8 +108,6 @@ def energy_tables(
             for name, figures in counted.items():
                 model, energy = next(iter(figures["energy"].items()))
                 main.setdefault(model, []).append(_row(result, tag, name, figures, energy))
-            if counted:
-                name, figures = list(counted.items())[-1]
                 rest = dict(list(figures["energy"].items())[1:])
                 others.append(([result["experiment"], tag, name], rest))
     tables = [(f"Prices: `{model}`.", HEAD, rows) for model, rows in main.items()]
@@ -121,7 +119,7 @@ def energy_tables(
             for first, rest in others
             if rest
         ]
-        title = "Other prices, last set: mJ/s, and how many times less that is than of the twin."
+        title = "Other prices: mJ/s, and how many times less that is than of the twin."
         tables.append((title, head, rows))
     return tables
 
@@ -142,7 +140,8 @@ def _row(
 ) -> list[object]:
     rate, each = figures["sparsity"]["firing_rate"], figures["per_second"]
     row = [result["experiment"], tag, name, f"{result['parameters'] or 0:,}"]
-    row += ["–" if rate is None else f"{rate:.3f}", percent(figures, "activations")]
+    row.append("–" if rate is None else f"{rate:.3f}")
+    row += [percent(figures, key) for key in ("activations", "points", "points_by_macs")]
     row += [big(each[key]) for key in ("synops", "macs", "dense_macs")]
     for column in COLUMNS:
         found = energy[column]
@@ -171,7 +170,9 @@ def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
                 models |= figures.get("energy", {})
                 uncovered |= set(figures.get("uncovered", ()))
     lines = [
-        "Of front end and encoder, without CTC and decoder, for a second of audio. compute: "
+        "Of front end and encoder, without CTC and decoder, for a second of audio. sparsity: zeros "
+        "among all that neurons and activations emit; of points: mean over the FATReLU points, all "
+        "alike, and weighted by the MACs that each feeds. compute: "
         "products alone, as papers print it; with memory: also everything element by element, and "
         "memory traffic. twin: the dense network of the same size (ReLU for spikes, nothing "
         "skipped); ratio: its energy over ours, 95 % by bootstrap over utterances or speakers; \\* "

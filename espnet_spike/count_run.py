@@ -18,6 +18,7 @@ from espnet_spike.describe import subsampling_factor
 from espnet_spike.energy import CostModel, describe_model, energy, ratio_interval
 from espnet_spike.errors import UserError
 from espnet_spike.execution import Execution
+from espnet_spike.fatrelu import named_fatrelus
 from espnet_spike.feature_dir import FeatureDir
 from espnet_spike.firing import named_neurons
 from espnet_spike.kaldi_dir import name_some, read_table, write_lines
@@ -136,6 +137,29 @@ def sparsity(cost: Cost) -> float | None:
 def firing_rate(cost: Cost) -> float | None:
     """Return spikes over what could fire, None where nothing spikes."""
     return None if not cost.slots else round(cost.spikes / cost.slots, 6)
+
+
+def saved_macs(model: nn.Module) -> dict[str, float]:
+    """Return layer -> multiply-accumulates that a zero saves, of the FATReLU points."""
+    return {f"encoder.{name}": p.macs for name, p in named_fatrelus(model.encoder).items()}
+
+
+def point_sparsity(
+    layers: Mapping[tuple[str, str], Cost], points: Mapping[str, float], by_macs: bool
+) -> float | None:
+    """Return the mean sparsity of FATReLU points over a set; None where there are none.
+
+    Args:
+        layers: sums over the set.
+        points: of ``saved_macs``.
+        by_macs: weigh each point by the multiply-accumulates it feeds; otherwise all count alike.
+    """
+    found = {name: layers[name, "activation"] for name in points if (name, "activation") in layers}
+    weights = {name: cost.inputs * points[name] if by_macs else 1 for name, cost in found.items()}
+    if not sum(weights.values()):
+        return None
+    zeros = sum(weights[name] * (1 - cost.nonzeros / cost.inputs) for name, cost in found.items())
+    return round(zeros / sum(weights.values()), 6)
 
 
 def count_utterances(
@@ -278,7 +302,7 @@ def count_sets(
             "execution": {k: v for k, v in asdict(execution).items() if v is not None},
             "fold_qk": fold_qk,
             "decoder_input": decoder_input(model, hypotheses is not None),
-            **summary(result, models, data.utt2spk, own_twin=twin.encoder is None),
+            **summary(result, models, data.utt2spk, twin.encoder is None, saved_macs(model)),
             "count_seconds": round(time.perf_counter() - start, 2),
             "finished": time.strftime("%FT%T%z"),
             "environment": environment(),
@@ -341,8 +365,9 @@ def summary(
     models: Sequence[CostModel],
     utt2spk: Mapping[str, str],
     own_twin: bool,
+    points: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the figures of a set."""
+    """Return the figures of a set; ``points`` are those of ``saved_macs``."""
     by_part: dict[str, Cost] = {}
     operators: dict[str, dict[str, Cost]] = {}
     for (layer, kind), cost in result.layers.items():
@@ -361,6 +386,8 @@ def summary(
         "sparsity": {
             "activations": sparsity(emitted),
             "product_inputs": sparsity(products),
+            "points": point_sparsity(result.layers, points, by_macs=False),
+            "points_by_macs": point_sparsity(result.layers, points, by_macs=True),
             "firing_rate": firing_rate(emitted),
             "mean_count": round(emitted.spikes / emitted.inputs, 6) if emitted.slots else None,
         },

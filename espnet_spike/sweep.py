@@ -17,7 +17,7 @@ from torch import nn
 from espnet_spike.ark import ArkReader
 from espnet_spike.bootstrap import error_interval
 from espnet_spike.count_report import big
-from espnet_spike.count_run import SetCount, count_utterances, summary
+from espnet_spike.count_run import SetCount, count_utterances, saved_macs, summary
 from espnet_spike.decode_runs import make_batches
 from espnet_spike.decoding import Settings
 from espnet_spike.energy import CostModel
@@ -175,7 +175,7 @@ def measure(
         result = SetCount()
         for utt, found in count_utterances(net, data, tokens, twin, result):
             result.add(utt, found, [model])
-    counts = summary(result, [model], data.utt2spk, own_twin=twin.encoder is None)
+    counts = summary(result, [model], data.utt2spk, twin.encoder is None, saved_macs(net))
     utts = sorted(data.text)
     refs = [data.text[utt].split() for utt in utts]
     hyps = [texts[utt].split() for utt in utts]

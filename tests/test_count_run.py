@@ -9,7 +9,7 @@ import yaml
 from espnet_spike.bin import count, report
 from espnet_spike.costs import COLUMNS
 from espnet_spike.count_report import energy_tables
-from espnet_spike.count_run import part_of
+from espnet_spike.count_run import part_of, point_sparsity, saved_macs
 from espnet_spike.errors import UserError
 from tests import tiny_model
 from tests.experiments import make_experiment
@@ -97,14 +97,14 @@ def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
     assert "Horowitz" in section and "Lemaire" in section
     # the first cost model has the long table, the others are columns of a short one
     first, second = (line for line in section.splitlines() if line.startswith("|asr_tiny|"))
-    assert f"|{energy['compute']['ratio']:.2f}|" in first and first.count("|") == 18
+    assert f"|{energy['compute']['ratio']:.2f}|" in first and first.count("|") == 20
     other = figures["energy"]["lemaire45_int32"]
     for column in ("compute", "total"):
         assert f"({other[column]['ratio']:.2f})|" in second
     assert "|lemaire45_int32|lemaire45_int32, with memory|" in section
 
 
-def test_energy_tables_show_every_set_once_and_other_prices_on_the_last(tmp_path, counted):
+def test_energy_tables_show_every_set_once(tmp_path, counted):
     for name, sets in (("a", ("test_seen", "test")), ("b", ("test_seen", "test"))):
         exp = make_experiment(tmp_path, name, {})
         for test in sets:
@@ -120,11 +120,55 @@ def test_energy_tables_show_every_set_once_and_other_prices_on_the_last(tmp_path
     (title, head, rows), (_, short_head, short) = energy_tables(results)
     assert MODELS.split()[0] in title and "cost model" not in head
     assert len({tuple(row[:3]) for row in rows}) == len(rows) == 4
-    last = list(results[0]["decodes"]["decode"])[-1]
-    assert [row[:3] for row in short] == [["asr_a", "decode", last], ["asr_b", "decode", last]]
+    assert [row[:3] for row in short] == [row[:3] for row in rows]
     assert all(len(row) == len(short_head) for row in short)
     # all of it is in results.json
     assert list(results[0]["decodes"]["decode"]["test_seen"]["energy"]) == MODELS.split()
+
+
+def test_sparsity_of_points_stands_in_the_table():
+    column = {"joules_per_second": 1e-3, "twin_joules_per_second": 2e-3, "ratio": 2.0}
+    column |= {"ratio_ci": [1.0, 3.0], "ratio_ci_meaningful": True}
+    figures = {
+        "sparsity": {
+            "activations": 0.7,
+            "firing_rate": None,
+            "points": 0.5,
+            "points_by_macs": 0.25,
+        },
+        "per_second": dict.fromkeys(("synops", "macs", "dense_macs"), 1.0),
+        "energy": {"prices": {"compute": column, "total": column}},
+    }
+    # counted before there were such figures
+    older = figures | {"sparsity": {"activations": 0.7, "firing_rate": None}}
+    decodes = {"decode": {"test": figures, "older": older}}
+    ((_, head, rows),) = energy_tables(
+        [{"experiment": "asr_a", "parameters": 1, "decodes": decodes}]
+    )
+    shown = [[row[head.index(name)] for name in ("of points %", "by MACs %")] for row in rows]
+    assert shown == [["50.0", "25.0"], ["–", "–"]]
+    assert all(len(row) == len(head) for row in rows)
+
+
+@pytest.mark.parametrize("by_macs", [False, True])
+def test_sparsity_of_points_is_that_of_training(by_macs):
+    import torch
+
+    from espnet_spike.counting import Counter
+    from espnet_spike.encoders.speech_mamba import EventSpeechMambaEncoder
+    from espnet_spike.fatrelu import mean_sparsity
+
+    torch.manual_seed(0)
+    net = torch.nn.Module()
+    conf = {"output_size": 8, "attention_heads": 2, "num_blocks": 2, "d_state": 3}
+    net.encoder = EventSpeechMambaEncoder(20, fat_points="optimized", fat_threshold=0.1, **conf)
+    net.eval()
+    with torch.inference_mode(), Counter(net) as counter:
+        net.encoder(torch.randn(1, 41, 20), torch.tensor([41]))
+    expected = float(mean_sparsity(net.encoder, mac_weighted=by_macs))
+    found = point_sparsity(counter.costs, saved_macs(net), by_macs)
+    assert found == pytest.approx(expected, abs=2e-6) and 0 < found < 1
+    assert point_sparsity(counter.costs, {}, by_macs) is None
 
 
 def test_metrics_have_the_names_of_neurobench(counted, neurobench):
