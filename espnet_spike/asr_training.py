@@ -11,7 +11,7 @@ from typing import Any
 from espnet_spike import batch_scan, launch, resume
 from espnet_spike.config import read_training_config
 from espnet_spike.errors import UserError
-from espnet_spike.front_end import hand_on
+from espnet_spike.front_end import FEATURES, hand_on
 from espnet_spike.kaldi_dir import write_lines
 from espnet_spike.splits import split
 from espnet_spike.stats import check_finite, damage, feature_size
@@ -79,12 +79,13 @@ def train(options: argparse.Namespace) -> Path | None:
 
 
 def _data_files(options: argparse.Namespace) -> dict[str, Path]:
-    """Return what says whether an experiment still has its data: transcripts and lengths."""
-    files = {}
+    """Return what tells whether an experiment still has its data: kind of features, texts, lengths."""
+    files = {"features": options.train_dir / FEATURES}
     for part, folder in (("train", options.train_dir), ("valid", options.valid_dir)):
         files[f"{part} text"] = folder / "text"
         files[f"{part} frames"] = options.stats_dir / part / "speech_shape"
-    return {name: path for name, path in files.items() if path.is_file()}  # others are told later
+    # a missing file is told later; features that were made elsewhere have no description
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def _is_of_data(error: BaseException | None) -> bool:

@@ -33,6 +33,7 @@ class FbankConfig:
         remove_dc_offset: subtract the mean of each frame.
         snip_edges: only frames that lie in the audio as a whole; else the audio is mirrored.
         dither: standard deviation of the noise added to the audio, in int16 units.
+        mel_floor: the least energy of a filter, of audio in int16 units; met by digital silence.
         compression_method: of the ark file: None is float32, else Kaldi's number.
     """
 
@@ -46,6 +47,7 @@ class FbankConfig:
     remove_dc_offset: bool = True
     snip_edges: bool = True
     dither: float = 0.0
+    mel_floor: float = 2.0**-23  # the smallest step of fp32 at 1, as in Kaldi
     compression_method: int | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class FbankConfig:
             "low_freq": self.low_freq >= 0,
             "preemphasis_coefficient": 0 <= self.preemphasis_coefficient <= 1,
             "dither": self.dither >= 0,
+            "mel_floor": self.mel_floor > 0,
             "compression_method": self.compression_method in (None, 1, 2, 3, 4, 5, 6, 7),
         }
         for key, good in checks.items():
@@ -241,7 +244,7 @@ class Fbank:
             power = parts[:, ::2] + parts[:, 1::2]
             for filters, bins, bank in self.bands:
                 features[first:last, filters] = power[:, bins] @ bank
-        np.maximum(features, np.finfo(np.float32).eps, out=features)
+        np.maximum(features, np.float32(config.mel_floor), out=features)
         return np.log(features, out=features)
 
     def _frames(self, wave: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ of ``espnet_spike.onnx_export`` mends the range; what remains against ``conf/fba
   makes two frames more;
 * ``high_freq: -400``: the filters end 400 Hz below half the sampling rate, so that each lies
   somewhat lower;
-* the floor of the logarithm, the smallest fp32 step, is met 20.8 higher: only (digital) silence
-  gets there.
+* ``mel_floor: 128``: in the range of +-1 the floor of the logarithm is met 20.8 higher, by digital
+  silence and what comes near it.
 
 Window, pre-emphasis, removal of the mean and no dither are the same. A model that is trained on
 features with ``conf/fbank_sherpa.yaml`` hears in sherpa-onnx what it heard in training. The times
@@ -30,7 +30,7 @@ from espnet_spike.front_end import FrontEnd
 if TYPE_CHECKING:
     from espnet_spike.kaldi_dir import DataDir
 
-FBANK = FbankConfig(snip_edges=False, high_freq=-400.0)
+FBANK = FbankConfig(snip_edges=False, high_freq=-400.0, mel_floor=2.0**-23 * 32768**2)
 """The settings of sherpa-onnx 2.0.1."""
 
 BLANK = "<blk>"

@@ -17,6 +17,8 @@ from espnet_spike.ark import ArkReader, ArkWriter
 from espnet_spike.bin import asr_train, collect_stats
 from espnet_spike.cli import run
 from espnet_spike.errors import UserError
+from espnet_spike.fbank import FbankConfig
+from espnet_spike.front_end import FrontEnd
 from espnet_spike.kaldi_dir import read_table
 from espnet_spike.training import CHECKPOINT, SNAPSHOT, best_checkpoint, read_epochs
 from tests.features import write_features, write_tokens
@@ -258,6 +260,14 @@ def test_changed_transcripts_are_refused_although_the_training_is_finished(work,
     assert (exp / "2epoch.pth").read_bytes() == before
     text.write_text("\n".join(lines) + "\n")
     train(work)
+
+
+def test_features_of_another_kind_are_refused(work):
+    FrontEnd(16000, FbankConfig()).write(work / "train")
+    train(work)
+    FrontEnd(16000, FbankConfig(mel_floor=128.0)).write(work / "train")
+    with pytest.raises(UserError, match="data: features"):
+        train(work)
 
 
 def test_experiments_that_do_not_tell_their_data_go_on(work):

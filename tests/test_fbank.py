@@ -17,7 +17,7 @@ from tests.data_dirs import tone
 def reference(wave, rate, config, dtype=torch.float64):
     """Kaldi's definition as torchaudio implements it."""
     keys = dataclasses.asdict(config)
-    del keys["compression_method"]
+    del keys["compression_method"], keys["mel_floor"]
     wave = torch.from_numpy(np.asarray(wave, dtype=np.float64)).to(dtype)[None]
     return torchaudio.compliance.kaldi.fbank(wave, sample_frequency=rate, **keys).numpy()
 
@@ -70,6 +70,16 @@ def test_real_speech_is_as_near_to_double_precision_as_torchaudio_in_single():
         theirs = np.abs(reference(wave, rate, config, torch.float32) - exact)
         assert ours.max() < max(2 * theirs.max(), 1e-3)
         assert ours.mean() < max(2 * theirs.mean(), 1e-5)
+
+
+def test_the_floor_is_met_by_digital_silence_and_what_is_near_it():
+    wave = noise(3000)
+    wave[1000:2000] = 0
+    usual, raised = (Fbank(FbankConfig(mel_floor=floor), 16000)(wave) for floor in (2.0**-23, 1e6))
+    assert usual.min() == np.log(np.float32(2.0**-23))
+    np.testing.assert_array_equal(raised, np.maximum(usual, np.log(np.float32(1e6))))
+    with pytest.raises(UserError, match="mel_floor"):
+        FbankConfig(mel_floor=0.0)
 
 
 def test_blocks_do_not_show(monkeypatch):
