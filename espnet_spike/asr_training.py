@@ -79,7 +79,7 @@ def train(options: argparse.Namespace) -> Path | None:
 
 
 def _data_files(options: argparse.Namespace) -> dict[str, Path]:
-    """Return what tells whether an experiment still has its data: kind of features, texts, lengths."""
+    """Return the files that tell whether an experiment still has its data."""
     files = {"features": options.train_dir / FEATURES}
     for part, folder in (("train", options.train_dir), ("valid", options.valid_dir)):
         files[f"{part} text"] = folder / "text"
