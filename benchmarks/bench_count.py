@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from benchmarks.harness import compare, machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [
@@ -36,10 +36,10 @@ def main(argv=None):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
-    from espnet_spike.config import read_training_config
-    from espnet_spike.config_check import check_training_config
-    from espnet_spike.counting import Counter
-    from espnet_spike.task import SpikeASRTask
+    from espnet_spike.counting.counter import Counter
+    from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.config import read_training_config
+    from espnet_spike.tasks.config_check import check_training_config
 
     torch.manual_seed(0)
     lengths = torch.linspace(200, 1000, args.utterances).long().tolist()

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from benchmarks.harness import compare, machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,8 +35,8 @@ def get_parser():
 
 def read_features(folder, count):
     """Return the first utterances of a feature directory and their seconds of audio."""
-    from espnet_spike.ark import ArkReader
-    from espnet_spike.feature_dir import FeatureDir
+    from espnet_spike.data.ark import ArkReader
+    from espnet_spike.data.feature_dir import FeatureDir
 
     data = FeatureDir.read(folder)
     keys = sorted(data.feats)[:count]
@@ -53,8 +53,8 @@ class Decoder:
         import torch
         from espnet2.bin.asr_inference import Speech2Text
 
-        from espnet_spike.decode_runs import make_batches
-        from espnet_spike.training import best_checkpoint
+        from espnet_spike.experiment import best_checkpoint
+        from espnet_spike.inference.batches import make_batches
 
         self.speech2text = Speech2Text(
             exp_dir / "config.yaml", best_checkpoint(exp_dir), batch_size=batch_size, **options

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.harness import compare, machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "fbank.yaml"
@@ -34,10 +34,10 @@ def get_parser():
 
 def make_data_dir(path, wav_dir, hours):
     """Write a data directory with about so many hours; return its seconds and sampling rate."""
-    from espnet_spike.audio import inspect, parse_source
     from espnet_spike.corpora import mini_an4
     from espnet_spike.corpora.download import extract_tar
-    from espnet_spike.kaldi_dir import DataDir
+    from espnet_spike.data.audio import inspect, parse_source
+    from espnet_spike.data.kaldi_dir import DataDir
 
     if wav_dir is None:
         wav_dir = extract_tar(mini_an4.find_archive(), path / "an4", "downloads/an4/wav/", 3)
@@ -66,11 +66,11 @@ def main(argv=None):
     import torch
     import torchaudio.compliance.kaldi
 
-    from espnet_spike.ark import ArkWriter
-    from espnet_spike.audio import parse_source, read
     from espnet_spike.bin import fbank
-    from espnet_spike.extract import run_tasks
-    from espnet_spike.fbank import Fbank, load_config
+    from espnet_spike.data.ark import ArkWriter
+    from espnet_spike.data.audio import parse_source, read
+    from espnet_spike.data.extraction import run_tasks
+    from espnet_spike.data.fbank import Fbank, load_config
 
     config = load_config(CONFIG)
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from benchmarks.bench_train_step import resident
 from benchmarks.harness import machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PART = "train-clean-100"
@@ -65,8 +65,8 @@ def read_batch(corpus_dir, count, fbank_config=ROOT / "conf/fbank.yaml"):
     import torch
 
     from espnet_spike.corpora.librispeech import find_corpus, read_part
-    from espnet_spike.fbank import load_config
-    from espnet_spike.front_end import FrontEnd
+    from espnet_spike.data.fbank import load_config
+    from espnet_spike.data.feature_extractor import FrontEnd
 
     folder = find_corpus(corpus_dir) / PART
     data = read_part(folder)
@@ -96,9 +96,9 @@ def build(path, features, folder):
     """Return the model, its optimizer, its learning rate schedule, and ESPnet's arguments."""
     from espnet2.tasks.abs_task import scheduler_classes
 
-    from espnet_spike.config import read_training_config
-    from espnet_spike.config_check import check_training_config
-    from espnet_spike.task import SpikeASRTask
+    from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.config import read_training_config
+    from espnet_spike.tasks.config_check import check_training_config
 
     config, meta = read_training_config(path)
     args = check_training_config(SpikeASRTask, config, path, vocab_size=meta["vocab_size"])
@@ -208,7 +208,7 @@ def main(argv=None):
 
 def expected_hours(row):
     """Return epochs, those of fine-tuning included, and hours of one GPU for a whole training."""
-    from espnet_spike.config import read_training_config
+    from espnet_spike.tasks.config import read_training_config
 
     corpus = next((hours for name, hours in CORPORA.items() if row["config"].endswith(name)), None)
     if corpus is None:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import machine, write_report
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES_PER_SECOND = 100
@@ -97,8 +97,8 @@ def predict(case):
 
     Counted from the code: which fp32 tensors are alive together while a layer runs.
     """
-    from espnet_spike.pieces import PIECE_FRAMES, PIECES_FROM, map_lengths
-    from espnet_spike.subsampling import INPUT_LAYERS
+    from espnet_spike.nn.layers.overlapping_chunks import PIECE_FRAMES, PIECES_FROM, map_lengths
+    from espnet_spike.nn.layers.spiking_subsampling import INPUT_LAYERS
 
     layers = INPUT_LAYERS[case.input_layer]
     bins = map_lengths(FEATURES, layers)[0]

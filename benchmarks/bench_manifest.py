@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the a of and to in he was that his it had with as for you on not at be she".split()
@@ -83,8 +83,8 @@ def text(n):
 
 def check(folder):
     """Stage 1: check and mend a data directory."""
-    from espnet_spike.audio import AudioInfo
     from espnet_spike.bin import prepare_data_dir
+    from espnet_spike.data.audio import AudioInfo
 
     info = AudioInfo(16000, 160_000, 1)
     prepare_data_dir.inspect = lambda source, name: info
@@ -94,7 +94,7 @@ def check(folder):
 def filtering(folder):
     """Stage 4: leave out utterances by length."""
     from espnet_spike.bin.filter_utts import filter_dir
-    from espnet_spike.filtering import Limits
+    from espnet_spike.data.filtering import Limits
 
     return lambda: filter_dir(folder / "feats", folder / "filtered", Limits())
 
@@ -124,7 +124,7 @@ def plan(folder):
 
 def short(folder):
     """Training: utterances too short for the encoder are dropped."""
-    from espnet_spike.lengths import drop_short
+    from espnet_spike.training.short_utterances import drop_short
 
     class Length:
         def __call__(self, frames):
@@ -140,7 +140,7 @@ def short(folder):
 
 def worst(folder):
     """Training: the search for the batches to try first, after batches were made."""
-    from espnet_spike.batch_scan import worst_batches
+    from espnet_spike.tasks.oom_scan import worst_batches
 
     with open(folder / "feats/feats_shape") as file:
         utts = [line.split()[0] for line in file]
@@ -152,7 +152,7 @@ def splitting(folder):
     """Training with --num_splits: the lists in 8 parts."""
     import espnet2.bin.split_scps  # noqa: F401
 
-    from espnet_spike.splits import split
+    from espnet_spike.training.splits import split
 
     names = {"speech_shape": "feats_shape", "text_shape": "text_shape"}
     names |= {"feats.scp": "feats.scp", "text": "text"}

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import compare, machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = "mambapy, parallel scan"
@@ -67,7 +67,7 @@ def forward(case, x):
         from mambapy.mamba import MambaBlock
 
         return MambaBlock.selective_scan(None, *x.values())
-    from espnet_spike.selective_scan import selective_scan
+    from espnet_spike.nn.ops.selective_scan import selective_scan
 
     u, delta, B, C = (x[name].mT for name in ("u", "delta", "B", "C"))
     return selective_scan(u, delta, x["A"], B, C, x["D"], backend=case).mT

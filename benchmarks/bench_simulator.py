@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ("linear_dense", "linear_event", "linear_spike")

@@ -19,8 +19,8 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.harness import compare, machine, write_report
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = "ANN twin (relu)"
@@ -61,7 +61,7 @@ def spikingjelly_lif():
     """Return a class: spikingjelly's multi-step node, called and made as our ``LIF``."""
     from spikingjelly.activation_based import functional, neuron, surrogate
 
-    from espnet_spike.firing import Neuron
+    from espnet_spike.nn.neurons.base import Neuron
 
     class SpikingjellyLIF(Neuron):
         def __init__(self, dim, T=4):
@@ -86,7 +86,7 @@ def make_encoder(case, sizes):
 
         return TransformerEncoder(80, **sizes)
     from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
-    from espnet_spike.neurons import NEURONS
+    from espnet_spike.nn.neurons.factory import NEURONS
 
     if options["neuron"] != SPIKINGJELLY:
         return IMLSpikeformerEncoder(80, **sizes, **options)
@@ -132,12 +132,12 @@ def load_compiler():
     """Run the kernels of IMLS once, on next to nothing: what remains in memory is numba."""
     import torch
 
-    from espnet_spike import imls_kernels
+    from espnet_spike.nn.ops import imls as imls_module
 
     x, level = torch.ones(1, 1, 1), torch.ones(1)
-    imls_kernels.mean_abs(x)
-    imls_kernels.forward(x, level, level, level, 6, "half_up")
-    imls_kernels.backward(x, x, level, level, level, 6, "half_up")
+    imls_module.mean_abs(x)
+    imls_module.forward(x, level, level, level, 6, "half_up")
+    imls_module.backward(x, x, level, level, level, 6, "half_up")
 
 
 def measure(case, args):

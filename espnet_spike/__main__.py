@@ -6,8 +6,8 @@ import sys
 from typing import NoReturn
 
 from espnet_spike import bin as commands
-from espnet_spike.cli import run
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.utils.cli import run
 
 
 def main() -> NoReturn:

@@ -134,17 +134,17 @@ prepare() {
   stats_dir=$expdir/asr_stats_$data_tag
   local seed_tag=
   [[ $seed == 0 ]] || seed_tag=seed$seed
-  [[ -n $asr_tag ]] || asr_tag=$("$py" -m espnet_spike.tags --config "$asr_config" \
+  [[ -n $asr_tag ]] || asr_tag=$("$py" -m espnet_spike.bin.experiment_tag --config "$asr_config" \
     --args="$asr_args" "$data_tag")${seed_tag:+_$seed_tag}
   asr_exp=$expdir/asr_$asr_tag
   lm_options=() lm_inputs=()
   if $use_lm; then
-    [[ -n $lm_tag ]] || lm_tag=$("$py" -m espnet_spike.tags --config "$lm_config" "$token_tag")
+    [[ -n $lm_tag ]] || lm_tag=$("$py" -m espnet_spike.bin.experiment_tag --config "$lm_config" "$token_tag")
     lm_exp=$expdir/lm_$lm_tag
     lm_options=(--lm_exp "$lm_exp")
     lm_inputs=(--input "$expdir/.done/lm_$lm_tag.json")
   fi
-  [[ -n $inference_tag ]] || inference_tag=$("$py" -m espnet_spike.tags \
+  [[ -n $inference_tag ]] || inference_tag=$("$py" -m espnet_spike.bin.experiment_tag \
     --config "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}
   # what is decoded: the trained model, or what the sparsify stage makes of it
   final_tag=$asr_tag final_marker=train_$asr_tag
@@ -205,7 +205,7 @@ step() { # step NAME [--input PATH ...] [--output PATH ...] -- COMMAND ...
   [[ $node_rank == 0 ]] || { skip "machine 0 does it"; return; }
   ! $force || flags+=(--force)
   ! $dry_run || flags+=(--dry_run)
-  "$py" -m espnet_spike.stages --stage "$current_stage" --name "$name" --expdir "$expdir" \
+  "$py" -m espnet_spike.utils.stages --stage "$current_stage" --name "$name" --expdir "$expdir" \
     --min_free_gb "$min_free_gb" "${flags[@]}" "$@"
 }
 

@@ -100,7 +100,7 @@ if [[ -n $env ]]; then
   own=$env
   [[ -d $env ]] && own=$env/bin/python
   [[ -x $own ]] || fail "--env $env: no interpreter at $own" "give the folder of a virtual environment, or its python"
-  PYTHONPATH=$root "$own" -m espnet_spike.environment >&2 || exit 1
+  PYTHONPATH=$root "$own" -m espnet_spike.bin.check_environment >&2 || exit 1
   printf '%s\n' "$own"
 else
   make_env

@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words:
         raise UserError("nothing to decode", "see --help")
     runs = [file.read_text(encoding="utf-8").splitlines() for file in files] or [words]
-    from espnet_spike.inference import infer
+    from espnet_spike.inference.worker import infer
 
     for run_words in runs:
         infer(run_words)

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike import determinism
-from espnet_spike.cli import Parser, run
-from espnet_spike.launch import add_training_options
+from espnet_spike.tasks import determinism
+from espnet_spike.training.options import add_training_options
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> Parser:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
     if "deterministic" in options:
         determinism.ask()
-    from espnet_spike.asr_training import train
+    from espnet_spike.training.asr import train
 
     best = train(options)
     if best is not None:

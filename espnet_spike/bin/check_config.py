@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 _logger = logging.getLogger(__name__)
 # how many passed checks a cache keeps
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     _check(options)
     if options.cache is not None:
-        from espnet_spike.resume import write_json
+        from espnet_spike.utils.files import write_json
 
         options.cache.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.cache, [*passed, key][-_REMEMBERED:])
@@ -49,20 +49,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from espnet_spike.config import read_training_config
+    from espnet_spike.tasks.config import read_training_config
 
     if options.fbank_config is not None:
-        from espnet_spike.fbank import load_config
+        from espnet_spike.data.fbank import load_config
 
         load_config(options.fbank_config)
     if options.cluster is not None:
-        from espnet_spike.cluster import read_cluster
+        from espnet_spike.utils.cluster import read_cluster
 
         read_cluster(options.cluster)
     if options.asr_config is not None:
-        from espnet_spike.config_check import check_training_config
-        from espnet_spike.describe import INPUT_SIZE, VOCAB_SIZE
-        from espnet_spike.task import SpikeASRTask
+        from espnet_spike.tasks.asr import SpikeASRTask
+        from espnet_spike.tasks.build import INPUT_SIZE, VOCAB_SIZE
+        from espnet_spike.tasks.config_check import check_training_config
 
         config, meta = read_training_config(options.asr_config)
         check_training_config(
@@ -74,16 +74,16 @@ def _check(options: argparse.Namespace) -> None:
             meta.get("input_size", INPUT_SIZE),
         )
     if options.lm_config is not None:
-        from espnet_spike.config_check import check_training_config
-        from espnet_spike.lm_task import SpikeLMTask
+        from espnet_spike.tasks.config_check import check_training_config
+        from espnet_spike.tasks.lm import SpikeLMTask
 
         config, _ = read_training_config(options.lm_config)
         check_training_config(
             SpikeLMTask, config, options.lm_config, options.lm_args, input_size=None
         )
     if options.inference_config is not None or options.inference_args:
-        from espnet_spike.config_check import check_inference_config
-        from espnet_spike.decoding import read_settings
+        from espnet_spike.inference.decode import read_settings
+        from espnet_spike.tasks.config_check import check_inference_config
 
         settings = read_settings(options.inference_config, options.inference_args)
         where = options.inference_config or Path("--inference_args")
@@ -95,8 +95,8 @@ def _content_digest(options: argparse.Namespace) -> str:
     from importlib.metadata import entry_points, version
 
     import espnet_spike
-    from espnet_spike.registry import ENTRY_POINT_GROUP
-    from espnet_spike.resume import digest
+    from espnet_spike.tasks.registry import ENTRY_POINT_GROUP
+    from espnet_spike.utils.files import digest
 
     parts: list[str | bytes] = [espnet_spike.__version__, version("espnet"), version("torch")]
     for name, value in sorted(vars(options).items()):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
-from espnet_spike.launch import add_training_options
+from espnet_spike.training.options import add_training_options
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> Parser:
@@ -22,7 +22,7 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
-    from espnet_spike.stats import collect
+    from espnet_spike.training.statistics import collect
 
     collect(options)
 

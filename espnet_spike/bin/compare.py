@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,8 +26,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table as Markdown; write it in the forms asked for."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.experiment_table import read_rows, to_csv, to_html, to_markdown
-    from espnet_spike.kaldi_dir import write_lines
+    from espnet_spike.results.comparison_table import read_rows, to_csv, to_html, to_markdown
+    from espnet_spike.utils.files import write_lines
 
     rows = read_rows(args.exps, args.inference_tag)
     text = to_markdown(rows, args.energy_model)

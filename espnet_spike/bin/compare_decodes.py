@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     import json
     from dataclasses import asdict
 
-    from espnet_spike.comparison import common_sets, compare, pool
-    from espnet_spike.kaldi_dir import write_lines
+    from espnet_spike.results.comparison import common_sets, compare, pool
+    from espnet_spike.utils.files import write_lines
 
     report = {"metric": args.metric, "sets": {}}
     print(f"first:  {' '.join(map(str, first))}\nsecond: {' '.join(map(str, second))}")

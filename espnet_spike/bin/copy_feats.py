@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_spike.cli import Parser, run
-from espnet_spike.cluster import add_cluster_options, cluster_of
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 
 if TYPE_CHECKING:
-    from espnet_spike.extract import Task
+    from espnet_spike.data.extraction import Task
 
 logger = logging.getLogger("copy_feats")
 
@@ -42,7 +42,7 @@ class _Copy:
     def __call__(self, utt: str) -> tuple | str:
         import numpy as np
 
-        from espnet_spike.ark import ArkReader
+        from espnet_spike.data.ark import ArkReader
 
         self.reader = self.reader or ArkReader()
         matrix = self.reader.read(utt, self.feats[utt])
@@ -62,8 +62,9 @@ def plan(source: Path, target: Path, frame_shift: float) -> "Task":
     Raises:
         UserError: no features, or an utterance without.
     """
-    from espnet_spike.extract import Task
-    from espnet_spike.kaldi_dir import DataDir, name_some, read_table
+    from espnet_spike.data.extraction import Task
+    from espnet_spike.data.kaldi_dir import DataDir
+    from espnet_spike.utils.files import name_some, read_table
 
     data = DataDir.read(source)
     if not data.feats:
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("directories come in pairs: DATA_DIR FEATURE_DIR")
     if args.nj < 1:
         parser.error("--nj must be at least 1")
-    from espnet_spike.extract import run_tasks
+    from espnet_spike.data.extraction import run_tasks
 
     pairs = zip(args.dirs[::2], args.dirs[1::2], strict=True)
     cluster = cluster_of(args)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, named_dirs, run, str2bool
+from espnet_spike.utils.cli import Parser, named_dirs, run, str2bool
 
 MODELS = "horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"
 
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.errors import UserError
 
     logging.getLogger().setLevel(logging.ERROR)
-    from espnet_spike.count_report import count_lines
-    from espnet_spike.count_run import count_sets
-    from espnet_spike.energy import read_cost_model
-    from espnet_spike.execution import Execution
+    from espnet_spike.counting.count import count_sets
+    from espnet_spike.counting.energy import read_cost_model
+    from espnet_spike.encoders.spike_options import Execution
+    from espnet_spike.results.energy_tables import count_lines
 
     models = [read_cost_model(name) for name in args.energy_model.split()]
     if not models:

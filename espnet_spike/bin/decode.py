@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, named_dirs, run, str2bool
-from espnet_spike.cluster import add_cluster_options, cluster_of
+from espnet_spike.utils.cli import Parser, named_dirs, run, str2bool
+from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sets = named_dirs(args.sets)
     from dataclasses import replace
 
-    from espnet_spike.decoding import decode, make_plan, read_settings
-    from espnet_spike.kaldi_dir import name_some
+    from espnet_spike.inference.decode import decode, make_plan, read_settings
+    from espnet_spike.utils.files import name_some
 
     settings = read_settings(args.inference_config, args.inference_args)
     settings = replace(

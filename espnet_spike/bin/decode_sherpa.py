@@ -9,8 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -42,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not path.is_file():
             option = " --int8" if args.int8 else ""
             raise UserError(f"{path}: missing", f"export_onnx --out {args.onnx}{option} makes it")
-    from espnet_spike import sherpa
-    from espnet_spike.front_end import FrontEnd
-    from espnet_spike.kaldi_dir import DataDir, read_table, write_table
-    from espnet_spike.normalization import profile
-    from espnet_spike.scoring import check_same_keys, error_rates
+    from espnet_spike.data.feature_extractor import FrontEnd
+    from espnet_spike.data.kaldi_dir import DataDir
+    from espnet_spike.data.text_normalization import profile
+    from espnet_spike.export import sherpa
+    from espnet_spike.results.scoring import check_same_keys, error_rates
+    from espnet_spike.utils.files import read_table, write_table
 
     normalize = profile(args.normalization)
     data = DataDir.read(args.data_dir)

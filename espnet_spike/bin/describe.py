@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> Parser:
@@ -23,7 +23,7 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
-    from espnet_spike.describe import describe, format_description
+    from espnet_spike.tasks.describe import describe, format_description
 
     description = describe(
         options.asr_config, options.vocab_size, options.input_size, options.asr_args

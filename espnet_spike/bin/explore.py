@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid, prices = list(read_grid(args.grid)), cost_model(args.cost_model)
     if any(hardware.multiplier == "none" for hardware in grid):
         raise UserError(f"{args.grid}: multiplier none cannot run a whole model", "leave it out")
-    from espnet_spike.report import table
+    from espnet_spike.results.formatting import table
     from espnet_spike.simulator.explore import explore, front
     from espnet_spike.simulator.simulate import FOLDER, record_experiment
 

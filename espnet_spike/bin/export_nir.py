@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     import logging
 
-    from espnet_spike.nir_export import export_nir
+    from espnet_spike.export.nir_graph import export_nir
 
     logging.getLogger().setLevel(logging.ERROR)
     manifest, beside = export_nir(

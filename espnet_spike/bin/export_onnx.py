@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.encoders.spike_options import Execution
 from espnet_spike.errors import UserError
-from espnet_spike.execution import Execution
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -47,18 +47,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     import json
     import logging
 
-    from espnet_spike.onnx_check import quantize
-    from espnet_spike.onnx_export import CTCGraph, export, import_extra
+    from espnet_spike.export.onnx_check import quantize
+    from espnet_spike.export.onnx_graph import CTCGraph, export, import_extra
 
     import_extra("onnx"), import_extra("onnxruntime")
     logging.getLogger().setLevel(logging.ERROR)  # ESPnet prints the model at length
-    from espnet_spike import __version__, onnx_check, sherpa
-    from espnet_spike.feature_dir import FeatureDir
-    from espnet_spike.front_end import FrontEnd, hand_on
-    from espnet_spike.kaldi_dir import write_lines
-    from espnet_spike.onnx_export import OnnxCTC
-    from espnet_spike.scoring import token_units
-    from espnet_spike.trained import load, model_files
+    from espnet_spike import __version__
+    from espnet_spike.data.feature_dir import FeatureDir
+    from espnet_spike.data.feature_extractor import FrontEnd, hand_on
+    from espnet_spike.export import onnx_check, sherpa
+    from espnet_spike.export.onnx_graph import OnnxCTC
+    from espnet_spike.results.scoring import token_units
+    from espnet_spike.tasks.loading import load, model_files
+    from espnet_spike.utils.files import write_lines
 
     sets = {folder.name: FeatureDir.read(folder) for folder in args.check_dir}
     out = args.out

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_spike.cli import Parser, run, str2bool
-from espnet_spike.cluster import add_cluster_options, cluster_of
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run, str2bool
+from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 
 if TYPE_CHECKING:
-    from espnet_spike.extract import Task
-    from espnet_spike.fbank import FbankConfig
+    from espnet_spike.data.extraction import Task
+    from espnet_spike.data.fbank import FbankConfig
 
 logger = logging.getLogger("fbank")
 
@@ -50,9 +50,9 @@ def plan(
     """
     from tqdm import tqdm
 
-    from espnet_spike.audio import AudioInfo, Source, inspect, parse_source
-    from espnet_spike.extract import Task
-    from espnet_spike.kaldi_dir import DataDir
+    from espnet_spike.data.audio import AudioInfo, Source, inspect, parse_source
+    from espnet_spike.data.extraction import Task
+    from espnet_spike.data.kaldi_dir import DataDir
 
     sets = []
     known: dict[Source, AudioInfo] = {}
@@ -110,8 +110,8 @@ class _Extract:
     def __call__(self, utt: str) -> tuple | str:
         import numpy as np
 
-        from espnet_spike.audio import change_rate, read
-        from espnet_spike.fbank import extractor
+        from espnet_spike.data.audio import change_rate, read
+        from espnet_spike.data.fbank import extractor
 
         source, start, end, speed = self.stretches[utt]
         wave, rate = read(source, utt, start, end)
@@ -144,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     import scipy.fft  # noqa: F401
     import soxr  # noqa: F401
 
-    from espnet_spike.extract import run_tasks
-    from espnet_spike.fbank import extractor, load_config
-    from espnet_spike.front_end import FrontEnd
+    from espnet_spike.data.extraction import run_tasks
+    from espnet_spike.data.fbank import extractor, load_config
+    from espnet_spike.data.feature_extractor import FrontEnd
 
     config = load_config(args.config)
     cluster = cluster_of(args)

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.data.feature_dir import Row, iter_rows, write_rows
+from espnet_spike.data.feature_extractor import hand_on
+from espnet_spike.data.filtering import Limits, reason_to_drop
 from espnet_spike.errors import UserError
-from espnet_spike.feature_dir import Row, iter_rows, write_rows
-from espnet_spike.filtering import Limits, reason_to_drop
-from espnet_spike.front_end import hand_on
-from espnet_spike.kaldi_dir import write_table
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import write_table
 
 logger = logging.getLogger("filter_utts")
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, named_dirs, run
+from espnet_spike.utils.cli import Parser, named_dirs, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     import logging
 
     logging.getLogger().setLevel(logging.ERROR)
-    from espnet_spike.html_report import build
-    from espnet_spike.kaldi_dir import write_lines
-    from espnet_spike.report_material import gather
+    from espnet_spike.results.html_page import build
+    from espnet_spike.results.page_data import gather
+    from espnet_spike.utils.files import write_lines
 
     out = args.out or args.asr_exp / "report.html"
     page = build(gather(args.asr_exp, args.inference_tag, sets, args.corpus_dir), args.utt)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> Parser:
@@ -13,7 +13,7 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     get_parser().parse_args(argv)
-    from espnet_spike.registry import encoder_origins
+    from espnet_spike.tasks.registry import encoder_origins
 
     origins = encoder_origins()
     width = max(map(len, origins))

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> Parser:
@@ -27,7 +27,7 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.sparse_training import sparsify_naively
+    from espnet_spike.training.sparsify import sparsify_naively
 
     best = sparsify_naively(
         args.asr_exp, args.train_dir, args.output_dir, args.sparsity, args.utterances, args.seed

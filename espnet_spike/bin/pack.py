@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -24,8 +24,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the archive."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.decoding import read_settings
-    from espnet_spike.packing import Contents, pack
+    from espnet_spike.export.pack import Contents, pack
+    from espnet_spike.inference.decode import read_settings
 
     contents = Contents(
         asr_exp=args.asr_exp,

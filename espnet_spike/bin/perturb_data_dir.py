@@ -4,9 +4,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir
+from espnet_spike.utils.cli import Parser, run
 
 logger = logging.getLogger("perturb_data_dir")
 

@@ -1,18 +1,10 @@
 """Check Kaldi data directories and mend them in place."""
 
-import filecmp
-import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.audio import inspect, parse_source
-from espnet_spike.cli import Parser, run, str2bool
-from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import SHOWN, DataDir, backup, mend, name_some, write_table
-
-logger = logging.getLogger("prepare_data_dir")
-ROUNDING = 0.01  # seconds that a segment may end after its recording
+from espnet_spike.data.validation import prepare
+from espnet_spike.utils.cli import Parser, run, str2bool
 
 
 def get_parser() -> Parser:
@@ -31,112 +23,6 @@ def get_parser() -> Parser:
         help="run wav.scp commands other than plain flac, sph2pipe and sox reads",
     )
     return parser
-
-
-def check_audio(data: DataDir, allow_pipes: bool) -> tuple[float, list[str]]:
-    """Open every recording and compare the segments with it.
-
-    Returns:
-        Hours of audio over the utterances, notes for the user.
-
-    Raises:
-        UserError: names every recording (the first few of many) that cannot be used.
-    """
-    from tqdm import tqdm
-
-    problems: list[str] = []
-    durations: dict[str, float] = {}
-    stereo = 0
-    seconds = 0.0
-    for recording in tqdm(sorted(data.wav), desc="audio files", unit="file", delay=2):
-        try:
-            source = parse_source(data.wav[recording], recording, allow_pipes)
-            info = inspect(source, recording)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        stereo += info.channels > 1 and source.channel is None
-        if data.segments:
-            durations[recording] = info.duration
-        else:
-            seconds += info.duration
-    for utt, segment in data.segments.items():
-        if segment.recording not in durations:
-            continue
-        duration = durations[segment.recording]
-        end = duration if segment.end == -1 else segment.end
-        if not 0 <= segment.start < end <= duration + ROUNDING:
-            problems.append(
-                f"{utt}: segment {segment.start:g} to {segment.end:g} s does not lie in "
-                f"{segment.recording}, which is {duration:.2f} s long"
-            )
-        else:
-            seconds += end - segment.start
-    if problems:
-        more = len(problems) - SHOWN
-        listed = "\n".join(problems[:SHOWN]) + (f"\nand {more} more" if more > 0 else "")
-        raise UserError(f"{len(problems)} recordings or segments cannot be used:\n{listed}")
-    notes = [f"{stereo} recordings have several channels, which are averaged"] if stereo else []
-    return seconds / 3600, notes
-
-
-def prepare(path: Path, allow_pipes: bool = False) -> DataDir:
-    """Check and mend one directory in place.
-
-    Nothing is written before everything has been checked, and nothing at all when there is
-    nothing to mend.
-
-    Raises:
-        UserError: something that cannot be mended; the message begins with the directory.
-    """
-    before = DataDir.read(path)
-    data, dropped, notes = mend(before)
-    if not data.text:
-        counts = Counter(dropped.values()).most_common()
-        raise UserError(
-            f"{path}: no utterance is left (" + ", ".join(f"{n} {why}" for why, n in counts) + ")",
-            "the tables must use the same utterance ids",
-        )
-    try:
-        hours, audio_notes = check_audio(data, allow_pipes)
-    except UserError as error:
-        raise UserError(f"{path}: {error.message}", error.hint) from error
-    for reason, count in Counter(dropped.values()).most_common():
-        names = name_some(utt for utt, why in dropped.items() if why == reason)
-        logger.warning("%s: dropped %d utterances, %s: %s", path, count, reason, names)
-    for note in notes + audio_notes:
-        logger.warning("%s: %s", path, note)
-    if _write_if_changed(path, data):
-        logger.info("%s: mended; the tables as they were are in %s/.backup", path, path)
-    if dropped:
-        write_table(path / "dropped.txt", dropped)
-    logger.info(
-        "%s: %d utterances, %d speakers, %s",
-        path,
-        len(data.text),
-        len(set(data.utt2spk.values())),
-        f"{hours:.2f} h" if data.wav else "features only",
-    )
-    return data
-
-
-def _write_if_changed(path: Path, data: DataDir) -> bool:
-    """Write the tables unless the files hold exactly this already; True when they changed."""
-    trial = path / ".mended"
-    data.write(trial)
-    names = {file.name for file in trial.iterdir()}
-    optional = {"segments", "utt2speed", "wav.scp", "feats.scp"}
-    changed = any(
-        not (path / name).exists() or not filecmp.cmp(path / name, trial / name, shallow=False)
-        for name in names
-    ) or any((path / name).exists() for name in optional - names)
-    for file in trial.iterdir():
-        file.unlink()
-    trial.rmdir()
-    if changed:
-        backup(path)
-        data.write(path)
-    return changed
 
 
 def main(argv: Sequence[str] | None = None) -> None:

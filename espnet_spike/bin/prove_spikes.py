@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, named_dirs, run
+from espnet_spike.utils.cli import Parser, named_dirs, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     import json
     from dataclasses import asdict
 
-    from espnet_spike.kaldi_dir import write_lines
-    from espnet_spike.reparameterize import prove_spikes
+    from espnet_spike.export.reparameterize import prove_spikes
+    from espnet_spike.utils.files import write_lines
 
     proofs = prove_spikes(args.asr_exp, args.asr_model_file, sets)
     print("| set | utterances | float64: other counts | fp32: other counts | fp32: same result |")

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -36,9 +36,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.energy import read_cost_model
+    from espnet_spike.counting.energy import read_cost_model
+    from espnet_spike.counting.published import lines, needs
     from espnet_spike.errors import UserError
-    from espnet_spike.published import lines, needs
 
     if len(args.asr_config) != len(args.ratio):
         raise UserError("--asr_config and --ratio differ in number", "give one ratio a config")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run, str2bool
+from espnet_spike.utils.cli import Parser, run, str2bool
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.reparameterize import reparameterize
+    from espnet_spike.export.reparameterize import reparameterize
 
     proof = reparameterize(
         args.asr_exp, args.asr_model_file, args.data_dir, args.out, args.fold_qk, args.utterances

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -24,9 +24,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the files and print the summary table."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.kaldi_dir import write_lines
-    from espnet_spike.report import copy_between_marks, render, summary_table
-    from espnet_spike.results import find_experiments, write_results
+    from espnet_spike.results.experiments import find_experiments, write_results
+    from espnet_spike.results.markdown import copy_between_marks, render, summary_table
+    from espnet_spike.utils.files import write_lines
 
     experiments = find_experiments(args.expdir)
     results = [write_results(experiment, args.corpus_dir) for experiment in experiments]

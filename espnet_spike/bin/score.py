@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, named_dirs, run
+from espnet_spike.utils.cli import Parser, named_dirs, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score every set, write the files beside the hypotheses, print a table."""
     args = get_parser().parse_args(argv)
     sets = named_dirs(args.sets)
-    from espnet_spike.scoring import interval_text, read_vocabulary, score_set, token_units
+    from espnet_spike.results.scoring import interval_text, read_vocabulary, score_set, token_units
 
     cut_tokens = token_units(args.token_type, args.bpemodel)
     vocabulary = read_vocabulary(args.token_list)

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike import determinism
-from espnet_spike.cli import Parser, run
-from espnet_spike.launch import add_training_options
+from espnet_spike.tasks import determinism
+from espnet_spike.training.options import add_training_options
+from espnet_spike.utils.cli import Parser, run
 
 STEPS = ("calibrate", "finetune")
 
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "deterministic" in options:
         determinism.ask()
     logger = logging.getLogger(__name__)
-    from espnet_spike import sparse_training
+    from espnet_spike.training import sparsify
 
-    best = sparse_training.sparsify(options)
+    best = sparsify.sparsify(options)
     if best is None:
         logger.info("skipped: %s has no spike_meta.sparsify", options.config)
     else:

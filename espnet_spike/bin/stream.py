@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     if args.chunk_ms <= 0:
         raise UserError(f"--chunk_ms {args.chunk_ms:g} must be positive")
-    from espnet_spike.audio import Source, change_rate, read
-    from espnet_spike.fbank import load_config
+    from espnet_spike.data.audio import Source, change_rate, read
+    from espnet_spike.data.fbank import load_config
 
     wave, rate = read(Source(args.wav, path=args.wav), args.wav)
     if args.fs and args.fs != rate:
         wave, rate = change_rate(wave, rate, args.fs), args.fs
     config = load_config(args.fbank_config or _default_config())
 
-    from espnet_spike.streaming import Transcriber
-    from espnet_spike.trained import load
-    from espnet_spike.training import best_checkpoint
+    from espnet_spike.experiment import best_checkpoint
+    from espnet_spike.inference.streaming import Transcriber
+    from espnet_spike.tasks.loading import load
 
     model_file = best_checkpoint(args.asr_exp)
     if args.inference_asr_model:

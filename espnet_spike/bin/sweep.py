@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, named_dirs, run
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, named_dirs, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -59,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (levels or scales or thresholds):
         raise UserError("nothing to sweep", "give --T, --threshold_scale or --fat_threshold")
     folders = named_dirs(args.sets)
-    from espnet_spike.decoding import model_file, read_settings
-    from espnet_spike.energy import read_cost_model
-    from espnet_spike.feature_dir import FeatureDir
-    from espnet_spike.sweep import Setting, sweep, write
+    from espnet_spike.counting.energy import read_cost_model
+    from espnet_spike.counting.sweep import Setting, sweep, write
+    from espnet_spike.data.feature_dir import FeatureDir
+    from espnet_spike.experiment import model_file
+    from espnet_spike.inference.decode import read_settings
 
     model = read_cost_model(args.energy_model)
     settings = read_settings(args.inference_config, args.inference_args)

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from espnet_spike import tokens
-from espnet_spike.cli import Parser, run
+from espnet_spike.data import tokens
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import iter_table, write_lines
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import iter_table, write_lines
 
 logger = logging.getLogger("tokenize")
 SHOWN = 10  # unknown units named a set

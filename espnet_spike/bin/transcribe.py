@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--max_seconds must be at least 1")
     import logging
 
-    from espnet_spike.kaldi_dir import write_lines
-    from espnet_spike.launch import check_device
-    from espnet_spike.transcription import Recognizer, find_audio
-    from espnet_spike.transcripts import ENDINGS, FORMATS, WITH_TIMES
+    from espnet_spike.inference.recognizer import Recognizer, find_audio
+    from espnet_spike.inference.transcripts import ENDINGS, FORMATS, WITH_TIMES
+    from espnet_spike.tasks.arguments import check_device
+    from espnet_spike.utils.files import write_lines
 
     files = find_audio(args.audio)
     check_device(args.device)

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.corpora.download import Archive, extract_tar, obtain
 from espnet_spike.corpora.sets import (
     collect,
@@ -21,8 +20,10 @@ from espnet_spike.corpora.sets import (
     no_valid_set,
     write_sets,
 )
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, read_table
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import read_table
 
 logger = logging.getLogger("aishell")
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.corpora.download import Archive, obtain
 from espnet_spike.corpora.sets import (
     collect,
@@ -20,8 +19,10 @@ from espnet_spike.corpora.sets import (
     no_valid_set,
     write_sets,
 )
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, read_lines
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import read_lines
 
 # its home; no check sum is published
 ARCHIVE = Archive("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz", expansion=2.0)

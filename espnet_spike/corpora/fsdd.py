@@ -26,10 +26,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.corpora.download import download, extract_tar
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, name_some, write_table
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import name_some, write_table
 
 logger = logging.getLogger("fsdd")
 

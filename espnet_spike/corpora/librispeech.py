@@ -19,18 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run, str2bool
 from espnet_spike.corpora.download import Archive, download, obtain
-from espnet_spike.corpora.sets import (
-    collect,
-    corpus_parser,
-    divide,
-    join,
-    no_valid_set,
-    write_sets,
-)
+from espnet_spike.corpora.sets import collect, corpus_parser, divide, join, no_valid_set, write_sets
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, read_lines, write_lines
+from espnet_spike.utils.cli import Parser, run, str2bool
+from espnet_spike.utils.files import read_lines, write_lines
 
 logger = logging.getLogger("librispeech")
 

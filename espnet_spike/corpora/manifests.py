@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir
 
 # names of columns, the first that is there is taken
 COLUMNS = {

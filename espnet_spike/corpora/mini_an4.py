@@ -7,11 +7,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.corpora.an4 import FOLDERS, find_corpus, read_transcripts
 from espnet_spike.corpora.download import extract_tar
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir
+from espnet_spike.utils.cli import Parser, run
 
 logger = logging.getLogger("mini_an4")
 

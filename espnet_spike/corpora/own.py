@@ -11,12 +11,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.corpora.manifests import Item, names_of, read_source
 from espnet_spike.corpora.sets import divide, write_sets
+from espnet_spike.data.kaldi_dir import DataDir, Segment
+from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, Segment, name_some
-from espnet_spike.normalization import PROFILES, profile
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import name_some
 
 logger = logging.getLogger("data")
 CHANNELS = ("mean",)  # besides a number counted from 1
@@ -194,7 +195,7 @@ def import_set(
 
 def _look(audio: str, places: Sequence[Path], name: str) -> tuple[str, int]:
     """Return a recording's absolute name, or Kaldi command, and its number of channels."""
-    from espnet_spike.audio import inspect, parse_source
+    from espnet_spike.data.audio import inspect, parse_source
 
     if audio.endswith("|"):
         source = parse_source(audio, name, allow_pipes=True)

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from espnet_spike.cli import Parser
 from espnet_spike.corpora.download import MIRRORS
+from espnet_spike.data.kaldi_dir import DataDir, speakers_to_utterances
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, name_some, speakers_to_utterances
+from espnet_spike.utils.cli import Parser
+from espnet_spike.utils.files import name_some
 
 logger = logging.getLogger("data")
 

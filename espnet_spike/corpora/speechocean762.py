@@ -11,11 +11,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.cli import Parser, run
 from espnet_spike.corpora.download import Archive, obtain
 from espnet_spike.corpora.sets import collect, corpus_parser, divide, no_valid_set, write_sets
+from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.kaldi_dir import DataDir, name_some, read_table
+from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import name_some, read_table
 
 logger = logging.getLogger("speechocean762")
 

@@ -8,7 +8,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor, nn
 
-from espnet_spike.options import choose
+from espnet_spike.utils.options import choose
 
 POS_ENCS = ("abs", "none")
 

@@ -4,7 +4,7 @@ Song, Zhang, Chou, Wu, Li, IEEE TNNLS 37(3), 2026, arXiv 2507.07396. The paper's
 public to us: the defaults here are our reading, each one an option. Block, with a membrane
 shortcut (branches are added to the real-valued potential X, spikes never to spikes):
 
-    X <- X + Dropout(attention(norm(X)))                        espnet_spike.attention
+    X <- X + Dropout(attention(norm(X)))          nn.layers.spiking_attention
     X <- X + Dropout(neuron(neuron(norm(X)) W1 + b1) W2 + b2)   channel mixing
 """
 
@@ -13,16 +13,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from espnet_spike.attention_modes import build_attention
-from espnet_spike.blocks import SpikeformerBlock
-from espnet_spike.checkpointing import checkpoint
-from espnet_spike.decay import DecayMask
 from espnet_spike.encoders.block_encoder import BlockEncoder, positional_encoding
-from espnet_spike.firing import named_neurons
-from espnet_spike.neurons import IMLS, NeuronFactory, ReLU, TernaryMomentum
-from espnet_spike.norms import LayerNorm
-from espnet_spike.options import choose
-from espnet_spike.subsampling import ConvSubsampling
+from espnet_spike.encoders.spikeformer_blocks import SpikeformerBlock
+from espnet_spike.nn.checkpointing import checkpoint
+from espnet_spike.nn.layers.attention_modes import build_attention
+from espnet_spike.nn.layers.decay_mask import DecayMask
+from espnet_spike.nn.layers.spiking_subsampling import ConvSubsampling
+from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.nn.neurons.factory import IMLS, NeuronFactory, ReLU, TernaryMomentum
+from espnet_spike.nn.norms import LayerNorm
+from espnet_spike.utils.options import choose
 
 SPIKE_MODES = ("integer", "binary")
 

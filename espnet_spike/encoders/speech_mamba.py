@@ -1,10 +1,10 @@
 """SpeechMamba: a speech encoder of self-attention and Mamba blocks, dense, event-driven, spiking.
 
 The dense backbone is that of Speech-Mamba (arXiv 2409.18654), whose layer layout is not public to
-us; the layouts offered are our reading and those of its kin (``espnet_spike.mamba_blocks``).
+us; the layouts offered are our reading and those of its kin (``encoders.mamba_blocks``).
 The event-driven form (paper B, arXiv 2606.01135) puts FATReLU layers at named points of the same
-backbone, see ``espnet_spike.fatrelu``; the spiking form of the same paper replaces the blocks by
-spiking ones, see ``espnet_spike.spiking_mamba``.
+backbone, see ``nn.layers.fatrelu``; the spiking form of the same paper replaces the blocks by
+spiking ones, see ``espnet_spike.encoders.spiking_mamba_blocks``.
 """
 
 import inspect
@@ -16,16 +16,16 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import Positional
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
-from espnet_spike.conv_front_end import ConvFrontEnd, front_end_layers
 from espnet_spike.encoders.block_encoder import BlockEncoder, positional_encoding
+from espnet_spike.encoders.mamba_blocks import BLOCKS, BlockConfig, Frames
+from espnet_spike.encoders.spiking_mamba_blocks import LIFPoints, SpikingMambaBlock
 from espnet_spike.errors import UserError
-from espnet_spike.fatrelu import FatPoints, SparsityLoss, named_fatrelus
-from espnet_spike.frame_lif import named_frame_lifs, rate_losses
-from espnet_spike.mamba import RMSNorm
-from espnet_spike.mamba_blocks import BLOCKS, BlockConfig, Frames
-from espnet_spike.options import choose
-from espnet_spike.self_attention import SelfAttention, attention_mask
-from espnet_spike.spiking_mamba import LIFPoints, SpikingMambaBlock
+from espnet_spike.nn.layers.conv_subsampling import ConvFrontEnd, front_end_layers
+from espnet_spike.nn.layers.fatrelu import FatPoints, SparsityLoss, named_fatrelus
+from espnet_spike.nn.layers.mamba import RMSNorm
+from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_mask
+from espnet_spike.nn.neurons.frame_lif import named_frame_lifs, rate_losses
+from espnet_spike.utils.options import choose
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Backbone:
         causal: no later frame in the front end, the scan and attention, whatever else is said.
         conv_kernel: of ConMamba's convolution module, odd.
         scan_backend: ``auto``, ``numba``, ``torch``, ``mamba`` or ``ref``, see
-            ``espnet_spike.selective_scan``.
+            ``espnet_spike.nn.ops.selective_scan``.
         interctc_layer_idx: blocks (1-based) whose output feeds an intermediate CTC loss.
         interctc_use_conditioning: feed the intermediate CTC posteriors back.
     """
@@ -204,7 +204,7 @@ class SpeechMambaEncoder(BlockEncoder):
             raise UserError("this encoder cannot stream", f"train it with {', '.join(wanted)}")
 
     def forward_chunk(self, xs: Tensor) -> Tensor:
-        """Encode the next chunk of a stream; ``espnet_spike.streaming`` keeps what is carried.
+        """Encode the next chunk of a stream; ``inference.streaming`` keeps what is carried.
 
         Args:
             xs: features ``(B, F, input_size)``, any F.
@@ -294,14 +294,14 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         reset: ``hard`` or ``soft``.
         decay_input: whether a neuron's input is divided by ``tau`` too.
         detach_reset: no gradient through the reset.
-        surrogate: a name in ``espnet_spike.surrogate.SURROGATES``.
+        surrogate: a name in ``espnet_spike.nn.ops.surrogate.SURROGATES``.
         surrogate_alpha: its parameter; None means its usual value.
         ssa_scale: scale of attention.
         ssa_decay: with ``causal``, exponents e of the first and the last head: a frame weighs
             gamma = 1 - 2^-e of the one after it.
         r_min: firing rate below which a layer is too quiet.
         r_max: firing rate above which a layer bursts.
-        lambda_q: weight of L_quiet, see ``espnet_spike.frame_lif.rate_losses``.
+        lambda_q: weight of L_quiet, see ``espnet_spike.nn.neurons.frame_lif.rate_losses``.
         lambda_b: weight of L_burst.
         **backbone: see ``Backbone``; ``block: mhsa_mamba`` only, attention without window.
 

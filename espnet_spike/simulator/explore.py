@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_spike.simulator.energy import DEFAULT, energy_uj
 from espnet_spike.simulator.hardware import Hardware
-from espnet_spike.simulator.recording import Recording
+from espnet_spike.simulator.record import Recording
 from espnet_spike.simulator.simulate import simulate_recording
 
 

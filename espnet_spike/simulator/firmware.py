@@ -9,7 +9,7 @@ from pathlib import Path
 from espnet_spike.errors import UserError
 from espnet_spike.simulator import toolchain
 
-SOURCES = Path(__file__).parent / "firmware"
+SOURCES = Path(__file__).parent / "csrc"
 
 COMMON_FLAGS = (
     *("-O2", "-std=gnu11", "-ffreestanding", "-fno-builtin", "-fomit-frame-pointer"),

@@ -1,7 +1,7 @@
 """A numpy model of every kernel of the firmware, bit for bit.
 
 ``MODELS[name]`` takes what the C function takes, in the order of its argument struct, and changes
-the same arrays in place; shapes and units are in ``firmware/*.c``. int8 weights, int16
+the same arrays in place; shapes and units are in ``csrc/*.c``. int8 weights, int16
 activations, int32 accumulators that wrap around as the core's do.
 """
 

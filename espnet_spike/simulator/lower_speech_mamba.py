@@ -5,16 +5,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from espnet_spike.fatrelu import FATReLU, Pass
-from espnet_spike.frame_lif import FrameLIF, NormedLIF
-from espnet_spike.mamba_blocks import MambaFFNBlock, MHSAMambaBlock
-from espnet_spike.norms import MaskedBatchNorm
+from espnet_spike.encoders.mamba_blocks import MambaFFNBlock, MHSAMambaBlock
+from espnet_spike.encoders.spiking_mamba_blocks import SpikingMambaBlock
+from espnet_spike.nn.layers.fatrelu import FATReLU, Pass
+from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.simulator import attention_sites as attention
 from espnet_spike.simulator import layer_sites as layers
 from espnet_spike.simulator import operations as ops
 from espnet_spike.simulator.operations import Array, Events, Site
-from espnet_spike.simulator.recording import Tape, unsupported, windows
-from espnet_spike.spiking_mamba import SpikingMambaBlock
+from espnet_spike.simulator.tape import Tape, unsupported, windows
 
 Function = Callable[[Array], Array]
 

@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 
-from espnet_spike.imls import IMLS
-from espnet_spike.neurons import ReLU
-from espnet_spike.norms import LayerNorm
+from espnet_spike.nn.neurons.factory import ReLU
+from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.nn.neurons.ternary import TernaryMomentum
+from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.simulator import attention_sites as attention
 from espnet_spike.simulator import layer_sites as layers
 from espnet_spike.simulator import operations as ops
 from espnet_spike.simulator.operations import Array, Events, Site
-from espnet_spike.simulator.recording import Tape, unsupported, windows
-from espnet_spike.ternary import TernaryMomentum
+from espnet_spike.simulator.tape import Tape, unsupported, windows
 
 
 def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:

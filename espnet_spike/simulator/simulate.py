@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from espnet_spike.results import RESULTS, environment, read_json
+from espnet_spike.experiment import read_config
+from espnet_spike.results.experiments import RESULTS
 from espnet_spike.simulator import toolchain
 from espnet_spike.simulator.energy import DEFAULT, cost_model, energy_uj
 from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.machine import Machine, sum_counters
 from espnet_spike.simulator.operations import Site
-from espnet_spike.simulator.recording import Recording, record_encoder
+from espnet_spike.simulator.record import Recording, record_encoder
 from espnet_spike.simulator.replay import (
     METRICS,
     Cost,
@@ -28,7 +29,8 @@ from espnet_spike.simulator.replay import (
     simulate,
     sum_totals,
 )
-from espnet_spike.training import read_config
+from espnet_spike.utils.files import read_json
+from espnet_spike.utils.provenance import environment
 
 FOLDER = "simulate"
 _logger = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[R
         UserError: the encoder cannot be simulated, or there is no model.
     """
     import espnet_spike.task
-    from espnet_spike.decoding import model_file
-    from espnet_spike.reparameterize import encoder_inputs
+    from espnet_spike.experiment import model_file
+    from espnet_spike.tasks.loading import encoder_inputs
 
     path = model_file(asr_exp, None)
     model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
-from espnet_spike.firing import firing_rates, named_neurons, threshold_spreads
-from espnet_spike.norms import MaskedBatchNorm
+from espnet_spike.nn.neurons.base import firing_rates, named_neurons, threshold_spreads
+from espnet_spike.nn.norms import MaskedBatchNorm
 
 SMALL = {
     "output_size": 16,

@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from espnet_spike.conv_front_end import FRONT_ENDS, ConvFrontEnd
+from espnet_spike.encoders.mamba_blocks import BLOCKS
 from espnet_spike.encoders.speech_mamba import (
     EventSpeechMambaEncoder,
     SpeechMambaEncoder,
     SpikingSpeechMambaEncoder,
 )
-from espnet_spike.fatrelu import FATReLU, Pass, mean_sparsity, named_fatrelus, sparsities
-from espnet_spike.firing import firing_rates
-from espnet_spike.mamba import CausalConv
-from espnet_spike.mamba_blocks import BLOCKS
-from espnet_spike.norms import MaskedBatchNorm
-from espnet_spike.self_attention import SelfAttention, attention_mask
-from espnet_spike.spiking_mamba import SpikformerAttention
+from espnet_spike.encoders.spiking_mamba_blocks import SpikformerAttention
+from espnet_spike.nn.layers.conv_subsampling import FRONT_ENDS, ConvFrontEnd
+from espnet_spike.nn.layers.fatrelu import FATReLU, Pass, mean_sparsity, named_fatrelus, sparsities
+from espnet_spike.nn.layers.mamba import CausalConv
+from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_mask
+from espnet_spike.nn.neurons.base import firing_rates
+from espnet_spike.nn.norms import MaskedBatchNorm
 from tests.conftest import ROOT
 
 SMALL = {
@@ -426,7 +426,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_published_size(name):
-    from espnet_spike.describe import describe
+    from espnet_spike.tasks.describe import describe
 
     description = describe(ROOT / "conf" / name)
     total = description["parameters"]["total"]
@@ -436,7 +436,7 @@ def test_published_size(name):
 
 
 def test_fewer_parameters_than_the_spiking_baseline():
-    from espnet_spike.describe import describe
+    from espnet_spike.tasks.describe import describe
 
     ours, theirs = (
         describe(ROOT / "conf" / f"train_{name}_librispeech960.yaml")["parameters"]["total"]
@@ -451,7 +451,7 @@ OUR_SIZES = {"aishell": 21.9, "librispeech100": 22.5}
 @pytest.mark.parametrize("corpus", OUR_SIZES)
 @pytest.mark.parametrize("kind", ["", "event_", "spiking_"])
 def test_sizes_of_ours(corpus, kind):
-    from espnet_spike.describe import describe
+    from espnet_spike.tasks.describe import describe
 
     path = ROOT / "conf" / f"train_{kind}speech_mamba_{corpus}.yaml"
     total = describe(path)["parameters"]["total"] / 1e6
@@ -470,11 +470,11 @@ def test_sizes_of_ours(corpus, kind):
     ],
 )
 def test_streaming_configurations_stream(path):
-    from espnet_spike.config import read_training_config
-    from espnet_spike.config_check import check_training_config
-    from espnet_spike.describe import build_on_meta
-    from espnet_spike.streaming import EncoderStream
-    from espnet_spike.task import SpikeASRTask
+    from espnet_spike.inference.streaming import EncoderStream
+    from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.build import build_on_meta
+    from espnet_spike.tasks.config import read_training_config
+    from espnet_spike.tasks.config_check import check_training_config
 
     config, meta = read_training_config(ROOT / path)
     assert config["normalize"] == "global_mvn"

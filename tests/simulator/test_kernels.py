@@ -141,7 +141,7 @@ def test_neurons_cost_memory_and_thresholds_do_not(machine):
 def test_imls_counts_are_those_of_the_neuron(machine):
     import torch
 
-    from espnet_spike.imls import IMLS
+    from espnet_spike.nn.neurons.imls import IMLS
 
     rng = np.random.default_rng(0)
     neuron = IMLS(96, T=6)

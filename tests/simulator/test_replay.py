@@ -14,12 +14,12 @@ from espnet_spike.encoders.speech_mamba import (
     SpikingSpeechMambaEncoder,
 )
 from espnet_spike.errors import UserError
-from espnet_spike.fatrelu import named_fatrelus
-from espnet_spike.firing import named_neurons
+from espnet_spike.nn.layers.fatrelu import named_fatrelus
+from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.simulator import operations as ops
 from espnet_spike.simulator import simulate as command
 from espnet_spike.simulator.hardware import Hardware
-from espnet_spike.simulator.recording import record_encoder, windows
+from espnet_spike.simulator.record import record_encoder
 from espnet_spike.simulator.replay import (
     Log,
     call_key,
@@ -30,6 +30,7 @@ from espnet_spike.simulator.replay import (
     spread,
     sum_totals,
 )
+from espnet_spike.simulator.tape import windows
 
 pytestmark = pytest.mark.xdist_group("simulator")
 

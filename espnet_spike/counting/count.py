@@ -1,0 +1,450 @@
+"""Count a trained model on test sets: operations, sparsity and energy, utterance by utterance."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from torch import Tensor, nn
+
+from espnet_spike.counting.costs import COLUMNS, PRODUCTS, Cost, Costs, total
+from espnet_spike.counting.counter import Counter
+from espnet_spike.counting.energy import CostModel, describe_model, energy, ratio_interval
+from espnet_spike.counting.neurobench import (
+    NEUROBENCH,
+    NOTES,
+    execution_rate,
+    static_metrics,
+    workload_metrics,
+)
+from espnet_spike.counting.twin import Twin
+from espnet_spike.data.ark import ArkReader
+from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.errors import UserError
+from espnet_spike.nn.layers.fatrelu import named_fatrelus
+from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.tasks.describe import subsampling_factor
+from espnet_spike.utils.files import name_some, read_table, write_lines
+from espnet_spike.utils.provenance import environment, portable_path
+
+COUNT = "count.json"
+PARTS = ("front_end", "encoder", "ctc", "decoder", "other")
+FRONT_END = ("normalize", "frontend", "preencoder", "specaug", "encoder.embed")
+ENCODER = ("front_end", "encoder")
+"""Parts that the headline figures and the twin are about."""
+BYTES = 4  # of a value, where bytes are printed; cost models have their own
+
+
+def part_of(layer: str) -> str:
+    """Return which part of the model a layer belongs to.
+
+    >>> part_of("encoder.embed.convs.0"), part_of("encoder.encoders.3.attn"), part_of("ctc.ctc_lo")
+    ('front_end', 'encoder', 'ctc')
+    """
+    if any(layer == name or layer.startswith(f"{name}.") for name in FRONT_END):
+        return "front_end"
+    first = layer.split(".")[0]
+    return first if first in PARTS else "other"
+
+
+@dataclass
+class Utterance:
+    """What one utterance costs.
+
+    Attributes:
+        seconds: of audio.
+        frames: of features.
+        tokens: that the decoder was run on; 0 without decoder.
+        costs: by layer and kind.
+        twin: of the dense twin of the encoder; None where the encoder is its own.
+    """
+
+    seconds: float
+    frames: int
+    tokens: int
+    costs: Costs
+    twin: Costs | None
+
+    def parts(self) -> dict[str, Costs]:
+        """Return the costs of each part that has any."""
+        found: dict[str, Costs] = {}
+        for (layer, kind), cost in self.costs.items():
+            found.setdefault(part_of(layer), {})[layer, kind] = cost
+        return {part: found[part] for part in PARTS if part in found}
+
+    def encoder(self) -> Costs:
+        """Return the costs of front end and encoder."""
+        return {key: cost for key, cost in self.costs.items() if part_of(key[0]) in ENCODER}
+
+
+@dataclass
+class SetCount:
+    """Sums over a set, and the figures of each utterance."""
+
+    layers: dict[tuple[str, str], Cost] = field(default_factory=dict)
+    utterances: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    uncovered: dict[str, list[float]] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, utt: str, found: Utterance, models: Sequence[CostModel]) -> None:
+        """Add an utterance."""
+        for key, cost in found.costs.items():
+            self.layers.setdefault(key, Cost()).add(cost)
+        self.seconds += found.seconds
+        parts = found.parts()
+        encoder = found.encoder()
+        twin = encoder if found.twin is None else found.twin
+        self.utterances[utt] = {
+            "seconds": found.seconds,
+            "frames": found.frames,
+            "tokens": found.tokens,
+            "parts": {part: columns(total(costs.values())) for part, costs in parts.items()},
+            "energy": {
+                model.name: {
+                    **{part: energy(model, costs) for part, costs in parts.items()},
+                    "encoder_with_front_end": energy(model, encoder),
+                    "twin": energy(model, twin, dense=True),
+                }
+                for model in models
+            },
+        }
+
+
+def columns(cost: Cost) -> dict[str, float]:
+    """Return the counts as plain numbers, with bytes."""
+    found = {name: _plain(getattr(cost, name)) for name in COLUMNS}
+    found["bytes_read"] = _plain(BYTES * cost.values_read + cost.spike_bits_read / 8)
+    found["bytes_written"] = _plain(BYTES * cost.values_written + cost.spike_bits_written / 8)
+    return found
+
+
+def _plain(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
+
+
+def sparsity(cost: Cost) -> float | None:
+    """Return the share of zeros among activations, None where there are none."""
+    return None if not cost.inputs else round(1 - cost.nonzeros / cost.inputs, 6)
+
+
+def firing_rate(cost: Cost) -> float | None:
+    """Return spikes over what could fire, None where nothing spikes."""
+    return None if not cost.slots else round(cost.spikes / cost.slots, 6)
+
+
+def saved_macs(model: nn.Module) -> dict[str, float]:
+    """Return layer -> multiply-accumulates that a zero saves, of the FATReLU points."""
+    return {f"encoder.{name}": p.macs for name, p in named_fatrelus(model.encoder).items()}
+
+
+def point_sparsity(
+    layers: Mapping[tuple[str, str], Cost], points: Mapping[str, float], by_macs: bool
+) -> float | None:
+    """Return the mean sparsity of FATReLU points over a set; None where there are none.
+
+    Args:
+        layers: sums over the set.
+        points: of ``saved_macs``.
+        by_macs: weigh each point by the multiply-accumulates it feeds; otherwise all count alike.
+    """
+    found = {name: layers[name, "activation"] for name in points if (name, "activation") in layers}
+    weights = {name: cost.inputs * points[name] if by_macs else 1 for name, cost in found.items()}
+    if not sum(weights.values()):
+        return None
+    zeros = sum(weights[name] * (1 - cost.nonzeros / cost.inputs) for name, cost in found.items())
+    return round(zeros / sum(weights.values()), 6)
+
+
+def count_utterances(
+    model: nn.Module,
+    data: FeatureDir,
+    hypotheses: Mapping[str, Sequence[int]] | None,
+    twin: Twin,
+    result: SetCount,
+) -> Iterator[tuple[str, Utterance]]:
+    """Yield what each utterance of a set costs.
+
+    Args:
+        model: an ESPnet ASR model in evaluation.
+        data: the features.
+        hypotheses: recognised tokens; where None, the best path of CTC stands in.
+        twin: counts the dense twin.
+        result: gets what was skipped and what no rule covers.
+    """
+    twins = {frames: twin.costs(frames) for frames, _ in data.shapes.values()}
+    with torch.inference_mode(), ArkReader() as reader, Counter(model) as counter:
+        for utt in sorted(data.feats):
+            speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()
+            counter.reset()
+            try:
+                tokens = run_model(counter, model, speech, hypotheses and hypotheses[utt])
+            except TooShortUttError:
+                result.skipped.append(utt)
+                continue
+            frames = speech.shape[1]
+            yield (
+                utt,
+                Utterance(data.durations[utt], frames, tokens, dict(counter.costs), twins[frames]),
+            )
+        result.uncovered = {name: list(value) for name, value in counter.uncovered.items()}
+        result.lost = dict(counter.lost)
+
+
+def run_model(
+    counter: Counter, model: nn.Module, speech: Tensor, hypothesis: Sequence[int] | None
+) -> int:
+    """Run encoder, CTC and decoder once; return the number of tokens the decoder was run on.
+
+    The decoder runs once over the hypothesis: what a search of one beam needs. A beam of k costs
+    about k times as much.
+    """
+    lengths = torch.tensor([speech.shape[1]])
+    xs, olens = model.encode(speech, lengths)
+    xs = xs[0] if isinstance(xs, tuple) else xs
+    best = None
+    if model.ctc is not None:
+        counter.layers.append(("ctc", model.ctc))  # this is no forward pass
+        best = model.ctc.log_softmax(xs).argmax(-1)[0]
+        counter.layers.pop()
+    if model.decoder is None or getattr(model, "use_transducer_decoder", False):
+        return 0
+    if hypothesis is None:
+        path = torch.unique_consecutive(best).tolist()
+        hypothesis = [token for token in path if token != model.blank_id]
+    tokens = torch.tensor([[model.sos, *hypothesis]])
+    model.decoder(xs, olens, tokens, torch.tensor([tokens.shape[1]]))
+    return tokens.shape[1]
+
+
+def read_hypotheses(path: Path) -> dict[str, list[int]] | None:
+    """Return the recognised tokens of a decoded set (``token_int``), None where it has none."""
+    if not path.is_file():
+        return None
+    return {utt: [int(t) for t in ids.split()] for utt, ids in read_table(path).items()}
+
+
+def count_sets(
+    asr_exp: Path,
+    sets: Mapping[str, Path],
+    out: Path,
+    models: Sequence[CostModel],
+    checkpoint: str | None = None,
+    execution: Execution | None = None,
+    fold_qk: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Count a trained model on sets and write the results into the folder of each.
+
+    ``count.json`` has everything, ``neurobench.json`` the metrics under NeuroBench's names.
+
+    Args:
+        asr_exp: ``exp/<asr_tag>``.
+        sets: name -> features.
+        out: the decoding, ``exp/<asr_tag>/<inference_tag>``; its ``token_int`` is what the decoder
+            is run on.
+        models: cost models; the first one is the main one.
+        checkpoint: file name of the model; None for the one that was decoded, or the best.
+        execution: how the encoder runs; None for what it was decoded with.
+        fold_qk: count IML-Spikeformer's inference form, with W_Q and W_K merged.
+
+    Raises:
+        UserError: no such model, or one that cannot run so.
+    """
+    from espnet_spike.experiment import model_file
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    decoded = _decoded(out, sets)
+    path = model_file(asr_exp, checkpoint or decoded.get("checkpoint"))
+    if execution is None or execution == Execution():
+        given = decoded.get("options", {})
+        names = [f.name for f in fields(Execution)]
+        execution = Execution(**{name: given.get(name) for name in names})
+    model, args = SpikeASRTask.build_model_from_file(str(asr_exp / "config.yaml"), str(path), "cpu")
+    model.eval()
+    if fold_qk:
+        if not hasattr(model.encoder, "reparameterize"):
+            raise UserError(f"--fold_qk: {args.encoder} has no matrices to merge")
+        model.encoder.reparameterize()
+    execution.apply(model.encoder)
+    twin = Twin(args.encoder, args.encoder_conf, args.input_size)
+    results = {}
+    for name, folder in sets.items():
+        data = FeatureDir.read(folder)
+        result = SetCount()
+        hypotheses = read_hypotheses(out / name / "token_int")
+        if model.decoder is not None:
+            if model.ctc is None and hypotheses is None:
+                raise UserError(f"{out / name}: no token_int to run the decoder on", "decode first")
+            if hypotheses is not None and (absent := sorted({*data.feats} - {*hypotheses})):
+                raise UserError(
+                    f"{out / name / 'token_int'} has nothing recognised of {name_some(absent)}",
+                    "decode the set again (--stage decode)",
+                )
+        start = time.perf_counter()
+        for utt, found in count_utterances(model, data, hypotheses, twin, result):
+            result.add(utt, found, models)
+        if not result.utterances:
+            raise UserError(f"{folder}: no utterance is long enough for the encoder")
+        report = {
+            "set": name,
+            "experiment": asr_exp.name,
+            "asr_exp": portable_path(asr_exp),
+            "checkpoint": path.resolve().name,
+            "encoder": args.encoder,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
+            "execution": {k: v for k, v in asdict(execution).items() if v is not None},
+            "fold_qk": fold_qk,
+            "decoder_input": decoder_input(model, hypotheses is not None),
+            **summary(result, models, data.utt2spk, twin.encoder is None, saved_macs(model)),
+            "count_seconds": round(time.perf_counter() - start, 2),
+            "finished": time.strftime("%FT%T%z"),
+            "environment": environment(),
+        }
+        (out / name).mkdir(parents=True, exist_ok=True)
+        write_lines(out / name / COUNT, [json.dumps(report, ensure_ascii=False)])
+        metrics = neurobench_metrics(model, result)
+        write_lines(out / name / NEUROBENCH, [json.dumps(metrics, ensure_ascii=False, indent=1)])
+        results[name] = report
+    return results
+
+
+def neurobench_metrics(model: nn.Module, result: SetCount) -> dict[str, Any]:
+    """Return what ``neurobench.json`` holds: of all that ran, and of the encoder alone.
+
+    Front end and encoder are one, as in the headline figures.
+    """
+    samples = len(result.utterances)
+    frames = sum(utt["frames"] for utt in result.utterances.values())
+    # as they last ran: levels may have been chosen at decoding
+    firings = [(n.firing, n.time_steps) for n in named_neurons(model.encoder).values()]
+    steps = max((int(f.levels) * real for f, real in firings if f is not None), default=1)
+    factor = subsampling_factor(model)
+    rate = factor and execution_rate(frames, result.seconds, factor, steps)
+    encoder = {k: cost for k, cost in result.layers.items() if part_of(k[0]) in ENCODER}
+    return {
+        **static_metrics(model),
+        **workload_metrics(result.layers, samples),
+        "model_execution_rate": rate,
+        "encoder": {
+            **static_metrics(model.encoder),
+            **workload_metrics(encoder, samples),
+            "model_execution_rate": rate,
+        },
+        "samples": samples,
+        "notes": NOTES,
+    }
+
+
+def decoder_input(model: nn.Module, decoded: bool) -> str:
+    """Return what the decoder was run on, for the record."""
+    if model.decoder is None:
+        return "no decoder"
+    if getattr(model, "use_transducer_decoder", False):
+        return "transducer, not counted"
+    return "hypotheses" if decoded else "best path of CTC"
+
+
+def _decoded(out: Path, sets: Mapping[str, Path]) -> dict[str, Any]:
+    """Return how the sets were decoded; nothing if they were not."""
+    for name in sets:
+        path = out / name / "decode.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return {}
+
+
+def summary(
+    result: SetCount,
+    models: Sequence[CostModel],
+    utt2spk: Mapping[str, str],
+    own_twin: bool,
+    points: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return the figures of a set; ``points`` are those of ``saved_macs``."""
+    by_part: dict[str, Cost] = {}
+    operators: dict[str, dict[str, Cost]] = {}
+    for (layer, kind), cost in result.layers.items():
+        part = part_of(layer)
+        by_part.setdefault(part, Cost()).add(cost)
+        operators.setdefault(part, {}).setdefault(kind, Cost()).add(cost)
+    encoder = {k: c for k, c in result.layers.items() if part_of(k[0]) in ENCODER}
+    products = total(c for (_, kind), c in encoder.items() if kind in PRODUCTS)
+    emitted = total(c for (_, kind), c in encoder.items() if kind in ("neuron", "activation"))
+    utts = result.utterances
+    speakers = [utt2spk[utt] for utt in utts]
+    return {
+        "utterances": len(utts),
+        "skipped": result.skipped,
+        "audio_seconds": round(result.seconds, 3),
+        "sparsity": {
+            "activations": sparsity(emitted),
+            "product_inputs": sparsity(products),
+            "points": point_sparsity(result.layers, points, by_macs=False),
+            "points_by_macs": point_sparsity(result.layers, points, by_macs=True),
+            "firing_rate": firing_rate(emitted),
+            "mean_count": round(emitted.spikes / emitted.inputs, 6) if emitted.slots else None,
+        },
+        "per_second": {
+            "synops": products.acs / result.seconds,
+            "macs": products.macs / result.seconds,
+            "dense_macs": products.dense_macs / result.seconds,
+        },
+        "energy": {
+            model.name: _energy_summary(model, utts, result.seconds, speakers, own_twin)
+            for model in models
+        },
+        "parts": {part: columns(by_part[part]) for part in PARTS if part in by_part},
+        "operators": {
+            part: {kind: columns(cost) for kind, cost in operators[part].items()}
+            for part in PARTS
+            if part in operators
+        },
+        "layers": [
+            {"layer": layer, "part": part_of(layer), "kind": kind, **columns(cost)}
+            | {"sparsity": sparsity(cost), "firing_rate": firing_rate(cost)}
+            for (layer, kind), cost in result.layers.items()
+        ],
+        "uncovered": {
+            name: {"calls": calls, "numbers": numbers}
+            for name, (calls, numbers) in result.uncovered.items()
+        },
+        "spikes_made_real": result.lost,
+        "utts": utts,
+    }
+
+
+def _energy_summary(
+    model: CostModel,
+    utts: Mapping[str, Mapping[str, Any]],
+    seconds: float,
+    speakers: Sequence[str],
+    own_twin: bool,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"twin": "itself, nothing skipped" if own_twin else "dense encoder"}
+    for column in ("compute", "total"):
+        each = [utt["energy"][model.name] for utt in utts.values()]
+        ours = [e["encoder_with_front_end"][column] for e in each]
+        twin = [e["twin"][column] for e in each]
+        ratio, interval = ratio_interval(ours, twin, speakers)
+        found[column] = {
+            "joules_per_second": sum(ours) / seconds,
+            "twin_joules_per_second": sum(twin) / seconds,
+            "ratio": ratio,
+            "ratio_ci": [interval.low, interval.high],
+            "ratio_ci_unit": interval.unit,
+            "ratio_ci_units": interval.units,
+            "ratio_ci_meaningful": interval.meaningful,
+            "parts": {
+                part: sum(e[part][column] for e in each if part in e) / seconds
+                for part in PARTS
+                if any(part in e for e in each)
+            },
+        }
+    return found | {"model": describe_model(model)}

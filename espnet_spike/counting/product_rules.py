@@ -1,0 +1,272 @@
+"""What matrix products and convolutions cost, for ``espnet_spike.counting.counter``."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from espnet_spike.counting.costs import Cost
+from espnet_spike.counting.counter import Counter
+from espnet_spike.counting.ledger import Spikes, count_sum, counts_of
+
+
+def product(
+    counter: Counter,
+    kind: str,
+    a: Tensor,
+    b: Tensor,
+    out: Tensor,
+    bias: Tensor | None = None,
+) -> Cost:
+    """Count a product of matrices, ``a`` ``(..., I, K)`` times ``b`` ``(..., K, J)``."""
+    cost = counter.cost(kind)
+    sides, spikes = (a, b), (counter.spikes(a), counter.spikes(b))
+    cost.dense_macs += out.numel() * a.shape[-1]
+    # how often each operand is used again: by the other's rows or columns, and by broadcasting
+    uses = [
+        out.numel() / (math.prod(x.shape[:-2]) * x.shape[axis] or 1)
+        for x, axis in zip(sides, (-2, -1), strict=True)
+    ]
+    if spikes[0] is not None and spikes[1] is not None:
+        cost.acs += _meeting(counts_of(a, spikes[0]), counts_of(b, spikes[1]))
+    elif spikes[0] is not None:
+        cost.acs += _amount(a, spikes[0]) * uses[0]
+    elif spikes[1] is not None:
+        cost.acs += _amount(b, spikes[1]) * uses[1]
+    elif counter.is_constant(a):
+        cost.macs += counter.nonzeros(b) * uses[1]
+    elif counter.is_constant(b):
+        cost.macs += counter.nonzeros(a) * uses[0]
+    elif all(counter.nonzeros(x) == x.numel() for x in sides):
+        cost.macs += out.numel() * a.shape[-1]
+    else:
+        cost.macs += _meeting(*((x != 0).to(torch.float32) for x in sides))
+    for x, other, found in ((a, b, spikes[0]), (b, a, spikes[1])):
+        read_as(counter, cost, x, found)
+        if found is not None and found.scaled and other.numel():
+            # a unit a frame: into the sums where frames are rows, into the other operand where
+            # the sum runs over frames
+            by_row = x is a or counter.is_parameter(other)
+            counter.cost("rescale").multiplies += (out if by_row else other).numel()
+    write(cost, out)
+    if bias is not None:
+        cost.additions += out.numel()
+        cost.values_read += bias.numel()
+    cost.sizes(b.shape[-1] * b.shape[-2], a.shape[-1], out.shape[-1])
+    return cost
+
+
+def _amount(x: Tensor, found: Spikes) -> float:
+    """Return the number of spikes in ``x``."""
+    return found.total if is_whole(x, found) else count_sum(counts_of(x, found))
+
+
+def is_whole(x: Tensor, found: Spikes) -> bool:
+    """Return whether a view holds each value of its storage once."""
+    return x.numel() == found.size and 0 not in x.stride()
+
+
+def _meeting(a: Tensor, b: Tensor) -> float:
+    """Return the sum of all of a @ b, without the product."""
+    return float((a.sum(-2).double() * b.sum(-1).double()).sum())
+
+
+def read(counter: Counter, cost: Cost, x: Tensor) -> None:
+    """Note that an operator reads ``x``; what it reads as a product says how sparse it is."""
+    read_as(counter, cost, x, counter.spikes(x))
+
+
+def read_as(counter: Counter, cost: Cost, x: Tensor, found: Spikes | None) -> None:
+    """Note that an operator reads ``x``, of which ``found`` is known."""
+    if found is None:
+        cost.values_read += x.numel()
+        if not counter.is_constant(x):
+            cost.inputs += x.numel()
+            cost.nonzeros += counter.nonzeros(x)
+        return
+    cost.spike_bits_read += x.numel() * found.bits
+    cost.inputs += x.numel()
+    cost.slots += x.numel() * found.levels
+    if is_whole(x, found):
+        cost.spikes += found.total
+        cost.nonzeros += found.nonzeros
+    else:
+        counts = counts_of(x, found)
+        cost.spikes += count_sum(counts)
+        cost.nonzeros += float(torch.count_nonzero(counts))
+
+
+def write(cost: Cost, out: Tensor) -> None:
+    """Note that an operator writes ``out``."""
+    cost.values_written += out.numel()
+
+
+def linear(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+    """Count a linear layer."""
+    x, weight = args[:2]
+    bias = args[2] if len(args) > 2 else kwargs.get("bias")
+    if x.dim() == 1:
+        x = x[None]
+    rows = x.flatten(0, -2) if x.is_contiguous() or x.dim() == 2 else x
+    product(counter, product_kind(counter, weight), rows, weight.t(), out, bias)
+
+
+def product_kind(counter: Counter, *operands: Tensor) -> str:
+    """Return ``linear`` for a product with weights, ``attention`` for one of activations.
+
+    Weights may have been prepared (scaled, merged); encoded positions, one matrix a head and
+    utterance, belong to attention.
+    """
+    weights = (counter.is_constant(x) and x.dim() <= 3 for x in operands)
+    return "linear" if any(weights) else "attention"
+
+
+def matmul(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+    """Count a product of matrices."""
+    a, b = args[:2]
+    a = a[None] if a.dim() == 1 else a
+    b = b[:, None] if b.dim() == 1 else b
+    product(counter, product_kind(counter, a, b), a, b, out)
+
+
+def addmm(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+    """Count a product of matrices with something added."""
+    product(counter, product_kind(counter, *args[1:3]), args[1], args[2], out, args[0])
+
+
+def scaled_dot_product(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+    """Count attention with softmax: two products over the keys that a query may see."""
+    query, key, value = args[:3]
+    mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+    causal = args[5] if len(args) > 5 else kwargs.get("is_causal", False)
+    rows, columns = query.shape[-2], key.shape[-2]
+    heads = query.numel() / (rows * query.shape[-1])
+    pairs = heads * rows * columns
+    if isinstance(mask, Tensor) and not counter.dense:
+        seen = mask if mask.dtype == torch.bool else mask > -torch.inf
+        shape = (*query.shape[:-1], columns)
+        visible = float(torch.count_nonzero(seen)) * math.prod(shape) / seen.numel()
+    elif causal:
+        visible = heads * sum(min(row + 1, columns) for row in range(rows))
+    else:
+        visible = pairs
+    cost = counter.cost("attention")
+    cost.dense_macs += pairs * (query.shape[-1] + value.shape[-1])
+    cost.macs += visible * (query.shape[-1] + value.shape[-1])
+    for x in (query, key, value):
+        read(counter, cost, x)
+        if counter.spikes(x) is not None:
+            counter.lost["scaled_dot_product_attention"] += 1
+    write(cost, out if isinstance(out, Tensor) else out[0])
+    cost.sizes(key.shape[-1] * columns, query.shape[-1], value.shape[-1])
+    counter.cost("elementwise").multiplies += visible  # the scale
+    softmax_cost(counter.cost("softmax"), visible, heads * rows)
+
+
+def convolution(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+    """Count ``conv1d``, ``conv2d``, ``conv3d``: the same first arguments as ``convolution``."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    count_convolution(counter, given, out)
+
+
+def aten_convolution(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+    """Count a convolution by its lowest name."""
+    names = (
+        "input",
+        "weight",
+        "bias",
+        "stride",
+        "padding",
+        "dilation",
+        "transposed",
+        "_",
+        "groups",
+    )
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if given["transposed"]:
+        counter.uncovered["transposed convolution"][0] += 1
+        counter.uncovered["transposed convolution"][1] += out.numel()
+        return
+    count_convolution(counter, given, out)
+
+
+def count_convolution(counter: Counter, given: dict, out: Tensor) -> None:
+    """Count a convolution whose arguments are given by name."""
+    x, weight, bias = given["input"], given["weight"], given.get("bias")
+    groups, dims = given.get("groups", 1), weight.dim() - 2
+    kernel = weight.shape[2:]
+    depthwise = groups > 1 and weight.shape[1] == 1
+    cost = counter.cost("depthwise_conv" if depthwise else "conv")
+    fan_in = weight[0].numel()
+    cost.dense_macs += out.numel() * fan_in
+    found = counter.spikes(x)
+    counts = None if found is None else counts_of(x, found)
+    if counter.dense:
+        amount = out.numel() * fan_in
+    else:
+        amount = _reach(x, counts, weight, given, out) / groups
+    if counts is None:
+        cost.macs += amount
+    else:
+        cost.acs += amount
+        if found.scaled:
+            counter.cost("rescale").multiplies += out.numel() * kernel[0]
+    read_as(counter, cost, x, found)
+    cost.values_read += weight.numel()
+    write(cost, out)
+    if bias is not None:
+        cost.additions += out.numel()
+        cost.values_read += bias.numel()
+    frames = out.shape[-dims]
+    cost.sizes(weight.numel(), x.numel() / x.shape[-dims], out.numel() / frames)
+
+
+def _reach(x: Tensor, counts: Tensor | None, weight: Tensor, given: dict, out: Tensor) -> float:
+    """Return how many products the spikes, or values that are not zero, of ``x`` take part in.
+
+    As if each input channel reached every output channel.
+    """
+    values = (x != 0).to(torch.float32) if counts is None else counts
+    dims, kernel = weight.dim() - 2, weight.shape[2:]
+    # channels first: exact in single precision, and small afterwards
+    rest = values.sum(1 if x.dim() == dims + 2 else 0).double()
+    for axis in range(dims - 1, -1, -1):
+        stride, dilation = (_of_axis(given.get(name, 1), axis) for name in ("stride", "dilation"))
+        padding = given.get("padding", 0)
+        if padding == "same":  # as torch: of an odd number of zeros the larger half follows
+            before = dilation * (kernel[axis] - 1) // 2
+        else:
+            before = 0 if padding == "valid" else _of_axis(padding, axis)
+        sizes = x.shape[axis - dims], out.shape[axis - dims]
+        rest = rest @ covering(*sizes, kernel[axis], stride, before, dilation).to(rest)
+    return float(rest.sum()) * out.shape[-dims - 1]
+
+
+def _of_axis(value: int | Sequence[int], axis: int) -> int:
+    if isinstance(value, int):
+        return value
+    return value[axis] if len(value) > 1 else value[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def covering(
+    size: int, outputs: int, kernel: int, stride: int, before: int, dilation: int
+) -> Tensor:
+    """Return how many outputs of a convolution each of ``size`` positions reaches, ``(size,)``.
+
+    ``before`` is the number of zeros put before the first position.
+    """
+    starts = torch.arange(outputs)[:, None] * stride - before
+    places = (starts + torch.arange(kernel) * dilation).flatten()
+    places = places[(places >= 0) & (places < size)]
+    return torch.bincount(places, minlength=size).double()
+
+
+def softmax_cost(cost: Cost, numbers: float, rows: float) -> None:
+    """Add a softmax over so many numbers in so many rows."""
+    cost.additions += 3 * numbers
+    cost.special += numbers + rows
+    cost.multiplies += numbers

@@ -1,0 +1,302 @@
+"""The trade-off of a trained model: errors against energy at other levels or thresholds."""
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import kaldialign
+import numpy as np
+import torch
+from torch import nn
+
+from espnet_spike.counting.count import SetCount, count_utterances, saved_macs, summary
+from espnet_spike.counting.energy import CostModel
+from espnet_spike.counting.twin import Twin
+from espnet_spike.data.ark import ArkReader
+from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.errors import UserError
+from espnet_spike.inference.batches import make_batches
+from espnet_spike.inference.decode import Settings
+from espnet_spike.nn.layers.fatrelu import named_fatrelus
+from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.results.bootstrap import error_interval
+from espnet_spike.results.energy_tables import big
+from espnet_spike.results.formatting import table
+from espnet_spike.utils.files import write_lines
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run the encoder; None leaves it as it was trained.
+
+    Attributes:
+        T: levels of the IMLS neurons.
+        T_rule: ``keep`` or ``rescale`` their thresholds.
+        scale: factor on the thresholds of all neurons, or else of all FATReLU layers.
+        fat_threshold: threshold of all FATReLU layers.
+    """
+
+    T: int | None = None
+    T_rule: str | None = None
+    scale: float | None = None
+    fat_threshold: float | None = None
+
+    def __str__(self) -> str:
+        if self.T is not None:
+            return f"T={self.T} {self.T_rule}"
+        if self.scale is not None:
+            return f"threshold x {self.scale:g}"
+        if self.fat_threshold is not None:
+            return f"FATReLU at {self.fat_threshold:g}"
+        return "as trained"
+
+    @contextmanager
+    def applied(self, encoder: nn.Module) -> Iterator[None]:
+        """Run the encoder so within the context.
+
+        Raises:
+            UserError: it has nothing of the kind.
+        """
+        neurons, fat = named_neurons(encoder).values(), named_fatrelus(encoder).values()
+        imls = [neuron for neuron in neurons if isinstance(neuron, IMLS)]
+        before = [(n, n.levels, n.gain) for n in imls]
+        v_th = [(n, n.v_th) for n in neurons if hasattr(n, "v_th")]
+        thresholds = [(layer, layer.T.item()) for layer in fat]
+        if self.T is not None and not imls:
+            raise UserError(f"{self}: the encoder has no IMLS neurons, so no levels to choose")
+        if self.scale is not None and not (imls or v_th or thresholds):
+            raise UserError(f"{self}: the encoder has no thresholds")
+        if self.fat_threshold is not None and not thresholds:
+            raise UserError(f"{self}: the encoder has no FATReLU layers")
+        try:
+            try:
+                if self.T is not None:
+                    encoder.set_levels(self.T, self.T_rule)
+                if self.scale is not None:
+                    for neuron, _, gain in before:
+                        neuron.gain = gain * self.scale
+                    for neuron, threshold in v_th:
+                        neuron.v_th = threshold * self.scale
+                    if not imls and not v_th:
+                        for layer, threshold in thresholds:
+                            layer.set_T(threshold * self.scale)
+                if self.fat_threshold is not None:
+                    for layer, _ in thresholds:
+                        layer.set_T(self.fat_threshold)
+            except ValueError as error:
+                raise UserError(f"{self}: {error}") from None
+            yield
+        finally:
+            for neuron, levels, gain in before:
+                neuron.levels, neuron.gain = levels, gain
+            for neuron, threshold in v_th:
+                neuron.v_th = threshold
+            for layer, threshold in thresholds:
+                layer.set_T(threshold)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a setting yields on a set; energy and operations a second of audio, of the encoder."""
+
+    setting: str
+    wer: float
+    wer_ci: tuple[float, float]
+    compute: float
+    total: float
+    synops: float
+    macs: float
+    firing_rate: float | None
+    sparsity: float | None
+    pareto: bool = False
+
+
+def pareto(points: Sequence[Point], column: str = "total") -> list[bool]:
+    """Return which points no other beats: as good in both errors and energy, better in one."""
+
+    def beats(a: Point, b: Point) -> bool:
+        first, second = (a.wer, getattr(a, column)), (b.wer, getattr(b, column))
+        return first != second and all(x <= y for x, y in zip(first, second, strict=True))
+
+    return [not any(beats(other, point) for other in points) for point in points]
+
+
+def load(asr_exp: Path, checkpoint: Path, settings: Settings) -> Any:
+    """Return ESPnet's recogniser with the options of a beam search."""
+    import espnet2.bin.asr_inference as inference
+
+    import espnet_spike.task  # noqa: F401  registers the encoders
+    from espnet_spike.tasks.arguments import parse_espnet
+
+    words = ["--output_dir", ".", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
+    words += ["--asr_train_config", str(asr_exp / "config.yaml"), *settings.words]
+    words += ["--asr_model_file", str(checkpoint)]
+    options = vars(parse_espnet(inference, settings.config, words))
+    known = inspect.signature(inference.Speech2Text.__init__).parameters
+    given = {name: value for name, value in options.items() if name in known and value is not None}
+    return inference.Speech2Text(**given)
+
+
+def recognise(
+    speech2text: Any, data: FeatureDir, batch_size: int
+) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Return utterance -> text, and utterance -> tokens."""
+    texts, tokens = {}, {}
+    frames = {utt: count for utt, (count, _) in data.shapes.items()}
+    with ArkReader() as reader:
+        for keys in make_batches(frames, batch_size):
+            feats = [torch.from_numpy(reader.read(utt, data.feats[utt]).copy()) for utt in keys]
+            lengths = torch.tensor([len(x) for x in feats])
+            batch = torch.nn.utils.rnn.pad_sequence(feats, batch_first=True)
+            for utt, best in zip(keys, speech2text.batch_decode(batch, lengths), strict=True):
+                texts[utt] = (best[0][0] or "") if best else ""
+                tokens[utt] = list(best[0][2]) if best else []
+    return texts, tokens
+
+
+def measure(
+    speech2text: Any,
+    setting: Setting,
+    data: FeatureDir,
+    batch_size: int,
+    model: CostModel,
+    twin: Twin,
+) -> Point:
+    """Decode and count a set under a setting."""
+    net = speech2text.asr_model
+    with setting.applied(net.encoder):
+        texts, tokens = recognise(speech2text, data, batch_size)
+        result = SetCount()
+        for utt, found in count_utterances(net, data, tokens, twin, result):
+            result.add(utt, found, [model])
+    counts = summary(result, [model], data.utt2spk, twin.encoder is None, saved_macs(net))
+    utts = sorted(data.text)
+    refs = [data.text[utt].split() for utt in utts]
+    hyps = [texts[utt].split() for utt in utts]
+    errors = [kaldialign.edit_distance(r, h)["total"] for r, h in zip(refs, hyps, strict=True)]
+    lengths = np.array([len(ref) for ref in refs])
+    interval = error_interval(np.array(errors), lengths, [data.utt2spk[utt] for utt in utts])
+    energy = counts["energy"][model.name]
+    return Point(
+        str(setting),
+        100.0 * sum(errors) / int(lengths.sum()),
+        (interval.low, interval.high),
+        energy["compute"]["joules_per_second"],
+        energy["total"]["joules_per_second"],
+        counts["per_second"]["synops"],
+        counts["per_second"]["macs"],
+        counts["sparsity"]["firing_rate"],
+        counts["sparsity"]["activations"],
+    )
+
+
+def sweep(
+    asr_exp: Path,
+    checkpoint: Path,
+    settings: Settings,
+    sets: Mapping[str, FeatureDir],
+    values: Sequence[Setting],
+    model: CostModel,
+) -> dict[str, list[Point]]:
+    """Return, for every set, a point for every setting, the trained one first."""
+    logging.getLogger().setLevel(logging.ERROR)
+    speech2text = load(asr_exp, checkpoint, settings)
+    args = speech2text.asr_train_args
+    twin = Twin(args.encoder, args.encoder_conf, args.input_size)
+    found: dict[str, list[Point]] = {}
+    for name, data in sets.items():
+        points = []
+        for setting in [Setting(), *values]:
+            point = measure(speech2text, setting, data, settings.batch_size, model, twin)
+            print(f"{name}: {point.setting}: WER {point.wer:.2f} %", flush=True)
+            points.append(point)
+        flags = pareto(points)
+        found[name] = [
+            Point(**(asdict(p) | {"pareto": best})) for p, best in zip(points, flags, strict=True)
+        ]
+    return found
+
+
+def markdown(points: Sequence[Point]) -> list[str]:
+    """Return a table of the points, best in energy first."""
+    head = ["setting", "Pareto", "WER", "95 %", "compute mJ/s", "with memory mJ/s", "SynOps/s"]
+    rows = [
+        [
+            *(p.setting, "yes" if p.pareto else "", f"{p.wer:.2f}"),
+            f"{p.wer_ci[0]:.2f} .. {p.wer_ci[1]:.2f}",
+            *(f"{1e3 * p.compute:.4g}", f"{1e3 * p.total:.4g}", big(p.synops), big(p.macs)),
+            "–" if p.firing_rate is None else f"{p.firing_rate:.3f}",
+        ]
+        for p in sorted(points, key=lambda p: p.total)
+    ]
+    return table([*head, "MAC/s", "firing rate"], rows, left=2)
+
+
+def plot(path: Path, title: str, points: Sequence[Point]) -> None:
+    """Draw errors against energy, compute alone and with memory, with the Pareto sets."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    columns = (("compute", "compute"), ("total", "compute and memory"))
+    for axis, (column, label) in zip(axes, columns, strict=True):
+        energy = [1e3 * getattr(p, column) for p in points]
+        axis.errorbar(
+            energy,
+            [p.wer for p in points],
+            [
+                [max(0.0, p.wer - p.wer_ci[0]) for p in points],
+                [p.wer_ci[1] - p.wer for p in points],
+            ],
+            fmt="o",
+            color="tab:blue",
+            ecolor="lightgrey",
+        )
+        best = sorted(
+            (e, p.wer)
+            for e, p, ok in zip(energy, points, pareto(points, column), strict=True)
+            if ok
+        )
+        axis.plot(*zip(*best, strict=True), color="tab:orange", label="Pareto set")
+        for number, (e, p) in enumerate(
+            sorted(zip(energy, points, strict=True), key=lambda x: x[0])
+        ):
+            place = (4, 5 if number % 2 else -11)  # neighbours do not cover each other
+            axis.annotate(p.setting, (e, p.wer), place, textcoords="offset points", fontsize=8)
+        axis.margins(x=0.18)
+        axis.set_xlabel(f"{label}, mJ for a second of audio")
+        axis.legend()
+    axes[0].set_ylabel("WER, %")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def write(
+    out: Path, experiment: str, found: Mapping[str, Sequence[Point]], model: CostModel
+) -> list[str]:
+    """Write ``sweep.json``, ``sweep.md`` and a plot for each set; return the lines of Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [f"# Errors against energy: {experiment}", ""]
+    for name, points in found.items():
+        plot(out / f"{name}.png", f"{experiment}, {name}", points)
+        lines += [f"## {name}", "", *markdown(points), "", f"![{name}]({name}.png)", ""]
+    lines += [
+        f"Front end and encoder, {model.title} ({model.source}). "
+        + "; ".join(model.warnings)
+        + ".",
+        "Pareto: no other setting has both fewer errors and less energy (with memory).",
+    ]
+    content = {"experiment": experiment, "cost_model": asdict(model)}
+    content["sets"] = {name: [asdict(p) for p in points] for name, points in found.items()}
+    write_lines(out / "sweep.json", [json.dumps(content, indent=1)])
+    write_lines(out / "sweep.md", lines)
+    return lines

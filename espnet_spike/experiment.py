@@ -1,0 +1,193 @@
+"""What lies in an experiment folder, and whether its training has learnt and finished.
+
+Light: standard library and yaml only, so that commands which merely look at a folder start fast.
+"""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from espnet_spike.errors import UserError
+
+CHECKPOINT = "checkpoint.pth"
+# the checkpoint of the epoch before, kept until the next one is whole
+PREVIOUS_CHECKPOINT = "checkpoint.previous.pth"
+# one JSON line an epoch, written by espnet_spike.tasks.trainer
+EPOCHS = "epochs.jsonl"
+# what the experiment was started with, written by espnet_spike.training.resume
+SNAPSHOT = "spike_config.json"
+FINISHED = "spike_finished.json"
+LOG = "train.log"
+# A spiking layer that fires less is as good as dead; one that fires more tells little by spikes.
+DEAD, SATURATED = 0.01, 0.60
+
+Epochs = list[dict[str, Any]]
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a ``.pth`` file is complete.
+
+    It is a zip archive whose every checksum holds, with each tensor that its pickle refers to: a
+    save that Ctrl-C stopped leaves a sound archive without the rest of the tensors. Nothing is
+    imported or run from the file. False for a missing file or a dangling link.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+            names = set(archive.namelist())
+            pickled = [name for name in names if name.endswith("/data.pkl")]
+            if len(pickled) != 1:
+                return False
+            with archive.open(pickled[0]) as f:
+                reader = _TensorKeys(f)
+                reader.load()
+            folder = pickled[0].removesuffix(".pkl")
+            return all(f"{folder}/{key}" in names for key in reader.keys)
+    except (OSError, zipfile.BadZipFile, EOFError, pickle.UnpicklingError):
+        return False
+
+
+class _Nothing:
+    """Stands for every class and function a pickle names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+
+class _TensorKeys(pickle.Unpickler):
+    """Collect the keys of the tensors a torch pickle refers to, without running anything of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.keys: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> type:
+        return _Nothing
+
+    def persistent_load(self, pid: Any) -> _Nothing:
+        self.keys.add(pid[2])
+        return _Nothing()
+
+
+def read_epochs(exp_dir: Path) -> Epochs:
+    """Return the records of the finished epochs in order; of a repeated epoch, the last one."""
+    path = exp_dir / EPOCHS
+    if not path.exists():
+        return []
+    records: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a kill in the middle of a line; that epoch is trained again
+        # going back to an earlier checkpoint makes the later records void
+        records = {epoch: r for epoch, r in records.items() if epoch < record["epoch"]}
+        records[record["epoch"]] = record
+    return list(records.values())
+
+
+def read_config(exp_dir: Path) -> dict[str, Any]:
+    """Return the configuration an experiment was trained with (its ``config.yaml``).
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    path = exp_dir / "config.yaml"
+    try:
+        with open(path, encoding="utf-8") as f:
+            # the C loader: the file holds the whole token list
+            return yaml.load(f, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise UserError(f"no trained model in {exp_dir}: config.yaml is missing") from None
+
+
+def best_checkpoint(exp_dir: Path | str, criterion: Sequence[str] | None = None) -> Path:
+    """Return the model file to decode with.
+
+    It is ``<phase>.<key>.ave.pth`` (the average of the best epochs) of the first entry of
+    ``best_model_criterion`` that the training reported: a model without CTC has no ``cer_ctc``,
+    one without a decoder no ``acc``. Without an average (training was stopped) it is
+    ``<phase>.<key>.best.pth``.
+
+    Args:
+        exp_dir: folder of an ASR or LM experiment.
+        criterion: ``(phase, key)`` to take instead of those of the configuration.
+
+    Raises:
+        UserError: there is no such file, or it is truncated.
+    """
+    exp_dir = Path(exp_dir)
+    if criterion is None:
+        criteria = read_config(exp_dir)["best_model_criterion"]
+    else:
+        criteria = [criterion]
+    names = [f"{phase}.{key}" for phase, key, *_ in criteria]
+    for name in names:
+        for path in (exp_dir / f"{name}.ave.pth", exp_dir / f"{name}.best.pth"):
+            if not path.exists():
+                continue
+            if not is_whole(path):
+                raise UserError(
+                    f"model file is truncated or damaged: {path}",
+                    "run the training stage again: it repairs the folder and averages anew",
+                )
+            return path
+    raise UserError(
+        f"no trained model in {exp_dir} for {', '.join(names) or 'an empty best_model_criterion'}",
+        "train first (stage 8)",
+    )
+
+
+def odd_layers(statistics: Mapping[str, float | None]) -> str:
+    """Name the spiking layers that hardly fire or fire nearly always.
+
+    Args:
+        statistics: of an epoch; the keys ``firing_rate_<layer>`` count.
+
+    Returns:
+        one sentence; empty for a healthy or a non-spiking network.
+    """
+    prefix = "firing_rate_"
+    rates = {
+        key.removeprefix(prefix): rate
+        for key, rate in statistics.items()
+        if key.startswith(prefix) and rate is not None
+    }
+    dead = [layer for layer, rate in rates.items() if rate < DEAD]
+    saturated = [layer for layer, rate in rates.items() if rate > SATURATED]
+    parts = []
+    if dead:
+        parts.append(f"firing rate below {DEAD:g}: {', '.join(dead)}")
+    if saturated:
+        parts.append(f"firing rate above {SATURATED:g}: {', '.join(saturated)}")
+    return "; ".join(parts)
+
+
+def model_file(exp_dir: Path, name: str | None) -> Path:
+    """Return a model file of an experiment: the one named, or the best.
+
+    Raises:
+        UserError: there is none; lists those that are there.
+    """
+    if name is None:
+        return best_checkpoint(exp_dir)
+    path = exp_dir / name
+    if not path.is_file():
+        there = sorted(p.name for p in exp_dir.glob("*.pth"))
+        raise UserError(f"no model file {path}", f"there are: {', '.join(there) or 'none'}")
+    return path

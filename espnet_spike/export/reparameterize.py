@@ -1,0 +1,267 @@
+"""Turn a trained encoder into its inference form, and prove on real utterances that it is one.
+
+Merging matrices changes nothing but the order of sums. A spiking network rounds, though: one count
+that flips in fp32 changes what follows. So the proof has three parts: every merged layer on the
+same input in fp32, before the next neuron; the whole encoder in float64, where all counts have to
+be equal; and, as a figure and no condition, the whole encoder in fp32.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from espnet_spike.data.feature_extractor import hand_on
+from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import model_file, read_config
+from espnet_spike.inference.ctc import greedy
+from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.tasks.loading import encoder_inputs
+from espnet_spike.utils.yaml import write_config
+
+LAYER_TOLERANCE = 1e-5
+DOUBLE_TOLERANCE = 1e-9
+PROOF = "reparameterize.json"
+
+
+@dataclass
+class Proof:
+    """How far the inference form is from the trained one; differences are relative.
+
+    Attributes:
+        utterances: how many were encoded.
+        layer_fp32: largest difference of a merged layer on the same input, before the next neuron.
+        double: largest difference of the encoder's output in float64.
+        double_flips: spike counts that differ in float64.
+        fp32: largest difference of the encoder's output in fp32; a figure, not a condition.
+        fp32_flips: share of spike counts that differ in fp32; likewise.
+        same_ctc: share of utterances with the same greedy CTC result in fp32; likewise.
+    """
+
+    utterances: int = 0
+    layer_fp32: float = 0.0
+    double: float = 0.0
+    double_flips: int = 0
+    fp32: float = 0.0
+    fp32_flips: float = 0.0
+    same_ctc: float = 1.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two forms are the same function."""
+        return self.layer_fp32 <= LAYER_TOLERANCE and self.holds_in_double
+
+    @property
+    def holds_in_double(self) -> bool:
+        """Whether the encoder's outputs and all spike counts are equal in float64."""
+        return self.double <= DOUBLE_TOLERANCE and self.double_flips == 0
+
+
+def reparameterize(
+    asr_exp: Path, checkpoint: str | None, data: Path, out: Path, fold_qk: bool, utterances: int
+) -> Proof:
+    """Write an experiment folder with the inference form of a trained model.
+
+    Args:
+        asr_exp: ``exp/<asr_tag>``.
+        checkpoint: file name of the model there; None for the best.
+        data: feature directory whose first utterances prove it.
+        out: folder to write: ``config.yaml``, the model under its name, ``reparameterize.json``.
+        fold_qk: merge W_Q and W_K too.
+        utterances: how many utterances to encode.
+
+    Raises:
+        UserError: the encoder has no inference form, or the proof does not hold; nothing is
+            written then.
+    """
+    import espnet_spike.task
+
+    config = read_config(asr_exp)
+    path = model_file(asr_exp, checkpoint)
+    model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(
+        str(asr_exp / "config.yaml"), str(path), "cpu"
+    )
+    model.eval()
+    if not hasattr(model.encoder, "reparameterize"):
+        raise UserError(f"encoder: {config['encoder']} has no inference form")
+    double = copy.deepcopy(model.encoder).double()
+    merged = copy.deepcopy(double)
+    merged.reparameterize(fold_qk)
+    proof = prove(model, double, merged, encoder_inputs(model, data, utterances))
+    if not proof.holds:
+        raise UserError(
+            f"{path}: the inference form differs: {json.dumps(asdict(proof))}",
+            "nothing was written; please report this",
+        )
+    model.encoder = merged.float()
+    config["encoder_conf"] = {
+        **config["encoder_conf"],
+        "reparameterized": True,
+        "fold_qk": fold_qk,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / f".{path.name}.tmp{os.getpid()}"
+    torch.save(model.state_dict(), temporary)
+    os.replace(temporary, out / path.name)
+    write_config(out / "config.yaml", config)
+    hand_on(asr_exp, out)
+    temporary = out / f".{PROOF}.tmp{os.getpid()}"
+    temporary.write_text(json.dumps(asdict(proof), indent=1) + "\n")
+    os.replace(temporary, out / PROOF)
+    return proof
+
+
+def prove_spikes(
+    asr_exp: Path, checkpoint: str | None, data_dirs: Mapping[str, Path]
+) -> dict[str, Proof]:
+    """Compare a trained encoder that computes with counts with itself computing with 0/1 spikes.
+
+    Args:
+        asr_exp: ``exp/<asr_tag>``.
+        checkpoint: file name of the model there; None for the best.
+        data_dirs: name -> feature directory; every utterance is encoded.
+
+    Returns:
+        Set name -> how far the two are apart.
+
+    Raises:
+        UserError: the encoder has no binary form, or the two are not the same function.
+    """
+    import espnet_spike.task
+
+    path = model_file(asr_exp, checkpoint)
+    model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(
+        str(asr_exp / "config.yaml"), str(path), "cpu"
+    )
+    model.eval()
+    double = copy.deepcopy(model.encoder).double()
+    spiking = copy.deepcopy(double)
+    Execution(spike_mode="binary").apply(spiking)
+    proofs = {
+        name: prove(model, double, spiking, encoder_inputs(model, folder))
+        for name, folder in data_dirs.items()
+    }
+    for name, proof in proofs.items():
+        if not proof.holds_in_double:
+            raise UserError(
+                f"{path}: spikes give another result than counts on {name}: "
+                f"{json.dumps(asdict(proof))}",
+                "please report this",
+            )
+    return proofs
+
+
+@torch.no_grad()
+def prove(
+    model: nn.Module,
+    double: nn.Module,
+    merged: nn.Module,
+    inputs: Iterable[tuple[Tensor, Tensor]],
+) -> Proof:
+    """Compare the trained encoder with its inference form.
+
+    Args:
+        model: the trained ESPnet model, fp32.
+        double: its encoder in float64.
+        merged: the inference form of ``double``.
+        inputs: of the encoder, one utterance each.
+    """
+    trained, single = model.encoder, copy.deepcopy(merged).float()
+    proof = Proof()
+    flips = total = same = 0
+    for speech, lengths in inputs:
+        proof.utterances += 1
+        proof.layer_fp32 = max(proof.layer_fp32, *layer_differences(trained, single, speech))
+        ours, our_counts = encode(merged, speech.double(), lengths)
+        theirs, their_counts = encode(double, speech.double(), lengths)
+        proof.double = max(proof.double, difference(ours, theirs))
+        proof.double_flips += count_flips(our_counts, their_counts)
+        ours, our_counts = encode(single, speech, lengths)
+        theirs, their_counts = encode(trained, speech, lengths)
+        proof.fp32 = max(proof.fp32, difference(ours, theirs))
+        flips += count_flips(our_counts, their_counts)
+        total += sum(counts.numel() for counts in our_counts.values())
+        if model.ctc is not None:
+            same += greedy(model.ctc, ours) == greedy(model.ctc, theirs)
+        else:
+            same += 1
+    if not proof.utterances:
+        raise UserError("no utterance is long enough for the encoder")
+    proof.fp32_flips = flips / max(total, 1)
+    proof.same_ctc = same / proof.utterances
+    return proof
+
+
+def difference(got: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest value."""
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def count_flips(got: dict[str, Tensor], expected: dict[str, Tensor]) -> int:
+    """Return how many spike counts differ."""
+    return sum(int((got[name] != expected[name]).sum()) for name in expected)
+
+
+def encode(encoder: nn.Module, speech: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the encoder's output and the counts of every IMLS neuron, by name."""
+    with neuron_inputs(encoder) as seen:
+        xs = encoder(speech, lengths)[0]
+    neurons = named_neurons(encoder)
+    counts = {
+        name: neurons[name].spike_train(*inputs).counts
+        for name, inputs in seen.items()
+        if isinstance(neurons[name], IMLS)
+    }
+    return (xs[0] if isinstance(xs, tuple) else xs), counts
+
+
+@contextmanager
+def neuron_inputs(module: nn.Module) -> Iterator[dict[str, tuple]]:
+    """Collect the arguments of every neuron inside ``module``, by name, within the context."""
+    seen: dict[str, tuple] = {}
+    handles = [
+        neuron.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args}))
+        for name, neuron in named_neurons(module).items()
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_differences(trained: nn.Module, merged: nn.Module, speech: Tensor) -> list[float]:
+    """Return the difference of each attention in fp32 on the trained model's own input.
+
+    What is compared is the input of the neurons right behind the merged matrices.
+    """
+    blocks: list[tuple] = []
+    handles = [
+        block.attn.register_forward_pre_hook(lambda _, args: blocks.append(args))
+        for block in trained.encoders
+    ]
+    trained(speech, torch.tensor([speech.shape[1]]))
+    for handle in handles:
+        handle.remove()
+    differences = []
+    for args, theirs, ours in zip(blocks, trained.encoders, merged.encoders, strict=True):
+        with neuron_inputs(theirs.attn) as expected:
+            theirs.attn(*args)
+        with neuron_inputs(ours.attn) as got:
+            ours.attn(*args)
+        spiking_qk = any(name.startswith("neuron_q") for name in expected)
+        behind = ("neuron_q", "neuron_k", "neuron_v") if spiking_qk else ("neuron_v", "neuron_out")
+        differences += [
+            difference(got[name][0], expected[name][0])
+            for name in expected
+            if name.startswith(behind)
+        ]
+    return differences or [0.0]

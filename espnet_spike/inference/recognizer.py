@@ -1,0 +1,398 @@
+"""Transcribe audio files with a trained model, long ones too.
+
+Files of up to ``max_seconds`` are decoded as stage 10 decodes them: the same features, the same
+batches, the same search. Longer ones are cut first. From where the last piece ended, the encoder
+hears ``max_seconds``; the cut falls into the middle of the longest run of frames in which CTC finds
+blank most probable, in the later half of what it heard. Every sample belongs to exactly one piece.
+
+A greedy search cuts nothing: the encoder hears a file of any length in one pass, and CTC takes the
+most probable token of each frame.
+"""
+
+import contextlib
+import itertools
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from espnet_spike.data.audio import change_rate, inspect, parse_source, read
+from espnet_spike.data.feature_extractor import FrontEnd
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import model_file
+from espnet_spike.inference.batches import make_batches
+from espnet_spike.inference.ctc import align, quietest
+from espnet_spike.inference.decode import INFERENCE, Settings, read_settings
+from espnet_spike.inference.transcripts import Piece, Transcript, Word, token_words
+from espnet_spike.tasks.loading import unpack
+
+logger = logging.getLogger("transcribe")
+EARLIEST = 0.5  # of what was heard: no cut before
+CTC_FRAMES = 4096  # of the vocabulary's probabilities at once: an hour's would take gigabytes
+ENDINGS = ".wav .flac .ogg .opus .mp3 .sph .aiff .aif .aifc .au .w64 .caf .rf64 .snd".split()
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Samples ``first`` to ``last`` of a file, decoded as one utterance."""
+
+    name: str
+    first: int
+    last: int
+
+
+def find_audio(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return name -> file of the files given and of those below the folders given.
+
+    A name is that of the file without its ending; where two are alike, their path tells them apart,
+    and where that does not, a number.
+
+    Raises:
+        UserError: a file is missing, or a folder holds no audio.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+            if not inside:
+                raise UserError(f"{path}: no audio in it", f"files that end in {' '.join(ENDINGS)}")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder")
+    files = list(dict.fromkeys(files))
+    names = [path.stem for path in files]
+    if len(set(names)) < len(names):
+        names = [str(path).lstrip("./").replace("/", "-") for path in files]
+    found: dict[str, Path] = {}
+    for name, path in zip(names, files, strict=True):
+        if name in found:
+            tried = (f"{name}-{number}" for number in itertools.count(2))
+            name = next(n for n in tried if n not in found and n not in names)
+        found[name] = path
+    return found
+
+
+def find_settings(exp: Path, config: Path | None, arguments: str) -> Settings:
+    """Read the beam search: as given, else that of the experiment's latest decoding.
+
+    Raises:
+        UserError: none is given and nothing has been decoded.
+    """
+    if config is None:
+        used = [exp / INFERENCE, *exp.glob(f"*/{INFERENCE}")]
+        used = sorted((p for p in used if p.is_file()), key=lambda p: p.stat().st_mtime)
+        if not used:
+            raise UserError(
+                f"{exp}: nothing has been decoded with this model yet", "give --inference_config"
+            )
+        config = used[-1]
+        logger.info("beam search of %s", config)
+    return read_settings(config, arguments)
+
+
+class Recognizer:
+    """A trained model with its features and its beam search.
+
+    Args:
+        model: experiment folder ``exp/asr_...``, or a pack of it.
+        inference_config, inference_args: beam search; None is that of the latest decoding.
+        fbank_config, fs: features, when they are not known from beside the model.
+        device: ``cpu`` or ``cuda``.
+        lm_exp: folder of a language model; a pack has its own.
+
+    Raises:
+        UserError: no model, or it is not known what it takes.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        inference_config: Path | None = None,
+        inference_args: str = "",
+        fbank_config: Path | None = None,
+        fs: int | None = None,
+        device: str = "cpu",
+        lm_exp: Path | None = None,
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            if model.is_file():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pack")))
+                files, exp = unpack(model, folder)
+                settings = find_settings(exp, inference_config, inference_args)
+            elif (model / "config.yaml").is_file():
+                exp = model.resolve()
+                settings = find_settings(exp, inference_config, inference_args)
+                files = {
+                    "asr_train_config": str(exp / "config.yaml"),
+                    "asr_model_file": str(model_file(exp, settings.asr_model)),
+                }
+            else:
+                raise UserError(
+                    f"{model}: no model", "give an experiment folder (exp/asr_...) or its pack.zip"
+                )
+            if lm_exp is not None:
+                files["lm_train_config"] = str(lm_exp.resolve() / "config.yaml")
+                files["lm_file"] = str(model_file(lm_exp.resolve(), settings.lm))
+            self.front_end = FrontEnd.find(exp, fbank_config, fs)
+            # the configuration names its files as seen from the recipe
+            stack.enter_context(contextlib.chdir(exp.parent.parent))
+            self._load(files, settings, device)
+        self.batch_size = settings.batch_size
+
+    def _load(self, files: Mapping[str, str], settings: Settings, device: str) -> None:
+        from espnet2.bin.asr_inference import Speech2Text
+
+        import espnet_spike.task  # noqa: F401  registers the encoders
+        from espnet_spike.inference.decode import search_options
+
+        options: dict[str, Any] = search_options(settings)
+        self.speech2text = Speech2Text(
+            **files, **options, batch_size=settings.batch_size, device=device
+        )
+        if self.speech2text.tokenizer is not None:
+            self.speech2text.tokenizer.text2tokens("")  # reads its files now, not at first use
+        self.model = self.speech2text.asr_model
+        settings.execution.apply(self.model.encoder)
+        self.token_type = getattr(self.speech2text.asr_train_args, "token_type", None)
+
+    def log_posteriors(self, features: np.ndarray) -> np.ndarray:
+        """Return the CTC log-probabilities ``(T', V)`` of features ``(T, D)``.
+
+        Raises:
+            UserError: the model has no CTC.
+        """
+        return np.concatenate([part.cpu().numpy() for part in self._log_posteriors(features)])
+
+    def _log_posteriors(self, features: np.ndarray) -> Iterator[Any]:
+        """Encode features ``(T, D)`` in one pass; yield log-probabilities of frames in turn."""
+        import torch
+
+        if self.model.ctc is None:
+            raise UserError(
+                "the model has no CTC, which tells where to cut and when a word is said",
+                "give shorter files, and --format text",
+            )
+        speech = torch.from_numpy(features)[None].to(self.speech2text.device)
+        lengths = torch.tensor([len(features)], device=speech.device)
+        with torch.no_grad():
+            with linear_masks():
+                encoded, olens = self.model.encode(speech, lengths)
+            encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+            for part in encoded[:, : int(olens[0])].split(CTC_FRAMES, dim=1):
+                yield self.model.ctc.log_softmax(part)[0]
+
+    def greedy(self, features: np.ndarray) -> tuple[list[int], list[tuple[int, int]], int, float]:
+        """Take the most probable token of every frame of features ``(T, D)``, in one pass.
+
+        Returns:
+            the tokens without blanks and repetitions, the frames ``(first, last + 1)`` of each, the
+            number of frames ``T'``, and the log-probability of the path.
+
+        Raises:
+            UserError: the model has no CTC.
+        """
+        from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+        best: list[np.ndarray] = []
+        score = 0.0
+        try:
+            for part in self._log_posteriors(features):
+                values, indices = part.max(dim=-1)
+                score += float(values.double().sum())
+                best.append(indices.cpu().numpy())
+        except TooShortUttError:
+            return [], [], 0, 0.0
+        path = np.concatenate(best)
+        starts = np.flatnonzero(np.diff(path, prepend=-1))
+        ends = np.append(starts[1:], len(path))
+        said = [(int(path[a]), (int(a), int(b))) for a, b in zip(starts, ends, strict=True)]
+        said = [(token, span) for token, span in said if token != 0]
+        return [token for token, _ in said], [span for _, span in said], len(path), score
+
+    def decode(self, batch: Sequence[np.ndarray]) -> list[tuple[str, list[int], float]]:
+        """Return text, tokens and score of each utterance, as ESPnet's inference does.
+
+        Args:
+            batch: features ``(T, D)`` of each.
+        """
+        import torch
+        from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+        def search(part: Sequence[np.ndarray]) -> list:
+            speech = [torch.from_numpy(features) for features in part]
+            if self.batch_size == 1:
+                return [self.speech2text(one) for one in speech]
+            lengths = torch.tensor([len(features) for features in part])
+            padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
+            return self.speech2text.batch_decode(padded, lengths)
+
+        try:
+            results = search(batch)
+        except TooShortUttError:
+            if len(batch) == 1:
+                return [("", [], 0.0)]
+            return [self.decode([features])[0] for features in batch]
+        best = [result[0] for result in results]
+        return [(text.strip(), list(ids), float(hyp.score)) for text, _, ids, hyp in best]
+
+    def audio(self, path: Path, name: str) -> np.ndarray:
+        """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged."""
+        wave, rate = read(parse_source(str(path), name), name)
+        return change_rate(wave, rate, self.front_end.fs)
+
+    def cut(self, wave: np.ndarray, max_seconds: float) -> list[tuple[int, int]]:
+        """Cut samples ``(N,)`` at CTC blanks into stretches of at most ``max_seconds``."""
+        window = int(max_seconds * self.front_end.fs)
+        pieces, start = [], 0
+        while len(wave) - start > window:
+            heard = wave[start : start + window]
+            posteriors = self.log_posteriors(self.front_end(heard))
+            place = quietest(posteriors, EARLIEST)
+            end = start + round(place / len(posteriors) * window)
+            pieces.append((start, end))
+            start = end
+        return [*pieces, (start, len(wave))]
+
+    def words(
+        self, features: np.ndarray, ids: Sequence[int], start: float, seconds: float
+    ) -> tuple:
+        """Return the words of a piece with their times, and whether these are from an alignment."""
+        if not ids:
+            return (), True
+        posteriors = self.log_posteriors(features)
+        return self.timed(ids, align(posteriors, ids), len(posteriors), start, seconds)
+
+    def timed(
+        self,
+        ids: Sequence[int],
+        spans: Sequence[tuple[int, int]] | None,
+        frames: int,
+        start: float,
+        seconds: float,
+    ) -> tuple:
+        """Return the words of tokens said in ``spans`` of ``frames``, or spread evenly."""
+        groups = token_words([self.model.token_list[i] for i in ids], self.token_type or "bpe")
+        if not groups:
+            return (), True
+        if spans is None:
+            step = seconds / len(groups)
+            times = [(n * step, (n + 1) * step) for n in range(len(groups))]
+        else:
+            frame = seconds / frames
+            times = [(spans[a][0] * frame, spans[b - 1][1] * frame) for _, a, b in groups]
+        found = (
+            Word(word, round(start + first, 3), round(start + last, 3))
+            for (word, _, _), (first, last) in zip(groups, times, strict=True)
+        )
+        return tuple(found), spans is not None
+
+    def transcribe(
+        self,
+        files: Mapping[str, Path],
+        times: bool = False,
+        max_seconds: float = 30.0,
+        search: str = "beam",
+    ) -> Iterator[Transcript]:
+        """Transcribe files; yield each transcript when it is complete.
+
+        Args:
+            files: name -> file.
+            times: find when each word is said.
+            max_seconds: of an utterance; longer files are cut, but not for a greedy search.
+            search: ``beam``, or ``greedy`` CTC over the whole file.
+
+        Raises:
+            UserError: a file that cannot be read; before anything is decoded.
+        """
+        from tqdm import tqdm
+
+        fs = self.front_end.fs
+        seconds = {}
+        for name, path in files.items():
+            info = inspect(parse_source(str(path), name), name)
+            seconds[name] = info.duration
+        if search == "greedy":
+            yield from self._transcribe_greedily(files, seconds, times)
+            return
+        short = {name for name in files if seconds[name] <= max_seconds}
+        frames = {name: self.front_end.frames(round(seconds[name] * fs)) for name in short}
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+        with tqdm(total=sum(seconds.values()), desc="audio", bar_format=layout, delay=2) as bar:
+            for batch in make_batches(frames, self.batch_size):
+                stretches = []
+                for name in batch:
+                    wave = self.audio(files[name], name)
+                    stretches.append((Stretch(name, 0, len(wave)), self.front_end(wave, name)))
+                for (stretch, _), piece in zip(
+                    stretches, self._pieces(stretches, times), strict=True
+                ):
+                    name = stretch.name
+                    yield Transcript(name, str(files[name]), seconds[name], [piece])
+                    bar.update(seconds[name])
+            for name in sorted(files.keys() - short):
+                wave = self.audio(files[name], name)
+                transcript = Transcript(name, str(files[name]), seconds[name])
+                cuts = [Stretch(name, *cut) for cut in self.cut(wave, max_seconds)]
+                for n in range(0, len(cuts), self.batch_size):
+                    part = cuts[n : n + self.batch_size]
+                    stretches = [(s, self.front_end(wave[s.first : s.last], name)) for s in part]
+                    transcript.pieces += self._pieces(stretches, times)
+                    bar.update(sum(s.last - s.first for s in part) / fs)
+                yield transcript
+
+    def _transcribe_greedily(
+        self, files: Mapping[str, Path], seconds: Mapping[str, float], times: bool
+    ) -> Iterator[Transcript]:
+        tokenizer = self.speech2text.tokenizer
+        for name, path in files.items():
+            features = self.front_end(self.audio(path, name), name)
+            ids, spans, frames, score = self.greedy(features) if len(features) else ([], [], 0, 0.0)
+            said = [self.model.token_list[i] for i in ids]
+            text = "" if tokenizer is None else tokenizer.tokens2text(said).strip()
+            words = self.timed(ids, spans, frames, 0.0, seconds[name])[0] if times else ()
+            piece = Piece(0.0, round(seconds[name], 3), text, score, words, True)
+            yield Transcript(name, str(path), seconds[name], [piece])
+
+    def _pieces(self, stretches: list[tuple[Stretch, np.ndarray]], times: bool) -> list[Piece]:
+        """Decode stretches with their features; those without a frame are blank."""
+        heard = [features for _, features in stretches if len(features)]
+        results = iter(self.decode(heard) if heard else [])
+        pieces = []
+        for stretch, features in stretches:
+            text, ids, score = next(results) if len(features) else ("", [], 0.0)
+            start, end = stretch.first / self.front_end.fs, stretch.last / self.front_end.fs
+            words, aligned = ((), True)
+            if times:
+                words, aligned = self.words(features, ids, start, end - start)
+            pieces.append(Piece(round(start, 3), round(end, 3), text, score, words, aligned))
+        return pieces
+
+
+@contextlib.contextmanager
+def linear_masks() -> Iterator[None]:
+    """Let ESPnet's normalization mask padding in memory linear in the length.
+
+    ESPnet makes that mask from a square of frames, 130 GB for an hour.
+    """
+    import torch
+    from espnet2.layers import global_mvn, utterance_mvn
+
+    def make_pad_mask(ilens: torch.Tensor, xs: torch.Tensor, length_dim: int = 1) -> torch.Tensor:
+        frames = torch.arange(xs.shape[length_dim], device=xs.device)
+        return (frames >= ilens.to(xs.device)[:, None])[..., None].expand_as(xs)
+
+    modules = (global_mvn, utterance_mvn)
+    before = [module.make_pad_mask for module in modules]
+    for module in modules:
+        module.make_pad_mask = make_pad_mask
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, before, strict=True):
+            module.make_pad_mask = function

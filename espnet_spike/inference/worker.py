@@ -1,0 +1,148 @@
+"""ESPnet's ASR inference with this package's encoders, run after run in one process.
+
+Importing ESPnet takes several seconds, so one process decodes its share of every test set.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import espnet2.bin.asr_inference as espnet_inference
+import torch
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+import espnet_spike.task  # noqa: F401  registers encoders and models
+from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.inference.batches import DONE, PARENT, PROGRESS
+from espnet_spike.tasks.arguments import parse_espnet
+from espnet_spike.utils.cli import Parser
+from espnet_spike.utils.files import write_lines
+
+
+class MeteredSpeech2Text(Speech2Text):
+    """``Speech2Text`` that tells how long it takes.
+
+    Attributes:
+        progress: file that gets a line "utterances seconds" for every batch, or None.
+        execution: how the encoder of an instance made from now on runs.
+        instance: the one that was made last.
+    """
+
+    execution = Execution()
+    progress: Path | None = None
+    instance: "MeteredSpeech2Text | None" = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execution.apply(self.asr_model.encoder)
+        self.utterances = 0
+        self.seconds = 0.0
+        self._nested = False
+        MeteredSpeech2Text.instance = self
+
+    def __call__(self, speech: Any) -> Any:
+        """Decode one utterance; see `Speech2Text`."""
+        with self._metered(1):
+            return super().__call__(speech)
+
+    def batch_decode(self, speech: Any, speech_lengths: Any = None) -> Any:
+        """Decode a batch; see `Speech2Text`."""
+        with self._metered(len(speech)):
+            return super().batch_decode(speech, speech_lengths)
+
+    @contextlib.contextmanager
+    def _metered(self, utterances: int) -> Iterator[None]:
+        if self._nested:  # one decodes by the other when a batch does not fit
+            yield
+            return
+        self._nested = True
+        start = time.perf_counter()
+        try:
+            yield
+        except TooShortUttError:
+            if utterances > 1:  # ESPnet tries them again, one at a time
+                utterances = 0
+            raise
+        finally:
+            self._nested = False
+            seconds = time.perf_counter() - start
+            _stop_without_parent()
+            self.utterances += utterances
+            self.seconds += seconds
+            if self.progress is not None:
+                with self.progress.open("a") as file:
+                    file.write(f"{utterances} {seconds:.6f}\n")
+
+
+def get_run_parser() -> argparse.ArgumentParser:
+    """Return the parser of our own options of a run; the others are ESPnet's."""
+    parser = Parser(add_help=False)
+    parser.add_argument("--log_file", type=Path, help="send the output of this run there")
+    Execution.add_arguments(parser)
+    parser.add_argument("--fingerprint", help="what identifies the run, copied to done.json")
+    return parser
+
+
+def infer(words: Sequence[str]) -> None:
+    """Decode one set as ``espnet2.bin.asr_inference`` does.
+
+    Besides ESPnet's files the output folder gets ``progress``, a line a batch, and at the end
+    ``done.json``: times, utterances, parameters and every option as ESPnet understood it.
+
+    Args:
+        words: ESPnet's options and those of `get_run_parser`.
+
+    Raises:
+        UserError: an unknown option or configuration key.
+    """
+    own, rest = get_run_parser().parse_known_args(words)
+    if own.log_file is not None:
+        _send_output_to(own.log_file)
+    _stop_without_parent()
+    options = vars(parse_espnet(espnet_inference, {}, rest))
+    options.pop("config")
+    output_dir = Path(options["output_dir"])
+    output_dir.mkdir(parents=True, exist_ok=True)
+    MeteredSpeech2Text.execution = Execution.from_options(own)
+    MeteredSpeech2Text.instance = None  # frees the model of the run before
+    MeteredSpeech2Text.progress = output_dir / PROGRESS
+    MeteredSpeech2Text.progress.write_text("")
+    start = time.perf_counter()
+    espnet_inference.Speech2Text = MeteredSpeech2Text  # the name that inference() looks up
+    try:
+        espnet_inference.inference(**options)
+    finally:
+        espnet_inference.Speech2Text = Speech2Text
+        MeteredSpeech2Text.progress = None
+    speech2text = MeteredSpeech2Text.instance
+    report = {
+        "fingerprint": own.fingerprint,
+        "utterances": speech2text.utterances,
+        "decode_seconds": speech2text.seconds,
+        "total_seconds": time.perf_counter() - start,
+        "parameters": sum(p.numel() for p in speech2text.asr_model.parameters()),
+        "threads": torch.get_num_threads(),
+        "options": options,
+    }
+    write_lines(output_dir / DONE, [json.dumps(report, indent=1, default=str)])
+
+
+def _stop_without_parent() -> None:
+    """Leave when the decode command that started this process has been killed."""
+    if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
+        sys.exit("the decode command has gone")
+
+
+def _send_output_to(log_file: Path) -> None:
+    """From now on write standard output and error, and those of children, to a file."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)

@@ -1,0 +1,408 @@
+"""FATReLU, the activation of event-driven SpeechMamba, and the places where it is put.
+
+Paper B (arXiv 2606.01135): a ReLU with a forced activation threshold (Kurtz et al. 2020) that is
+learnt, FATReLU_T(x) = x if x >= T else 0. It lets large values pass unchanged and turns the rest
+into exact zeros, so that the next layer has fewer events to work on. It is neither max(0, x - T)
+nor, in its one-sided form, symmetric.
+
+Which layers get one is chosen by name, ``fat_points``. The paper's list is not public to us; ours:
+
+====  =================================================  ============================
+F1    front end, after every convolution but the last    next convolution
+F2    front end, after the last convolution              input linear layer
+F3    after the norm before self-attention               Q, K and V projections
+F4    context of self-attention                          its output projection
+F5    after the norm before Mamba                        in_proj
+F6    gate z of Mamba, in place of SiLU                  product y * gate
+F7    gated output of the scan                           out_proj
+F8    hidden layer of a feed-forward module              its second linear layer
+F9    copy of the scan's input that makes B, C, delta    x_proj (the scan's input stays dense)
+F10   low-rank delta                                     dt_proj
+F11   B and C of the scan                                inner products of the scan
+====  =================================================  ============================
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from espnet_spike.nn.ops import backends
+from espnet_spike.utils.options import choose
+
+POINTS = tuple(f"F{number}" for number in range(1, 12))
+# e: the scan's input stays dense; optimized: more points inside Mamba (both our reading of B)
+PRESETS = {"none": (), "e": POINTS[:8], "optimized": POINTS}
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Exact zeros of one point over the valid frames of one batch.
+
+    Attributes:
+        zeros: number of exact zeros, 0-dim, float64.
+        numel: number of values, 0-dim, float64.
+        macs: multiply-accumulates of the next layer that a zero saves.
+    """
+
+    zeros: Tensor
+    numel: Tensor
+    macs: float
+
+    @property
+    def fraction(self) -> Tensor:
+        """Share of zeros, 0-dim, in [0, 1]; 0 for an empty batch."""
+        return (self.zeros / self.numel.clamp(min=1)).float()
+
+
+def _least(T: Tensor) -> Tensor:
+    """Return the smallest value that passes: T, but more than 0, so that T = 0 is ReLU."""
+    return T.clamp(min=math.ulp(0.0) if T.dtype == torch.float64 else 1.4e-45)
+
+
+def _passing(x: Tensor, T: Tensor, two_sided: bool) -> Tensor:
+    # r >= T and r > 0 at once
+    return torch.where((x.abs() if two_sided else x) >= _least(T), x, torch.zeros_like(x))
+
+
+class _FATReLU(torch.autograd.Function):
+    """y = x 1[r >= T], with r = x, or |x| in the two-sided form; the sums of its |y| over a frame.
+
+    The derivative by T is a delta at r = T; a sigmoid of slope k stands in for the step (our
+    choice): dy/dT = -x k s (1 - s) with s = sigmoid(k (r - T)), where r > 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x, T, k, two_sided):  # noqa: ANN001
+        ctx.kernels = _kernels(x)
+        ctx.two_sided = two_sided
+        if ctx.kernels is None:
+            y = _passing(x, T, two_sided)
+            kept = torch.count_nonzero(y.flatten(2), -1).to(x.dtype)
+            total = (y.abs() if two_sided else y).flatten(2).sum(-1)
+        else:
+            x = x.contiguous()
+            y, (kept, total) = torch.empty_like(x), x.new_empty(2, *x.shape[:2])
+            arrays = [*_rows(x), float(_least(T)), two_sided, *_rows(y, kept, total)]
+            backends.in_ranges(ctx.kernels.forward, arrays, kept.numel(), x.numel())
+        ctx.save_for_backward(x, y, T, k)
+        ctx.mark_non_differentiable(kept)
+        return y, kept, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _kept, grad_total):  # noqa: ANN001
+        x, y, T, k = ctx.saved_tensors
+        learnt = ctx.needs_input_grad[1]
+        if ctx.kernels is not None:
+            grad_x, grad_T = torch.empty_like(x), x.new_zeros(x.shape[:2])
+            arrays = [*_rows(x, y, grad, grad_total), float(T), float(k), ctx.two_sided, learnt]
+            arrays += _rows(grad_x, grad_T)
+            backends.in_ranges(ctx.kernels.backward, arrays, grad_T.numel(), x.numel())
+            return grad_x, grad_T.sum() if learnt else None, None, None
+        grad_total = grad_total.view(*grad_total.shape, *[1] * (x.dim() - 2))
+        grad = grad + (grad_total * y.sign() if ctx.two_sided else grad_total)
+        grad_T = None
+        if learnt:
+            r = x.abs() if ctx.two_sided else x.clamp(min=0)
+            s = torch.sigmoid((r - T).mul_(k))
+            slope = (1 - s).mul_(s).mul_(x if ctx.two_sided else r)
+            grad_T = -(slope.mul_(grad).sum() * k)
+        return torch.where(y != 0, grad, 0), grad_T, None, None
+
+
+def _rows(*tensors: Tensor) -> list:
+    """Return arrays with one row a frame, or one value for a tensor without channels."""
+    return [
+        x.detach().contiguous().flatten(0, 1).flatten(1 if x.dim() > 2 else 0).numpy()
+        for x in tensors
+    ]
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """Return the compiled form where it can run; torch does the same, slower."""
+    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return None
+    if x.dtype not in (torch.float32, torch.float64) or not backends.available():
+        return None
+    from espnet_spike.nn.ops import fatrelu_numba
+
+    return fatrelu_numba
+
+
+def fatrelu(x: Tensor, T: Tensor, k: float | Tensor = 10.0, two_sided: bool = False) -> Tensor:
+    """Return x where x >= T (|x| >= T if ``two_sided``), else 0; differentiable by ``x`` and ``T``.
+
+    Args:
+        x: any shape.
+        T: threshold, 0-dim, not negative.
+        k: slope of the surrogate.
+        two_sided: compare the magnitude.
+    """
+    frames = x[None, None] if x.dim() < 3 else x
+    y, _, _ = _apply(frames, T, k, two_sided)
+    return y.view(x.shape)
+
+
+def _apply(
+    x: Tensor, T: Tensor, k: float | Tensor, two_sided: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y ``(B, N, ..., C)``, and of each frame how many values pass and their sum."""
+    return _FATReLU.apply(x, T, torch.as_tensor(k, dtype=x.dtype, device=x.device), two_sided)
+
+
+class FATReLU(nn.Module):
+    """A FATReLU layer, called as ``layer(x, mask)``.
+
+    Args:
+        T: initial threshold. Learnt if positive and ``learn``; 0 is a plain ReLU.
+        learn: make the threshold a parameter, T = softplus(tau).
+        two_sided: zero what is small in magnitude, of either sign, after ``activation``.
+        k: slope of the surrogate gradient of T.
+        scale_k: measure x in units of its standard deviation in the surrogate.
+        activation: what stands here in the dense model; the two-sided form keeps it.
+        macs: multiply-accumulates of the next layer that one zero saves.
+
+    Attributes:
+        sparsity: of the last forward pass; None before the first.
+        activation_mean: mean |y| over valid frames of the last forward pass, 0-dim, with gradient;
+            None before the first.
+
+    Raises:
+        ValueError: for a negative T or k.
+    """
+
+    def __init__(
+        self,
+        T: float = 0.0,
+        learn: bool = True,
+        two_sided: bool = False,
+        k: float = 10.0,
+        scale_k: bool = False,
+        activation: nn.Module | None = None,
+        macs: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if T < 0 or k <= 0:
+            raise ValueError(f"FATReLU: T {T} must not be negative, k {k} must be positive")
+        self.two_sided = two_sided
+        self.k = k
+        self.scale_k = scale_k
+        self.activation = activation if two_sided else None
+        self.macs = macs
+        if learn and T > 0:
+            self.tau = nn.Parameter(torch.tensor(inverse_softplus(T)))
+            self.tau._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
+            self.register_buffer("T_init", torch.tensor(float(T)))
+        else:
+            self.register_buffer("fixed_T", torch.tensor(float(T)))
+        self.sparsity: Sparsity | None = None
+        self.activation_mean: Tensor | None = None
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the threshold is a parameter."""
+        return hasattr(self, "tau")
+
+    @property
+    def T(self) -> Tensor:
+        """The threshold, 0-dim; with gradient if it is learnt."""
+        return F.softplus(self.tau) if self.learnt else self.fixed_T
+
+    @torch.no_grad()
+    def set_T(self, T: float) -> None:
+        """Set the threshold that training starts from.
+
+        Raises:
+            ValueError: for a negative T, or 0 for a learnt one.
+        """
+        if T < 0 or (self.learnt and T == 0):
+            raise ValueError(f"FATReLU: a {'learnt ' * self.learnt}threshold cannot be {T}")
+        if self.learnt:
+            self.tau.fill_(inverse_softplus(T))
+            self.T_init.fill_(T)
+        else:
+            self.fixed_T.fill_(T)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Zero what is below the threshold.
+
+        Args:
+            x: ``(B, N, ..., C)``.
+            mask: ``(B, N)``, true on valid frames; None when all are.
+
+        Returns:
+            the same shape and dtype.
+        """
+        if self.activation is not None:
+            x = self.activation(x)
+        if torch.jit.is_tracing():  # the graph has no statistics
+            return _passing(x, self.T.to(x.dtype), self.two_sided)
+        k = self.k
+        if self.scale_k:
+            k = k / x.detach().std().clamp(min=1e-5)
+        y, kept, total = _apply(x, self.T.to(x.dtype), k, self.two_sided)
+        self._report(kept.detach(), total, mask, y[0, 0].numel() if kept.numel() else 1)
+        return y
+
+    def _report(self, kept: Tensor, total: Tensor, mask: Tensor | None, values: int) -> None:
+        """Keep the statistics over valid frames; ``kept`` and ``total`` are ``(B, N)``."""
+        kept = kept.double()
+        weight = torch.ones_like(kept) if mask is None else mask.double()
+        numel = weight.sum() * values
+        self.sparsity = Sparsity(numel - (kept * weight).sum(), numel, self.macs)
+        if mask is not None:
+            total = total * mask
+        self.activation_mean = total.sum() / numel.clamp(min=1).to(total.dtype)
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        side = ", two-sided" if self.two_sided else ""
+        return f"T={float(self.T.detach()):.4g}{' learnt' if self.learnt else ''}{side}"
+
+
+def inverse_softplus(y: float) -> float:
+    """Return x with softplus(x) = y > 0."""
+    return y + math.log(-math.expm1(-y))
+
+
+class Pass(nn.Module):
+    """A point without FATReLU: the activation of the dense model, or nothing."""
+
+    def __init__(self, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the activation of ``x``; ``mask`` is not needed."""
+        return x if self.activation is None else self.activation(x)
+
+
+class FatPoints:
+    """Puts FATReLU layers at the chosen points of a network, the dense activation at the others.
+
+    Args:
+        points: names like ``F5``, or ``none``, ``e``, ``optimized``.
+        T: initial threshold of all of them; 0 makes each a plain ReLU.
+        learn: whether positive thresholds are learnt.
+        two_sided: points that zero small magnitudes and leave the sign; the others rectify.
+        k: slope of the surrogate gradient.
+        scale_k: measure x in units of its standard deviation in the surrogate.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+
+    def __init__(
+        self,
+        points: str | Sequence[str] = (),
+        T: float = 0.0,
+        learn: bool = True,
+        two_sided: Collection[str] = ("F9", "F10", "F11"),
+        k: float = 10.0,
+        scale_k: bool = False,
+    ) -> None:
+        if isinstance(points, str):
+            points = PRESETS[choose("fat_points", points, PRESETS)]
+        self.points = {choose("fat_points", point, POINTS) for point in points}
+        self.two_sided = {choose("two_sided", point, POINTS) for point in two_sided}
+        self.conf = {"T": T, "learn": learn, "k": k, "scale_k": scale_k}
+
+    def __call__(
+        self, point: str, activation: nn.Module | None = None, macs: float = 1
+    ) -> nn.Module:
+        """Return the layer for a point.
+
+        Args:
+            point: its name.
+            activation: what stands here in the dense model; None for nothing.
+            macs: multiply-accumulates of the next layer that one zero saves.
+        """
+        if point not in self.points:
+            return Pass(activation)
+        return FATReLU(
+            two_sided=point in self.two_sided, activation=activation, macs=macs, **self.conf
+        )
+
+
+SPARSITY_LOSSES = ("paper", "relative")
+
+
+@dataclass(frozen=True)
+class SparsityLoss:
+    """L_spar = sum_i (lambda_act mean|y_i| + lambda_T (c_i / T_i)^2) over FATReLU layers (paper B).
+
+    The mean is over valid frames and channels; plain ReLUs and fixed thresholds have no second
+    term. The paper weighs both terms alike; since 1/T^2 explodes for small T, we give each its
+    own weight. Values are not public to us.
+
+    Attributes:
+        mode: ``paper`` has c_i = 1; ``relative`` has c_i = the initial T_i, which frees the term
+            of the scale of the activations (with a weight like 1e-3).
+        lambda_act: weight of the mean activation.
+        lambda_T: weight of the penalty on small thresholds.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    mode: str = "paper"
+    lambda_act: float = 1e-4
+    lambda_T: float = 1e-6
+
+    def __post_init__(self) -> None:
+        choose("sparsity_loss", self.mode, SPARSITY_LOSSES)
+
+    def __call__(self, layers: Iterable[FATReLU]) -> dict[str, Tensor]:
+        """Return the weighted terms of the last forward pass, 0-dim, by name."""
+        layers = list(layers)
+        terms = {}
+        means = [m.activation_mean for m in layers if m.activation_mean is not None]
+        if means and self.lambda_act:
+            terms["sparsity_activation"] = self.lambda_act * torch.stack(means).sum()
+        learnt = [layer for layer in layers if layer.learnt]
+        if learnt and self.lambda_T:
+            T = torch.stack([layer.T for layer in learnt])
+            c = torch.stack([layer.T_init for layer in learnt]) if self.mode == "relative" else 1.0
+            terms["sparsity_threshold"] = self.lambda_T * (c / T).square().sum()
+        return terms
+
+
+def named_fatrelus(module: nn.Module) -> dict[str, FATReLU]:
+    """Return the FATReLU layers inside ``module`` by their dotted names."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, FATReLU)}
+
+
+def sparsities(module: nn.Module) -> dict[str, Tensor]:
+    """Return the share of exact zeros at every point in the last forward pass.
+
+    Returns:
+        dotted layer name -> fraction, 0-dim, detached; empty for a network without points.
+    """
+    return {
+        name: layer.sparsity.fraction
+        for name, layer in named_fatrelus(module).items()
+        if layer.sparsity is not None
+    }
+
+
+def mean_sparsity(module: nn.Module, mac_weighted: bool = False) -> Tensor | None:
+    """Return the mean sparsity over points in the last forward pass; None without points.
+
+    Args:
+        module: a network.
+        mac_weighted: weigh each point by the multiply-accumulates it feeds in that pass, which
+            makes the result the share of those that are saved; otherwise all points count alike.
+    """
+    found = [m.sparsity for m in named_fatrelus(module).values() if m.sparsity is not None]
+    if not found:
+        return None
+    if not mac_weighted:
+        return torch.stack([s.fraction for s in found]).mean()
+    saved = torch.stack([s.zeros * s.macs for s in found]).sum()
+    return (saved / torch.stack([s.numel * s.macs for s in found]).sum().clamp(min=1)).float()

@@ -1,0 +1,223 @@
+"""The Mamba block (arXiv 2312.00752) and its bidirectional form, for batches of unequal lengths.
+
+    [x; z] = in_proj(u)
+    x = SiLU(causal depthwise conv(x))
+    (dt_r, B, C) = x_proj(x),  delta = softplus(dt_proj(dt_r))
+    y = selective_scan(x, delta, A, B, C) + D x
+    out = out_proj(y * SiLU(z))
+
+The bidirectional form is "v2" of Vim and ConMamba: in_proj, gate and out_proj are shared, a second
+set of the rest reads the utterance backwards, and the two scans are averaged. Only the valid
+frames are reversed, so padding never comes before speech.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
+from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan
+from espnet_spike.nn.stream_state import Stateful
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm over channels, called like the masked norms."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise every frame of ``x`` ``(..., C)``; ``mask`` is not needed."""
+        return super().forward(x)
+
+
+class CausalConv(nn.Module):
+    """Depthwise convolution over time that looks at this and the ``kernel - 1`` frames before."""
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(dim, 1, kernel))
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias as ``nn.Conv1d`` does."""
+        bound = self.kernel**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """Convolve ``x`` ``(B, L, E)``; ``before`` ``(B, kernel - 1, E)`` are earlier inputs."""
+        if before is None:
+            x = F.pad(x, (0, 0, self.kernel - 1, 0))
+        else:
+            x = torch.cat([before, x], 1)
+        # as a channels-last image of height 1: torch has no 1-D form of that fast path
+        y = F.conv2d(x.mT[:, :, None], self.weight[:, :, None], self.bias, groups=len(self.weight))
+        return y[:, :, 0].mT
+
+
+class SelectiveSSM(Stateful, nn.Module):
+    """One direction of a Mamba block: convolution, projections and scan on ``(B, L, E)``.
+
+    Args:
+        dim: E, inner channels.
+        d_state: N, states a channel.
+        d_conv: kernel of the convolution.
+        dt_rank: R, rank of delta.
+        points: where FATReLU layers go (F9, F10, F11).
+        activation: after the convolution, called as ``activation(x, mask)``; None means SiLU.
+        scan_backend: see ``selective_scan``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int,
+        d_conv: int,
+        dt_rank: int,
+        points: FatPoints | None = None,
+        activation: nn.Module | None = None,
+        scan_backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        points = points or FatPoints()
+        self.sizes = (dt_rank, d_state, d_state)
+        self.scan_backend = scan_backend
+        self.conv = CausalConv(dim, d_conv)
+        self.activation = activation or Pass(nn.SiLU())
+        self.f9 = points("F9", macs=dt_rank + 2 * d_state)
+        self.x_proj = nn.Linear(dim, dt_rank + 2 * d_state, bias=False)
+        self.f10 = points("F10", macs=dim)
+        self.f11_b = points("F11", macs=dim)
+        self.f11_c = points("F11", macs=dim)
+        self.dt_proj = nn.Linear(dt_rank, dim)
+        self.A_log = nn.Parameter(torch.empty(dim, d_state))
+        self.D = nn.Parameter(torch.empty(dim))
+        for parameter in (self.A_log, self.D):
+            parameter._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
+        self.espnet_initialization_fn()
+
+    @torch.no_grad()
+    def espnet_initialization_fn(self) -> None:
+        """Set what Mamba starts from; ESPnet calls this after its own ``init``."""
+        dim, d_state = self.A_log.shape
+        self.conv.reset_parameters()
+        self.A_log.copy_(torch.arange(1, d_state + 1, device=self.D.device).log().expand(dim, -1))
+        nn.init.ones_(self.D)
+        bound = self.sizes[0] ** -0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        # softplus(bias) is log-uniform in 0.001..0.1
+        dt = torch.empty_like(self.D).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def forward(self, x: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
+        """Filter and scan.
+
+        Args:
+            x: ``(B, L, E)``.
+            lengths: valid frames ``(B,)``.
+            mask: ``(B, L)``, true on valid frames; None when all are.
+
+        Returns:
+            y ``(B, L, E)``, 0 on padding.
+        """
+        inputs, h = x, None
+        if self.carry is None:
+            x = self.conv(x)
+        else:
+            kept = self.conv.kernel - 1
+            before = self.carry.get("inputs", x.new_zeros(len(x), kept, x.shape[2]))
+            x = self.conv(x, before)
+            self.carry["inputs"] = torch.cat([before, inputs], 1)[:, inputs.shape[1] :]
+            h = self.carry.get("h")
+        x = self.activation(x, mask)
+        dt_r, B, C = self.x_proj(self.f9(x, mask)).split(self.sizes, -1)
+        B, C = self.f11_b(B, mask), self.f11_c(C, mask)
+        delta = F.softplus(self.dt_proj(self.f10(dt_r, mask)))
+        y, h = selective_scan(
+            x.mT,
+            delta.mT,
+            -torch.exp(self.A_log),
+            B.mT,
+            C.mT,
+            self.D,
+            lengths=None if mask is None else lengths,
+            initial_state=h,
+            return_last_state=True,
+            backend=self.scan_backend,
+        )
+        if self.carry is not None:
+            self.carry["h"] = h
+        return y.mT
+
+
+class Mamba(nn.Module):
+    """Mamba block on ``(B, L, D)``, without norm and shortcut.
+
+    Args:
+        dim: D.
+        d_state: N, states a channel.
+        d_conv: kernel of the causal convolution.
+        expand: inner channels E = expand * D.
+        dt_rank: rank of delta; None means D / 16, rounded up.
+        bidirectional: also scan the utterance backwards ("v2").
+        points: where FATReLU layers go (F5, F6, F7, F9, F10, F11).
+        scan_backend: see ``selective_scan``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        bidirectional: bool = True,
+        points: FatPoints | None = None,
+        scan_backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        points = points or FatPoints()
+        inner = expand * dim
+        sizes = (inner, d_state, d_conv, dt_rank or math.ceil(dim / 16))
+        self.f5 = points("F5", macs=2 * inner)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.ssm = SelectiveSSM(*sizes, points, scan_backend=scan_backend)
+        self.ssm_reverse = (
+            SelectiveSSM(*sizes, points, scan_backend=scan_backend) if bidirectional else None
+        )
+        self.f6 = points("F6", nn.SiLU())
+        self.f7 = points("F7", macs=dim)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, u: Tensor, lengths: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix over time.
+
+        Args:
+            u: ``(B, L, D)``.
+            lengths: valid frames ``(B,)``.
+            mask: ``(B, L)``, true on valid frames; None when all are.
+
+        Returns:
+            ``(B, L, D)``, on valid frames independent of padding.
+
+        Raises:
+            ValueError: a bidirectional block in a stream.
+        """
+        x, z = self.in_proj(self.f5(u, mask)).chunk(2, -1)
+        y = self.ssm(x, lengths, mask)
+        if self.ssm_reverse is not None:
+            if self.ssm.carry is not None:
+                raise ValueError("a bidirectional Mamba block cannot stream")
+            valid = None if mask is None else lengths
+            y_reverse = self.ssm_reverse(reverse_valid(x, valid), lengths, mask)
+            y = 0.5 * (y + reverse_valid(y_reverse, valid))
+        return self.out_proj(self.gated(y, z, mask))
+
+    def gated(self, y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the scan's output ``(B, L, E)`` under the gate z."""
+        return self.f7(y * self.f6(z, mask), mask)

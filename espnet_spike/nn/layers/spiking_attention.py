@@ -1,0 +1,286 @@
+"""Spiking self-attention with a decay mask and no softmax (HD-RepSSA of IML-Spikeformer).
+
+Paper A names re-parameterised spiking self-attention; its equations are not public to us. Our
+reading, for the spikes Xs of the block's input neuron, heads h, d_h = d/H:
+
+    Q_h = Xs W_Q^h,   K_h = Xs W_K^h                    real-valued: nothing spikes on Q and K
+    A_h = Q_h K_h^T / sqrt(d_h)                         no softmax
+    V   = neuron_v(Xs W_V)
+    O_h = (A_h * Dn_h) V_h                              Dn: decay mask, 0 for padded keys
+    Y   = neuron_out(concat_h O_h) W_O + b_O
+
+Every weight layer, and the product with V, has one spiking operand. Re-parameterised for inference
+(``fold_qk``), W_QK^h = W_Q^h W_K^h^T makes the map from spikes on both sides, A = Xs W_QK Xs^T.
+
+``espnet_spike.nn.layers.attention_modes`` has the other readings and the baselines.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from espnet_spike.nn.layers.decay_mask import DecayMask
+from espnet_spike.nn.layers.spike_layers import SpikeLinear
+from espnet_spike.nn.neurons.factory import NeuronFactory
+from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.norms import LayerNorm
+from espnet_spike.nn.ops.decay_attention import decay_attention
+from espnet_spike.utils.options import choose
+
+FORMS = ("auto", "quadratic", "chunkwise")
+CHUNKWISE_FROM = 1024
+"""Frames from which ``auto`` takes the chunkwise form."""
+
+Spikes = Tensor | SpikeTrain
+
+
+class SpikingAttention(nn.Module):
+    """Multi-head spiking self-attention; Q and K real-valued (``qk_mode: bilinear``).
+
+    Args:
+        dim: number of channels d.
+        heads: H; must divide ``dim``.
+        neurons: makes the neurons.
+        decay: the layer's decay mask.
+        qkv_bias: biases on the projections to Q, K and V (where no batch norm has one already).
+        inner_norm: LayerNorm before the neurons on V and before W_O.
+        dropout_rate: dropout on the attention map.
+        form: ``quadratic`` makes the N x N map; ``chunkwise`` gives the same in linear time and
+            memory; ``auto`` chooses by length.
+
+    Raises:
+        ValueError: if ``heads`` does not divide ``dim``, for an unknown ``form``, or for dropout
+            on a map that ``chunkwise`` does not have.
+    """
+
+    has_map = True
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        neurons: NeuronFactory,
+        decay: DecayMask,
+        qkv_bias: bool = False,
+        inner_norm: bool = False,
+        dropout_rate: float = 0.0,
+        form: str = "auto",
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"attention_heads: {heads} does not divide output_size {dim}")
+        self.form = choose("attention_form", form, FORMS)
+        if form == "chunkwise" and dropout_rate:
+            raise ValueError("attention_dropout_rate: the chunkwise form has no map to drop from")
+        self.dim = dim
+        self.heads = heads
+        self.scale = 1.0 / math.sqrt(dim // heads)
+        self.decay = decay
+        self.neuron_in = neurons(dim)
+        self.linear_out = projection(dim, bias=True, gain=1.0)
+        self.norm_out: nn.Module = LayerNorm(dim) if inner_norm else nn.Identity()
+        self.neuron_out = neurons(dim) if inner_norm else neurons.unnormed(dim)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.build(neurons, qkv_bias, inner_norm)
+
+    def build(self, neurons: NeuronFactory, qkv_bias: bool, inner_norm: bool) -> None:
+        """Add what makes Q, K and V."""
+        self.add_projections(neurons, qkv_bias, inner_norm)
+        self.folded: FoldedMap | None = None
+
+    def add_projections(self, neurons: NeuronFactory, qkv_bias: bool, inner_norm: bool) -> None:
+        """Add linear_q, linear_k, linear_v, norm_v and neuron_v."""
+        for name in "qkv":
+            # xavier of the three stacked matrices, as a packed projection would have
+            linear = projection(self.dim, qkv_bias, gain=1 / math.sqrt(2))
+            setattr(self, f"linear_{name}", linear)
+        self.norm_v = LayerNorm(self.dim) if inner_norm else nn.Identity()
+        self.neuron_v = neurons(self.dim) if inner_norm else neurons.unnormed(self.dim)
+
+    def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: normalised membrane potentials ``(B, N, D)``.
+            mask: ``(B, N)``, true on valid frames.
+            lengths: ``(B,)``, the valid frames of each utterance.
+
+        Returns:
+            ``(B, N, D)``, real-valued, to be added to the membrane potential.
+        """
+        context = self.context(self.neuron_in(x, mask), mask, lengths)
+        return self.linear_out(self.neuron_out(self.norm_out(context), mask))
+
+    def context(self, xs: Spikes, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Return O ``(B, N, D)`` for the spikes of the input neuron."""
+        if self.folded is None:
+            query, key, value = self.project(xs, mask)
+            return self.attend(query, key, value, mask, lengths)
+        value = self.neuron_v(self.norm_v(self.linear_v(xs)), mask)
+        if self.is_chunkwise(xs.shape[1]):
+            return self._chunkwise(*self.folded.operands(xs), value, mask, lengths)
+        return self._quadratic(self.folded(xs), value, mask, lengths)
+
+    def project(self, xs: Spikes, mask: Tensor) -> tuple[Spikes, Spikes, Spikes]:
+        """Return Q, K and V, each ``(B, N, D)``."""
+        value = self.neuron_v(self.norm_v(self.linear_v(xs)), mask)
+        return self.linear_q(xs), self.linear_k(xs), value
+
+    def attend(
+        self, query: Spikes, key: Spikes, value: Spikes, mask: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """Return O ``(B, N, D)``: decayed, row-normalised map times V, padded keys left out."""
+        if isinstance(query, SpikeTrain):
+            query = query.value()
+        query = query * self.scale
+        if self.is_chunkwise(query.shape[1]):
+            key = key.value() if isinstance(key, SpikeTrain) else key
+            query, key = (split_heads(x, self.heads) for x in (query, key))
+            return self._chunkwise(query, key, value, mask, lengths)
+        return self._quadratic(attention_map(query, key, self.heads), value, mask, lengths)
+
+    def is_chunkwise(self, length: int) -> bool:
+        """Tell whether a sequence of ``length`` frames goes without the N x N map."""
+        if self.form != "auto":
+            return self.form == "chunkwise"
+        return length >= CHUNKWISE_FROM and not (self.training and self.dropout.p)
+
+    def _quadratic(self, scores: Tensor, value: Spikes, mask: Tensor, lengths: Tensor) -> Tensor:
+        matrix = self.decay.matrix(scores.shape[-1])
+        if matrix is not None:
+            scores = scores * matrix.to(scores.dtype)
+        scores = self.dropout(scores)
+        value = mask_spikes(value, mask)
+        if isinstance(value, SpikeTrain):
+            # the unit of frame j and the decay are one factor per map entry
+            scores = per_key(scores, value)
+            slots = range(1, value.levels + 1)
+            context = sum(scores @ split_heads(value.slot(t), self.heads) for t in slots)
+        else:
+            context = scores @ split_heads(value, self.heads)
+        context = self._join_heads(context, lengths)
+        return context * value.channel if isinstance(value, SpikeTrain) else context
+
+    def _chunkwise(
+        self, query: Tensor, key: Tensor, value: Spikes, mask: Tensor, lengths: Tensor
+    ) -> Tensor:
+        if isinstance(value, SpikeTrain):
+            value = value.value()
+        value = split_heads(mask_spikes(value, mask), self.heads)
+        log_gamma = None if self.decay.mode == "none" else self.decay.log_gamma
+        context = decay_attention(query, key, value, log_gamma, self.decay.causal)
+        return self._join_heads(context, lengths)
+
+    def _join_heads(self, context: Tensor, lengths: Tensor) -> Tensor:
+        """Normalise the rows, as a factor after the product, and join the heads."""
+        row_scale = self.decay.row_scale(context.shape[2], lengths)
+        if row_scale is not None:
+            context = context * row_scale[..., None].to(context.dtype)
+        return context.transpose(1, 2).flatten(2)
+
+    @torch.no_grad()
+    def reparameterize(self, fold_qk: bool) -> None:
+        """Turn the module into its inference form, in place; what is folded already stays.
+
+        Args:
+            fold_qk: merge W_Q and W_K, where Q and K are real-valued.
+        """
+        if fold_qk and self.folded is None:
+            self.folded = FoldedMap(self.linear_q, self.linear_k, self.heads, self.scale)
+            del self.linear_q, self.linear_k
+
+
+class FoldedMap(nn.Module):
+    """The attention map as a bilinear form of the spikes, without Q and K.
+
+    A^h_ij = Xs_i W^h Xs_j^T + Xs_i u^h + Xs_j w^h + c^h with W^h = W_Q^h W_K^h^T * scale, and the
+    last three terms from the biases. H d^2 weights instead of 2 d^2, but every product is an
+    addition on spikes.
+    """
+
+    def __init__(self, query: nn.Linear, key: nn.Linear, heads: int, scale: float) -> None:
+        super().__init__()
+        # (H, d_h, d): rows of nn.Linear's weight are output channels
+        w_q = query.weight.unflatten(0, (heads, -1)) * scale
+        w_k = key.weight.unflatten(0, (heads, -1))
+        self.weight = nn.Parameter(w_q.transpose(1, 2) @ w_k)
+        self.has_bias = query.bias is not None
+        if self.has_bias:
+            b_q = query.bias.unflatten(0, (heads, -1)) * scale
+            b_k = key.bias.unflatten(0, (heads, -1))
+            self.u = nn.Parameter(torch.einsum("hcd,hc->hd", w_q, b_k))
+            self.w = nn.Parameter(torch.einsum("hcd,hc->hd", w_k, b_q))
+            self.c = nn.Parameter((b_q * b_k).sum(-1))
+
+    def forward(self, xs: Spikes) -> Tensor:
+        """Return the scaled map ``(B, H, N, N)`` for ``xs`` ``(B, N, D)``."""
+        if not isinstance(xs, SpikeTrain):
+            query, key = self.operands(xs)
+            return query @ key.transpose(-1, -2)
+        slots = [xs.slot(t) for t in range(1, xs.levels + 1)]
+        weight = xs.channel[:, None] * self.weight * xs.channel
+        left = sum(slot[:, None] @ weight for slot in slots)
+        frame = xs.frame.expand(*xs.shape[:2], 1)
+        scores = sum(left @ slot[:, None].transpose(-1, -2) for slot in slots)
+        scores = frame[:, None] * scores * frame[:, None].transpose(-1, -2)
+        if self.has_bias:
+            u, w = self.u * xs.channel, self.w * xs.channel
+            rows = frame * sum(slot @ u.t() for slot in slots)
+            columns = frame * sum(slot @ w.t() for slot in slots)
+            scores = scores + rows.transpose(1, 2)[..., None] + self.c[:, None, None]
+            scores = scores + columns.transpose(1, 2)[..., None, :]
+        return scores
+
+    def operands(self, xs: Spikes) -> tuple[Tensor, Tensor]:
+        """Return ``(B, H, N, E)`` tensors whose product is the map; E = d, + 2 with biases.
+
+        The bias terms are two more channels: (.., Xs_i u, 1) times (.., 1, Xs_j w + c).
+        """
+        if isinstance(xs, SpikeTrain):
+            xs = xs.value()
+        query = xs[:, None] @ self.weight
+        key = xs[:, None].expand(-1, len(self.weight), -1, -1)
+        if self.has_bias:
+            rows = (xs @ self.u.t()).transpose(1, 2)[..., None]
+            columns = (xs @ self.w.t() + self.c).transpose(1, 2)[..., None]
+            one = torch.ones_like(rows)
+            query, key = torch.cat([query, rows, one], -1), torch.cat([key, one, columns], -1)
+        return query, key
+
+
+def projection(dim: int, bias: bool, gain: float) -> SpikeLinear:
+    """Return a xavier-initialised square projection, bias 0."""
+    linear = SpikeLinear(dim, dim, bias=bias)
+    nn.init.xavier_uniform_(linear.weight, gain=gain)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``(B, N, D)`` -> ``(B, H, N, D/H)``."""
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+def attention_map(query: Tensor, key: Spikes, heads: int) -> Tensor:
+    """Return Q K^T per head, ``(B, H, N, N)``; additions only where K is a spike train."""
+    if not isinstance(key, SpikeTrain):
+        return split_heads(query, heads) @ split_heads(key, heads).transpose(-1, -2)
+    query = split_heads(query * key.channel, heads)
+    slots = range(1, key.levels + 1)
+    return per_key(
+        sum(query @ split_heads(key.slot(t), heads).transpose(-1, -2) for t in slots), key
+    )
+
+
+def per_key(scores: Tensor, train: SpikeTrain) -> Tensor:
+    """Multiply column j of the map ``(B, H, N, N)`` by the frame factor of frame j."""
+    return scores * train.frame.expand(*train.shape[:2], 1).transpose(1, 2)[:, None]
+
+
+def mask_spikes(xs: Spikes, mask: Tensor) -> Spikes:
+    """Silence the frames where ``mask`` ``(B, N)`` is false."""
+    if isinstance(xs, SpikeTrain):
+        return xs.masked(mask)
+    return xs.masked_fill(~mask[..., None], 0.0)

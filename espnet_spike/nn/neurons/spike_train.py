@@ -1,0 +1,100 @@
+"""Binary spike trains, and how they are made again in the backward pass."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from espnet_spike.nn.ops import imls
+
+
+@dataclass(frozen=True)
+class SpikeTrain:
+    """Binary spikes in thermometer code: slot t = 1..T is 1 where ``counts >= t``.
+
+    Attributes:
+        counts: integers in 0..levels, ``(B, N, ..., C)``, in a floating type.
+        frame: the unit's factor per frame, broadcastable to ``counts`` with 1 for C: ``(B, N, 1)``,
+            ``(B, 1, 1)`` for one per utterance or ``(1,)`` for none.
+        channel: the unit's factor per channel, ``(C,)``.
+        levels: T.
+    """
+
+    counts: Tensor
+    frame: Tensor
+    channel: Tensor
+    levels: int
+
+    def slot(self, t: int) -> Tensor:
+        """Return the 0/1 spikes of slot ``t`` (1-based), shaped and typed as ``counts``."""
+        return (self.counts >= t).to(self.counts.dtype)
+
+    def value(self) -> Tensor:
+        """Return what integer mode would hand on, V * counts."""
+        return self.frame * self.channel * self.counts
+
+    def masked(self, mask: Tensor) -> "SpikeTrain":
+        """Return the train without the spikes of frames where ``mask`` ``(B, N)`` is false."""
+        keep = mask.view(mask.shape + (1,) * (self.counts.dim() - 2))
+        return replace(self, counts=self.counts * keep)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the activations, ``(B, N, ..., C)``."""
+        return self.counts.shape
+
+
+@dataclass(frozen=True)
+class IMLSRecipe:
+    """How an IMLS output follows from its input: what is kept for the backward pass instead."""
+
+    x: Tensor
+    level: Tensor
+    scale: Tensor
+    levels: int
+    rounding: str
+    dtype: torch.dtype
+
+    def cook(self) -> Tensor:
+        """Return Y again, ``(R, K, C)``, bit for bit."""
+        y = imls.output(self.x, self.level, self.scale, self.levels, self.rounding)
+        return y.to(self.dtype)
+
+
+@dataclass(frozen=True)
+class LIFRecipe:
+    """How the spikes of a LIF neuron follow from its potentials before the reset."""
+
+    h: Tensor
+    v_th: float
+    dtype: torch.dtype
+
+    def cook(self) -> Tensor:
+        """Return the spikes again, shaped as ``h``."""
+        return (self.h >= self.v_th).to(self.dtype)
+
+
+def recomputing(y: Tensor) -> AbstractContextManager:
+    """Let operations on a neuron's output keep its recipe instead of the output.
+
+    The neuron keeps its input (LIF: its potentials) for its own gradient, so that keeping the
+    output as well would double the memory of the activations; one element-wise pass makes it again.
+    """
+    recipe: IMLSRecipe | LIFRecipe | None = getattr(y, "recipe", None)
+    if recipe is None:
+        return nullcontext()
+    address, size, dtype = y.data_ptr(), y.numel(), y.dtype
+
+    def pack(t: Tensor) -> Tensor | tuple:
+        if t.data_ptr() == address and t.numel() == size and t.dtype == dtype:
+            return recipe, t.shape, t.stride()
+        return t
+
+    def unpack(packed: Tensor | tuple) -> Tensor:
+        if isinstance(packed, tuple):
+            recipe, shape, stride = packed
+            return recipe.cook().as_strided(shape, stride)
+        return packed
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

@@ -1,0 +1,144 @@
+"""The element-wise work of the IMLS neuron, fused: one pass over memory forward, one backward.
+
+The threshold of row r and channel c is ``V = level[r] * scale[c]``. Inputs are viewed as
+``(R, K, C)``: R frames, K positions a frame (1, or the frequency bins of a convolution's map), C
+channels. On CPUs the passes are compiled by numba; without numba, on GPUs and under tracing they
+are ordinary torch operations with the same rounding (the sums differ in order only).
+
+``rounding``: ``half_up`` floor(r + 1/2), what an integrate-and-fire neuron pre-charged by half a
+threshold emits; ``even`` torch.round of the ancestors' code; ``off`` no rounding (warm start).
+"""
+
+import functools
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+ROUNDINGS = ("half_up", "even", "off")
+
+
+def spike_counts(ratio: Tensor, levels: int, rounding: str = "half_up") -> Tensor:
+    """Turn ``ratio`` = X/V into spike counts in 0..levels, in place."""
+    if rounding == "half_up":
+        ratio = ratio.add_(0.5).floor_()
+    elif rounding == "even":
+        ratio = ratio.round_()
+    return ratio.clamp_(0, levels)
+
+
+def forward(
+    x: Tensor, level: Tensor, scale: Tensor, weight: Tensor, levels: int, rounding: str
+) -> tuple[Tensor, Tensor]:
+    """Return Y = V * counts ``(R, K, C)`` and the row-weighted sum of counts, 0-dim float64.
+
+    Args:
+        x: ``(R, K, C)``.
+        level: ``(R,)``.
+        scale: ``(C,)``.
+        weight: ``(R,)``, 1 for rows that count, 0 for padding.
+        levels: T.
+        rounding: one of ``ROUNDINGS``.
+    """
+    compiled = _compiled(x)
+    if compiled is None:
+        threshold = level[:, None, None] * scale
+        counts = spike_counts(x / threshold, levels, rounding)
+        total = (counts.sum((1, 2)).double() * weight).sum()
+        return counts.mul_(threshold), total
+    y = torch.empty_like(x)
+    per_channel = torch.zeros_like(scale, dtype=torch.float64)
+    mode = ROUNDINGS.index(rounding)
+    compiled.forward(*_numpy(x, level, scale, weight, y, per_channel), levels, mode)
+    return y, per_channel.sum()
+
+
+def output(x: Tensor, level: Tensor, scale: Tensor, levels: int, rounding: str) -> Tensor:
+    """Return Y alone, bit for bit that of ``forward``."""
+    compiled = _compiled(x)
+    if compiled is None:
+        threshold = level[:, None, None] * scale
+        return spike_counts(x / threshold, levels, rounding).mul_(threshold)
+    y = torch.empty_like(x)
+    compiled.output(*_numpy(x, level, scale, y), levels, ROUNDINGS.index(rounding))
+    return y
+
+
+def recount(y: Tensor, level: Tensor, scale: Tensor) -> tuple[Tensor, int]:
+    """Return the spike counts behind Y ``(R, K, C)``, and how many of them are not zero."""
+    compiled = _compiled(y)
+    if compiled is None:
+        counts = (y / (level[:, None, None] * scale)).round_()
+        return counts, int(torch.count_nonzero(counts))
+    counts = torch.empty_like(y)
+    return counts, int(compiled.recount(*_numpy(y, level, scale, counts)))
+
+
+def backward(
+    x: Tensor,
+    grad: Tensor,
+    level: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    levels: int,
+    rounding: str,
+) -> tuple[Tensor, Tensor]:
+    """Return dX ``(R, K, C)`` and e_c = sum over r, k of weight_r * (dV * V) ``(C,)``.
+
+    dX = g * I and dV = g * (s - X/V * I) with I = [0 <= X/V <= T]; dV * V = g * (Y - X * I).
+    """
+    compiled = _compiled(x)
+    if compiled is None:
+        grad_x, e = backward_terms(x, grad, level, scale, levels, rounding)
+        return grad_x, torch.mv(e.flatten(1).t(), weight).view(e.shape[1:]).sum(0)
+    grad_x = torch.empty_like(x)
+    e = torch.zeros_like(scale)
+    mode = ROUNDINGS.index(rounding)
+    arrays = _numpy(x, grad.contiguous(), level, scale, weight, grad_x, e)
+    compiled.backward(*arrays, levels, mode)
+    return grad_x, e
+
+
+def backward_terms(
+    x: Tensor, grad: Tensor, level: Tensor, scale: Tensor, levels: int, rounding: str
+) -> tuple[Tensor, Tensor]:
+    """Return dX and dV * V, both ``(R, K, C)``; the readable form of ``backward``."""
+    threshold = level[:, None, None] * scale
+    ratio = x / threshold
+    inside = (ratio >= 0).logical_and_(ratio <= levels)
+    y = spike_counts(ratio, levels, rounding).mul_(threshold)
+    grad_x = grad * inside
+    return grad_x, (grad * y).sub_(grad_x * x)
+
+
+def mean_abs(x: Tensor) -> Tensor:
+    """Return the mean of |x| of every row of ``(R, K, C)``, ``(R,)``."""
+    compiled = _compiled(x)
+    if compiled is None:
+        return x.abs().mean((1, 2))
+    mean = x.new_empty(x.shape[0])
+    compiled.mean_abs(*_numpy(x.flatten(1), mean))
+    return mean
+
+
+def _compiled(x: Tensor) -> SimpleNamespace | None:
+    """Return the numba functions when they can take ``x``."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return None
+    if not x.is_contiguous() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return None
+    return _numba_kernels()
+
+
+def _numpy(*tensors: Tensor) -> list:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+@functools.cache
+def _numba_kernels() -> SimpleNamespace | None:
+    """Compile the kernels on first use (cached on disk); None where numba is not installed."""
+    try:
+        from espnet_spike.nn.ops import imls_numba
+    except ImportError:
+        return None
+    return imls_numba

@@ -1,0 +1,263 @@
+"""The selective scan of Mamba (arXiv 2312.00752, Algorithm 2), on any machine, behind one function.
+
+For every channel d with N states, input u_t and step size delta_t, B_t and C_t chosen by the input:
+
+    h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t          h in R^N, product with A elementwise
+    y_t = C_t . h_t + D u_t
+
+``selective_scan_ref`` spells it out. The backends of ``selective_scan`` compute the same:
+
+==========  ==========================================================================
+``numba``   compiled CPU kernels with a hand-written gradient (``selective_scan_cpu``)
+``torch``   chunks of a parallel scan in plain torch, on any device
+``mamba``   the CUDA kernel of the package mamba-ssm, where the user has installed it
+``ref``     the loop over frames
+==========  ==========================================================================
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from espnet_spike.errors import UserError
+from espnet_spike.nn.ops import backends, selective_scan_cpu
+from espnet_spike.nn.ops.backends import scripted
+from espnet_spike.utils.options import choose
+
+BACKENDS = ("auto", "numba", "torch", "mamba", "ref")
+# Frames the torch backend scans at once; log2 of it is the depth of its scan.
+TORCH_CHUNK = 32
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    lengths: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Scan over time. Arguments and shapes are those of mamba-ssm's ``selective_scan_fn``.
+
+    Half-precision inputs are computed in float32. All tensors may be views; time-major storage,
+    ``(B, L, D)`` transposed, is what the CPU path takes without a copy.
+
+    Args:
+        u: input ``(B, D, L)``.
+        delta: step sizes ``(B, D, L)``.
+        A: ``(D, N)``, negative for a state that decays.
+        B: ``(B, N, L)``.
+        C: ``(B, N, L)``.
+        D: weight of the skip path ``(D,)``, or None.
+        delta_bias: ``(D,)``, added to ``delta``.
+        delta_softplus: delta becomes softplus(delta + delta_bias).
+        lengths: valid frames ``(B,)``: y is 0 after them and the state stays what it was.
+        initial_state: ``(B, D, N)``; zeros if None.
+        return_last_state: also return the state after the last valid frame, to go on from.
+        backend: one of ``BACKENDS``; ``auto`` takes ``numba`` on a CPU, elsewhere ``mamba`` if
+            mamba-ssm is installed and can do it, else ``torch``.
+
+    Returns:
+        y ``(B, D, L)`` in the dtype of ``u``, or ``(y, last_state)`` with ``(B, D, N)``.
+
+    Raises:
+        UserError: the package the backend needs is not installed.
+        ValueError: an unknown backend, or one that cannot do what is asked.
+    """
+    plain = lengths is None and initial_state is None
+    backend = _choose_backend(backend, u, plain)
+    dtype = u.dtype
+    compute = torch.promote_types(torch.promote_types(dtype, A.dtype), torch.float32)
+    u, delta, A, B, C = (x.to(compute) for x in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(compute)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    D = u.new_zeros(u.shape[1]) if D is None else D.to(compute)
+    if u.numel() * A.numel() == 0:
+        y, state = u * D[:, None], u.new_zeros(u.shape[0], *A.shape)
+        state = state if initial_state is None else initial_state.to(compute)
+    elif backend == "mamba":
+        y, state = _mamba_scan(u, delta, A, B, C, D)
+    else:
+        if initial_state is None:
+            initial_state = u.new_zeros(u.shape[0], *A.shape)
+        if lengths is None:
+            lengths = torch.full((u.shape[0],), u.shape[2], device=u.device)
+        scans = {"numba": _numba_scan, "torch": _torch_scan, "ref": selective_scan_ref}
+        scan = scripted(selective_scan_ref) if backend == "scripted" else scans[backend]
+        lengths = lengths.to(u.device, torch.int64)
+        y, state = scan(u, delta, A, B, C, D, lengths, initial_state.to(compute))
+    return (y.to(dtype), state) if return_last_state else y.to(dtype)
+
+
+def selective_scan_ref(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    lengths: Tensor,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Scan frame by frame: the definition the other backends are tested against.
+
+    Args:
+        u: ``(B, D, L)``.
+        delta: ``(B, D, L)``, after bias and softplus.
+        A: ``(D, N)``.
+        B: ``(B, N, L)``.
+        C: ``(B, N, L)``.
+        D: ``(D,)``.
+        lengths: ``(B,)``.
+        state: ``(B, D, N)``.
+
+    Returns:
+        y ``(B, D, L)`` and the last state ``(B, D, N)``.
+    """
+    y = []
+    for t in range(u.shape[2]):
+        u_t, delta_t = u[:, :, t, None], delta[:, :, t, None]
+        b_t, c_t = B[:, None, :, t], C[:, None, :, t]
+        new = torch.exp(delta_t * A) * state + delta_t * b_t * u_t
+        valid = (t < lengths)[:, None]
+        state = torch.where(valid[..., None], new, state)
+        y_t = (c_t * new).sum(2) + D * u[:, :, t]
+        y.append(torch.where(valid, y_t, 0))
+    return torch.stack(y, 2), state
+
+
+def reverse_valid(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Reverse the valid frames of ``x`` ``(B, L, ...)`` in time; padding stays where it is.
+
+    Args:
+        x: ``(B, L, ...)``.
+        lengths: ``(B,)``; None reverses all L frames.
+
+    Returns:
+        the same shape; applied twice it gives ``x`` again.
+    """
+    if lengths is None:
+        return x.flip(1)
+    return _ReverseValid.apply(x, lengths)
+
+
+class _ReverseValid(torch.autograd.Function):
+    # torch's gradient of an index is an accumulating scatter; here it is the same copy of rows
+    @staticmethod
+    def forward(ctx, x, lengths):  # noqa: ANN001
+        ctx.save_for_backward(lengths)
+        t = torch.arange(x.shape[1], device=x.device)
+        mirrored = lengths.to(x.device)[:, None] - 1 - t
+        rows = torch.where(mirrored >= 0, mirrored, t)
+        rows = rows + torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+        return x.flatten(0, 1).index_select(0, rows.flatten()).view(x.shape)
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001
+        return _ReverseValid.apply(grad, ctx.saved_tensors[0]), None
+
+
+def _choose_backend(backend: str, u: Tensor, plain: bool) -> str:
+    choose("scan backend", backend, BACKENDS)
+    if torch.jit.is_tracing():
+        return "scripted"  # the others would be traced for one length, or as a constant
+    if backend == "auto":
+        if torch.compiler.is_compiling():
+            return "torch"  # a compiled kernel would be traced as a constant
+        if u.device.type == "cpu":
+            backend = "numba"
+        else:
+            found = importlib.util.find_spec("mamba_ssm") is not None
+            return "mamba" if found and plain and u.device.type == "cuda" else "torch"
+    if backend == "numba":
+        if u.device.type != "cpu":
+            raise ValueError(f"scan backend: numba runs on a CPU, not on {u.device.type}")
+        if not backends.available():
+            raise UserError(
+                "the selective scan on a CPU needs the package numba, which is not installed",
+                "install numba, or choose the slower plain torch: scan_backend: torch",
+            )
+    if backend == "mamba" and not plain:
+        raise ValueError("scan backend: mamba takes no lengths and no initial state")
+    return backend
+
+
+def _numba_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
+    time_major = (x.transpose(1, 2) for x in (u, delta))
+    y, state = selective_scan_cpu.scan(
+        *time_major, A.t(), B.mT, C.mT, D, lengths, state.transpose(1, 2)
+    )
+    return y.transpose(1, 2), state.transpose(1, 2)
+
+
+def _mamba_scan(u, delta, A, B, C, D):  # noqa: ANN001
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError as error:
+        raise UserError(
+            f"scan_backend: mamba needs the package mamba-ssm ({error})",
+            "install mamba-ssm for your CUDA version, or choose scan_backend: auto",
+        ) from error
+    inputs = [x.contiguous() for x in (u, delta, A, B, C)]
+    return selective_scan_fn(*inputs, D, return_last_state=True)
+
+
+def _torch_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
+    """Scan chunk by chunk, so that only one chunk's ``(K, B, D, N)`` exists at a time.
+
+    A padded frame gets step size 0: exp(0 A) = 1 and 0 B u = 0 leave the state alone.
+    """
+    valid = torch.arange(u.shape[2], device=u.device) < lengths[:, None]
+    # the others as well: 0 times inf would not be 0
+    u, delta, B, C = (x.masked_fill(~valid[:, None], 0) for x in (u, delta, B, C))
+    y = []
+    for chunk in zip(*(x.split(TORCH_CHUNK, 2) for x in (u, delta, B, C)), strict=True):
+        y_c, state = _TorchChunk.apply(*chunk, A, state)
+        y.append(y_c)
+    return (torch.cat(y, 2) + D[:, None] * u).masked_fill(~valid[:, None], 0), state
+
+
+class _TorchChunk(torch.autograd.Function):
+    # runs the chunk again in the backward pass instead of keeping its intermediate tensors
+    @staticmethod
+    def forward(ctx, *inputs):  # noqa: ANN001
+        ctx.save_for_backward(*inputs)
+        return _torch_chunk(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):  # noqa: ANN001
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            outputs = _torch_chunk(*inputs)
+        return torch.autograd.grad(outputs, inputs, grads)
+
+
+def _torch_chunk(u, delta, B, C, A, state):  # noqa: ANN001
+    """Scan one chunk in log2(K) steps: the pair (a, x) of frame t means h_t = a h_start + x.
+
+    After the step of stride s the pair covers the last 2s frames. Products of decays only, no
+    division, so nothing overflows.
+    """
+    delta = delta.permute(2, 0, 1)[..., None]
+    a = torch.exp(delta * A)
+    x = delta * u.permute(2, 0, 1)[..., None] * B.permute(2, 0, 1)[:, :, None]
+    stride = 1
+    while stride < a.shape[0]:
+        x = torch.cat([x[:stride], torch.addcmul(x[stride:], a[stride:], x[:-stride])])
+        a = torch.cat([a[:stride], a[stride:] * a[:-stride]])
+        stride *= 2
+    h = torch.addcmul(x, a, state)
+    y = (h * C.permute(2, 0, 1)[:, :, None]).sum(-1)
+    return y.permute(1, 2, 0), h[-1]

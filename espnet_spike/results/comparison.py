@@ -1,0 +1,116 @@
+"""Compare decodings of the same utterances: runs are pooled, systems compared in pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from espnet_spike.errors import UserError
+from espnet_spike.results.bootstrap import Difference, Interval, error_interval, paired_difference
+from espnet_spike.results.scoring import Counts, percent, read_counts
+from espnet_spike.utils.files import name_some
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Runs of one system, with other seeds, over the same U utterances.
+
+    The runs' errors are summed for each utterance, and utterances are what is drawn: the interval
+    tells how far the mean over *these* seeds depends on the choice of test utterances.
+    """
+
+    runs: tuple[Counts, ...]
+
+    @property
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (U,) and reference units (U,), over all runs."""
+        return sum(run.errors for run in self.runs), sum(run.lengths for run in self.runs)
+
+    @property
+    def rate(self) -> float:
+        """The error rate over all runs, %."""
+        errors, lengths = self.sums
+        return percent(errors.sum(), lengths.sum())
+
+    @property
+    def rates(self) -> list[float]:
+        """The error rate of each run, %."""
+        return [percent(run.errors.sum(), run.lengths.sum()) for run in self.runs]
+
+    def interval(self) -> Interval:
+        """Return the 95 % interval of `rate`."""
+        return error_interval(*self.sums, self.runs[0].speakers)
+
+
+def pool(set_dirs: Sequence[Path], metric: str = "wer") -> Pooled:
+    """Read the scored set folders of one system's runs.
+
+    Raises:
+        UserError: a folder is not scored, or the folders are not of the same utterances.
+    """
+    runs = tuple(read_counts(folder, metric) for folder in set_dirs)
+    for run in runs[1:]:
+        _check_same_set(runs[0], run)
+    return Pooled(runs)
+
+
+def _check_same_set(first: Counts, second: Counts) -> None:
+    differing = sorted(set(first.keys) ^ set(second.keys))
+    if differing:
+        raise UserError(
+            f"{first.path} and {second.path} are not of the same utterances: "
+            + name_some(differing),
+            "compare decodings of one test set",
+        )
+    changed = np.flatnonzero(first.lengths != second.lengths)
+    if len(changed):
+        raise UserError(
+            f"{first.path} and {second.path} come from other references: "
+            + name_some(first.keys[i] for i in changed),
+            "score both again with the same references and tokens (--stage score)",
+        )
+
+
+def common_sets(*systems: Sequence[Path]) -> dict[str, list[list[Path]]]:
+    """Find the scored sets that every folder has.
+
+    Args:
+        systems: of each system, the decode folders (``exp/asr_x/decode_y``) of its runs, or the
+            folders of one set in them.
+
+    Returns:
+        Set name -> for each system, the set folders of its runs.
+
+    Raises:
+        UserError: a folder is absent, or they have no scored set in common.
+    """
+    folders = [folder for system in systems for folder in system]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: no such folder", "give exp/asr_X/INFERENCE_TAG or a set in it"
+            )
+    if all((folder / "result.json").is_file() for folder in folders):
+        return {folders[0].name: [list(system) for system in systems]}
+    found = [{path.parent.name for path in folder.glob("*/result.json")} for folder in folders]
+    common = sorted(set.intersection(*found))
+    if not common:
+        lists = "; ".join(
+            f"{folder}: {', '.join(sorted(names)) or 'none'}"
+            for folder, names in zip(folders, found, strict=True)
+        )
+        raise UserError(f"no scored set in common ({lists})", "score them first (--stage score)")
+    return {name: [[run / name for run in system] for system in systems] for name in common}
+
+
+def compare(first: Pooled, second: Pooled) -> Difference:
+    """Return the paired difference of two systems.
+
+    Both systems get the same draws of utterances, so that each is compared with itself.
+
+    Raises:
+        UserError: they are not of the same utterances.
+    """
+    _check_same_set(first.runs[0], second.runs[0])
+    return paired_difference(first.sums, second.sums, first.runs[0].speakers)

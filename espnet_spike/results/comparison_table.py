@@ -1,0 +1,186 @@
+"""One table over experiments: error rates beside what they cost.
+
+Reads the ``results.json`` that stage 14 leaves and the scores beside it; computes nothing that has
+not been measured by the stages before.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.errors import UserError
+from espnet_spike.results.comparison import compare, pool
+from espnet_spike.results.energy_tables import big
+from espnet_spike.results.experiments import RESULTS
+from espnet_spike.utils.files import read_json
+
+ENERGY_MODEL = "horowitz45_fp32"
+HEAD = (
+    *("experiment", "set", "WER %", "95 % interval", "P(better)", "parameters", "firing rate"),
+    *("sparsity %", "SynOps/s", "compute mJ/s", "with memory mJ/s", "twin / compute", "RTF"),
+)
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An experiment's figures on one set.
+
+    Attributes:
+        experiment, set: names.
+        figures: what ``results.json`` holds of the set.
+        parameters: of the whole model.
+        p_better: probability that the experiment makes fewer errors than the first one, from a
+            paired bootstrap; None for the first.
+    """
+
+    experiment: str
+    set: str
+    figures: Mapping[str, Any]
+    parameters: int | None
+    p_better: float | None
+
+    def values(self, energy_model: str) -> dict[str, Any]:
+        """Return the row's figures by name, unrounded; None for what has not been measured."""
+        figures = self.figures
+        sparsity, each = figures.get("sparsity", {}), figures.get("per_second", {})
+        energy = figures.get("energy", {}).get(energy_model)
+        compute, total = (energy["compute"], energy["total"]) if energy else ({}, {})
+        return {
+            "experiment": self.experiment,
+            "set": self.set,
+            "wer": figures["wer"],
+            "wer_low": figures["wer_ci"][0],
+            "wer_high": figures["wer_ci"][1],
+            "p_better": self.p_better,
+            "parameters": self.parameters,
+            "firing_rate": sparsity.get("firing_rate"),
+            "sparsity": sparsity.get("activations"),
+            "synops_per_second": each.get("synops"),
+            "compute_joules_per_second": compute.get("joules_per_second"),
+            "total_joules_per_second": total.get("joules_per_second"),
+            "twin_over_compute": compute.get("ratio"),
+            "rtf": figures.get("rtf"),
+        }
+
+    def cells(self, energy_model: str) -> list[str]:
+        """Return the row's cells for a reader, as named by ``HEAD``."""
+        v = self.values(energy_model)
+        mark = "" if self.figures["wer_ci_meaningful"] else " *"
+        return [
+            *(self.experiment, self.set, f"{v['wer']:.2f}"),
+            f"{v['wer_low']:.2f} .. {v['wer_high']:.2f}{mark}",
+            _number(v["p_better"], ".3f"),
+            _number(v["parameters"], ","),
+            _number(v["firing_rate"], ".3f"),
+            _number(v["sparsity"], ".1f", 100),
+            ABSENT if v["synops_per_second"] is None else big(v["synops_per_second"]),
+            _number(v["compute_joules_per_second"], ".4g", 1e3),
+            _number(v["total_joules_per_second"], ".4g", 1e3),
+            _number(v["twin_over_compute"], ".2f"),
+            _number(v["rtf"], ".4f"),
+        ]
+
+
+def _number(value: float | None, form: str, factor: float = 1) -> str:
+    return ABSENT if value is None else format(factor * value, form)
+
+
+def read_rows(exp_dirs: Sequence[Path], inference_tag: str | None = None) -> list[Row]:
+    """Return a row for every set and experiment, set by set.
+
+    Args:
+        exp_dirs: ``exp/asr_<tag>`` folders; the others are compared with the first.
+        inference_tag: the decoding to take; None for each experiment's newest.
+
+    Raises:
+        UserError: an experiment without results, or no set that all have.
+    """
+    found = {}
+    for folder in exp_dirs:
+        if not (folder / RESULTS).is_file():
+            raise UserError(f"{folder} has no {RESULTS}", "run --stage report for it first")
+        results = read_json(folder / RESULTS)
+        if "decodes" not in results:  # stage simulate leaves one, too
+            raise UserError(
+                f"{folder / RESULTS} has no error rates", "run --stage report for it first"
+            )
+        tag = inference_tag or results["inference_tag"]
+        if tag not in results["decodes"]:
+            there = ", ".join(results["decodes"])
+            raise UserError(f"{folder}: no decoding {tag!r}", f"there are: {there}")
+        found[folder] = results, tag
+    sets = [set(results["decodes"][tag]) for results, tag in found.values()]
+    common = sorted(set.intersection(*sets))
+    if not common:
+        raise UserError("the experiments have no decoded set in common", "decode the same sets")
+    first_dir, (_, first_tag) = next(iter(found.items()))
+    rows = []
+    for name in common:
+        first = pool([first_dir / first_tag / name])
+        for folder, (results, tag) in found.items():
+            better = None
+            if folder != first_dir:
+                better = compare(first, pool([folder / tag / name])).p_second_better
+            rows.append(
+                Row(
+                    results["experiment"],
+                    name,
+                    results["decodes"][tag][name],
+                    results["parameters"],
+                    better,
+                )
+            )
+    return rows
+
+
+def notes(rows: Sequence[Row], energy_model: str) -> list[str]:
+    """Return what a reader of the table has to know."""
+    lines = [
+        f"P(better): probability of fewer errors than {rows[0].experiment}, by a paired bootstrap "
+        "over the same utterances. Interval: bootstrap; * under 20 utterances. SynOps and energy: "
+        "front end and encoder, for a second of audio. RTF: seconds of encoder and beam search for "
+        "a second of audio."
+    ]
+    sources = {
+        f"{energy['source']}, {energy['technology']}"
+        for row in rows
+        if (energy := row.figures.get("energy", {}).get(energy_model)) is not None
+    }
+    if sources:
+        lines.append(f"Cost model {energy_model}: {'; '.join(sorted(sources))}.")
+    else:
+        lines.append(f"No experiment has been counted under {energy_model} (--stage count).")
+    return lines
+
+
+def to_markdown(rows: Sequence[Row], energy_model: str) -> str:
+    """Return the table and its notes as Markdown."""
+    from espnet_spike.results.formatting import table
+
+    cells = [row.cells(energy_model) for row in rows]
+    return "\n".join([*table(HEAD, cells, left=2), "", *notes(rows, energy_model), ""])
+
+
+def to_csv(rows: Sequence[Row], energy_model: str) -> str:
+    """Return the figures unrounded as CSV; the first line names the columns, SI units."""
+    out = io.StringIO()
+    values = [row.values(energy_model) for row in rows]
+    writer = csv.DictWriter(out, list(values[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(values)
+    return out.getvalue()
+
+
+def to_html(rows: Sequence[Row], energy_model: str) -> str:
+    """Return the table as one page that needs nothing beside itself."""
+    from espnet_spike.results import html
+
+    cells = [row.cells(energy_model) for row in rows]
+    title = "Experiments compared"
+    body = [html.el("p", note) for note in notes(rows, energy_model)]
+    whole = html.table(HEAD, cells, left=2, label=title)
+    return html.page(title, html.el("h1", title), whole, *body)

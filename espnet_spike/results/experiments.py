@@ -1,0 +1,194 @@
+"""Collect what the experiments of a recipe have yielded, each into its ``results.json``."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import read_config, read_epochs
+from espnet_spike.results.energy_tables import set_counts
+from espnet_spike.utils.files import read_json, read_lines, write_lines
+from espnet_spike.utils.provenance import portable, portable_path
+
+RESULTS = "results.json"
+COMMANDS = "commands.txt"  # the command lines of the user, written by run.sh
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A trained and decoded model.
+
+    Attributes:
+        path: its folder.
+        config: the training configuration.
+        decodes: inference tag -> set -> what its ``decode.json`` and ``result.json`` hold, as
+            ``{"decode": ..., "result": ...}``, with ``count`` (of its ``count.json``) where the
+            set has been counted; only sets that have been scored.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    decodes: dict[str, dict[str, dict[str, Any]]]
+
+    @property
+    def tag(self) -> str:
+        """The name of the folder without ``asr_``."""
+        return self.path.name.removeprefix("asr_")
+
+    @property
+    def group(self) -> str:
+        """The tag without its seed: experiments of one group differ in the seed alone."""
+        return re.sub(r"_seed\d+(?=_|$)", "", self.tag)
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the model, as counted at decoding."""
+        counts = [
+            entry["decode"].get("parameters")
+            for sets in self.decodes.values()
+            for entry in sets.values()
+        ]
+        return next((count for count in counts if count is not None), None)
+
+    @property
+    def newest_decode(self) -> str:
+        """The inference tag that was decoded last."""
+        return max(
+            self.decodes,
+            key=lambda tag: max(
+                entry["decode"].get("finished", "") for entry in self.decodes[tag].values()
+            ),
+        )
+
+
+def find_experiments(expdir: Path) -> list[Experiment]:
+    """Read all experiments under ``expdir`` that have a scored set.
+
+    Raises:
+        UserError: there is none, or a result file is damaged.
+    """
+    experiments = []
+    for folder in sorted(expdir.glob("asr_*")):
+        if decodes := read_decodes(folder):
+            experiments.append(Experiment(folder, read_config(folder), decodes))
+    if not experiments:
+        raise UserError(f"no scored experiment in {expdir}", "run stages 1 to 11 first")
+    return experiments
+
+
+def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the scored sets of an experiment, as ``Experiment`` holds them."""
+    decodes: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted(exp_dir.glob("*/*/result.json")):
+        entry = {"result": read_json(path), "decode": {}}
+        for name in ("decode", "count"):
+            if (path.parent / f"{name}.json").is_file():
+                entry[name] = read_json(path.parent / f"{name}.json")
+        decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
+    return decodes
+
+
+def set_figures(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one set for ``results.json``; rates in %."""
+    result, decode = entry["result"], entry["decode"]
+    wer = result["wer"]
+    return {
+        "wer": wer["err"],
+        "wer_ci": wer["ci"],
+        "wer_ci_unit": wer["ci_unit"],
+        "wer_ci_units": wer["ci_units"],
+        "wer_ci_meaningful": wer["ci_meaningful"],
+        "corr": wer["corr"],
+        "sub": wer["sub"],
+        "del": wer["del"],
+        "ins": wer["ins"],
+        "sentence_err": wer["sentence_err"],
+        "cer": result["cer"]["err"],
+        "ter": result["ter"]["err"],
+        "utterances": result["utterances"],
+        "words": wer["units"],
+        "speakers": result["speakers"],
+        "blank": result["blank_hypotheses"],
+        "normalization": result["normalization"],
+        "rtf": decode.get("rtf"),
+        "audio_seconds": decode.get("audio_seconds"),
+        **(set_counts(entry["count"]) if entry.get("count") else {}),
+    }
+
+
+def experiment_results(experiment: Experiment, corpus_dir: Path | None = None) -> dict[str, Any]:
+    """Return what this stage knows about an experiment, for its ``results.json``.
+
+    ``sets`` has the figures of the decoding that was made last, ``decodes`` those of all.
+    """
+    decodes = {
+        tag: {name: set_figures(entry) for name, entry in sets.items()}
+        for tag, sets in experiment.decodes.items()
+    }
+    newest = experiment.newest_decode
+    decode = next(iter(experiment.decodes[newest].values()))["decode"]
+    epochs = read_epochs(experiment.path)
+    config = experiment.config
+    return {
+        "experiment": experiment.path.name,
+        "encoder": config["encoder"],
+        "parameters": experiment.parameters,
+        "inference_tag": newest,
+        "sets": decodes[newest],
+        "decodes": decodes,
+        "training": {
+            "config": training_config(experiment.path),
+            "seed": config["seed"],
+            "epochs": epochs[-1]["epoch"] if epochs else None,
+            "max_epoch": config["max_epoch"],
+            "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1) if epochs else None,
+        },
+        "checkpoint": decode.get("checkpoint"),
+        "lm": decode.get("lm_exp"),
+        "commands": user_commands(experiment.path, corpus_dir),
+        "date": decode.get("finished"),
+        "environment": decode.get("environment", {}),
+    }
+
+
+def write_results(experiment: Experiment, corpus_dir: Path | None = None) -> dict[str, Any]:
+    """Bring ``results.json`` of an experiment up to date; keys of other stages stay in it."""
+    path = experiment.path / RESULTS
+    old = read_json(path) if path.is_file() else {}
+    new = experiment_results(experiment, corpus_dir)
+    for name, figures in new["sets"].items():
+        new["sets"][name] = old.get("sets", {}).get(name, {}) | figures
+    merged = old | new
+    write_lines(path, [json.dumps(merged, indent=1, ensure_ascii=False)])
+    return merged
+
+
+def training_config(exp_dir: Path) -> str | None:
+    """Return the name of the YAML that the training stage was given, if run.sh did the training."""
+    # what stage 9 makes of a trained model has its name and a suffix
+    tag = re.sub(r"_(sparsified|naive[\d.]+)$", "", exp_dir.name.removeprefix("asr_"))
+    marker = exp_dir.parent / ".done" / f"train_{tag}.json"
+    if not marker.is_file():
+        return None
+    words = shlex.split(read_json(marker)["command"])
+    return portable_path(Path(words[words.index("--config") + 1])) if "--config" in words else None
+
+
+def user_commands(exp_dir: Path, corpus_dir: Path | None = None) -> list[str]:
+    """Return the command lines that made an experiment, in order, without paths of this machine."""
+    path = exp_dir / COMMANDS
+    if not path.is_file():
+        return []
+    return list(dict.fromkeys(portable(line, corpus_dir) for line in read_lines(path)))
+
+
+def groups(experiments: Sequence[Experiment]) -> dict[str, list[Experiment]]:
+    """Return group -> its experiments, which differ in their seed."""
+    found: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        found.setdefault(experiment.group, []).append(experiment)
+    return found

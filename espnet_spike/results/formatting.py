@@ -1,0 +1,33 @@
+"""Numbers and tables as they stand in Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+from espnet_spike.results.bootstrap import Interval
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> list[str]:
+    """Return a Markdown table whose first ``left`` columns are text, the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    lines = [head, rule, *rows]
+    return ["|" + "|".join(str(cell) for cell in line) + "|" for line in lines]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number for a table, a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def thousands(count: int | None) -> str:
+    """Return a count with its thousands set apart."""
+    return "–" if count is None else f"{count:,}".replace(",", " ")
+
+
+def ends(interval: Interval, sign: str = "") -> list[str]:
+    """Return the ends of an interval and what was drawn, for a table."""
+    mark = "" if interval.meaningful else " *"
+    return [f"{interval.low:{sign}.2f} .. {interval.high:{sign}.2f}{mark}", interval.unit]

@@ -1,0 +1,281 @@
+"""Write the tables of all experiments of a recipe as Markdown."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.results.bootstrap import MIN_SPEAKERS, MIN_UTTERANCES
+from espnet_spike.results.comparison import compare, pool
+from espnet_spike.results.energy_tables import energy_notes, energy_tables
+from espnet_spike.results.experiments import Experiment, groups
+from espnet_spike.results.formatting import ends, number, plural, table, thousands
+from espnet_spike.results.hardware_tables import simulation_lines
+from espnet_spike.results.scoring import METRICS, table_head, table_row
+from espnet_spike.tasks.registry import ENCODERS
+from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.provenance import environment
+
+BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lost -->"
+END = "<!-- results: end -->"
+
+SEARCH_OPTIONS = (
+    *("beam_size", "ctc_weight", "lm_weight", "penalty", "nbest", "batch_size"),
+    *("spike_mode", "T", "T_rule"),
+)
+
+
+def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the main figures of every experiment, decoding and set.
+
+    Args:
+        results: the ``results.json`` of the experiments.
+    """
+    rows = []
+    for result in results:
+        for tag, sets in result["decodes"].items():
+            for name, figures in sets.items():
+                low, high = figures["wer_ci"]
+                mark = "" if figures["wer_ci_meaningful"] else " *"
+                rows.append(
+                    [
+                        result["experiment"],
+                        result["encoder"],
+                        tag,
+                        name,
+                        thousands(result["parameters"]),
+                        number(figures["wer"]),
+                        f"{low:.2f} .. {high:.2f}{mark}",
+                        figures["wer_ci_unit"],
+                        number(figures["cer"]),
+                        number(figures["rtf"], 4),
+                    ]
+                )
+    head = "experiment encoder decoding set parameters".split()
+    return table([*head, "WER", "95 % interval", "over", "CER", "RTF"], rows, left=4)
+
+
+def pooled_sets(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[Path]]:
+    """Return (inference tag, set) -> the folders of the experiments that have it scored."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for experiment in experiments:
+        for tag, sets in experiment.decodes.items():
+            for name in sets:
+                found.setdefault((tag, name), []).append(experiment.path / tag / name)
+    return found
+
+
+def pooled_table(experiments: Sequence[Experiment]) -> list[str]:
+    """Return a row for each group of experiments that differ in their seed alone."""
+    rows, notes = [], []
+    for group, members in groups(experiments).items():
+        for (tag, name), folders in pooled_sets(members).items():
+            if len(folders) < 2:
+                continue
+            try:
+                words, letters = pool(folders, "wer"), pool(folders, "cer")
+            except UserError as error:
+                notes += ["", f"Not pooled: {error.message}"]
+                continue
+            seeds = ", ".join(number(rate) for rate in words.rates)
+            rows.append(
+                [
+                    *(f"asr_{group}", members[0].config["encoder"], tag, name, len(folders)),
+                    *(number(words.rate), *ends(words.interval()), seeds),
+                    *(number(statistics.stdev(words.rates)), number(letters.rate)),
+                ]
+            )
+    head = ["experiments", "encoder", "decoding", "set", "seeds", "mean WER", "95 % interval"]
+    head += ["over", "each seed", "std", "CER"]
+    return [*table(head, rows, left=4), *notes] if rows or notes else []
+
+
+def difference_table(experiments: Sequence[Experiment], baseline: str | None) -> list[str]:
+    """Return the paired differences in WER of every group of seeds against one.
+
+    Args:
+        experiments: the experiments.
+        baseline: the tag, without its seed, of what is compared with. None: of two groups the one
+            with an encoder of ESPnet; there is no table if that does not tell one from the other.
+
+    Raises:
+        UserError: no experiment has this tag.
+    """
+    members = groups(experiments)
+    if baseline is None:
+        theirs = [g for g, found in members.items() if found[0].config["encoder"] not in ENCODERS]
+        if len(members) != 2 or len(theirs) != 1:
+            return []
+        baseline = theirs[0]
+    baseline = baseline.removeprefix("asr_")
+    if baseline not in members:
+        raise UserError(
+            f"--baseline {baseline}: no such experiment{did_you_mean(baseline, members)}",
+            f"there are: {', '.join(members)}",
+        )
+    rows, notes = [], []
+    base_sets = pooled_sets(members.pop(baseline))
+    for group, others in members.items():
+        for (tag, name), folders in pooled_sets(others).items():
+            if (tag, name) not in base_sets:
+                continue
+            try:
+                first, second = pool(base_sets[tag, name]), pool(folders)
+                difference = compare(first, second)
+            except UserError as error:
+                notes += ["", f"Not compared: {error.message}"]
+                continue
+            runs = f"{len(second.runs)} / {len(first.runs)}"
+            rows.append(
+                [
+                    *(f"asr_{group}", f"asr_{baseline}", tag, name, runs),
+                    *(number(difference.second), number(difference.first)),
+                    *(f"{difference.difference:+.2f}", *ends(difference.interval, "+")),
+                    number(difference.p_second_better, 3),
+                ]
+            )
+    head = ["experiments", "compared with", "decoding", "set", "runs", "WER", "WER compared with"]
+    head += ["difference", "95 % interval", "over", "P(better)"]
+    return [*table(head, rows, left=4), *notes] if rows or notes else []
+
+
+def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> list[str]:
+    """Return everything about one experiment: how it was made, and its ESPnet tables."""
+    training = result["training"]
+    epochs = f"{training['epochs'] or '–'} of {training['max_epoch']}"
+    seconds = "" if training["seconds"] is None else f" in {training['seconds'] / 60:.1f} min"
+    lines = [
+        f"### {result['experiment']}",
+        "",
+        f"- encoder `{result['encoder']}`, {thousands(result['parameters'])} parameters",
+        f"- training: `{training['config'] or '–'}`, seed {training['seed']}, "
+        f"{epochs} epochs{seconds}",
+    ]
+    for tag, sets in experiment.decodes.items():
+        decode = next(iter(sets.values()))["decode"]
+        if not decode:
+            continue
+        options = decode["options"]
+        search = ", ".join(f"{name} {options[name]}" for name in SEARCH_OPTIONS if name in options)
+        model = f", language model `{decode['lm_exp']}`" if decode["lm_exp"] else ""
+        lines.append(
+            f"- decoding `{tag}`: `{decode['checkpoint']}`{model}; `{decode['config'] or '–'}`: "
+            f"{search}; {plural(decode['jobs'], 'job')} of {plural(decode['threads'], 'thread')} "
+            f"on {decode['device']}"
+        )
+    if result["commands"]:
+        lines += ["", "```sh", *result["commands"], "```"]
+    for metric in METRICS:
+        lines += ["", f"{metric.upper()}", "", *table_head("dataset", metric)]
+        for tag, sets in experiment.decodes.items():
+            lines += [
+                table_row(f"{tag}/{name}", entry["result"][metric]) for name, entry in sets.items()
+            ]
+    return [*lines, ""]
+
+
+def environment_lines(experiments: Sequence[Experiment]) -> list[str]:
+    """Return the environments in which the experiments were decoded, each once."""
+    users: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for experiment in experiments:
+        for tag, sets in experiment.decodes.items():
+            for entry in sets.values():
+                found = entry["decode"].get("environment")
+                names = users.setdefault(tuple(found.items()) if found else (), [])
+                if (name := f"{experiment.path.name}/{tag}") not in names:
+                    names.append(name)
+    lines = []
+    for found, names in users.items():
+        if len(users) > 1:
+            lines += [f"Decoded in this environment: {', '.join(names)}", ""]
+        lines += [f"- {key}: `{value}`" for key, value in found] or ["- not recorded"]
+        lines.append("")
+    return lines
+
+
+def render(
+    corpus: str,
+    experiments: Sequence[Experiment],
+    results: Sequence[Mapping[str, Any]],
+    baseline: str | None = None,
+) -> list[str]:
+    """Return the lines of ``RESULTS.md``.
+
+    Args:
+        corpus: name of the recipe.
+        experiments: what `espnet_spike.results.experiments.find_experiments` found.
+        results: the ``results.json`` of each.
+        baseline: see `difference_table`.
+    """
+    profiles = sorted(
+        {
+            entry["result"]["normalization"]
+            for experiment in experiments
+            for sets in experiment.decodes.values()
+            for entry in sets.values()
+        }
+    )
+    lines = [
+        f"# Results: {corpus}",
+        "",
+        "## Summary",
+        "",
+        *summary_table(results),
+        "",
+        f"Error rates in %. Text normalization: {', '.join(profiles)}. The interval comes from a "
+        f"bootstrap over speakers if there are at least {MIN_SPEAKERS} of them, else over "
+        f"utterances; \\* marks one that is not meaningful: under {MIN_UTTERANCES} utterances. "
+        "RTF: seconds of encoder and beam search, summed over the jobs, for a second of audio.",
+        "",
+    ]
+    if tables := energy_tables(results):
+        lines += ["## Operations and energy", ""]
+        for title, head, rows in tables:
+            lines += [title, "", *table(head, rows, left=3), ""]
+        lines += energy_notes(results)
+    if pooled := pooled_table(experiments):
+        lines += [
+            "## Several seeds",
+            "",
+            *pooled,
+            "",
+            "The interval is of the mean over these seeds; std is over the seeds.",
+            "",
+        ]
+    if differences := difference_table(experiments, baseline):
+        lines += [
+            "## Differences",
+            "",
+            *differences,
+            "",
+            "WER minus the WER compared with, in points, from the same utterances: paired "
+            "bootstrap, runs with other seeds pooled. P(better): share of draws with fewer errors.",
+            "",
+        ]
+    lines += simulation_lines(results)
+    now = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    lines += ["## Environments", "", *environment_lines(experiments)]
+    lines += [f"Report of {now}, git `{environment()['git']}`.", "", "## Experiments", ""]
+    for experiment, result in zip(experiments, results, strict=True):
+        lines += experiment_section(experiment, result)
+    return lines
+
+
+def copy_between_marks(lines: Sequence[str], target: Path) -> None:
+    """Write the report into a file of people's own words: only what is between the marks changes.
+
+    Raises:
+        UserError: the file exists without the marks.
+    """
+    before, after = [], []
+    if target.is_file():
+        old = target.read_text(encoding="utf-8").splitlines()
+        if BEGIN not in old or END not in old or old.index(END) < old.index(BEGIN):
+            raise UserError(
+                f"{target} was not written by this command and would be lost",
+                f"put the lines '{BEGIN}' and '{END}' where the tables belong, or remove the file",
+            )
+        before, after = old[: old.index(BEGIN)], old[old.index(END) + 1 :]
+    write_lines(target, [*before, BEGIN, *lines, END, *after])

@@ -1,0 +1,108 @@
+"""From a configuration and option strings to the arguments of an ESPnet task."""
+
+import argparse
+import copy
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from espnet_spike.errors import UserError, did_you_mean
+
+# options of ours that go to ESPnet as they are
+DISTRIBUTED = (
+    "dist_backend",
+    "dist_init_method",
+    "dist_world_size",
+    "dist_rank",
+    "local_rank",
+    "dist_master_addr",
+    "dist_master_port",
+    "dist_launcher",
+    "multiprocessing_distributed",
+)
+
+
+# options that the commands decide, and that a user's ESPnet options must not turn round
+FIXED = frozenset(
+    "--config --output_dir --token_list --token_type --bpemodel --resume --collect_stats --dry_run"
+    " --print_config --train_shape_file --valid_shape_file --train_data_path_and_name_and_type"
+    " --valid_data_path_and_name_and_type --input_size --frontend --pretrain_path"
+    " --multiple_iterator".split()
+)
+
+
+def parse_espnet(
+    task: type, config: Mapping[str, Any], words: Sequence[str], extra: str = ""
+) -> argparse.Namespace:
+    """Parse ESPnet's arguments: its defaults, then the YAML, then our options, then ``extra``.
+
+    Args:
+        task: an ESPnet task class.
+        config: content of the YAML.
+        words: options of ours.
+        extra: options of the user as one string (``--asr_args``), quoted as in a shell.
+
+    Raises:
+        UserError: an unknown or malformed option or YAML key, with the nearest known name.
+    """
+    parser = espnet_parser(task)
+    known = [action.dest for action in parser._actions if action.option_strings]
+    for key in config:
+        if key not in known:
+            raise UserError(f"unknown key in the configuration: {key}{did_you_mean(key, known)}")
+    parser.set_defaults(**copy.deepcopy(dict(config)))
+    extra_words = split_args(extra)
+    for word in extra_words:
+        if word.split("=")[0] in FIXED:
+            raise UserError(
+                f"{word} cannot be given among ESPnet's options", "it is set by this command"
+            )
+    return parser.parse_args([*words, *extra_words])
+
+
+def espnet_parser(task: type) -> argparse.ArgumentParser:
+    """Return a task's parser; it takes full names only and raises instead of leaving.
+
+    Raises:
+        UserError: when parsing, with the nearest known name for an unknown option.
+    """
+    parser = task.get_parser()
+    parser.allow_abbrev = False
+    known = [action.dest for action in parser._actions if action.option_strings]
+
+    def explain(message: str) -> NoReturn:
+        prefix = "unrecognized arguments: "
+        guess = ""
+        if message.startswith(prefix):
+            word = message.removeprefix(prefix).split()[0]
+            guess = did_you_mean(word.lstrip("-").split("=")[0], known)
+        raise UserError(f"ESPnet option: {message}{guess}", "see the options of espnet2's tasks")
+
+    parser.error = explain
+    return parser
+
+
+def split_args(extra: str) -> list[str]:
+    """Split an option string as a shell does.
+
+    Raises:
+        UserError: an unclosed quote.
+    """
+    try:
+        return shlex.split(extra)
+    except ValueError as error:
+        raise UserError(f"cannot split the options {extra!r}: {error}") from None
+
+
+def check_device(name: str) -> None:
+    """Raise if torch has no such device here.
+
+    Raises:
+        UserError: names it and says what there is.
+    """
+    import torch
+
+    found = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if found else []), *(f"cuda:{number}" for number in range(found))]
+    if name not in known:
+        raise UserError(f"--device {name}: not on this machine", f"give {', '.join(known)}")

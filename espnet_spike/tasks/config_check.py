@@ -1,0 +1,229 @@
+"""Check every key of a configuration against what it configures, before any work starts.
+
+ESPnet checks neither the type of a YAML value nor its choices, and finds a wrong key of
+``encoder_conf`` only when the class is built, as a bare TypeError. All mistakes are told at once.
+"""
+
+import argparse
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet
+from espnet_spike.tasks.build import build_on_meta, token_names
+from espnet_spike.tasks.config_values import (
+    GIVEN,
+    Problems,
+    check_choice,
+    check_conf,
+    check_value,
+    numbers_as_text,
+)
+from espnet_spike.utils.cli import quiet
+
+# What the commands set themselves: key -> where a user sets it instead.
+RESERVED = {
+    "output_dir": "--asr_tag or --expdir",
+    "token_list": "the token stage",
+    "token_type": "--token_type",
+    "bpemodel": "the token stage",
+    "ngpu": "--ngpu",
+    "seed": "--seed",
+    "resume": "nothing: training always resumes",
+    "collect_stats": "the stats stage",
+    "train_data_path_and_name_and_type": "--train_set",
+    "valid_data_path_and_name_and_type": "--valid_set",
+    "train_shape_file": "the stats stage",
+    "valid_shape_file": "the stats stage",
+    "config": "--asr_config",
+    "dry_run": "--dry_run of run.sh",
+    "print_config": "nothing",
+    "pretrain_path": "init_param",
+    "required": "nothing",
+    "multiple_iterator": "--num_splits_asr",
+} | {name: "--asr_args" for name in DISTRIBUTED}
+
+
+def check_training_config(
+    task: type,
+    config: Mapping[str, Any],
+    path: Path | str,
+    extra: str = "",
+    vocab_size: int = 30,
+    input_size: int | None = 80,
+) -> argparse.Namespace:
+    """Check the configuration of a training, and build its model on the meta device.
+
+    Args:
+        task: ``SpikeASRTask`` or ``SpikeLMTask``.
+        config: content of the YAML, without ``spike_meta``.
+        path: for messages.
+        extra: options of ESPnet over the YAML, such as ``--asr_args``.
+        vocab_size: to build the model with.
+        input_size: feature dimension to build the model with; None for a language model.
+
+    Returns:
+        ESPnet's arguments with a made-up token list, from which the model was built.
+
+    Raises:
+        UserError: lists every mistake found.
+    """
+    problems: Problems = []
+    parser = espnet_parser(task)
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    for key, value in config.items():
+        if key in RESERVED:
+            problems.append(f"{key} does not belong here; it is set by {RESERVED[key]}")
+        elif key not in actions:
+            problems.append(f"unknown key {key}{did_you_mean(str(key), actions)}")
+        elif key != "frontend":  # see _check_asr
+            problems += check_value(key, value, actions[key])
+    problems += numbers_as_text(config)
+    _raise(path, problems)
+
+    where = f"{path} with {extra!r}" if extra else path
+    args = parse_espnet(task, config, [], extra)
+    for choices in task.class_choices_list:
+        if choices.name == "frontend":
+            continue
+        name = getattr(args, choices.name)
+        conf = getattr(args, f"{choices.name}_conf")
+        problems += check_choice(choices.name, name, conf, choices.classes, choices.optional)
+    problems += _check_optimizer(args)
+    if hasattr(args, "ctc_conf"):
+        from espnet2.asr.ctc import CTC
+
+        problems += check_conf("ctc_conf", args.ctc_conf, CTC, GIVEN["ctc"])
+    problems += numbers_as_text(vars(args))
+    if input_size is not None:
+        problems += _check_asr(config, args)
+    _raise(where, problems)
+
+    args.token_list = token_names(vocab_size)
+    if input_size is not None:
+        if args.input_size not in (None, input_size):
+            problems.append(f"input_size: {args.input_size}, but features have {input_size}")
+        args.input_size = input_size
+    if getattr(args, "normalize", None) == "global_mvn":
+        # its file of statistics is made later, and holds no parameter
+        args = copy.copy(args)
+        args.normalize, args.normalize_conf = None, {}
+    try:
+        model = build_on_meta(task, args)
+    except UserError:
+        raise
+    # ValueError, AssertionError, ...: whatever a constructor says to values it does not like
+    except Exception as error:
+        text = str(error) or "a check in a constructor failed"
+        raise UserError(
+            f"{where}: the model cannot be built: {type(error).__name__}: {text}",
+            "mend the value it names",
+        ) from error
+    problems += _check_criteria(args, model)
+    _raise(where, problems)
+    return args
+
+
+def check_inference_config(config: Mapping[str, Any], words: Sequence[str], path: Path) -> None:
+    """Check an inference configuration and options against ESPnet's ``asr_inference``.
+
+    Raises:
+        UserError: lists every mistake found.
+    """
+    from espnet2.bin.asr_inference import get_parser
+
+    parser = get_parser()
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    problems: Problems = []
+    for key, value in config.items():
+        if key not in actions:
+            problems.append(f"unknown key {key}{did_you_mean(str(key), actions)}")
+        else:
+            problems += check_value(key, value, actions[key])
+    for word in words:
+        name = word.removeprefix("--").split("=")[0]
+        if word.startswith("--") and name not in actions:
+            problems.append(f"unknown option --{name}{did_you_mean(name, actions)}")
+    problems += numbers_as_text(config)
+    _raise(path, problems)
+
+
+def _check_optimizer(args: argparse.Namespace) -> Problems:
+    """Check optimizer and scheduler, and build them over one parameter."""
+    import torch
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
+    problems = check_choice("optim", args.optim, args.optim_conf, optim_classes, optional=False)
+    problems += check_choice("scheduler", args.scheduler, args.scheduler_conf, scheduler_classes)
+    if problems or numbers_as_text({"o": args.optim_conf, "s": args.scheduler_conf}):
+        return problems
+    try:
+        optim = optim_classes[args.optim]([torch.nn.Parameter(torch.zeros(1))], **args.optim_conf)
+    except Exception as error:  # whatever an optimizer says to values it does not like
+        return [f"optim_conf: {error}"]
+    if args.scheduler is not None:
+        try:
+            with quiet():
+                scheduler_classes[args.scheduler](optim, **args.scheduler_conf)
+        except Exception as error:
+            return [f"scheduler_conf: {error}"]
+    return []
+
+
+def _check_asr(config: Mapping[str, Any], args: argparse.Namespace) -> Problems:
+    """Check what only an ASR model has, across keys."""
+    problems = []
+    if config.get("frontend") is not None:
+        problems.append(
+            f"frontend: {config['frontend']} takes audio, but training reads features; write null"
+        )
+    if args.frontend_conf:
+        problems.append("frontend_conf: there is no front end, features are read; remove it")
+    weight = args.model_conf.get("ctc_weight", 0.5)
+    if isinstance(weight, int | float):
+        if not 0 <= weight <= 1:
+            problems.append(f"model_conf.ctc_weight: must lie in [0, 1], not {weight}")
+        if weight < 1 and args.decoder is None:
+            problems.append(
+                f"decoder: null needs model_conf.ctc_weight 1.0, not {weight}; else name a decoder"
+            )
+        if weight == 0 and args.model_conf.get("interctc_weight", 0):
+            problems.append("model_conf.interctc_weight: needs a ctc_weight above 0")
+    layers = args.encoder_conf.get("interctc_layer_idx")
+    if args.model_conf.get("interctc_weight", 0) and not layers:
+        problems.append("model_conf.interctc_weight: needs encoder_conf.interctc_layer_idx")
+    if args.batch_type == "folded" and args.fold_length and len(args.fold_length) != 2:
+        problems.append("fold_length: needs two numbers, for frames and for tokens")
+    return problems
+
+
+def _check_criteria(args: argparse.Namespace, model: Any) -> Problems:
+    """Check that the model will report what models are chosen and training is stopped by."""
+    if not hasattr(model, "ctc"):
+        return []
+    absent = {}
+    if model.ctc is None:
+        absent |= dict.fromkeys(("cer_ctc", "loss_ctc"), "model_conf.ctc_weight is 0")
+    if model.decoder is None:
+        why = "model_conf.ctc_weight is 1"
+        absent |= dict.fromkeys(("acc", "cer", "wer", "loss_att"), why)
+    problems = []
+    if all(key in absent for _, key, _ in args.best_model_criterion):
+        shown = ", ".join(
+            f"{phase} {key} ({absent[key]})" for phase, key, _ in args.best_model_criterion
+        )
+        problems.append(f"best_model_criterion: the model reports none of {shown}")
+    if any(phase == "train" and key == "cer_ctc" for phase, key, _ in args.best_model_criterion):
+        problems.append("best_model_criterion: cer_ctc is reported for valid only")
+    key = args.early_stopping_criterion[1]
+    if args.patience is not None and key in absent:
+        problems.append(f"early_stopping_criterion: {key} is not reported, {absent[key]}")
+    return problems
+
+
+def _raise(path: Path | str, problems: Problems) -> None:
+    if problems:
+        unique = list(dict.fromkeys(problems))
+        raise UserError(f"{path}: " + "\n  ".join(["", *unique] if len(unique) > 1 else unique))

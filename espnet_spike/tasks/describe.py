@@ -1,0 +1,130 @@
+"""What a configuration builds: parameters by part, layers, neurons, subsampling; without data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.tasks.build import INPUT_SIZE, VOCAB_SIZE, build_on_meta
+from espnet_spike.tasks.config import read_training_config
+
+
+def describe(
+    path: Path, vocab_size: int | None = None, input_size: int | None = None, extra: str = ""
+) -> dict[str, Any]:
+    """Describe the model a YAML configures.
+
+    Args:
+        path: the YAML. Its key ``spike_meta: {vocab_size, input_size}`` gives the sizes that
+            depend on data.
+        vocab_size: stronger than ``spike_meta``; 30 if neither says.
+        input_size: feature dimension; 80 if neither says.
+        extra: options of ESPnet over the YAML.
+
+    Returns:
+        plain values: ``parameters`` (``front_end``, ``encoder``, ``decoder``, ``ctc``, ``other``,
+        ``total``), ``layers``, ``subsampling_factor``, ``min_input_frames``, ``neurons``.
+
+    Raises:
+        UserError: a mistake in the configuration.
+    """
+    from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.config_check import check_training_config
+
+    config, meta = read_training_config(path)
+    meta = {"vocab_size": VOCAB_SIZE, "input_size": INPUT_SIZE} | meta
+    vocab_size = vocab_size or meta["vocab_size"]
+    input_size = input_size or meta["input_size"]
+    args = check_training_config(SpikeASRTask, config, path, extra, vocab_size, input_size)
+    model = build_on_meta(SpikeASRTask, args)
+    return {
+        "config": str(path),
+        "encoder_name": args.encoder,
+        "decoder_name": args.decoder if model.decoder is not None else None,
+        "ctc_weight": model.ctc_weight,
+        "vocab_size": vocab_size,
+        "input_size": input_size,
+    } | describe_model(model)
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Describe an ``ESPnetASRModel``; see `describe`."""
+    from espnet_spike.nn.neurons.base import named_neurons
+    from espnet_spike.tasks.output_length import OutputLength
+
+    encoder = model.encoder
+    front_end = _count(getattr(encoder, "embed", None))
+    parameters = {
+        "front_end": front_end,
+        "encoder": _count(encoder) - front_end,
+        "decoder": _count(model.decoder),
+        "ctc": _count(model.ctc),
+    }
+    parameters["other"] = _count(model) - sum(parameters.values())
+    parameters["total"] = _count(model)
+    own = encoder.describe() if hasattr(encoder, "describe") else {}
+    length = OutputLength(model, None, 0)
+    shortest = None
+    if length.exact_formula:
+        shortest = next(frames for frames in range(1, 10_000) if length(frames) > 0)
+    neurons = own.get("neurons") or {
+        name: {"class": type(neuron).__name__} for name, neuron in named_neurons(encoder).items()
+    }
+    return {
+        "parameters": parameters,
+        "layers": {
+            "encoder": _layers(encoder, "encoders"),
+            "decoder": _layers(model.decoder, "decoders"),
+        },
+        "output_size": encoder.output_size(),
+        "subsampling_factor": subsampling_factor(model),
+        "min_input_frames": shortest,
+        "neurons": neurons,
+    }
+
+
+def subsampling_factor(model: Any) -> int | None:
+    """Return how many frames of features make one of the encoder; None where that is not known."""
+    from espnet_spike.tasks.output_length import OutputLength
+
+    factor = getattr(model.encoder, "subsampling_factor", None)
+    length = OutputLength(model, None, 0)
+    if factor is None and length.exact_formula:
+        factor = round(10_000 / length(10_000))
+    return factor
+
+
+def format_description(description: Mapping[str, Any]) -> str:
+    """Format a description for people."""
+    lines = [f"{description['config']}"]
+    decoder = description["decoder_name"] or "none (CTC only)"
+    lines.append(f"  encoder {description['encoder_name']}, decoder {decoder}")
+    lines.append(
+        f"  vocabulary {description['vocab_size']}, features {description['input_size']}, "
+        f"ctc_weight {description['ctc_weight']:g}"
+    )
+    lines.append("  parameters")
+    for part, count in description["parameters"].items():
+        lines.append(f"    {part.replace('_', ' '):<10} {count:>14,}")
+    layers = description["layers"]
+    lines.append(f"  layers: encoder {layers['encoder']}, decoder {layers['decoder']}")
+    factor = description["subsampling_factor"]
+    shortest = description["min_input_frames"]
+    lines.append(
+        f"  subsampling: {factor if factor is not None else 'unknown'}"
+        + (f" (needs at least {shortest} frames)" if shortest is not None else "")
+    )
+    neurons = description["neurons"]
+    lines.append(f"  spiking neuron layers: {len(neurons)}")
+    for name, neuron in neurons.items():
+        facts = ", ".join(f"{k} {v}" for k, v in neuron.items() if k != "class")
+        lines.append(f"    {name}: {neuron['class']}{f' ({facts})' if facts else ''}")
+    return "\n".join(lines)
+
+
+def _count(module: Any) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def _layers(module: Any, name: str) -> int | None:
+    layers = getattr(module, name, None)
+    return len(layers) if hasattr(layers, "__len__") else None

@@ -1,0 +1,11 @@
+"""The language model task of ESPnet with this package's trainer."""
+
+from espnet_spike.tasks.espnet import LMTask
+from espnet_spike.tasks.oom_scan import RemembersShapes
+from espnet_spike.tasks.trainer import SpikeTrainer
+
+
+class SpikeLMTask(RemembersShapes, LMTask):
+    """``LMTask`` whose trainer records each epoch."""
+
+    trainer = SpikeTrainer

@@ -1,0 +1,141 @@
+"""The hybrid CTC/attention model of ESPnet, plus what a spiking encoder has to tell."""
+
+import inspect
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.layers.abs_normalize import AbsNormalize
+
+from espnet_spike.errors import UserError
+from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
+from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
+
+
+class SpikeASRModel(ESPnetASRModel):
+    """``ESPnetASRModel`` that logs firing rates and adds the encoder's auxiliary losses.
+
+    Chosen by ``model: spike_asr`` (the default of ``SpikeASRTask``); takes the arguments of
+    ``ESPnetASRModel`` and ``specaug_after_normalize``. Any encoder works: one without spiking
+    neurons only adds nothing.
+
+    Added to the statistics, and so to log, plots and tensorboard:
+
+    * ``firing_rate_<layer>``: spikes per neuron, frame and level, padding excluded, in [0, 1];
+    * ``firing_rate``: their mean over layers;
+    * ``threshold_spread_<layer>``, in validation: how much a threshold follows its input, as the
+      coefficient of variation over valid frames; ``threshold_spread``: their mean;
+    * ``sparsity_<point>``: share of exact zeros behind a FATReLU, padding excluded, in [0, 1];
+    * ``sparsity``: their mean over points; ``sparsity_macs``: weighted by the operations saved;
+    * ``loss_<name>``: each auxiliary loss.
+
+    If the encoder has ``auxiliary_losses() -> dict[str, Tensor]`` (called once after each forward
+    pass, 0-dim tensors already weighted), they are added to the loss.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        specaug: AbsSpecAug | None = None,
+        normalize: AbsNormalize | None = None,
+        specaug_after_normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Take ``ESPnetASRModel``'s arguments.
+
+        Args:
+            specaug_after_normalize: mask normalised features, so that the zeros of a mask are the
+                mean. ESPnet masks first: its zeros are far below the mean of log-mel features in
+                Kaldi's scale, and shift an utterance's mean. Ours; ESPnet's order by default.
+        """
+        if specaug_after_normalize and specaug is not None and normalize is not None:
+            specaug, normalize = None, NormalizeThenMask(normalize, specaug)
+        super().__init__(*args, specaug=specaug, normalize=normalize, **kwargs)
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | None], torch.Tensor]:
+        """Compute the training loss.
+
+        Args:
+            speech: features (B, T, D).
+            speech_lengths: frames of each utterance (B,).
+            text: token ids (B, L), padded with -1.
+            text_lengths: tokens of each utterance (B,).
+            **kwargs: ``utt_id``, the names of the B utterances.
+
+        Returns:
+            the loss, the statistics (1-dim tensors) and the weight of the batch (its size).
+
+        Raises:
+            UserError: a feature of some utterance is NaN or infinite; names the utterance.
+        """
+        _check_finite(speech, kwargs.get("utt_id"))
+        loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        auxiliary = getattr(self.encoder, "auxiliary_losses", dict)()
+        for name, value in auxiliary.items():
+            loss = loss + value
+            stats[f"loss_{name}"] = value.detach().reshape(1)
+        if auxiliary:
+            stats["loss"] = loss.detach()
+        rates = firing_rates(self.encoder)
+        for name, rate in rates.items():
+            stats[f"firing_rate_{name}"] = rate.detach().reshape(1)
+        if rates:
+            stats["firing_rate"] = torch.stack(list(rates.values())).detach().mean().reshape(1)
+        spreads = {} if self.training else threshold_spreads(self.encoder)
+        for name, spread in spreads.items():
+            stats[f"threshold_spread_{name}"] = spread.detach().reshape(1)
+        if spreads:
+            stats["threshold_spread"] = torch.stack(list(spreads.values())).mean().reshape(1)
+        zeros = sparsities(self.encoder)
+        for name, share in zeros.items():
+            stats[f"sparsity_{name}"] = share.detach().reshape(1)
+        if zeros:
+            stats["sparsity"] = mean_sparsity(self.encoder).reshape(1)
+            stats["sparsity_macs"] = mean_sparsity(self.encoder, mac_weighted=True).reshape(1)
+        return loss, stats, weight
+
+
+def _signature() -> inspect.Signature:
+    """Return ESPnet's signature and our own argument: configurations are checked against it."""
+    parents = inspect.signature(ESPnetASRModel.__init__)
+    own = inspect.signature(SpikeASRModel.__init__).parameters["specaug_after_normalize"]
+    return parents.replace(parameters=[*parents.parameters.values(), own])
+
+
+SpikeASRModel.__init__.__signature__ = _signature()
+
+
+class NormalizeThenMask(AbsNormalize):
+    """Normalise features ``(B, T, D)``; in training, mask them afterwards."""
+
+    def __init__(self, normalize: AbsNormalize, specaug: AbsSpecAug) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.specaug = specaug
+
+    def forward(
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the features and their lengths."""
+        xs_pad, ilens = self.normalize(xs_pad, ilens)
+        return self.specaug(xs_pad, ilens) if self.training else (xs_pad, ilens)
+
+
+def _check_finite(speech: torch.Tensor, utt_ids: list[str] | None) -> None:
+    """Stop at a non-finite feature: ESPnet would skip every update and end with status 0."""
+    finite = torch.isfinite(speech).flatten(1).all(1)
+    if not bool(finite.all()):
+        rows = (~finite).nonzero().flatten().tolist()
+        names = [utt_ids[row] for row in rows] if utt_ids is not None else [f"row {rows}"]
+        raise UserError(
+            f"features are NaN or infinite in utterance {', '.join(names[:5])}",
+            "mend or remove the audio and extract the features again (stage 3)",
+        )

@@ -1,0 +1,123 @@
+"""How many frames an encoder puts out, and which utterances are too short to train on.
+
+CTC needs a frame for every token and one blank between equal neighbours. ESPnet gives an
+utterance that has fewer an infinite loss, or stops at a batch of too short ones.
+"""
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class OutputLength:
+    """Encoder frames as a function of input frames, exact for every encoder.
+
+    * an encoder with ``output_lengths(ilens) -> olens`` (ours) is asked;
+    * ESPnet's encoders with an ``embed`` front end follow its convolutions;
+    * any other is run on zeros, as seldom as a non-decreasing function allows.
+
+    Args:
+        model: an ``ESPnetASRModel``, possibly on the meta device.
+        build: makes the same model with real parameters; called only in the last case.
+        input_size: feature dimension.
+    """
+
+    def __init__(self, model: nn.Module, build: Callable[[], nn.Module], input_size: int) -> None:
+        self._known: dict[int, int] = {}
+        self._sorted: list[int] = []
+        adaptor = _postencoder_length(model.postencoder)
+        encoder = _encoder_length(model.encoder)
+        if adaptor is not None and encoder is not None and _keeps_length(model.preencoder):
+            self._compute = lambda frames: adaptor(encoder(frames))
+            self.exact_formula = True
+        else:
+            self._compute = _by_running(build, input_size)
+            self.exact_formula = False
+
+    def __call__(self, frames: int) -> int:
+        """Return the number of encoder frames for one utterance of ``frames`` frames."""
+        if frames not in self._known:
+            self._known[frames] = max(self._compute(frames), 0)
+            bisect.insort(self._sorted, frames)
+        return self._known[frames]
+
+    def reaches(self, frames: int, needed: int) -> bool:
+        """Return whether ``frames`` input frames give at least ``needed`` encoder frames."""
+        if frames not in self._known:
+            place = bisect.bisect(self._sorted, frames)
+            if place > 0 and self._known[self._sorted[place - 1]] >= needed:
+                return True
+            if place < len(self._sorted) and self._known[self._sorted[place]] < needed:
+                return False
+        return self(frames) >= needed
+
+
+def _encoder_length(encoder: nn.Module | None) -> Callable[[int], int] | None:
+    """Return the length formula of an encoder, or None if it is not known."""
+    if encoder is None:
+        return lambda frames: frames
+    if hasattr(encoder, "output_lengths"):
+        return lambda frames: int(encoder.output_lengths(torch.tensor([frames]))[0])
+    if not type(encoder).__module__.startswith("espnet2.asr.encoder.") or not hasattr(
+        encoder, "embed"
+    ):
+        return None
+    embed = encoder.embed
+    if hasattr(embed, "conv"):
+        convs = [m for m in embed.conv.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
+        return lambda frames: _after_convs(frames, convs)
+    if embed is None or isinstance(embed, nn.Linear | nn.Sequential):
+        # a projection, dropout, a norm, positions: frame by frame
+        return lambda frames: frames
+    return None
+
+
+def _after_convs(frames: int, convs: Sequence[nn.Conv1d | nn.Conv2d]) -> int:
+    for conv in convs:
+        kernel = conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
+        frames = (frames + 2 * conv.padding[0] - kernel) // conv.stride[0] + 1
+        if frames < 1:
+            return 0
+    return frames
+
+
+def _postencoder_length(postencoder: nn.Module | None) -> Callable[[int], int] | None:
+    if postencoder is None:
+        return lambda frames: frames
+    if hasattr(postencoder, "length_adaptor_ratio"):
+        return lambda frames: frames // postencoder.length_adaptor_ratio
+    return None
+
+
+def _keeps_length(preencoder: nn.Module | None) -> bool:
+    return preencoder is None or type(preencoder).__name__ == "LinearProjection"
+
+
+def _by_running(build: Callable[[], nn.Module], input_size: int) -> Callable[[int], int]:
+    """Return a length function that runs the model on zeros; 0 where it refuses the length."""
+    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+    built: list[Any] = []
+
+    def compute(frames: int) -> int:
+        if frames < 1:
+            return 0
+        if not built:
+            built.append(build().eval())
+        speech = torch.zeros(1, frames, input_size)
+        try:
+            with torch.no_grad():
+                _, olens = built[0].encode(speech, torch.tensor([frames]))
+        except (TooShortUttError, AssertionError):
+            # ESPnet asserts that an output has as many frames as its length tells
+            return 0
+        except RuntimeError as error:
+            if "Kernel size" in str(error):  # torch: the input is shorter than a kernel
+                return 0
+            raise
+        return int(olens[0])
+
+    return compute

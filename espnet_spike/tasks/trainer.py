@@ -1,0 +1,196 @@
+"""ESPnet's trainer with a record of each epoch, from which training is judged and shown."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.reporter import Reporter, SubReporter, aggregate
+from espnet2.train.trainer import Trainer, TrainerOptions
+
+from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
+from espnet_spike.tasks import determinism, oom_scan
+
+A_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
+
+
+class SpikeTrainer(Trainer):
+    """``Trainer`` that appends one JSON line an epoch to ``<output_dir>/epochs.jsonl``.
+
+    A line holds the mean of every statistic of the ``train`` and ``valid`` part, and what ESPnet
+    does not tell: how many updates were applied out of how many steps, whether any trainable
+    parameter changed, and, for the first epoch, the loss of its first batch in evaluation mode
+    before and after the epoch (a deterministic sign of learning even if there is one epoch only).
+    """
+
+    _current: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def run(cls, *, trainer_options: TrainerOptions, **kwargs: Any) -> None:
+        """Train as ESPnet does, after the scan of the worst batches; draw the curves at the end.
+
+        ESPnet draws the curves under ``images`` anew in every epoch. With a firing rate a layer
+        that takes longer than an epoch on a small corpus; tensorboard shows them all meanwhile.
+        """
+        determinism.apply()
+        draw, trainer_options.use_matplotlib = trainer_options.use_matplotlib, False
+        distributed = kwargs["distributed_option"]
+        if oom_scan.wanted(trainer_options.ngpu):
+            batches = kwargs["train_iter_factory"]
+            several = distributed.distributed
+            oom_scan.scan(kwargs["model"], batches, trainer_options.use_amp, several)
+        super().run(trainer_options=trainer_options, **kwargs)
+        if draw and (not distributed.distributed or distributed.dist_rank == 0):
+            _draw_curves(Path(trainer_options.output_dir))
+
+    @classmethod
+    def train_one_epoch(
+        cls,
+        model: torch.nn.Module,
+        iterator: Iterable[tuple[list[str], dict[str, torch.Tensor]]],
+        optimizers: list[torch.optim.Optimizer],
+        schedulers: list[Any],
+        scaler: Any,
+        reporter: SubReporter,
+        summary_writer: Any,
+        options: TrainerOptions,
+        distributed_option: DistributedOption,
+    ) -> bool:
+        """Train one epoch as ESPnet does and keep its record; see `Trainer.train_one_epoch`."""
+        start = time.time()
+        probe = _Probe(iterator, model, active=reporter.get_epoch() == 1)
+        before = _fingerprint(model)
+        all_invalid = super().train_one_epoch(
+            model=model,
+            iterator=probe,
+            optimizers=optimizers,
+            schedulers=schedulers,
+            scaler=scaler,
+            reporter=reporter,
+            summary_writer=summary_writer,
+            options=options,
+            distributed_option=distributed_option,
+        )
+        applied = sum(math.isfinite(v.value) for v in reporter.stats.get("grad_norm", []))
+        cls._current = {
+            "epoch": reporter.get_epoch(),
+            "max_epoch": options.max_epoch,
+            "start": start,
+            "batches": reporter.count,
+            "steps": reporter.count // options.accum_grad,
+            "applied": applied,
+            "parameters_moved": _fingerprint(model) != before,
+            "probe_loss": [probe.loss_before, probe.loss_now()],
+            "train": _means(reporter),
+        }
+        return all_invalid
+
+    @classmethod
+    def validate_one_epoch(
+        cls,
+        model: torch.nn.Module,
+        iterator: Iterable[dict[str, torch.Tensor]],
+        reporter: SubReporter,
+        options: TrainerOptions,
+        distributed_option: DistributedOption,
+    ) -> None:
+        """Validate as ESPnet does, then write the record of the epoch.
+
+        The last whole checkpoint is set aside first: ESPnet is about to write the new one in
+        place, and a kill in that moment would leave neither.
+        """
+        super().validate_one_epoch(
+            model=model,
+            iterator=iterator,
+            reporter=reporter,
+            options=options,
+            distributed_option=distributed_option,
+        )
+        if distributed_option.distributed and distributed_option.dist_rank != 0:
+            return
+        output_dir = Path(options.output_dir)
+        now = time.time()
+        record = cls._current | {"valid": _means(reporter), "end": now}
+        record["seconds"] = now - record["start"]
+        with open(output_dir / EPOCHS, "a", encoding="utf-8") as f:
+            f.write(json.dumps(record) + "\n")
+        if odd := odd_layers(record["valid"]):
+            logging.warning("epoch %d: %s", record["epoch"], odd)
+        if (output_dir / CHECKPOINT).exists():
+            os.replace(output_dir / CHECKPOINT, output_dir / PREVIOUS_CHECKPOINT)
+
+
+class _Probe:
+    """Hand on the batches of an iterator; remember the first and its loss in evaluation mode."""
+
+    def __init__(self, iterator: Iterable[Any], model: torch.nn.Module, active: bool) -> None:
+        self.iterator = iterator
+        self.active = active
+        self.model = getattr(model, "module", model)
+        self.batch: dict[str, Any] | None = None
+        self.loss_before: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.iterator)
+
+    def __iter__(self) -> Iterator[Any]:
+        for utt_ids, batch in self.iterator:
+            if self.active and self.batch is None:
+                # a copy: the model writes ignore_id into the text it is given
+                self.batch = {k: v.clone() for k, v in batch.items()} | {"utt_id": utt_ids}
+                self.loss_before = self.loss_now()
+            yield utt_ids, batch
+
+    def loss_now(self) -> float | None:
+        if self.batch is None:
+            return None
+        device = next(self.model.parameters()).device
+        training = self.model.training
+        self.model.eval()
+        batch = {
+            k: v.to(device, copy=True) if isinstance(v, torch.Tensor) else v
+            for k, v in self.batch.items()
+        }
+        with torch.no_grad():
+            retval = self.model(**batch)
+        self.model.train(training)
+        loss = retval["loss"] if isinstance(retval, dict) else retval[0]
+        value = float(loss.mean())
+        return value if math.isfinite(value) else None
+
+
+def _draw_curves(exp_dir: Path) -> None:
+    """Draw every statistic of the training but those of single layers."""
+    states = safe_torch_load(exp_dir / CHECKPOINT, map_location="cpu")
+    reporter = Reporter()
+    reporter.load_state_dict(states["reporter"])
+    for phases in reporter.stats.values():
+        for stats in phases.values():
+            for key in [key for key in stats if key.startswith(A_LAYER)]:
+                del stats[key]
+    reporter.matplotlib_plot(exp_dir / "images")
+
+
+def _fingerprint(model: torch.nn.Module) -> list[float]:
+    """Return sums that change when a trainable parameter does; no copy of the model is kept."""
+    with torch.no_grad():
+        sums = [
+            part
+            for p in model.parameters()
+            if p.requires_grad
+            for part in (p.double().sum(), p.double().square().sum())
+        ]
+        return torch.stack(sums).tolist() if sums else []
+
+
+def _means(reporter: SubReporter) -> dict[str, float | None]:
+    """Aggregate the statistics of a phase as ESPnet's reporter will; non-finite is None."""
+    means = {key: float(aggregate(values)) for key, values in reporter.stats.items()}
+    return {key: mean if math.isfinite(mean) else None for key, mean in means.items()}

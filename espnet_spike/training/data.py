@@ -1,0 +1,139 @@
+"""Whether what a training reads is sound: features, transcripts, shapes and statistics."""
+
+from pathlib import Path
+
+from espnet_spike.errors import UserError
+from espnet_spike.utils.files import name_some, read_table
+
+
+def data_options(part: str, folder: Path) -> list[str]:
+    """Return ESPnet's options for the features and transcripts of a data directory.
+
+    Raises:
+        UserError: the path holds a comma, at which ESPnet would split it.
+    """
+    if "," in str(folder):
+        raise UserError(f"the path {folder} holds a comma", "ESPnet splits there; rename it")
+    option = f"--{part}_data_path_and_name_and_type"
+    return [
+        *(option, f"{folder / 'feats.scp'},speech,kaldi_ark"),
+        *(option, f"{folder / 'text'},text,text"),
+    ]
+
+
+def check_data_dir(folder: Path) -> None:
+    """Raise a ``UserError`` if features or transcripts are missing in a data directory."""
+    for name in ("feats.scp", "text"):
+        if not (folder / name).is_file():
+            raise UserError(f"missing: {folder / name}", "run the stages before training first")
+
+
+def feature_size(shape_file: Path) -> int:
+    """Return the feature dimension of a shape file "utt frames,dim".
+
+    Raises:
+        UserError: no such file, it is empty or malformed, or utterances differ in dimension.
+    """
+    if not shape_file.is_file():
+        raise UserError(f"missing: {shape_file}", "run the stats stage (7) first")
+    sizes: dict[str, str] = {}
+    for utt, shape in read_table(shape_file).items():
+        frames, comma, size = shape.partition(",")
+        if not (frames.isdigit() and comma and size.isdigit()):
+            raise UserError(f"{shape_file}: {utt} has shape {shape!r}, not 'frames,dim'")
+        sizes.setdefault(size, utt)
+    if not sizes:
+        raise UserError(f"{shape_file} is empty", "check the data of the stages before")
+    if len(sizes) > 1:
+        some = ", ".join(f"{utt} has {size}" for size, utt in sizes.items())
+        raise UserError(f"{shape_file}: the feature dimension differs: {some}")
+    return int(next(iter(sizes)))
+
+
+def check_finite(stats_dir: Path, data_dir: Path) -> None:
+    """Check that the feature statistics are finite.
+
+    One NaN frame in one utterance makes ESPnet skip every update and end with status 0.
+
+    Raises:
+        UserError: they are not; names the utterances whose features are to blame.
+    """
+    import numpy as np
+
+    path = stats_dir / "feats_stats.npz"
+    if not path.is_file():
+        raise UserError(f"missing: {path}", "run the stats stage (7) first")
+    with np.load(path) as stats:
+        if np.isfinite(stats["sum"]).all() and np.isfinite(stats["sum_square"]).all():
+            return
+    raise damage(data_dir) or UserError(
+        f"{path} is not finite, but the features now are", "run the stats stage (7) again"
+    )
+
+
+def check_keys(data_dir: Path) -> None:
+    """Check that features, shapes and transcripts name the same utterances in the same order.
+
+    ESPnet reads the files side by side, and stops at a difference without a helpful word.
+
+    Raises:
+        UserError: naming the files and the utterances.
+    """
+    keys = {}
+    for name in ("feats.scp", "feats_shape", "text"):
+        table = read_table(data_dir / name)
+        keys[name] = list(table)
+        empty = [utt for utt, value in table.items() if not value]
+        if empty:
+            raise UserError(
+                f"{data_dir / name}: nothing behind {name_some(empty)}",
+                "run the data and filter stages, which drop such utterances",
+            )
+    for name in ("feats_shape", "text"):
+        odd = set(keys["feats.scp"]) ^ set(keys[name])
+        if odd:
+            raise UserError(
+                f"{data_dir}: feats.scp and {name} do not name the same utterances: "
+                f"{name_some(sorted(odd))}",
+                "run the stages that make this folder again",
+            )
+        if keys["feats.scp"] != keys[name]:
+            raise UserError(
+                f"{data_dir}: feats.scp and {name} are not in the same order",
+                "sort both by utterance (LC_ALL=C sort)",
+            )
+
+
+def damage(data_dir: Path) -> UserError | None:
+    """Read all features of a data directory; return what is wrong with them, or None.
+
+    Missing and truncated arks, garbage and non-finite values are found, each with its utterance,
+    which ESPnet does not name.
+    """
+    from espnet_spike.data.ark import ArkReader
+
+    found: dict[str, str] = {}
+    with ArkReader() as reader:
+        for utt, entry in read_table(data_dir / "feats.scp").items():
+            try:
+                reader.read(utt, entry)
+            except UserError as error:
+                found[utt] = error.message
+    if not found:
+        return None
+    more = f" (and {len(found) - 1} more: {name_some(found)})" if len(found) > 1 else ""
+    return UserError(
+        f"{data_dir}: {next(iter(found.values()))}{more}",
+        "mend or remove the audio, then extract the features again (stage 3)",
+    )
+
+
+def _check_complete(stats_dir: Path, data_dir: Path) -> None:
+    wanted = read_table(data_dir / "feats_shape").keys()
+    found = read_table(stats_dir / "speech_shape").keys()
+    if wanted != found:
+        raise UserError(
+            f"{stats_dir}: {len(found)} of {len(wanted)} utterances have statistics, "
+            f"missing: {name_some(wanted - found)}",
+            f"see {stats_dir.parent / 'stats.log'}",
+        )

@@ -1,0 +1,220 @@
+"""Resume an experiment safely: the same configuration, and whole checkpoints.
+
+ESPnet rewrites ``config.yaml`` before it finds that a checkpoint does not fit, writes checkpoints
+in place, and trains on with a truncated ``Nepoch.pth`` until the final averaging fails.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import (
+    CHECKPOINT,
+    EPOCHS,
+    FINISHED,
+    PREVIOUS_CHECKPOINT,
+    SNAPSHOT,
+    is_whole,
+)
+from espnet_spike.utils.files import flatten, write_json
+
+# What may change between the runs of one experiment, besides anything that begins with wandb_.
+MAY_CHANGE = frozenset(
+    # how long
+    "max_epoch patience nj"
+    # where it runs
+    " ngpu num_workers dist_backend dist_init_method dist_world_size dist_rank local_rank"
+    " dist_master_addr dist_master_port dist_launcher multiprocessing_distributed distributed"
+    " max_cache_size max_cache_fd valid_max_cache_size"
+    # what is shown
+    " log_level log_interval use_matplotlib use_tensorboard create_graph_in_tensorboard use_wandb"
+    " num_att_plot nbest_averaging_interval"
+    # not settings of the model: bookkeeping of the command line
+    " config output_dir resume dry_run print_config required version collect_stats"
+    " train_shape_file valid_shape_file".split()
+)
+
+DATA = "data: "
+"""How the keys of files begin that are no part of the configuration."""
+
+_logger = logging.getLogger(__name__)
+
+
+def may_change(key: str) -> bool:
+    """Return whether a configuration key may differ when an experiment goes on."""
+    key = key.split(".")[0]
+    return key in MAY_CHANGE or key.startswith("wandb_")
+
+
+def check_unchanged(
+    exp_dir: Path,
+    config: Mapping[str, Any],
+    fill_defaults: Callable[[dict[str, Any], dict[str, Any]], None] = lambda old, new: None,
+) -> None:
+    """Compare a configuration with the one the experiment was started with.
+
+    An experiment without a finished epoch has nothing to lose: it starts again, and says so.
+
+    Args:
+        exp_dir: folder of the experiment.
+        config: JSON values.
+        fill_defaults: puts the same defaults into the old and the new configuration, in place.
+
+    Raises:
+        UserError: a key changed that must not; lists every such key, old and new value.
+    """
+    path = exp_dir / SNAPSHOT
+    trained = (exp_dir / CHECKPOINT).exists() or (exp_dir / PREVIOUS_CHECKPOINT).exists()
+    if not path.exists():
+        if trained:
+            raise UserError(
+                f"{exp_dir} holds a checkpoint but not {SNAPSHOT}, so it was trained by another "
+                "program and cannot be resumed safely",
+                "train under another --asr_tag",
+            )
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8"))["config"], dict(config)
+    fill_defaults(before, now)
+    old, new = flatten(before), flatten(now)
+    changed = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if not may_change(key)
+        and old.get(key) != new.get(key)
+        and not (key.startswith(DATA) and key not in old)  # older experiments do not tell
+    ]
+    if not changed:
+        return
+    listing = "\n".join(f"    {key}: {_show(old, key)} -> {_show(new, key)}" for key in changed)
+    if not trained:
+        _logger.warning(
+            "configuration or data of %s changed before its first epoch was finished; it starts "
+            "again with the new ones:\n%s",
+            exp_dir,
+            listing,
+        )
+        (exp_dir / EPOCHS).unlink(missing_ok=True)
+        return
+    raise UserError(
+        f"configuration or data changed since {exp_dir} was started:\n{listing}",
+        "train what changed in a folder of its own with --asr_tag NEW (an LM: --lm_tag); only "
+        "max_epoch, patience, nj, ngpu, num_workers and logging keys may change on resume",
+    )
+
+
+def write_snapshot(exp_dir: Path, config: Mapping[str, Any]) -> None:
+    """Record the configuration of an experiment, in JSON values."""
+    write_json(exp_dir / SNAPSHOT, {"config": dict(config)})
+
+
+def is_finished(exp_dir: Path, request: str) -> bool:
+    """Return whether this very request was finished here and its checkpoint is still there."""
+    try:
+        record = json.loads((exp_dir / FINISHED).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return record["request"] == request and all(
+        is_whole(exp_dir / name) for name in record["files"]
+    )
+
+
+def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:
+    """Make the checkpoints of an interrupted experiment loadable; say what was done.
+
+    A truncated ``checkpoint.pth`` gives way to that of the epoch before, or, if there is none, the
+    training starts again. A truncated ``Nepoch.pth`` is written anew from the checkpoint of the
+    same epoch; that of an earlier epoch is left out of the choice of the best epochs.
+
+    Args:
+        exp_dir: folder of the experiment.
+        criteria: ``best_model_criterion``, (phase, key, min or max).
+        nbest: how many best epochs are averaged, the largest ``keep_nbest_models``.
+    """
+    for leftover in exp_dir.glob("*.tmp"):
+        leftover.unlink()
+    checkpoint, previous = exp_dir / CHECKPOINT, exp_dir / PREVIOUS_CHECKPOINT
+    there = checkpoint.exists() or previous.exists()
+    if not is_whole(checkpoint):
+        found = "is truncated" if checkpoint.exists() else "is missing"
+        if is_whole(previous):
+            os.replace(previous, checkpoint)
+            epoch = _load(checkpoint)["reporter"]["epoch"]
+            _logger.warning(
+                "%s %s; going on from the last whole epoch, %d", checkpoint, found, epoch
+            )
+        elif there:
+            checkpoint.unlink(missing_ok=True)
+            previous.unlink(missing_ok=True)
+            _logger.warning(
+                "%s %s and no earlier epoch is whole; the training starts again", checkpoint, found
+            )
+    if not checkpoint.exists():
+        (exp_dir / EPOCHS).unlink(missing_ok=True)
+        return
+    _repair_epochs(exp_dir, criteria, nbest)
+
+
+def _repair_epochs(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:
+    states = _load(exp_dir / CHECKPOINT)
+    stats = states["reporter"]["stats"]
+    last = states["reporter"]["epoch"]
+    changed = False
+    newest = exp_dir / f"{last}epoch.pth"
+    if not is_whole(newest):
+        _save(states["model"], newest)
+        _logger.warning("%s was not whole; written again from %s", newest, CHECKPOINT)
+    for path in exp_dir.glob("*epoch.pth"):
+        number = path.name.removesuffix("epoch.pth")
+        if number.isdigit() and int(number) != last and not is_whole(path):
+            path.unlink()
+            # without its model the epoch must not be chosen for the average
+            if stats.pop(int(number), None) is not None:
+                changed = True
+                _logger.warning("%s is truncated; epoch %s is left out", path, number)
+    # an epoch may be among the best and its file gone (deleted, or never written)
+    while missing := _best_epochs(stats, criteria, nbest) - _present(exp_dir):
+        for epoch in missing:
+            stats.pop(epoch)
+            changed = True
+            _logger.warning("%depoch.pth is missing in %s; left out", epoch, exp_dir)
+    if changed:
+        _save(states, exp_dir / CHECKPOINT)
+
+
+def _best_epochs(
+    stats: Mapping[int, Any], criteria: Sequence[Sequence[str]], nbest: int
+) -> set[int]:
+    best: set[int] = set()
+    for phase, key, mode in criteria:
+        values = [(e, s[phase][key]) for e, s in stats.items() if key in s.get(phase, {})]
+        values.sort(key=lambda pair: pair[1], reverse=mode == "max")
+        best |= {epoch for epoch, _ in values[:nbest]}
+    return best
+
+
+def _present(exp_dir: Path) -> set[int]:
+    names = [path.name.removesuffix("epoch.pth") for path in exp_dir.glob("*epoch.pth")]
+    return {int(name) for name in names if name.isdigit()}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import torch
+
+    # weights_only: a checkpoint must never run code
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _save(states: Any, path: Path) -> None:
+    import torch
+
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(states, temporary)
+    os.replace(temporary, path)
+
+
+def _show(config: Mapping[str, Any], key: str) -> str:
+    return json.dumps(config[key]) if key in config else "(not set)"

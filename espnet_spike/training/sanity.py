@@ -1,0 +1,85 @@
+"""Whether a training learnt anything, and whether it came to its end."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import Epochs
+
+# A loss that moved less than this, relatively, has not moved.
+UNMOVED = 1e-6
+
+
+def stopped_early(epochs: Epochs, patience: int | None, criterion: Sequence[str]) -> bool:
+    """Return whether ESPnet's early stopping has ended the training at the last epoch."""
+    phase, key, mode = criterion
+    values = [(e["epoch"], e[phase].get(key)) for e in epochs]
+    values = [(epoch, value) for epoch, value in values if value is not None]
+    if patience is None or not values:
+        return False
+    sign = 1 if mode == "min" else -1
+    best = min(values, key=lambda pair: sign * pair[1])[0]
+    return epochs[-1]["epoch"] - best > patience
+
+
+def check_learnt(epochs: Epochs, log: Path) -> None:
+    """Raise if the training ran and learnt nothing, which ESPnet does not notice.
+
+    Raises:
+        UserError: no update was applied, no parameter changed, the loss is not finite, or it did
+            not move.
+    """
+    hint = f"see {log}; check learning rate, features and transcripts"
+    if not epochs:
+        raise UserError("no epoch was trained", hint)
+    last = epochs[-1]
+    if not any(e["applied"] for e in epochs):
+        steps = sum(e["steps"] for e in epochs)
+        cause = (
+            "accum_grad is larger than the number of batches an epoch"
+            if steps == 0
+            else f"the gradient was NaN or infinite in all {steps} steps"
+        )
+        raise UserError(f"nothing learnt: no update was applied, {cause}", hint)
+    for phase in ("train", "valid"):
+        if last[phase].get("loss") is None:
+            raise UserError(
+                f"nothing learnt: the {phase} loss of epoch {last['epoch']} is not finite", hint
+            )
+    if not last["applied"]:
+        raise UserError(
+            f"training broke down: no update was applied in epoch {last['epoch']}, "
+            f"the gradient was NaN or infinite in all {last['steps']} steps",
+            "lower the learning rate (optim_conf lr) or grad_clip and train under a new --asr_tag",
+        )
+    if not any(e["parameters_moved"] for e in epochs):
+        raise UserError("nothing learnt: no parameter changed", f"is the learning rate 0? {hint}")
+    losses = [e["valid"]["loss"] for e in epochs if e["valid"].get("loss") is not None]
+    probe = [loss for loss in epochs[0]["probe_loss"] if loss is not None]
+    if _unmoved(losses) and _unmoved(probe):
+        raise UserError(
+            f"nothing learnt: the loss did not move ({losses[-1]:g} after {len(epochs)} epochs)",
+            f"is the learning rate too small? {hint}",
+        )
+
+
+def check_finished(epochs: Epochs, config: Mapping[str, Any], log: Path) -> None:
+    """Raise if the training ended before ``max_epoch`` for another reason than early stopping."""
+    done = epochs[-1]["epoch"] if epochs else 0
+    if done >= config["max_epoch"]:
+        return
+    if stopped_early(epochs, config["patience"], config["early_stopping_criterion"]):
+        return
+    raise UserError(
+        f"training ended after {done} of {config['max_epoch']} epochs",
+        f"see {log}; run the same command again to go on",
+    )
+
+
+def _unmoved(losses: Sequence[float]) -> bool:
+    if len(losses) < 2:
+        return True
+    low, high = min(losses), max(losses)
+    return math.isclose(low, high, rel_tol=UNMOVED, abs_tol=0.0)

@@ -1,0 +1,253 @@
+"""The sparsify stage: choose thresholds for a trained model, then fine-tune it with them.
+
+A training YAML asks for it by a part ``sparsify`` of ``spike_meta``::
+
+    spike_meta:
+      sparsify:
+        loss_factor: 1.05           # keys of espnet_spike.training.calibration.Calibration
+        utterances: 200
+        finetune:                   # keys of ESPnet, over those of the YAML
+          max_epoch: 20
+          optim_conf: {lr: 0.0002}
+          encoder_conf: {lambda_act: 0.001, lambda_T: 0.000001}
+
+The result is an experiment folder like that of a training: ``calibration/`` holds the search, its
+log and ``init.pth``; ``finetune.yaml`` is what the fine-tuning was given.
+"""
+
+import argparse
+import json
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_spike.data.feature_extractor import hand_on
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import best_checkpoint, read_config
+from espnet_spike.tasks.config import META, read_training_config
+from espnet_spike.tasks.loading import build
+from espnet_spike.training import asr
+from espnet_spike.training.calibration import (
+    Batch,
+    Calibration,
+    Calibrator,
+    finetuning_state,
+    naive_thresholds,
+    task_loss,
+)
+from espnet_spike.utils import files, yaml
+from espnet_spike.utils.options import check_keys
+
+# frames of a calibration batch, padding included
+BATCH_FRAMES = 20_000
+# any positive value: the calibrated thresholds take its place
+LEARNT = 0.05
+
+_logger = logging.getLogger(__name__)
+
+
+def read_part(path: Path) -> tuple[dict[str, Any], Calibration, dict[str, Any]] | None:
+    """Return the training configuration, how to calibrate, and what fine-tuning changes.
+
+    Returns:
+        None if the YAML has no part ``sparsify``.
+
+    Raises:
+        UserError: an unknown key or impossible value in it.
+    """
+    config, meta = read_training_config(path)
+    part = meta.get("sparsify")
+    if part is None:
+        return None
+    if not isinstance(part, Mapping):
+        raise UserError(f"{path}: {META}.sparsify must be a mapping, not {part!r}")
+    part = dict(part)
+    changes = part.pop("finetune", {})
+    if not isinstance(changes, Mapping):
+        raise UserError(f"{path}: {META}.sparsify.finetune must be a mapping")
+    if "scan_batches" in meta:  # asked for once, for both trainings
+        changes = {META: {"scan_batches": meta["scan_batches"]}, **changes}
+    try:
+        check_keys(f"{META}.sparsify", part, Calibration)
+        return config, Calibration(**part), dict(changes)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def sparsify(options: argparse.Namespace) -> Path | None:
+    """Run the stage.
+
+    Args:
+        options: of ``espnet_spike.bin.sparsify``.
+
+    Returns:
+        the model file to decode with; None if the YAML does not ask for the stage.
+
+    Raises:
+        UserError: bad input, or fine-tuning that learnt nothing.
+    """
+    part = read_part(options.config)
+    if part is None:
+        return None
+    config, conf, changes = part
+    init = options.output_dir / "calibration" / "init.pth"
+    if "calibrate" in options.steps:
+        calibrate(options, conf, init)
+    if "finetune" not in options.steps:
+        return init
+    if not init.is_file():
+        raise UserError(f"no thresholds yet: {init} is missing", "run the step calibrate first")
+    finetune = options.output_dir / "finetune.yaml"
+    yaml.write_config(finetune, merge(config, finetuning_changes(init, changes)))
+    options = argparse.Namespace(**vars(options))
+    options.config = finetune
+    del options.steps, options.asr_exp
+    return asr.train(options)
+
+
+def finetuning_changes(init: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the fine-tuning configuration has over that of stage one."""
+    learnt = {"init_param": [str(init)], "encoder_conf": {"fat_threshold": LEARNT}}
+    return merge(learnt, changes)
+
+
+def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` with ``changes``; mappings are merged key by key."""
+    merged = dict(config)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def calibrate(options: argparse.Namespace, conf: Calibration, init: Path) -> None:
+    """Choose thresholds for the model of ``options.asr_exp`` and write ``init``.
+
+    A finished calibration of the same model, data and settings is kept.
+
+    Raises:
+        UserError: no trained model, or one without plain ReLU points.
+    """
+    args, model_file = _experiment(options.asr_exp)
+    utterances = choose_utterances(options.asr_exp, conf.utterances, conf.seed)
+    key = files.digest(
+        json.dumps([files.digest(model_file.read_bytes()), vars(conf), utterances]).encode()
+    )
+    init.parent.mkdir(parents=True, exist_ok=True)
+    record = init.with_suffix(".json")
+    if init.is_file() and record.is_file() and json.loads(record.read_text())["key"] == key:
+        _logger.info("already calibrated: %s", init)
+        return
+    model = build(args, model_file)
+    batches = load_batches(args, options.train_dir, utterances)
+    calibrator = Calibrator(model, lambda: batches, conf, init.parent, key)
+    thresholds = calibrator.run()
+    temporary = init.with_suffix(".tmp")
+    stage_one = torch.load(model_file, map_location="cpu", weights_only=True)
+    torch.save(finetuning_state(stage_one, thresholds), temporary)
+    temporary.replace(init)
+    state = calibrator.state
+    report = {k: state[k] for k in ("key", "thresholds", "final_ratio", "sparsity", "base_loss")}
+    files.write_json(record, report | {"model": str(model_file)})
+    _logger.info("thresholds of %d points: %s", len(thresholds), record)
+
+
+def sparsify_naively(
+    asr_exp: Path, train_dir: Path, output_dir: Path, sparsity: float, utterances: int, seed: int
+) -> Path:
+    """Give a dense SpeechMamba magnitude thresholds of a mean sparsity, without any training.
+
+    The baseline of paper B's table; the percentile rule is our reading. Writes an experiment
+    folder to decode from; ``naive.json`` there holds the thresholds.
+
+    Args:
+        asr_exp: the trained experiment.
+        train_dir: features it was trained on.
+        output_dir: the new experiment.
+        sparsity: mean share of zeros over the points F1 to F8, in (0, 1).
+        utterances: how many it is measured on.
+        seed: of their choice.
+
+    Returns:
+        the model file.
+
+    Raises:
+        UserError: the model is not a dense SpeechMamba, or the sparsity cannot be reached.
+    """
+    if not 0 < sparsity < 1 or utterances < 1:
+        raise UserError(f"sparsity {sparsity} of {utterances} utterances", "0 < sparsity < 1")
+    args, model_file = _experiment(asr_exp)
+    if args.encoder != "speech_mamba":
+        raise UserError(
+            f"{asr_exp} has encoder {args.encoder}", "only speech_mamba can be made sparse naively"
+        )
+    args.encoder = "event_speech_mamba"
+    points = [f"F{number}" for number in range(1, 9)]
+    args.encoder_conf |= {"fat_points": points, "fat_two_sided": points, "fat_learn": False}
+    chosen = choose_utterances(asr_exp, utterances, seed)
+    batches = load_batches(args, train_dir, chosen)
+    model = build(args, model_file, strict=False)
+    dense_loss = task_loss(model, batches)
+    thresholds, reached = naive_thresholds(model, lambda: batches, sparsity)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    best = output_dir / model_file.name
+    temporary = best.with_suffix(".tmp")
+    torch.save(model.state_dict(), temporary)
+    temporary.replace(best)
+    record = {
+        "model": str(model_file),
+        "sparsity": reached,
+        "loss_ratio": task_loss(model, batches) / dense_loss,
+        "utterances": len(chosen),
+        "thresholds": thresholds,
+    }
+    files.write_json(output_dir / "naive.json", record)
+    hand_on(asr_exp, output_dir)
+    yaml.write_config(output_dir / "config.yaml", vars(args))
+    return best
+
+
+def _experiment(asr_exp: Path) -> tuple[argparse.Namespace, Path]:
+    model_file = best_checkpoint(asr_exp)
+    return argparse.Namespace(**read_config(asr_exp)), model_file
+
+
+def choose_utterances(asr_exp: Path, count: int, seed: int) -> dict[str, int]:
+    """Draw utterances that the model was trained on; return their frames, shortest first."""
+    lines = (asr_exp / "shapes" / "train" / "speech_shape").read_text(encoding="utf-8").split("\n")
+    frames = {
+        utt: int(shape.split(",")[0]) for utt, _, shape in (x.partition(" ") for x in lines) if utt
+    }
+    chosen = random.Random(seed).sample(sorted(frames), min(count, len(frames)))
+    return {utt: frames[utt] for utt in sorted(chosen, key=lambda utt: (frames[utt], utt))}
+
+
+def load_batches(
+    args: argparse.Namespace, data_dir: Path, utterances: Mapping[str, int]
+) -> list[Batch]:
+    """Read utterances as training does, without augmentation, in batches of similar length."""
+    from espnet2.train.dataset import ESPnetDataset
+
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    dataset = ESPnetDataset(
+        [
+            (str(data_dir / "feats.scp"), "speech", "kaldi_ark"),
+            (str(data_dir / "text"), "text", "text"),
+        ],
+        preprocess=SpikeASRTask.build_preprocess_fn(args, train=False),
+    )
+    collate = SpikeASRTask.build_collate_fn(args, train=False)
+    batches: list[Batch] = []
+    group: list[str] = []
+    for utt, frames in utterances.items():
+        if group and (len(group) + 1) * frames > BATCH_FRAMES:
+            batches.append(collate([dataset[name] for name in group])[1])
+            group = []
+        group.append(utt)
+    batches.append(collate([dataset[name] for name in group])[1])
+    return batches

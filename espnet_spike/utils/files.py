@@ -1,0 +1,169 @@
+"""Files of lines, tables and JSON: read with checks, written under another name, then renamed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from espnet_spike.errors import UserError
+
+SHOWN = 5  # how many offenders a message names
+
+
+def iter_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file without line ends, a byte order mark or blank lines.
+
+    Raises:
+        UserError: no such file, or a line that is not UTF-8 (named by its number).
+    """
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                line = line.removesuffix(b"\n")
+                try:
+                    decoded = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{path}, line {number}: not UTF-8 (byte {error.start + 1} of "
+                        f"{line[:60]!r})",
+                        "convert the file, for example with iconv -f latin1 -t utf-8",
+                    ) from error
+                if decoded.strip():
+                    yield decoded.rstrip("\r")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines that `iter_lines` yields."""
+    return list(iter_lines(path))
+
+
+def iter_table(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield key and value of each line of a table; a line with a key alone has the empty value.
+
+    Key and value part at the first spaces or tabs, so a value (a path, a sentence) may hold spaces.
+
+    Raises:
+        UserError: unreadable, not UTF-8, or a key with white space in it.
+    """
+    for line in iter_lines(path):
+        key, *rest = re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1)
+        if len(key.split()) != 1:
+            raise UserError(
+                f"{path}: key {key!r} holds white space",
+                "ESPnet splits keys at any Unicode white space; rename the utterance",
+            )
+        yield key, rest[0].strip() if rest else ""
+
+
+def read_table(path: Path) -> dict[str, str]:
+    """Read a table; see `iter_table`.
+
+    Raises:
+        UserError: unreadable, not UTF-8, or a key given twice.
+    """
+    table: dict[str, str] = {}
+    for key, value in iter_table(path):
+        if key in table:
+            raise UserError(f"{path}: {key} is given twice", "keep one of the two lines")
+        table[key] = value
+    return table
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a file under a temporary name; rename it at the end, remove it after an error."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines under a temporary name, then rename: a reader never sees half a file."""
+    with replacing(path) as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def write_table(path: Path, table: Mapping[str, object]) -> None:
+    """Write a ``key value`` table sorted by key.
+
+    Python compares strings by code point, which for UTF-8 is the byte order of ``LC_ALL=C sort``.
+    """
+    write_lines(path, (f"{key} {table[key]}".rstrip() for key in sorted(table)))
+
+
+def name_some(names: Iterable[str]) -> str:
+    """Return ``"a, b, c and 7 more"``."""
+    names = list(names)
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+
+
+def last_lines(path: Path, count: int = 20) -> str:
+    """Return the last lines of a text file without reading more than its end."""
+    with open(path, "rb") as f:
+        f.seek(0, os.SEEK_END)
+        f.seek(max(f.tell() - 400 * count, 0))
+        return "\n".join(f.read().decode("utf-8", errors="replace").splitlines()[-count:])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}", "run the stage that makes it again"
+        ) from None
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{"encoder_conf.output_size": 64, ...}`` with JSON values.
+
+    >>> flatten({"a": {"b": 1}, "c": (1, 2)})
+    {'a.b': 1, 'c': [1, 2]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str))
+    return flat
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return a hex digest of the parts, each with its length so that they cannot run together."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "big"))
+        sha.update(data)
+    return sha.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the hex digest of a file's content, read piece by piece."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name in the same folder, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

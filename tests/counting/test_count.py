@@ -1,0 +1,266 @@
+"""The count command on a trained model, and what reports make of its result."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from espnet_spike.bin import count, report
+from espnet_spike.counting.costs import COLUMNS
+from espnet_spike.counting.count import part_of, point_sparsity, saved_macs
+from espnet_spike.errors import UserError
+from espnet_spike.results.energy_tables import energy_tables
+from tests.helpers import tiny_model
+from tests.helpers.experiments import make_experiment
+
+MODELS = "horowitz45_fp32 lemaire45_int32"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("count")
+    texts = tiny_model.make_texts(5, seed=2)
+    data = tiny_model.write_features(root / "dump" / "test", texts, seed=2, seconds=2.0)
+    out = root / "decode"
+    (out / "test").mkdir(parents=True)
+    hyps = {utt: "3 4 5" for utt in texts}
+    (out / "test" / "token_int").write_text("".join(f"{u} {h}\n" for u, h in hyps.items()))
+    words = ["--asr_exp", str(tiny_model.tiny_experiment()), "--out", str(out)]
+    count.main([*words, "--energy_model", MODELS, f"test={data}"])
+    return out / "test"
+
+
+@pytest.fixture(scope="module")
+def counted(folder):
+    return json.loads((folder / "count.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def neurobench(folder):
+    return json.loads((folder / "neurobench.json").read_text())
+
+
+def test_utterances_parts_operators_and_layers_agree(counted):
+    assert counted["utterances"] == 5 and counted["audio_seconds"] == 10
+    assert set(counted["parts"]) == {"front_end", "encoder", "ctc", "decoder"}
+    for part, sums in counted["parts"].items():
+        for column in COLUMNS:
+            layers = sum(row[column] for row in counted["layers"] if row["part"] == part)
+            kinds = sum(cost[column] for cost in counted["operators"][part].values())
+            utts = sum(utt["parts"][part][column] for utt in counted["utts"].values())
+            assert layers == kinds == utts == sums[column], (part, column)
+    assert counted["parts"]["ctc"]["macs"] > 0
+    assert all(utt["tokens"] == 4 for utt in counted["utts"].values())  # and <sos>
+    assert not counted["uncovered"] and not counted["spikes_made_real"]
+
+
+def test_energy_carries_its_provenance_and_adds_up(counted):
+    assert list(counted["energy"]) == MODELS.split()
+    for name, found in counted["energy"].items():
+        assert {"source", "technology", "precision", "warnings", "operations"} <= set(
+            found["model"]
+        )
+        assert found["twin"] == "itself, nothing skipped"
+        for column in ("compute", "total"):
+            each = [utt["energy"][name] for utt in counted["utts"].values()]
+            ours = sum(e["encoder_with_front_end"][column] for e in each)
+            twin = sum(e["twin"][column] for e in each)
+            assert found[column]["joules_per_second"] == pytest.approx(ours / 10)
+            assert found[column]["ratio"] == pytest.approx(twin / ours)
+            assert found[column]["ratio"] >= 1  # zeros of ReLU are skipped
+            parts = found[column]["parts"]
+            assert parts["front_end"] + parts["encoder"] == pytest.approx(ours / 10)
+    # by hand: the products of the encoder at 4.6 pJ
+    macs = counted["parts"]["front_end"]["macs"] + counted["parts"]["encoder"]["macs"]
+    compute = counted["energy"]["horowitz45_fp32"]["compute"]["joules_per_second"]
+    assert compute == pytest.approx(macs * 4.6e-12 / 10)
+    assert counted["per_second"]["macs"] == pytest.approx(macs / 10)
+    assert {"checkpoint", "environment", "encoder", "parameters"} <= set(counted)
+    assert counted["decoder_input"] == "hypotheses"
+
+
+def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
+    exp = make_experiment(tmp_path, "tiny", {})
+    (exp / "decode" / "test" / "count.json").write_text(json.dumps(counted))
+    make_experiment(tmp_path, "uncounted", {})
+    out = tmp_path / "exp" / "RESULTS.md"
+    report.main(["--expdir", str(tmp_path / "exp"), "--corpus", "c", "--out", str(out)])
+    figures = json.loads((exp / "results.json").read_text())["sets"]["test"]
+    assert figures["sparsity"] == counted["sparsity"]
+    energy = figures["energy"]["horowitz45_fp32"]
+    assert energy["source"] and energy["warnings"]
+    assert energy["compute"] == counted["energy"]["horowitz45_fp32"]["compute"]
+    text = out.read_text()
+    section = text[text.index("## Operations and energy") :].split("\n## ")[0]
+    assert "uncounted" not in section
+    assert "Horowitz" in section and "Lemaire" in section
+    # the first cost model has the long table, the others are columns of a short one
+    first, second = (line for line in section.splitlines() if line.startswith("|asr_tiny|"))
+    assert f"|{energy['compute']['ratio']:.2f}|" in first and first.count("|") == 20
+    other = figures["energy"]["lemaire45_int32"]
+    for column in ("compute", "total"):
+        assert f"({other[column]['ratio']:.2f})|" in second
+    assert "|lemaire45_int32|lemaire45_int32, with memory|" in section
+
+
+def test_energy_tables_show_every_set_once(tmp_path, counted):
+    for name, sets in (("a", ("test_seen", "test")), ("b", ("test_seen", "test"))):
+        exp = make_experiment(tmp_path, name, {})
+        for test in sets:
+            folder = exp / "decode" / test
+            if not folder.exists():
+                shutil.copytree(exp / "decode/test", folder)
+            (folder / "count.json").write_text(json.dumps(counted))
+    out = tmp_path / "exp" / "RESULTS.md"
+    report.main(["--expdir", str(tmp_path / "exp"), "--corpus", "c", "--out", str(out)])
+    results = [
+        json.loads((tmp_path / "exp" / f"asr_{name}" / "results.json").read_text()) for name in "ab"
+    ]
+    (title, head, rows), (_, short_head, short) = energy_tables(results)
+    assert MODELS.split()[0] in title and "cost model" not in head
+    assert len({tuple(row[:3]) for row in rows}) == len(rows) == 4
+    assert [row[:3] for row in short] == [row[:3] for row in rows]
+    assert all(len(row) == len(short_head) for row in short)
+    # all of it is in results.json
+    assert list(results[0]["decodes"]["decode"]["test_seen"]["energy"]) == MODELS.split()
+
+
+def test_sparsity_of_points_stands_in_the_table():
+    column = {"joules_per_second": 1e-3, "twin_joules_per_second": 2e-3, "ratio": 2.0}
+    column |= {"ratio_ci": [1.0, 3.0], "ratio_ci_meaningful": True}
+    figures = {
+        "sparsity": {
+            "activations": 0.7,
+            "firing_rate": None,
+            "points": 0.5,
+            "points_by_macs": 0.25,
+        },
+        "per_second": dict.fromkeys(("synops", "macs", "dense_macs"), 1.0),
+        "energy": {"prices": {"compute": column, "total": column}},
+    }
+    # counted before there were such figures
+    older = figures | {"sparsity": {"activations": 0.7, "firing_rate": None}}
+    decodes = {"decode": {"test": figures, "older": older}}
+    ((_, head, rows),) = energy_tables(
+        [{"experiment": "asr_a", "parameters": 1, "decodes": decodes}]
+    )
+    shown = [[row[head.index(name)] for name in ("of points %", "by MACs %")] for row in rows]
+    assert shown == [["50.0", "25.0"], ["–", "–"]]
+    assert all(len(row) == len(head) for row in rows)
+
+
+@pytest.mark.parametrize("by_macs", [False, True])
+def test_sparsity_of_points_is_that_of_training(by_macs):
+    import torch
+
+    from espnet_spike.counting.counter import Counter
+    from espnet_spike.encoders.speech_mamba import EventSpeechMambaEncoder
+    from espnet_spike.nn.layers.fatrelu import mean_sparsity
+
+    torch.manual_seed(0)
+    net = torch.nn.Module()
+    conf = {"output_size": 8, "attention_heads": 2, "num_blocks": 2, "d_state": 3}
+    net.encoder = EventSpeechMambaEncoder(20, fat_points="optimized", fat_threshold=0.1, **conf)
+    net.eval()
+    with torch.inference_mode(), Counter(net) as counter:
+        net.encoder(torch.randn(1, 41, 20), torch.tensor([41]))
+    expected = float(mean_sparsity(net.encoder, mac_weighted=by_macs))
+    found = point_sparsity(counter.costs, saved_macs(net), by_macs)
+    assert found == pytest.approx(expected, abs=2e-6) and 0 < found < 1
+    assert point_sparsity(counter.costs, {}, by_macs) is None
+
+
+def test_metrics_have_the_names_of_neurobench(counted, neurobench):
+    def each(parts, column):
+        return sum(counted["parts"][part][column] for part in parts) / counted["utterances"]
+
+    parts = {None: list(counted["parts"]), "encoder": ["front_end", "encoder"]}
+    for scope, names in parts.items():
+        found = neurobench if scope is None else neurobench[scope]
+        everything = [found["synaptic_operations"], *found["beyond_neurobench"].values()]
+        for name, column in (("Effective_MACs", "macs"), ("Effective_ACs", "acs")):
+            assert sum(ops[name] for ops in everything) == pytest.approx(each(names, column))
+        assert found["membrane_updates"] == each(names, "updates")
+        assert found["footprint"] >= 4 * found["parameter_count"] > 0
+        assert found["connection_sparsity"] < 0.01
+    encoder = neurobench["encoder"]
+    assert encoder["activation_sparsity"] == pytest.approx(
+        counted["sparsity"]["activations"], abs=1e-6
+    )
+    assert neurobench["parameter_count"] == counted["parameters"]
+    assert encoder["parameter_count"] == counted["encoder_parameters"]
+    frames = sum(utt["frames"] for utt in counted["utts"].values())
+    assert neurobench["model_execution_rate"] == pytest.approx(frames / 10 / 4, abs=0.01)
+    assert neurobench["samples"] == 5 and neurobench["notes"]
+
+
+def spiking_experiment(tmp_path):
+    """Return an untrained model with a spiking encoder and a decoder, and features for it."""
+    import torch
+
+    from espnet_spike.tasks.arguments import parse_espnet
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    exp = tmp_path / "asr_s"
+    exp.mkdir()
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("\n".join(tiny_model.TOKENS) + "\n")
+    conf = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+    config = tiny_model.CONFIG | {"encoder": "iml_spikeformer", "encoder_conf": conf}
+    words = ["--output_dir", str(exp), "--token_list", str(tokens), "--token_type", "char"]
+    args = parse_espnet(SpikeASRTask, config, [*words, "--input_size", "24"])
+    torch.save(SpikeASRTask.build_model(args).state_dict(), exp / "valid.cer_ctc.ave.pth")
+    (exp / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    data = tiny_model.write_features(
+        tmp_path / "dump", tiny_model.make_texts(3, seed=4), seed=4, seconds=1.0
+    )
+    return exp, data
+
+
+def test_a_spiking_encoder_has_another_twin(tmp_path):
+    exp, data = spiking_experiment(tmp_path)
+    found = {}
+    for mode in ("integer", "binary"):
+        words = ["--asr_exp", str(exp), "--out", str(tmp_path / mode), "--spike_mode", mode]
+        count.main([*words, "--fold_qk", "true", f"test={data}"])
+        found[mode] = json.loads((tmp_path / mode / "test" / "count.json").read_text())
+    integer, binary = found["integer"], found["binary"]
+    assert integer["decoder_input"] == "best path of CTC"
+    assert integer["energy"]["horowitz45_fp32"]["twin"] == "dense encoder"
+    assert integer["sparsity"]["firing_rate"] > 0 and integer["per_second"]["synops"] > 0
+    # the twin does not depend on how the spiking network is run
+    for column in ("compute", "total"):
+        twins = [
+            f["energy"]["horowitz45_fp32"][column]["twin_joules_per_second"]
+            for f in (integer, binary)
+        ]
+        assert twins[0] == twins[1]
+
+    # fewer levels are fewer virtual time steps, whatever the model was trained with
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "T2"), "--T", "2"]
+    count.main([*words, f"test={data}"])
+    rates = [
+        json.loads((tmp_path / name / "test" / "neurobench.json").read_text())
+        for name in ("integer", "binary", "T2")
+    ]
+    six, same, two = (rate["model_execution_rate"] for rate in rates)
+    assert six == same == pytest.approx(3 * two, abs=0.02)
+
+
+def test_an_utterance_without_hypothesis_is_named(tmp_path):
+    exp, data = spiking_experiment(tmp_path)
+    lost, *others = sorted(tiny_model.make_texts(3, seed=4))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "token_int").write_text("".join(f"{utt} 3\n" for utt in others))
+    with pytest.raises(UserError, match=f"token_int has nothing recognised of {lost}\n"):
+        count.main(["--asr_exp", str(exp), "--out", str(tmp_path), f"test={data}"])
+    assert not (tmp_path / "test" / "count.json").exists()
+
+
+def test_parts():
+    assert part_of("encoder.embed.convs.0") == "front_end"
+    assert part_of("encoder.embedding_like") == "encoder"
+    assert [part_of(n) for n in ("normalize", "ctc.ctc_lo", "decoder.x", "joint_network")] == [
+        *("front_end", "ctc", "decoder", "other"),
+    ]

@@ -1,0 +1,133 @@
+"""Sweeps: settings are undone, nothing beats the Pareto set, the command writes its files."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_spike.bin import sweep as command
+from espnet_spike.counting.sweep import Point, Setting, pareto
+from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+from espnet_spike.encoders.speech_mamba import EventSpeechMambaEncoder
+from espnet_spike.errors import UserError
+from tests.helpers import tiny_model
+
+SMALL = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+
+
+def output(encoder):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 40, 24, generator=generator)
+    with torch.inference_mode():
+        return encoder.eval()(x, torch.tensor([40]))[0]
+
+
+def encoders():
+    torch.manual_seed(0)
+    return {
+        "imls": IMLSpikeformerEncoder(24, **SMALL),
+        "lif": IMLSpikeformerEncoder(24, **SMALL, neuron="lif", T=2),
+        "fat": EventSpeechMambaEncoder(24, **SMALL, fat_threshold=0.1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("imls", Setting(T=2, T_rule="keep")),
+        ("imls", Setting(T=2, T_rule="rescale")),
+        ("imls", Setting(scale=1.5)),
+        ("lif", Setting(scale=0.2)),
+        ("fat", Setting(scale=3.0)),
+        ("fat", Setting(fat_threshold=0.5)),
+    ],
+)
+def test_a_setting_changes_the_encoder_inside_its_context_only(name, setting):
+    encoder = encoders()[name]
+    before = output(encoder)
+    with setting.applied(encoder):
+        assert not torch.allclose(output(encoder), before)
+    assert torch.allclose(output(encoder), before, atol=1e-6)
+
+
+def test_a_setting_of_something_absent_is_refused():
+    found = encoders()
+    for name, setting in (
+        ("fat", Setting(T=2, T_rule="keep")),
+        ("imls", Setting(fat_threshold=0.1)),
+    ):
+        with pytest.raises(UserError, match="the encoder has no"), setting.applied(found[name]):
+            pass
+
+
+def test_only_an_impossible_setting_is_the_users_error():
+    found = encoders()
+    with pytest.raises(UserError, match=r"FATReLU at 0: .* cannot be"):
+        with Setting(fat_threshold=0.0).applied(found["fat"]):
+            pass
+    # what goes wrong under a setting is not the setting's fault, and keeps its traceback
+    with pytest.raises(ValueError, match=r"^odd$"), Setting(scale=2.0).applied(found["imls"]):
+        raise ValueError("odd")
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_pareto_points_are_beaten_by_none(pairs):
+    points = [Point("", w, (0, 0), 0, e, 0, 0, None, None) for w, e in pairs]
+    flags = pareto(points)
+    assert any(flags)
+    for (w, e), best in zip(pairs, flags, strict=True):
+        beaten = any(a <= w and b <= e and (a, b) != (w, e) for a, b in pairs)
+        assert best != beaten
+
+
+def make_experiment(tmp_path, ctc_weight):
+    """Return an untrained model's folder and its data."""
+    from espnet_spike.tasks.arguments import parse_espnet
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    exp = tmp_path / "asr_s"
+    exp.mkdir()
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("\n".join(tiny_model.TOKENS) + "\n")
+    config = tiny_model.CONFIG | {"encoder": "iml_spikeformer", "encoder_conf": SMALL}
+    config |= {"model_conf": {"ctc_weight": ctc_weight}}
+    words = ["--output_dir", str(exp), "--token_list", str(tokens), "--token_type", "char"]
+    args = parse_espnet(SpikeASRTask, config, [*words, "--input_size", "24"])
+    torch.manual_seed(0)
+    torch.save(SpikeASRTask.build_model(args).state_dict(), exp / "valid.cer_ctc.ave.pth")
+    (exp / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    data = tiny_model.write_features(
+        tmp_path / "dump", tiny_model.make_texts(3, seed=4), seed=4, seconds=1.0
+    )
+    return exp, data
+
+
+def test_a_model_without_ctc_is_swept(tmp_path):
+    exp, data = make_experiment(tmp_path, 0.0)
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]
+    search = "--ctc_weight 0.0 --beam_size 2 --maxlenratio -3"
+    command.main([*words, "--inference_args", search, "--threshold_scale", "2"])
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert [p["setting"] for p in found["sets"]["test"]] == ["as trained", "threshold x 2"]
+
+
+def test_the_command_writes_table_and_plot(tmp_path, capsys):
+    exp, data = make_experiment(tmp_path, 0.5)
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]
+    search = ["--inference_args", "--ctc_weight 1.0 --beam_size 2 --batch_size 2"]
+    command.main([*words, *search, "--T", "2", "--threshold_scale", "2"])
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    points = {p["setting"]: p for p in found["sets"]["test"]}
+    assert list(points) == ["as trained", "T=2 keep", "T=2 rescale", "threshold x 2"]
+    # a clipped or coarser count has fewer spikes
+    assert all(p["synops"] <= points["as trained"]["synops"] for p in points.values())
+    assert found["cost_model"]["source"]
+    assert (tmp_path / "out" / "test.png").read_bytes().startswith(b"\x89PNG")
+    assert "|T=2 rescale|" in (tmp_path / "out" / "sweep.md").read_text()
+    with pytest.raises(UserError, match="nothing to sweep"):
+        command.main(words)
+    with pytest.raises(UserError, match="no number"):
+        command.main([*words, "--T", "two"])

@@ -1,0 +1,66 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from espnet_spike.data.feature_dir import FeatureDir, iter_rows, write_rows
+from espnet_spike.errors import UserError
+
+
+def make(frames):
+    """Return a feature directory with utterances of so many frames."""
+    return FeatureDir(
+        feats={utt: f"a folder/f.ark:{n}" for n, utt in enumerate(frames)},
+        shapes={utt: (length, 80) for utt, length in frames.items()},
+        durations={utt: length / 100 for utt, length in frames.items()},
+        text={utt: "ONE" for utt in frames},
+        utt2spk={utt: utt[:1] for utt in frames},
+    )
+
+
+def test_a_directory_reads_back_as_written(tmp_path):
+    data = make({"b2": 20, "a1": 10})
+    data.write(tmp_path / "d")
+    assert FeatureDir.read(tmp_path / "d") == data
+    assert (tmp_path / "d/feats_shape").read_text() == "a1 10,80\nb2 20,80\n"
+    assert (tmp_path / "d/spk2utt").read_text() == "a a1\nb b2\n"
+
+
+def test_rows_make_the_same_directory_and_feats_scp_comes_last(tmp_path, monkeypatch):
+    make({"a1": 10, "b2": 20}).write(tmp_path / "d")
+    replace, placed = os.replace, []
+
+    def note(source, target):
+        placed.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    assert write_rows(tmp_path / "e", iter_rows(tmp_path / "d")) == 2
+    assert placed[-1] == "feats.scp" and len(placed) == 6
+    tables = [{f.name: f.read_text() for f in (tmp_path / d).iterdir()} for d in "de"]
+    assert tables[0] == tables[1]
+
+
+def test_a_directory_without_features_is_not_read(tmp_path):
+    with pytest.raises(UserError, match=r"no feats\.scp"):
+        FeatureDir.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["feats_shape", "utt2dur", "text", "utt2spk"])
+def test_tables_that_do_not_agree_are_named(tmp_path, name):
+    make({"a1": 10, "b2": 20}).write(tmp_path)
+    lines = (tmp_path / name).read_text().splitlines()
+    (tmp_path / name).write_text(lines[0] + "\n")
+    with pytest.raises(UserError, match=rf"feats\.scp and {name} differ, for example in b2"):
+        FeatureDir.read(tmp_path)
+
+
+def test_a_malformed_shape_is_an_error(tmp_path):
+    make({"a1": 10}).write(tmp_path)
+    (tmp_path / "feats_shape").write_text("a1 10\n")
+    with pytest.raises(UserError, match=r"malformed feats_shape"):
+        FeatureDir.read(tmp_path)
+
+
+def test_a_subset_has_all_tables():
+    assert make({"a1": 10, "b2": 20}).subset(["a1"]) == make({"a1": 10})

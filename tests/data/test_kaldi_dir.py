@@ -1,0 +1,196 @@
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_spike.data.kaldi_dir import DataDir, Segment, mend, speakers_to_utterances
+from espnet_spike.errors import UserError
+from espnet_spike.utils.files import read_table, write_table
+
+keys = st.text(
+    st.characters(min_codepoint=33, exclude_categories=("Z", "C")), min_size=1, max_size=8
+).filter(lambda key: len(key.split()) == 1 and not key.startswith("\ufeff"))
+words = st.lists(keys, min_size=1, max_size=4).map(" ".join)
+
+
+@given(st.dictionaries(keys, words, max_size=8))
+@settings(deadline=None)
+def test_a_written_table_reads_back(tmp_path_factory, table):
+    path = tmp_path_factory.mktemp("table") / "text"
+    write_table(path, table)
+    assert read_table(path) == table
+
+
+@given(st.sets(keys, max_size=10))
+@settings(deadline=None)
+def test_tables_are_in_the_byte_order_of_kaldi(tmp_path_factory, names):
+    path = tmp_path_factory.mktemp("table") / "text"
+    write_table(path, dict.fromkeys(names, "x"))
+    lines = path.read_bytes().splitlines()
+    assert lines == sorted(lines)
+
+
+def test_the_order_is_that_of_sort_in_the_c_locale(tmp_path):
+    path = tmp_path / "text"
+    write_table(path, dict.fromkeys(["a-10", "a_1", "B", "é", "a-1", "語"], "x"))
+    done = subprocess.run(["sort", "-c", path], env={"LC_ALL": "C"}, check=False)
+    assert done.returncode == 0
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path):
+    (tmp_path / "text").write_bytes("a fine\nb caf\xe9\n".encode("latin1"))
+    with pytest.raises(UserError, match=r"text, line 2: not UTF-8"):
+        read_table(tmp_path / "text")
+
+
+def test_a_key_given_twice_is_an_error(tmp_path):
+    (tmp_path / "text").write_text("a one\na two\n")
+    with pytest.raises(UserError, match=r"a is given twice"):
+        read_table(tmp_path / "text")
+
+
+def test_windows_line_ends_tabs_blank_lines_and_a_byte_order_mark_do_no_harm(tmp_path):
+    (tmp_path / "text").write_bytes("\ufeffa\tONE  TWO \r\n\r\nb  \t THREE\r\nc\r\n".encode())
+    assert read_table(tmp_path / "text") == {"a": "ONE  TWO", "b": "THREE", "c": ""}
+
+
+def test_a_key_with_unicode_white_space_is_an_error(tmp_path):
+    (tmp_path / "text").write_text("a\u3000b ONE\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"white space"):
+        read_table(tmp_path / "text")
+
+
+def test_a_failed_write_leaves_the_old_table(tmp_path):
+    path = tmp_path / "text"
+    write_table(path, {"a": "old"})
+
+    class Bad:
+        def __str__(self):
+            raise ValueError("no")
+
+    with pytest.raises(ValueError):
+        write_table(path, {"a": Bad()})
+    assert read_table(path) == {"a": "old"}
+    assert [file.name for file in tmp_path.iterdir()] == ["text"]
+
+
+def make(**tables):
+    full = {
+        "wav": {"a": "a.wav", "b": "b.wav"},
+        "text": {"a": "ONE", "b": "TWO"},
+        "utt2spk": {"a": "s", "b": "s"},
+    }
+    return DataDir(**(full | tables))
+
+
+def test_a_directory_reads_back_as_written(tmp_path):
+    data = make(
+        wav={"rec": "with space.flac"},
+        segments={"a": Segment("rec", 0.0, 12345.678), "b": Segment("rec", 1.5, -1.0)},
+        utt2speed={"a": 0.9, "b": 1.0},
+    )
+    data.write(tmp_path / "d")
+    assert DataDir.read(tmp_path / "d") == data
+    assert (tmp_path / "d/spk2utt").read_text() == "s a b\n"
+
+
+def test_writing_removes_tables_that_became_empty(tmp_path):
+    make(utt2speed={"a": 0.9, "b": 1.0}).write(tmp_path)
+    make().write(tmp_path)
+    assert not (tmp_path / "utt2speed").exists()
+
+
+def test_utt2spk_may_come_from_spk2utt(tmp_path):
+    make().write(tmp_path)
+    (tmp_path / "utt2spk").unlink()
+    assert DataDir.read(tmp_path).utt2spk == {"a": "s", "b": "s"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("segments", "a rec 0\n", "expected 'utterance recording start end'"),
+        ("segments", "a rec zero 1\n", "expected 'utterance recording start end'"),
+        ("utt2speed", "a fast\n", "'fast' is no speed factor"),
+        ("utt2speed", "a 0\n", "'0' is no speed factor"),
+    ],
+)
+def test_malformed_lines_name_the_file_and_the_utterance(tmp_path, name, content, message):
+    make().write(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name}: a: {message}"):
+        DataDir.read(tmp_path)
+
+
+def test_missing_directories_and_tables_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no such data directory"):
+        DataDir.read(tmp_path / "none")
+    with pytest.raises(UserError, match=r"text: missing"):
+        DataDir.read(tmp_path)
+    (tmp_path / "text").write_text("a ONE\n")
+    with pytest.raises(UserError, match=r"neither wav\.scp nor feats\.scp"):
+        DataDir.read(tmp_path)
+
+
+def test_an_utterance_that_a_table_lacks_is_dropped_with_the_reason():
+    data, dropped, notes = mend(
+        make(
+            wav={"a": "a.wav", "b": "b.wav", "c": "c.wav", "e": "e.wav"},
+            text={"a": "ONE", "b": "", "d": "FOUR", "e": "FIVE"},
+            utt2spk={"a": "s", "b": "s", "c": "s", "d": "s"},
+        )
+    )
+    assert dropped == {
+        "b": "empty text",
+        "c": "not in text",
+        "d": "no audio",
+        "e": "not in utt2spk",
+    }
+    assert set(data.wav) == set(data.text) == set(data.utt2spk) == {"a"}
+    assert notes == []
+
+
+def test_without_utt2spk_each_utterance_is_a_speaker_and_this_is_said():
+    data, dropped, notes = mend(make(utt2spk={}))
+    assert data.utt2spk == {"a": "a", "b": "b"}
+    assert not dropped
+    assert "speaker of its own" in notes[0]
+
+
+def test_white_space_in_transcripts_becomes_single_spaces():
+    data, _, _ = mend(make(text={"a": " ONE \u3000 TWO\u00a0", "b": "\u2003"}))
+    assert data.text == {"a": "ONE TWO"}
+
+
+def test_recordings_without_utterances_go_and_segments_without_recordings_too():
+    data, dropped, _ = mend(
+        make(
+            wav={"r1": "1.wav", "r2": "2.wav"},
+            segments={"a": Segment("r1", 0, 1), "b": Segment("r9", 0, 1)},
+        )
+    )
+    assert dropped == {"b": "its recording is not in wav.scp"}
+    assert data.wav == {"r1": "1.wav"}
+
+
+@given(st.sets(keys), st.sets(keys), st.sets(keys))
+@settings(deadline=None)
+def test_mending_leaves_equal_keys_and_accounts_for_all_others(audio, texts, speakers):
+    data = DataDir(
+        wav=dict.fromkeys(audio, "x.wav"),
+        text=dict.fromkeys(texts, "WORDS"),
+        utt2spk=dict.fromkeys(speakers, "s") or {"none": "s"},
+    )
+    mended, dropped, _ = mend(data)
+    assert set(mended.wav) == set(mended.text) == set(mended.utt2spk)
+    assert not set(mended.text) & set(dropped)
+    assert set(mended.text) | set(dropped) == audio | texts | set(data.utt2spk)
+    assert mend(mended)[0] == mended or not mended.text
+
+
+def test_speakers_to_utterances_sorts_both_levels():
+    assert list(speakers_to_utterances({"b": "t", "c": "s", "a": "t"}).items()) == [
+        ("t", ["a", "b"]),
+        ("s", ["c"]),
+    ]

@@ -1,0 +1,521 @@
+"""Exported graphs: what onnxruntime and sherpa-onnx compute with them is what torch computes."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import torch
+from torch import nn
+
+from espnet_spike.bin import decode_sherpa, export_onnx
+from espnet_spike.data.fbank import FbankConfig, extractor
+from espnet_spike.data.feature_extractor import FrontEnd
+from espnet_spike.errors import UserError
+from espnet_spike.export import onnx_check, onnx_graph, pack, sherpa
+from espnet_spike.export.onnx_graph import LEVEL_OFFSET, CTCGraph, OnnxCTC, export
+from espnet_spike.inference.ctc import best_path
+from espnet_spike.inference.decode import read_settings
+from espnet_spike.nn.norms import MaskedBatchNorm
+from espnet_spike.tasks.loading import load
+from espnet_spike.utils.files import read_table, write_table
+from tests.helpers.tiny_model import DIMENSION, make_texts, tiny_experiment, write_features
+from tests.helpers.untrained import TOKENS, untrained_experiment
+
+pytestmark = pytest.mark.xdist_group("tiny_model")
+SIZE = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+SPIKEFORMER = SIZE | {"conv_channels": 8}
+MAMBA = SIZE | {"conv_channels": 8, "d_state": 3}
+MODELS = {
+    "imls": ("iml_spikeformer", SPIKEFORMER),
+    "relu": ("iml_spikeformer", SPIKEFORMER | {"neuron": "relu"}),
+    "ilif": ("iml_spikeformer", SPIKEFORMER | {"neuron": "ilif", "neuron_norm": True}),
+    "ternary": ("iml_spikeformer", SPIKEFORMER | {"neuron": "ternary", "T": 3}),
+    "lif": (
+        "iml_spikeformer",
+        SPIKEFORMER | {"neuron": "lif", "T": 3, "neuron_conf": {"v_th": 0.2}},
+    ),
+    "asym": ("iml_spikeformer", SPIKEFORMER | {"qk_mode": "asym", "imls_stat": "utt"}),
+    "repconv": ("iml_spikeformer", SPIKEFORMER | {"qk_mode": "repconv", "imls_stat": "max"}),
+    "ssa": ("iml_spikeformer", SPIKEFORMER | {"qk_mode": "ssa", "imls_stat": "ema"}),
+    "sdsa": ("iml_spikeformer", SPIKEFORMER | {"qk_mode": "sdsa", "input_layer": "conv2d6"}),
+    "folded": (
+        "iml_spikeformer",
+        SPIKEFORMER | {"fold_qk": True, "qkv_bias": True, "conv_module": True, "norm": "bn"},
+    ),
+    "causal, chunkwise": (
+        "iml_spikeformer",
+        SPIKEFORMER | {"causal": True, "attention_form": "chunkwise", "learn_decay": True},
+    ),
+    "no decay": (
+        "iml_spikeformer",
+        SPIKEFORMER | {"hdm": False, "inner_norm": True, "norm": "dyt", "rounding": "even"},
+    ),
+    "mamba": ("speech_mamba", MAMBA),
+    "mamba_ffn, causal": ("speech_mamba", MAMBA | {"block": "mamba_ffn", "causal": True}),
+    "conmamba": ("speech_mamba", MAMBA | {"block": "conmamba", "input_layer": "speechbrain"}),
+    "event": (
+        "event_speech_mamba",
+        MAMBA | {"fat_points": "optimized", "fat_threshold": 0.1, "attention_window": [9, 2]},
+    ),
+    "spiking": ("spiking_speech_mamba", MAMBA | {"v_th": 0.5}),
+    "spiking, causal": ("spiking_speech_mamba", MAMBA | {"v_th": 0.5, "causal": True}),
+    "transformer": ("transformer", SIZE),
+    "conformer": ("conformer", SIZE | {"num_blocks": 2, "interctc_layer_idx": [1]}),
+    "utterance_mvn": ("iml_spikeformer", SPIKEFORMER | {"neuron": "relu"}, "utterance_mvn"),
+}
+WITH_LAYERS = ("imls", "ternary", "lif", "conmamba", "event", "spiking", "conformer")
+METADATA = sherpa.metadata("a test")
+
+
+def features(frames, seed=0):
+    """Unit-range features of a batch, with what is not to be seen after their ends."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 2 * torch.randn(len(frames), max(frames), 80, generator=generator)
+    return x + 12 - LEVEL_OFFSET, torch.tensor(frames)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Return a function that makes a model by its name in MODELS, once."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            encoder, conf, *normalize = MODELS[name]
+            changes = {"normalize": normalize[0]} if normalize else {}
+            folder = tmp_path_factory.mktemp("exp")
+            model = untrained_experiment(folder, encoder, conf, **changes)
+            model.ctc.ctc_lo.bias.data[[1, -1]] = -1e3  # neither <unk> nor <sos/eos>
+            for norm in model.modules():
+                if isinstance(norm, MaskedBatchNorm):
+                    nn.init.constant_(norm.bias, 0.5)  # so that every layer fires
+            made[name] = model
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def exported(models, tmp_path_factory):
+    """Return a function that makes a graph and its export, once."""
+    made = {}
+
+    def make(name, layers=False):
+        if (name, layers) not in made:
+            graph = CTCGraph(models(name), 80, layers).eval()
+            path = tmp_path_factory.mktemp("graph") / "model.onnx"
+            export(graph, path, METADATA)
+            made[name, layers] = graph, OnnxCTC(path)
+        return made[name, layers]
+
+    return make
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_onnxruntime_gives_what_torch_gives(exported, name):
+    graph, session = exported(name)
+    onnx_check.check_made_up(graph, session)
+    for frames in ([37], [150, 90, 40, 3], [23, 61]):
+        x, lengths = features(frames)
+        expected, olens = graph(x.clone(), lengths)
+        found, found_olens = session(x.numpy(), frames)
+        assert found.shape == expected.shape and found_olens.tolist() == olens.tolist()
+        for n, length in enumerate(found_olens):
+            # a spike that flips changes a part, but not most
+            close = np.abs(found[n, :length] - expected[n, :length].numpy()) < 1e-3
+            assert close.mean() > 0.9 if length else frames[n] == 3
+            assert best_path(found[n, :length]) == best_path(expected[n, :length].numpy())
+
+
+@pytest.mark.parametrize("name", WITH_LAYERS)
+@torch.no_grad()
+def test_layers_are_equal(exported, name):
+    graph, session = exported(name, layers=True)
+    x, lengths = features([83], seed=1)
+    _, _, *expected = graph(x.clone(), lengths)
+    _, _, *found = session(x.numpy(), [83])
+    names = graph.layer_names
+    assert "block 0" in names
+    spiking = [n for n in names if n.startswith("spikes")]
+    assert bool(spiking) == (name not in ("conmamba", "conformer"))
+    flips = count = 0
+    for layer, ours, theirs in zip(names, expected, found, strict=True):
+        assert ours.shape == theirs.shape
+        if layer in spiking:
+            assert ours.any(), f"{layer} is silent"
+            flips += int((ours.numpy() != theirs).sum())
+            count += theirs.size
+        else:
+            assert (np.abs(ours.numpy() - theirs) < 1e-3).mean() > 0.9
+    assert flips <= onnx_check.MAX_FLIPS * count
+    if name == "imls":  # where nothing can have flipped before
+        first = names.index("spikes embed.neurons.0")
+        assert np.array_equal(expected[first].numpy(), found[first])
+
+
+def test_padding_and_company_have_no_say(exported):
+    _, session = exported("relu")
+    x, lengths = features([150, 90, 41])
+    together, olens = session(x.numpy(), lengths.tolist())
+    for n, length in enumerate(lengths.tolist()):
+        (alone, (olen,)) = session(x.numpy()[n : n + 1, :length], [length])
+        assert olen == olens[n] == alone.shape[1]
+        np.testing.assert_allclose(together[n, :olen], alone[0], atol=1e-3)
+
+
+def test_what_is_too_short_is_blank(exported):
+    graph, session = exported("imls")
+    assert graph.min_frames == 7
+    for frames in (1, 6):
+        assert session(features([frames])[0].numpy(), [frames])[1].tolist() == [0]
+    assert session(features([7])[0].numpy(), [7])[1].tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["relu", "mamba", "utterance_mvn"])
+@torch.no_grad()
+def test_the_graph_takes_unit_range_features(models, exported, name):
+    wave = (3000 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+    ours = torch.from_numpy(extractor(FbankConfig(), 16000)(wave))[None]
+    theirs = extractor(FbankConfig(), 16000)(wave / 32768)[None]
+    model, lengths = models(name), torch.tensor([ours.shape[1]])
+    encoded, olens = model.encode(ours.clone(), lengths)
+    encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+    _, session = exported(name)
+    found, found_olens = session(theirs, lengths.tolist())
+    assert found_olens.tolist() == olens.tolist()
+    np.testing.assert_allclose(found, model.ctc.log_softmax(encoded).numpy(), atol=5e-3)
+
+
+def test_binary_spikes_and_other_levels_can_be_exported(models, exported, tmp_path):
+    _, counts = exported("imls")
+    model = untrained_experiment(tmp_path, *MODELS["imls"])
+    model.load_state_dict(models("imls").state_dict())
+    x, _ = features([77])
+    expected = counts(x.numpy(), [77])[0]
+    model.encoder.set_levels(2)
+    export(CTCGraph(model, 80).eval(), tmp_path / "two.onnx", METADATA)
+    assert np.abs(OnnxCTC(tmp_path / "two.onnx")(x.numpy(), [77])[0] - expected).max() > 0.1
+    model.encoder.set_levels(6)
+    model.encoder.set_spike_mode("binary")
+    export(CTCGraph(model, 80).eval(), tmp_path / "binary.onnx", METADATA)
+    binary = OnnxCTC(tmp_path / "binary.onnx")(x.numpy(), [77])[0]
+    assert (np.abs(binary - expected) < 1e-3).mean() > 0.9
+
+
+def test_the_file_says_what_it_is(exported, tmp_path):
+    _, session = exported("imls")
+    assert session.metadata == METADATA
+    assert METADATA["model_type"] == "zipformer2_ctc" and METADATA["comment"] == "a test"
+    assert set(METADATA) == {"model_type", "version", "model_author", "comment"}
+    assert [i.name for i in session.session.get_inputs()] == ["x", "x_lens"]
+    assert [i.shape for i in session.session.get_inputs()] == [["N", "T", 80], ["N"]]
+    assert [o.name for o in session.session.get_outputs()] == ["log_probs", "log_probs_len"]
+
+
+def test_tokens_in_the_form_of_sherpa():
+    assert sherpa.token_lines(["<blank>", "<unk>", "\u2581a", "b", "<sos/eos>"], "bpe") == [
+        *("<blk> 0", "<unk> 1", "\u2581a 2", "b 3", "<sos/eos> 4")
+    ]
+    assert sherpa.token_lines(["<blank>", "<space>", "a"], "char")[1:] == ["\u2581 1", "a 2"]
+    assert sherpa.token_lines(["<blank>", "<unk>", "one"], "word")[2] == "\u2581one 2"
+
+
+def test_best_path():
+    log_probs = np.eye(4)[[0, 1, 1, 0, 1, 2, 2, 3, 0]]
+    assert best_path(log_probs) == [1, 1, 2, 3]
+    assert best_path(np.zeros((0, 4))) == []
+
+
+class Fixed(nn.Module):
+    """An encoder whose frames are counted in Python, so that a trace holds their number."""
+
+    def forward(self, xs, ilens):
+        return torch.stack([xs[:, t, :16] for t in range(xs.shape[1])], 1), ilens, None
+
+
+def fake_model(encoder):
+    module = nn.Module()
+    module.encoder = encoder
+    module.ctc = nn.Module()
+    module.ctc.log_softmax = lambda x: x.log_softmax(-1)
+    module.preencoder = module.postencoder = None
+    module.encode = lambda x, lengths: encoder(x, lengths)[:2]
+    return module
+
+
+def test_what_cannot_be_exported_is_refused_by_name(models, tmp_path, monkeypatch):
+    graph = CTCGraph(fake_model(Fixed()), 80).eval()
+    export(graph, tmp_path / "fixed.onnx", METADATA)
+    with pytest.raises(UserError, match="Fixed cannot be exported"):
+        onnx_check.check_made_up(graph, OnnxCTC(tmp_path / "fixed.onnx"))
+
+    class Odd(Fixed):
+        def forward(self, xs, ilens):
+            return torch.special.bessel_j0(xs), ilens, None
+
+    with pytest.raises(UserError, match=r"Odd cannot be exported.*bessel_j0"):
+        export(CTCGraph(fake_model(Odd()), 80).eval(), tmp_path / "odd.onnx", METADATA)
+    assert not (tmp_path / "odd.onnx").exists()
+    without = SimpleNamespace(ctc=None)
+    with pytest.raises(UserError, match="no CTC"):
+        CTCGraph(without, 80)
+    with pytest.raises(UserError, match="reads audio by Linear"):
+        CTCGraph(SimpleNamespace(ctc=1, frontend=nn.Linear(1, 1)), 80)
+    with pytest.raises(ValueError, match="evaluation mode"):
+        export(CTCGraph(models("relu"), 80).train(), tmp_path / "x.onnx", METADATA)
+    models("relu").eval()
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(UserError, match="needs the package onnx") as error:
+        OnnxCTC(tmp_path / "x.onnx")
+    assert "espnet_spike[onnx]" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        ({"unflipped": 150, "unexplained": 2}, "2 of 150 utterances have another greedy"),
+        ({"unflipped": 200, "unexplained": 2}, ""),
+        ({"unflipped": 9, "unexplained": 1, "counts": 9}, ""),
+        (
+            {"unflipped": 9, "unexplained": 2, "counts": 9},
+            "2 of 9 utterances with equal spikes have another greedy",
+        ),
+        ({"same": 90, "unflipped": 50, "counts": 10**6, "flips": 9000}, ""),
+        ({"unflipped": 50, "counts": 10**6, "flips": 20000}, "spike counts"),
+        ({"largest": 0.5}, "differ by 0.5"),
+        ({"largest": 0.5, "counts": 9}, ""),
+    ],
+)
+def test_what_rounding_does_not_explain_is_told(figures, told):
+    problem = onnx_check.Agreement(**({"utterances": 200, "same": 198} | figures)).problem()
+    assert told in problem and bool(told) == bool(problem)
+
+
+@pytest.fixture(scope="module")
+def check_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dump") / "test"
+    return write_features(folder, make_texts(8, seed=5), seed=5)
+
+
+def test_the_command_exports_checks_and_scores(check_dir, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--asr_exp", str(tiny_experiment()), "--out", str(out), "--int8"]
+    export_onnx.main([*arguments, "--check_dir", str(check_dir)])
+    printed = capsys.readouterr().out
+    assert "| test | 8 | 8 | – | – |" in printed and "from_zipformer_ctc" in printed
+    report = json.loads((out / "export.json").read_text())
+    figures = report["sets"]["test"]
+    assert figures["same"] == figures["utterances"] == 8 and figures["largest"] < 1e-3
+    errors = figures["errors"]
+    assert errors["onnx"] == errors["torch"] and errors["onnx"]["wer"] < 20
+    assert errors["int8"]["wer"] < 20
+    texts = (out / "check/test/onnx/text").read_text()
+    assert texts == (out / "check/test/torch/text").read_text()
+    assert (out / "check/test/int8/score_ter/result.txt").is_file()
+    assert report["bytes"]["onnx"] == (out / "model.onnx").stat().st_size
+    assert {p.name for p in out.iterdir()} == {
+        *("model.onnx", "model.int8.onnx", "tokens.txt", "export.json", "check")
+    }
+    kinds = {i.data_type for i in onnx.load(out / "model.int8.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    metadata = [OnnxCTC(out / f"model{kind}.onnx").metadata for kind in ("", ".int8")]
+    assert metadata[0].items() <= metadata[1].items()
+
+
+def test_a_graph_that_differs_is_told(check_dir, tmp_path, monkeypatch):
+    def export_something_else(graph, path, metadata):
+        export(graph, path, metadata)
+        if not graph.watched:
+            model = onnx.load(path)
+            for tensor in model.graph.initializer:
+                if tensor.name.endswith("ctc_lo.bias"):
+                    bias = onnx.numpy_helper.to_array(tensor).copy()
+                    bias[3] += 100
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(bias, tensor.name))
+            onnx.save(model, path)
+
+    monkeypatch.setattr(onnx_graph, "export", export_something_else)
+    monkeypatch.setattr(onnx_check, "check_made_up", lambda *args: 0.0)
+    arguments = ["--asr_exp", str(tiny_experiment()), "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="does not agree with torch: test: 8 of 8"):
+        export_onnx.main([*arguments, "--check_dir", str(check_dir)])
+
+
+def test_a_failed_export_leaves_no_file_behind(tmp_path, monkeypatch):
+    model = untrained_experiment(tmp_path, *MODELS["relu"])
+
+    def refuse(path):
+        raise onnx.checker.ValidationError("not valid")
+
+    monkeypatch.setattr(onnx.checker, "check_model", refuse)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(onnx.checker.ValidationError):
+        export(CTCGraph(model, 80).eval(), out / "model.onnx", METADATA)
+    assert list(out.iterdir()) == []
+
+
+def test_a_pack_is_exported_as_its_experiment(tmp_path):
+    settings = read_settings(None, "--ctc_weight 0.5")
+    pack.pack(pack.Contents(tiny_experiment(), None, settings), tmp_path / "p.zip")
+    graphs = []
+    for model in (tiny_experiment(), tmp_path / "p.zip"):
+        export_onnx.main(["--asr_exp", str(model), "--out", str(tmp_path / model.stem)])
+        graphs.append((tmp_path / model.stem / "model.onnx").read_bytes())
+    assert graphs[0] == graphs[1]
+    with pytest.raises(UserError, match="no model"):
+        export_onnx.main(["--asr_exp", str(tmp_path), "--out", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="no such folder"):
+        arguments = ["--asr_exp", str(tiny_experiment()), "--out", str(tmp_path / "x")]
+        export_onnx.main([*arguments, "--check_dir", str(tmp_path / "none")])
+
+
+class Teller(nn.Module):
+    """Says its features as tokens, rounded to 0.02: one token a value, blanks between."""
+
+    low, step, size = -20.0, 0.02, 2002
+
+    def forward(self, x, x_lens):
+        tokens = ((x - self.low) / self.step).round().clamp(0, self.size - 2).long() + 1
+        tokens = torch.stack([tokens, torch.zeros_like(tokens)], -1).flatten(1)
+        return 10 * nn.functional.one_hot(tokens, self.size).float(), x_lens * 160
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """A real utterance at 16 kHz, int16: the shortest of mini_an4."""
+    from espnet_spike.corpora import mini_an4
+    from espnet_spike.corpora.download import extract_tar
+
+    folder = tmp_path_factory.mktemp("an4")
+    extract_tar(mini_an4.find_archive(), folder, members="downloads/an4/", strip=1)
+    waves = [soundfile.read(path, dtype="int16") for path in sorted(folder.rglob("*.sph"))]
+    assert all(rate == 16000 for _, rate in waves)
+    return min((wave for wave, _ in waves), key=len)
+
+
+def recognise(model, tokens, wave):
+    import sherpa_onnx
+
+    recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(str(model), str(tokens))
+    stream = recognizer.create_stream()
+    stream.accept_waveform(16000, wave.astype(np.float32) / 32768)
+    recognizer.decode_stream(stream)
+    return stream.result
+
+
+def test_features_of_sherpa_are_ours_with_its_settings(speech, tmp_path):
+    path, wave = tmp_path / "teller.onnx", speech[:8000].copy()
+    wave[3000:5000] = 0  # digital silence
+    torch.onnx.export(
+        Teller(),
+        (torch.zeros(1, 9, 80), torch.tensor([9])),
+        path,
+        input_names=["x", "x_lens"],
+        output_names=["log_probs", "log_probs_len"],
+        dynamic_axes={"x": {1: "T"}, "log_probs": {1: "L"}},
+        opset_version=onnx_graph.OPSET,
+        dynamo=False,
+    )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, METADATA)
+    onnx.save(model, path)
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("<blk> 0\n" + "".join(f"{n} {n}\n" for n in range(1, Teller.size)))
+    said = recognise(path, tokens, wave).tokens
+    heard = np.array([int(token) - 1 for token in said]) * Teller.step + Teller.low
+    heard = heard.reshape(-1, 80)
+    same = extractor(sherpa.FBANK, 16000)(wave.astype(np.float32)) - LEVEL_OFFSET
+    assert same.min() == np.log(np.float32(128)) - np.float32(LEVEL_OFFSET)
+    np.testing.assert_allclose(heard, same, atol=0.011)
+    ours = extractor(FbankConfig(), 16000)(wave.astype(np.float32)) - LEVEL_OFFSET
+    assert len(heard) == len(ours) + 2
+    assert np.abs(heard[1 : 1 + len(ours)] - ours).mean() > 0.1  # which is why FBANK is told
+
+
+@torch.no_grad()
+def export_talkative(name, speech, folder):
+    """Export an untrained model that says several tokens to the speech; return it and features."""
+    model = untrained_experiment(folder, *MODELS[name])
+    x = extractor(sherpa.FBANK, 16000)(speech.astype(np.float32))[None] - np.float32(LEVEL_OFFSET)
+    encoded, _ = model.encode(torch.from_numpy(x + LEVEL_OFFSET), torch.tensor([x.shape[1]]))
+    ctc = model.ctc.ctc_lo
+    ctc.bias.copy_(-ctc.weight @ encoded[0].mean(0))  # or one token were the best everywhere
+    ctc.bias[[1, -1]] = -1e3  # neither <unk> nor <sos/eos>
+    graph = CTCGraph(model, 80).eval()
+    export(graph, folder / "model.onnx", METADATA)
+    lines = sherpa.token_lines(TOKENS, "char")
+    (folder / "tokens.txt").write_text("\n".join(lines) + "\n")
+    return graph, x
+
+
+@pytest.mark.parametrize("name", ["relu", "imls", "spiking"])
+@torch.no_grad()
+def test_sherpa_says_what_greedy_ctc_says(speech, tmp_path, name):
+    graph, x = export_talkative(name, speech, tmp_path)
+    result = recognise(tmp_path / "model.onnx", tmp_path / "tokens.txt", speech)
+    log_probs, olens = graph(torch.from_numpy(x.copy()), torch.tensor([x.shape[1]]))
+    ids = best_path(log_probs[0, : int(olens[0])].numpy())
+    text = "".join(TOKENS[i] for i in ids).replace("<space>", " ")
+    assert len(set(ids)) > 3
+    assert result.text.strip() == text.strip()
+
+
+def test_a_set_decoded_by_sherpa_is_compared_with_stage_10(speech, tmp_path, capsys):
+    export_talkative("relu", speech, tmp_path)
+    FrontEnd(16000, sherpa.FBANK).write(tmp_path)
+    soundfile.write(tmp_path / "a.wav", speech, 16000)
+    soundfile.write(tmp_path / "b.wav", np.repeat(speech[8000:], 2), 32000)
+    stereo = np.stack([speech, np.zeros_like(speech)], 1)
+    soundfile.write(tmp_path / "c.flac", stereo, 16000)
+    data = {
+        "wav.scp": {name: str(tmp_path / file) for name, file in
+                    zip("xyz", ("a.wav", "b.wav", "c.flac"), strict=True)},
+        "segments": {"u1": "x 0 0.6", "u2": "x 0.6 -1", "u3": "y 0 -1", "u4": "z 0 0.6"},
+        "text": {"u1": "a b", "u2": "c d", "u3": "e", "u4": "f"},
+        "utt2spk": dict.fromkeys(("u1", "u2", "u3", "u4"), "s"),
+    }  # fmt: skip
+    other = tmp_path / "decoded"
+    for folder in (tmp_path / "data", other):
+        folder.mkdir()
+    for name, table in data.items():
+        write_table(tmp_path / "data" / name, table)
+    arguments = ["--onnx", str(tmp_path), "--data_dir", str(tmp_path / "data")]
+    decode_sherpa.main([*arguments, "--out", str(tmp_path / "said")])
+    texts = read_table(tmp_path / "said/text")
+    stretches = {"u1": speech[:9600], "u2": speech[9600:], "u4": speech[:9600] / 2}
+    for utt, wave in stretches.items():
+        result = recognise(tmp_path / "model.onnx", tmp_path / "tokens.txt", wave)
+        assert texts[utt] == result.text.strip()
+    assert texts["u3"] and texts["u1"] != texts["u2"]
+    write_table(other / "text", texts | {"u2": "something else"})
+    capsys.readouterr()
+    again = [*arguments, "--decode_dir", str(other), "--out", str(tmp_path / "again")]
+    decode_sherpa.main(again)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].endswith("| 4 of 4 |") and printed[3].endswith("| 3 of 4 |")
+    write_table(other / "text", {"u1": "a"})
+    with pytest.raises(UserError, match="3 without a hypothesis: u2"):
+        decode_sherpa.main(again)
+    with pytest.raises(UserError, match=r"model\.int8\.onnx: missing"):
+        decode_sherpa.main([*again, "--int8"])
+
+
+def test_differences_of_features_are_told():
+    assert not sherpa.feature_differences(FrontEnd(16000, sherpa.FBANK))
+    told = sherpa.feature_differences(FrontEnd(16000, FbankConfig()))
+    assert len(told) == 3 and "high_freq is -400.0 in sherpa-onnx, 0.0 in training" in told
+    from espnet_spike.data.fbank import load_config
+
+    root = export_onnx.Path(__file__).resolve().parents[2]
+    assert load_config(root / "conf/fbank_sherpa.yaml") == sherpa.FBANK
+
+
+def test_a_trained_model_is_loaded_with_its_text():
+    trained = load(tiny_experiment(), tiny_experiment() / "valid.cer_ctc.ave.pth")
+    assert trained.options.input_size == DIMENSION and not trained.model.training
+    assert trained.to_text([3, 4, 2, 5]) == "ab c"

@@ -1,0 +1,129 @@
+"""A trained experiment in its inference form: same function, proven before it is written."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from espnet_spike.errors import UserError
+from espnet_spike.export.reparameterize import PROOF, reparameterize
+from espnet_spike.tasks.loading import encoder_inputs
+from tests.helpers.tiny_model import CONFIG, DIMENSION, TOKENS, make_texts, write_features
+
+MODEL = "valid.cer_ctc.ave.pth"
+ENCODER = {
+    **{"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2},
+    **{"dropout_rate": 0.0, "positional_dropout_rate": 0.0, "conv_channels": 8, "T": 4},
+}
+
+
+def experiment(root, encoder="iml_spikeformer", **conf):
+    """Write an untrained experiment of made-up speech; return it and its features."""
+    from espnet_spike.tasks.arguments import parse_espnet
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    exp = root / "exp"
+    exp.mkdir()
+    (root / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
+    words = ["--output_dir", str(exp), "--token_list", str(root / "tokens.txt")]
+    words += ["--token_type", "char", "--input_size", str(DIMENSION), "--seed", "3"]
+    encoder_conf = ENCODER | conf if encoder == "iml_spikeformer" else CONFIG["encoder_conf"]
+    config = CONFIG | {"encoder": encoder, "encoder_conf": encoder_conf}
+    args = parse_espnet(SpikeASRTask, config, words)
+    torch.manual_seed(3)
+    model = SpikeASRTask.build_model(args)
+    torch.save(model.state_dict(), exp / MODEL)
+    (exp / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    return exp, write_features(root / "feats", make_texts(5, seed=2), seed=2)
+
+
+def load(exp):
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    model, _ = SpikeASRTask.build_model_from_file(str(exp / "config.yaml"), str(exp / MODEL))
+    return model.eval()
+
+
+@pytest.mark.parametrize("conf", [{"qkv_bias": True}, {"qk_mode": "repconv"}, {"qk_mode": "ssa"}])
+def test_the_written_experiment_is_the_same_model(tmp_path, conf):
+    exp, data = experiment(tmp_path, **conf)
+    proof = reparameterize(exp, None, data, tmp_path / "out", fold_qk=True, utterances=3)
+    assert proof.holds and proof.utterances == 3
+    assert proof.layer_fp32 < 1e-5 and proof.double < 1e-9 and proof.double_flips == 0
+    trained, merged = load(exp), load(tmp_path / "out")
+    assert set(trained.state_dict()) != set(merged.state_dict())
+    # merged in float64, written in fp32
+    by_hand = trained.encoder.double()
+    by_hand.reparameterize()
+    expected = by_hand.float().state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in merged.encoder.state_dict().items())
+    for speech, lengths in encoder_inputs(merged, data, 3):
+        assert merged.encoder(speech, lengths)[0].isfinite().all()
+    written = json.loads((tmp_path / "out" / PROOF).read_text())
+    assert written["utterances"] == 3
+    config = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+    assert config["encoder_conf"]["fold_qk"] and config["encoder_conf"]["reparameterized"]
+
+
+def test_a_wrong_merge_is_not_written(tmp_path, monkeypatch):
+    from espnet_spike.nn.layers.spiking_attention import SpikingAttention
+
+    exp, data = experiment(tmp_path)
+    right = SpikingAttention.reparameterize
+
+    def wrong(self, fold_qk):
+        right(self, fold_qk)
+        with torch.no_grad():
+            self.folded.weight *= 1.001
+
+    monkeypatch.setattr(SpikingAttention, "reparameterize", wrong)
+    with pytest.raises(UserError, match="the inference form differs"):
+        reparameterize(exp, None, data, tmp_path / "out", fold_qk=True, utterances=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_without_inference_form(tmp_path):
+    exp, data = experiment(tmp_path, encoder="transformer")
+    with pytest.raises(UserError, match="encoder: transformer has no inference form"):
+        reparameterize(exp, None, data, tmp_path / "out", fold_qk=True, utterances=2)
+
+
+def test_no_utterance_long_enough(tmp_path):
+    exp, _ = experiment(tmp_path, input_layer="conv2d8")  # asks for 15 frames
+    short = write_features(tmp_path / "short", {"utt": "a"}, seed=1)
+    with pytest.raises(UserError, match="long enough"):
+        reparameterize(exp, None, short, tmp_path / "out", fold_qk=True, utterances=2)
+
+
+def test_spikes_are_proved_to_do_what_counts_do(tmp_path, capsys):
+    from espnet_spike.bin import prove_spikes
+
+    exp, data = experiment(tmp_path)
+    prove_spikes.main(["--asr_exp", str(exp), "--json", str(tmp_path / "p.json"), f"test={data}"])
+    assert "| test | 5 | 0 |" in capsys.readouterr().out
+    proof = json.loads((tmp_path / "p.json").read_text())["test"]
+    assert proof["utterances"] == 5 and proof["double_flips"] == 0
+    assert proof["double"] < 1e-9 and 0.0 <= proof["same_ctc"] <= 1.0
+
+
+def test_spikes_that_differ_are_an_error(tmp_path, monkeypatch):
+    from espnet_spike.nn.neurons.spike_train import SpikeTrain
+
+    exp, data = experiment(tmp_path)
+    right = SpikeTrain.slot
+    monkeypatch.setattr(SpikeTrain, "slot", lambda self, t: right(self, max(t, 2)))
+    with pytest.raises(UserError, match="spikes give another result than counts on test"):
+        prove_all(exp, data)
+
+
+def prove_all(exp, data):
+    from espnet_spike.export.reparameterize import prove_spikes
+
+    return prove_spikes(exp, None, {"test": data})
+
+
+def test_a_twin_has_no_spikes_to_prove(tmp_path):
+    exp, data = experiment(tmp_path, neuron="relu")
+    with pytest.raises(UserError, match="ReLU"):
+        prove_all(exp, data)

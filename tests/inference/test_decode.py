@@ -1,0 +1,484 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_spike import experiment
+from espnet_spike.bin import asr_inference, decode
+from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.errors import UserError
+from espnet_spike.inference import batches as batches_module
+from espnet_spike.inference import decode as decode_module
+from espnet_spike.inference.batches import deal, make_batches, number_of_jobs
+from espnet_spike.utils import jobs
+from espnet_spike.utils.files import read_table
+from tests.helpers.tiny_model import make_texts, tiny_experiment, write_features
+
+pytestmark = pytest.mark.xdist_group("tiny_model")  # one process trains it once
+
+frames = st.dictionaries(st.text("abc", min_size=1), st.integers(1, 3000), min_size=1, max_size=60)
+
+
+@given(frames, st.integers(1, 9), st.integers(1, 5))
+def test_batches_do_not_depend_on_the_number_of_jobs(lengths, batch_size, count):
+    batches = make_batches(lengths, batch_size)
+    assert sorted(key for batch in batches for key in batch) == sorted(lengths)
+    shares = deal(batches, lengths, [0] * count)
+    assert sorted(key for share in shares for key in share) == sorted(lengths)
+    # ESPnet cuts a share into batches again: they must be the same ones
+    again = [
+        share[i : i + batch_size] for share in shares for i in range(0, len(share), batch_size)
+    ]
+    assert sorted(again) == sorted(batches)
+
+
+@given(frames, st.integers(1, 5))
+def test_jobs_get_about_the_same_work(lengths, count):
+    loads = [0] * count
+    deal(make_batches(lengths, 1), lengths, loads)
+    assert sum(loads) == sum(lengths.values())
+    assert max(loads) - min(loads) <= max(lengths.values())
+
+
+def test_few_utterances_get_few_jobs():
+    assert number_of_jobs(4, audio_seconds=20, batches=10) == 1
+    assert number_of_jobs(4, audio_seconds=150, batches=10) == 3
+    assert number_of_jobs(4, audio_seconds=1000, batches=2) == 2
+    assert number_of_jobs(4, audio_seconds=1000, batches=10) == 4
+
+
+def test_settings_from_config_and_arguments(tmp_path):
+    path = tmp_path / "decode.yaml"
+    path.write_text("beam_size: 5\nbatch_size: 4\ninference_asr_model: 3epoch.pth\n")
+    settings = decode_module.read_settings(path, "--beam_size 7 --batch_size 2 --ctc_weight=0.3")
+    assert settings.config == {"beam_size": 5, "batch_size": 2}
+    assert settings.words == ["--beam_size", "7", "--ctc_weight=0.3"]
+    assert (settings.batch_size, settings.asr_model) == (2, "3epoch.pth")
+    assert decode_module.read_settings(path, "--inference_asr_model x.pth").asr_model == "x.pth"
+    assert decode_module.read_settings(None).batch_size == 1
+
+
+def test_how_the_encoder_runs_is_a_setting(tmp_path):
+    path = tmp_path / "decode.yaml"
+    path.write_text("beam_size: 5\nspike_mode: binary\nT: 4\n")
+    settings = decode_module.read_settings(path, "--T 2 --T_rule rescale")
+    assert settings.execution == Execution("binary", 2, "rescale")
+    assert settings.config == {"beam_size": 5, "batch_size": 1}
+    assert settings.words == []
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "said"),
+    [
+        ("T_rule: keep", "", "T is not given"),
+        ("spike_mode: bits", "", "known: integer, binary"),
+        ("asr_model_file: x", "", "asr_model_file is set by the decode command"),
+        ("", "--output_dir x", "output_dir is set by the decode command"),
+        ("", "--key_file=x", "key_file is set by the decode command"),
+        ("batch_size: 0", "", "batch_size is 0"),
+        ("", "--batch_size two", "invalid int value"),
+        ("", "--beam_size '5", "cannot split"),
+    ],
+)
+def test_settings_that_are_refused(tmp_path, config, arguments, said):
+    path = tmp_path / "decode.yaml"
+    path.write_text(config)
+    with pytest.raises(UserError, match=said):
+        decode_module.read_settings(path, arguments)
+
+
+def test_a_missing_model_file_lists_those_that_are_there(tmp_path):
+    (tmp_path / "3epoch.pth").touch()
+    with pytest.raises(UserError, match=r"no model file .*4epoch\.pth\n.*there are: 3epoch\.pth"):
+        experiment.model_file(tmp_path, "4epoch.pth")
+
+
+# ---- jobs
+
+
+def job(code, log, **environment):
+    return jobs.Job([sys.executable, "-c", code], [log], environment)
+
+
+def test_a_failing_job_ends_the_others_and_is_quoted(tmp_path):
+    sleeper = job("import time; time.sleep(60)", tmp_path / "1.log")
+    failing = job("print('hello'); raise SystemExit('boom: x.ark')", tmp_path / "2.log")
+    start = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        jobs.run_jobs("decoding", [sleeper, failing], lambda: None)
+    assert time.monotonic() - start < 20
+    message = str(caught.value)
+    assert "job 2 of 2 failed (status 1)" in message
+    assert "| boom: x.ark" in message
+    assert f"log: {tmp_path / '2.log'}" in message
+    assert sys.executable in message
+
+
+def test_a_killed_job_is_taken_for_lack_of_memory(tmp_path):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(UserError, match="lack of memory"):
+        jobs.run_jobs("decoding", [job(code, tmp_path / "1.log")], lambda: None)
+
+
+def test_an_interrupt_leaves_no_job_behind(tmp_path):
+    code = f"import os, time, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text"
+    code += "(str(os.getpid())); time.sleep(60)"
+
+    def interrupt():
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run_jobs("decoding", [job(code, tmp_path / "1.log")], interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_gpus_that_may_be_used(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert jobs.visible_gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert jobs.visible_gpus() == []
+
+
+# ---- with a model
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """A recipe folder with a trained model and two sets of sixteen and seven utterances."""
+    root = tiny_experiment().parents[1]
+    if not (root / "dump").exists():
+        write_features(root / "dump" / "test", make_texts(16, seed=2), seed=2)
+        write_features(root / "dump" / "dev", make_texts(7, seed=3), seed=3)
+    return root
+
+
+def run_decode(recipe, out, *more, sets=("test", "dev")):
+    """Decode with the command; return the decode folder."""
+    out = recipe / "exp" / "asr_tiny" / out
+    arguments = ["--asr_exp", str(recipe / "exp" / "asr_tiny"), "--out", str(out), *more]
+    decode.main([*arguments, *(f"{name}={recipe / 'dump' / name}" for name in sets)])
+    return out
+
+
+SEARCH = "--beam_size 3 --ctc_window_margin 0"
+
+
+@pytest.fixture(scope="module")
+def decoded(recipe):
+    """Both sets, decoded by two jobs."""
+    return run_decode(
+        recipe, "two_jobs", "--inference_nj", "2", "--inference_args", f"{SEARCH} --batch_size 4"
+    )
+
+
+def in_process(recipe, folder, monkeypatch, arguments, sets=("test",), lm_exp=None, exp=None):
+    """Decode in this process, which has imported ESPnet already; return texts by set."""
+    from espnet_spike.inference.worker import infer
+
+    def run_all(name, todo, poll):
+        for one in todo:
+            for word in one.command[3:]:
+                words = Path(word.removeprefix("@")).read_text().splitlines()
+                at = words.index("--log_file")
+                infer(words[:at] + words[at + 2 :])
+        poll()
+
+    monkeypatch.setattr(decode_module, "run_jobs", run_all)
+    plan = decode_module.make_plan(
+        exp or recipe / "exp" / "asr_tiny",
+        lm_exp,
+        decode_module.read_settings(None, f"{SEARCH} {arguments}"),
+        folder,
+        {name: recipe / "dump" / name for name in sets},
+        inference_nj=1,
+    )
+    decode_module.decode(plan)
+    return {name: read_table(folder / name / "text") for name in sets}
+
+
+def test_decoding_recognises_what_was_learnt(recipe, decoded):
+    for name in ("test", "dev"):
+        refs = read_table(recipe / "dump" / name / "text")
+        hyps = read_table(decoded / name / "text")
+        assert hyps.keys() == refs.keys()
+        assert list(hyps) == sorted(hyps)
+        same = sum(refs[key] == hyps[key] for key in refs)
+        assert same >= 0.6 * len(refs)
+
+
+def test_decoding_leaves_what_espnet_leaves(recipe, decoded):
+    texts, tokens, ids, scores = (
+        read_table(decoded / "test" / name) for name in ("text", "token", "token_int", "score")
+    )
+    assert texts.keys() == tokens.keys() == ids.keys() == scores.keys()
+    for key, text in texts.items():
+        units = tokens[key].split()
+        assert "".join(units).replace("<space>", " ").strip() == text
+        assert len(ids[key].split()) == len(units)
+    assert sorted(p.name for p in (decoded / "test" / "logdir").glob("*.log")) == [
+        "asr_inference.1.log",
+        "asr_inference.2.log",
+    ]
+    assert not list(decoded.glob("*/logdir/output.*"))
+
+
+def test_decoding_is_recorded(recipe, decoded):
+    record = json.loads((decoded / "test" / "decode.json").read_text())
+    assert record["checkpoint"] == "valid.cer_ctc.ave.pth"
+    assert (record["jobs"], record["threads"], record["device"]) == (2, 1, "cpu")
+    assert record["audio_seconds"] == 16 * 60
+    assert record["rtf"] == pytest.approx(record["decode_seconds"] / 960, abs=1e-4)
+    assert record["decode_seconds"] > 0
+    import torch
+
+    state = torch.load(recipe / "exp/asr_tiny/valid.cer_ctc.ave.pth")
+    assert record["parameters"] == sum(p.numel() for p in state.values())
+    assert record["options"]["beam_size"] == 3
+    effective = yaml.safe_load((decoded / "inference.yaml").read_text())
+    assert (effective["beam_size"], effective["batch_size"]) == (3, 4)
+
+
+def test_one_job_gives_the_text_of_two(recipe, decoded, tmp_path, monkeypatch):
+    texts = in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 4", ("test", "dev"))
+    for name in ("test", "dev"):
+        assert texts[name] == read_table(decoded / name / "text")
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.5, 1.0])
+def test_batches_give_the_text_of_single_utterances(recipe, tmp_path, monkeypatch, ctc_weight):
+    arguments = f"--ctc_weight {ctc_weight} --batch_size "
+    one = in_process(recipe, tmp_path / "one", monkeypatch, arguments + "1")["test"]
+    eight = in_process(recipe, tmp_path / "eight", monkeypatch, arguments + "8")["test"]
+    same = sum(one[key] == eight[key] for key in one)
+    assert same >= len(one) - 1  # padding may move the last bit, and with it a tie
+
+
+def test_language_model_in_batches(recipe, tmp_path, monkeypatch):
+    lm_exp = make_language_model(recipe)
+    texts = [
+        in_process(
+            recipe,
+            tmp_path / f"{size}",
+            monkeypatch,
+            f"--lm_weight 0.5 --batch_size {size}",
+            lm_exp=lm_exp,
+        )["test"]
+        for size in (1, 8)
+    ]
+    assert sum(texts[0][key] == texts[1][key] for key in texts[0]) >= 15
+    record = json.loads((tmp_path / "8" / "test" / "decode.json").read_text())
+    assert record["lm_checkpoint"] == "valid.loss.ave.pth"
+    without = in_process(recipe, tmp_path / "no", monkeypatch, "--batch_size 8")["test"]
+    scores = read_table(tmp_path / "8" / "test" / "score")
+    assert scores != read_table(tmp_path / "no" / "test" / "score")
+    assert without.keys() == scores.keys()
+
+
+@pytest.mark.parametrize("arguments", ["--spike_mode binary", "--T 3"])
+def test_an_encoder_without_spikes_says_so(recipe, tmp_path, monkeypatch, arguments):
+    with pytest.raises(UserError, match="TransformerEncoder"):
+        in_process(recipe, tmp_path / "d", monkeypatch, arguments)
+
+
+def make_language_model(recipe):
+    """Write an untrained LM; it still has to be asked for every token."""
+    import torch
+    from espnet2.tasks.lm import LMTask
+
+    from espnet_spike.tasks.arguments import parse_espnet
+
+    exp = recipe / "exp" / "lm_tiny"
+    if exp.exists():
+        return exp
+    exp.mkdir()
+    config = {"lm": "transformer", "lm_conf": {"embed_unit": 8, "att_unit": 16, "unit": 16}}
+    config["lm_conf"] |= {"head": 2, "layer": 1}
+    words = ["--output_dir", str(exp), "--token_list", str(recipe / "tokens.txt")]
+    args = parse_espnet(LMTask, config, [*words, "--token_type", "char"])
+    torch.manual_seed(0)
+    torch.save(LMTask.build_model(args).state_dict(), exp / "valid.loss.ave.pth")
+    (exp / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    return exp
+
+
+def test_several_best_hypotheses(recipe, tmp_path, monkeypatch):
+    in_process(recipe, tmp_path / "d", monkeypatch, "--nbest 2 --batch_size 8")
+    first = read_table(tmp_path / "d" / "test" / "token")
+    second = read_table(tmp_path / "d" / "test" / "2best_recog" / "token")
+    assert first.keys() == second.keys()
+    assert all(first[key] != second[key] for key in first)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_too_short_utterances_get_blank_text_and_are_listed(
+    recipe, tmp_path, monkeypatch, batch_size
+):
+    texts = make_texts(5, seed=4)
+    folder = write_features(tmp_path / "dump" / "short", texts, seed=4)
+    shorten(folder, min(texts))
+    exp = recipe / "exp" / "asr_tiny"
+    arguments = f"--batch_size {batch_size}"
+    found = in_process(tmp_path, tmp_path / "d", monkeypatch, arguments, ("short",), exp=exp)
+    assert [key for key, text in found["short"].items() if not text] == [min(texts)]
+    record = json.loads((tmp_path / "d" / "short" / "decode.json").read_text())
+    assert (record["blank"], record["utterances"]) == ([min(texts)], 5)
+
+
+def shorten(folder, utt):
+    """Leave four frames of an utterance, fewer than the encoder can take."""
+    from espnet_spike.data.ark import ArkReader, ArkWriter
+    from espnet_spike.data.feature_dir import FeatureDir
+
+    data = FeatureDir.read(folder)
+    with ArkReader() as reader:
+        matrix = reader.read(utt, data.feats[utt])[:4]
+    with ArkWriter(folder / "short.ark") as ark:
+        data.feats[utt] = f"{folder / 'short.ark'}:{ark.write(utt, matrix)}"
+    data.shapes[utt] = matrix.shape
+    data.write(folder)
+
+
+def test_a_score_that_is_no_number_is_an_error(recipe, tmp_path, monkeypatch):
+    import torch
+
+    exp = tmp_path / "exp" / "asr_nan"
+    exp.mkdir(parents=True)
+    source = recipe / "exp" / "asr_tiny"
+    (exp / "config.yaml").write_bytes((source / "config.yaml").read_bytes())
+    state = torch.load(source / "valid.cer_ctc.ave.pth")
+    state["decoder.output_layer.bias"][:] = float("nan")
+    torch.save(state, exp / "valid.cer_ctc.ave.pth")
+    with pytest.raises(UserError, match="score is not a number"):
+        in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", exp=exp)
+
+
+def test_a_failing_job_names_command_and_log(recipe, capfd):
+    with pytest.raises(UserError) as caught:
+        run_decode(recipe, "bad", "--inference_args", "--beam_sise 3", sets=("dev",))
+    message = str(caught.value)
+    assert "did you mean 'beam_size'" in message
+    assert "dev/logdir/asr_inference.1.log" in message
+    assert "espnet_spike.bin.asr_inference" in message
+
+
+def test_finished_runs_of_an_interrupted_decoding_are_kept(recipe, tmp_path, monkeypatch):
+    """The second set fails; the next call decodes only that one."""
+    from espnet_spike.inference import worker
+
+    real, called = worker.infer, []
+
+    def counted(words):
+        called.append(words[words.index("--output_dir") + 1].split("/")[-3])
+        if called == ["test", "dev"]:
+            raise UserError("interrupted")
+        real(words)
+
+    monkeypatch.setattr(worker, "infer", counted)
+    with pytest.raises(UserError, match="interrupted"):
+        in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("test", "dev"))
+    texts = in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("test", "dev"))
+    assert called == ["test", "dev", "dev"]
+    assert {name: len(found) for name, found in texts.items()} == {"test": 16, "dev": 7}
+    # once everything is there, the same call decodes anew: the code may have changed
+    in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("test", "dev"))
+    assert called[3:] == ["test", "dev"]
+
+
+def test_other_options_or_features_do_not_reuse_finished_runs(recipe, tmp_path):
+    data = write_features(tmp_path / "dump" / "test", make_texts(3, seed=5), seed=5)
+
+    def key(arguments=""):
+        plan = decode_module.make_plan(
+            recipe / "exp" / "asr_tiny",
+            None,
+            decode_module.read_settings(None, arguments),
+            tmp_path / "d",
+            {"test": data},
+            inference_nj=1,
+        )
+        return decode_module.fingerprint(plan, plan.runs[0][0])
+
+    assert key() == key()
+    assert key("--beam_size 2") != key()
+    before = key()
+    (data / "feats.ark").touch()
+    assert key() != before
+
+
+def test_scores_of_an_earlier_decoding_are_removed(recipe, tmp_path, monkeypatch):
+    stale = tmp_path / "d" / "dev"
+    (stale / "score_wer").mkdir(parents=True)
+    (stale / "logdir" / "output.7").mkdir(parents=True)
+    (stale / "logdir" / "asr_inference.7.log").touch()
+    (stale / "result.json").write_text("{}")
+    in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
+    assert not (stale / "score_wer").exists()
+    assert {path.name for path in (stale / "logdir").iterdir()} == {
+        "asr_inference.1.options",
+        "keys.1.scp",
+    }
+    assert not (stale / "result.json").exists()
+
+
+def test_a_lost_hypothesis_is_named(recipe, tmp_path, monkeypatch):
+    from espnet_spike.inference import worker
+
+    real = worker.infer
+
+    def lossy(words):
+        real(words)
+        path = Path(words[words.index("--output_dir") + 1]) / "1best_recog" / "text"
+        path.write_text("".join(path.read_text().splitlines(True)[1:]))
+
+    monkeypatch.setattr(worker, "infer", lossy)
+    with pytest.raises(UserError, match="no hypothesis for 1 utterances: utt3_"):
+        in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
+    # nothing of it is kept: the next call decodes anew
+    monkeypatch.setattr(worker, "infer", real)
+    texts = in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
+    assert len(texts["dev"]) == 7
+
+
+def test_a_job_ends_when_the_decode_command_has_gone(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv(batches_module.PARENT, "1")
+    if os.getppid() == 1:
+        monkeypatch.setenv(batches_module.PARENT, str(2**22))
+    with pytest.raises(SystemExit, match="has gone"):
+        in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
+
+
+def test_paths_with_commas_are_refused(recipe, tmp_path):
+    settings = replace(decode_module.read_settings(None), asr_model="valid.cer_ctc.ave.pth")
+    with pytest.raises(UserError, match="holds a comma"):
+        decode_module.make_plan(recipe / "exp/asr_tiny", None, settings, tmp_path / "a,b", {}, 1)
+
+
+def test_wrapper_wants_files_or_options():
+    with pytest.raises(UserError, match="nothing to decode"):
+        asr_inference.main([])
+    with pytest.raises(UserError, match="together"):
+        asr_inference.main(["@a", "--beam_size", "3"])
+
+
+COMMANDS = ["decode", "asr_inference", "score", "report", "compare_decodes", "pack"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_quick(name):
+    command = [sys.executable, "-m", f"espnet_spike.bin.{name}", "--help"]
+    start = time.process_time()
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert usage.startswith("usage: espnet_spike.bin.")
+    assert time.process_time() - start < 1

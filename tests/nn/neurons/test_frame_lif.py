@@ -1,0 +1,150 @@
+"""LIF over frames: the compiled recurrence against the loop, padding, streams, losses."""
+
+import itertools
+
+import pytest
+import torch
+
+from espnet_spike.nn.neurons import frame_lif
+from espnet_spike.nn.neurons.base import firing_rates
+from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF, named_frame_lifs, rate_losses
+
+LENGTHS = torch.tensor([9, 4, 0])
+MASK = torch.arange(9) < LENGTHS[:, None]
+
+
+def currents(dtype=torch.float64, shape=(3, 9, 5), seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(*shape, generator=g, dtype=torch.float64)).to(dtype)
+
+
+def run_both(monkeypatch, neuron, x, lengths):
+    """Outputs and gradients, compiled and by the loop."""
+    results = []
+    v = 0.3 * torch.ones(x.shape[0], *x.shape[2:], dtype=x.dtype)
+    for kernels in (frame_lif._kernels, lambda x: None):
+        monkeypatch.setattr(frame_lif, "_kernels", kernels)
+        inputs = [x.clone().requires_grad_(), v.clone().requires_grad_()]
+        outputs = neuron._run(*inputs, lengths)  # spikes, potential, spikes of each frame
+        loss = sum((y * currents(x.dtype, y.shape, n)).sum() for n, y in enumerate(outputs, 1))
+        results.append((*outputs, *torch.autograd.grad(loss, inputs)))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("reset", "decay_input", "detach_reset"),
+    list(itertools.product(["hard", "soft"], [True, False], [True, False])),
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_compiled_equals_the_loop(monkeypatch, reset, decay_input, detach_reset, dtype):
+    neuron = FrameLIF(
+        5, tau=1.7, v_reset=-0.1, reset=reset, decay_input=decay_input, detach_reset=detach_reset
+    )
+    compiled, loop = run_both(monkeypatch, neuron, currents(dtype), LENGTHS)
+    assert 0 < loop[0].mean() < 1
+    for a, b in zip(compiled[:3], loop[:3], strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(compiled[3:], loop[3:], strict=True):
+        torch.testing.assert_close(a, b)
+        assert a.any()
+
+
+def test_by_hand():
+    # tau 2, constant 1.5: potentials .75, 1.125 (spike), again with a hard reset to 0
+    x = torch.full((1, 4, 1), 1.5)
+    assert FrameLIF(1)(x).flatten().tolist() == [0, 1, 0, 1]
+    # soft reset to .125: .8125, 1.15625 (spike)
+    neuron = FrameLIF(1, reset="soft")
+    y, v = neuron.run(x, torch.zeros(1, 1))
+    assert y.flatten().tolist() == [0, 1, 0, 1]
+    assert v.item() == 0.15625
+
+
+def test_convolution_maps_and_half_precision():
+    neuron = FrameLIF(5)
+    x = currents(torch.float32, (2, 6, 4, 5))
+    y = neuron(x)
+    for bin_ in range(4):
+        assert torch.equal(y[:, :, bin_], neuron(x[:, :, bin_]))
+    half = neuron(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half.float(), neuron(x.bfloat16().float()))
+
+
+def test_padding_and_statistics():
+    neuron = NormedLIF(5, {"tau": 1.5})
+    x = currents(torch.float32)
+    y = neuron(x, MASK)
+    assert not y[~MASK].any()
+    firing = neuron.lif.firing
+    assert firing.count_sum == y.sum()
+    assert firing.numel == MASK.sum() * 5
+    torch.testing.assert_close(neuron.lif.mean_rate.float(), firing.rate)
+    norm = {k: v.clone() for k, v in neuron.norm.state_dict().items()}
+    again = NormedLIF(5, {"tau": 1.5})
+    dirty = again(x.masked_fill(~MASK[..., None], 1e3), MASK)
+    assert torch.equal(y, dirty)
+    assert all(torch.equal(v, norm[k]) for k, v in again.norm.state_dict().items())
+    assert list(firing_rates(neuron)) == ["lif"]
+    assert list(named_frame_lifs(neuron)) == ["lif"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+def test_stream_equals_the_whole(chunk):
+    neuron = FrameLIF(5)
+    x = currents()
+    whole, last = neuron.run(x, neuron.initial_state(x))
+    v, parts = neuron.initial_state(x), []
+    for part in x.split(chunk, 1):
+        y, v = neuron.run(part, v)
+        parts.append(y)
+    assert torch.equal(torch.cat(parts, 1), whole)
+    assert torch.equal(v, last)
+
+
+def test_rate_losses():
+    rates = [torch.tensor(r, dtype=torch.float64, requires_grad=True) for r in (0.02, 0.10, 0.60)]
+    quiet, burst = rate_losses(rates)
+    assert (quiet.item(), burst.item()) == (pytest.approx(0.01), pytest.approx(0.10))
+    grads = torch.autograd.grad(quiet + burst, rates)
+    torch.testing.assert_close(torch.stack(grads).tolist(), [-1 / 3, 0.0, 1 / 3])
+
+
+def test_a_quiet_layer_is_taught_to_fire():
+    torch.manual_seed(0)
+    linear, neuron = torch.nn.Linear(8, 6), FrameLIF(6)
+    x = torch.randn(4, 30, 8)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=3.0)
+    rates = []
+    for _ in range(100):
+        neuron(linear(x))
+        rates.append(float(neuron.mean_rate.detach()))
+        quiet, burst = rate_losses([neuron.mean_rate], 0.1, 0.3)
+        optimizer.zero_grad()
+        (quiet + burst).backward()
+        optimizer.step()
+    assert rates[0] < 0.02
+    assert rates[-1] >= 0.09
+
+
+def test_impossible_options():
+    with pytest.raises(ValueError, match="tau"):
+        FrameLIF(1, tau=0.5)
+    with pytest.raises(ValueError, match="did you mean 'soft'"):
+        FrameLIF(1, reset="sof")
+    with pytest.raises(ValueError, match="did you mean 'atan'"):
+        FrameLIF(1, surrogate="atn")
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("decay_input", [True, False])
+def test_a_trace_holds_for_other_lengths(reset, decay_input):
+    neuron = FrameLIF(5, tau=2, v_reset=-0.1, reset=reset, decay_input=decay_input)
+    with torch.no_grad():
+        traced = torch.jit.trace(neuron, (currents(), MASK), check_trace=False)
+        for shape in ((2, 17, 5), (1, 12, 5)):
+            x = currents(shape=shape, seed=1)
+            mask = torch.arange(shape[1]) < torch.tensor([shape[1], 2])[: shape[0], None]
+            spikes = neuron(x, mask)
+            assert 0 < spikes.mean() < 1
+            assert torch.equal(traced(x, mask), spikes)

@@ -1,0 +1,194 @@
+"""LIF and I-LIF against the published dynamics."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_spike.nn.layers.spike_layers import SpikeLinear
+from espnet_spike.nn.neurons import lif
+from espnet_spike.nn.neurons.lif import ILIF, LIF, lif_step
+from espnet_spike.nn.neurons.spike_train import LIFRecipe
+from espnet_spike.nn.ops.surrogate import SURROGATES, spike
+
+
+def potentials(reset, x=1.5, steps=2, **conf):
+    """Return the potentials before firing and the spikes for a constant input."""
+    v, seen, spikes = torch.zeros(1), [], []
+
+    def fire(above):
+        seen.append(round(above.item() + 1, 5))
+        return spike(above)
+
+    for _ in range(steps):
+        s, v = lif_step(v, torch.tensor([x]), fire, reset=reset, **conf)
+        spikes.append(s.item())
+    return list(zip(seen, spikes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("reset", "expected"),
+    [
+        ("hard", [(0.75, 0), (1.125, 1), (0.75, 0), (1.125, 1)]),
+        ("soft", [(0.75, 0), (1.125, 1), (0.8125, 0), (1.15625, 1)]),
+    ],
+)
+def test_spikingjelly_numbers(reset, expected):
+    assert potentials(reset, steps=4) == expected
+
+
+def test_snntorch_beta_without_input_decay():
+    """beta = 1 - 1/tau = 0.9 and I = 0.6; snnTorch resets a step later, by the threshold."""
+    trace = potentials("soft", x=0.6, steps=4, tau=10.0, decay_input=False)
+    # snnTorch decays before it subtracts the threshold: its 0.626 is 0.9 * 1.14 + 0.6 - 1
+    assert trace[:2] == [(0.6, 0), (1.14, 1)]
+    assert trace[2][0] == pytest.approx(0.9 * (1.14 - 1) + 0.6)
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_layer_runs_the_steps_in_its_batch(reset):
+    neuron = LIF(3, T=4, reset=reset)
+    x = torch.full((4, 2, 3), 1.5).repeat_interleave(2, 0)  # two utterances
+    y = neuron(x).unflatten(0, (4, 2))
+    assert [step.unique().item() for step in y] == [0, 1, 0, 1]
+    assert neuron.firing.count_sum == 2 * 2 * 2 * 3
+    assert neuron.firing.rate == 0.5
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**16), scale=st.floats(0.1, 5), reset=st.sampled_from(["hard", "soft"]))
+def test_utterances_do_not_mix(seed, scale, reset):
+    neuron = LIF(4, T=3, reset=reset, v_reset=0.1)
+    make = torch.Generator().manual_seed(seed)
+    x = scale * torch.randn(3, 2, 5, 4, generator=make)
+    both = neuron(x.flatten(0, 1)).unflatten(0, (3, 2))
+    for b in range(2):
+        assert torch.equal(neuron(x[:, b]), both[:, b])
+    assert set(both.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_gradient_through_time(reset):
+    """H1 = x1/2 = 1.2 fires, H2 = V1 + (x2 - V1)/2; the surrogate is a window of width 2."""
+    for detach in (True, False):
+        conf = {"surrogate": "rectangle", "surrogate_alpha": 2.0, "detach_reset": detach}
+        x = torch.tensor([2.4, 1.0]).view(2, 1, 1).requires_grad_()
+        y = LIF(1, T=2, reset=reset, **conf)(x)
+        assert y.flatten().tolist() == [1, 0]
+        y[1].sum().backward()
+        surrogate = 0.5
+        if reset == "hard":  # V1 = H1 (1 - S1), S1 = 1
+            slope = 0.0 if detach else -1.2 * surrogate
+        else:  # V1 = H1 - S1
+            slope = 1.0 if detach else 1 - surrogate
+        expected = [surrogate * 0.5 * slope * 0.5, surrogate * 0.5]
+        assert x.grad.flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "reset", "decay_input", "detach_reset"),
+    list(itertools.product(SURROGATES, ["hard", "soft"], [True, False], [True, False])),
+)
+def test_compiled_equals_the_loop(monkeypatch, surrogate, reset, decay_input, detach_reset):
+    mask = torch.arange(5) < torch.tensor([5, 3])[:, None]
+    for dtype, shape in ((torch.float32, (2, 5, 3, 7)), (torch.float64, (2, 5, 17))):
+        neuron = LIF(
+            shape[-1],
+            T=3,
+            tau=1.7,
+            v_reset=-0.1,
+            reset=reset,
+            decay_input=decay_input,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            surrogate_alpha=1.5,
+        )
+        make = torch.Generator().manual_seed(len(shape))
+        x = 2 * torch.randn(6, *shape[1:], generator=make, dtype=dtype)
+        upstream = torch.randn(x.shape, generator=make, dtype=dtype)
+        results = []
+        for kernels in (lif._kernels, lambda x: None):
+            with monkeypatch.context() as patch:
+                patch.setattr(lif, "_kernels", kernels)
+                leaf = x.clone().requires_grad_()
+                y = neuron(leaf, mask.repeat(3, 1))
+                y.backward(upstream)
+            firing = neuron.firing
+            results.append((y, leaf.grad, firing.count_sum, firing.numel))
+        (y, grad, *firing), (y_loop, grad_loop, *firing_loop) = results
+        assert 0 < y.mean() < 1
+        assert torch.equal(y, y_loop)
+        assert grad.any()
+        torch.testing.assert_close(grad, grad_loop)
+        assert firing == firing_loop
+
+
+def test_the_next_layer_recomputes_the_spikes(monkeypatch):
+    """It keeps the potentials in place of the spikes; the gradients are the same bit for bit."""
+    cooked = []
+    cook = LIFRecipe.cook
+    monkeypatch.setattr(LIFRecipe, "cook", lambda self: cooked.append(1) or cook(self))
+    results = []
+    for lean in (True, False):
+        torch.manual_seed(0)
+        neuron, linear = LIF(6, T=2), SpikeLinear(6, 3)
+        x = (2 * torch.randn(4, 5, 6)).requires_grad_()
+        y = neuron(x)
+        if not lean:
+            del y.recipe
+        linear(y).square().sum().backward()
+        assert len(cooked) == 1
+        results.append([x.grad, linear.weight.grad])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_bf16_spikes_as_fp32():
+    x = (2 * torch.randn(8, 5, 4)).bfloat16()
+    neuron = LIF(4, T=4)
+    assert torch.equal(neuron(x).float(), neuron(x.float()))
+    assert neuron(x).dtype == torch.bfloat16
+
+
+def test_integer_lif_is_a_quantiser_with_one_step():
+    neuron = ILIF(6, T=4)
+    x = torch.tensor([[[-1.0, 0.4, 0.5, 1.5, 3.6, 9.0]]], requires_grad=True)
+    y = neuron(x)
+    assert y.flatten().tolist() == [0, 0, 0, 2, 4, 4]
+    y.sum().backward()
+    assert x.grad.flatten().tolist() == [0, 1, 1, 1, 1, 0]
+    assert torch.equal(ILIF(6, T=4, divide=True)(x) * 4, y)
+
+
+def test_integer_lif_carries_the_rest_over_time_steps():
+    """H = beta V + X, V = H - C v_th."""
+    neuron = ILIF(1, T=2, time_steps=3, beta=0.25)
+    x = torch.tensor([3.0, 0.9, -0.4]).view(3, 1, 1)
+    # H = 3 -> 2, V = 1; H = 1.15 -> 1, V = 0.15; H = -0.3625 -> 0
+    assert neuron(x).flatten().tolist() == [2, 1, 0]
+    assert neuron.firing.count_sum == 3 and neuron.firing.levels == 2
+
+
+def test_integer_lif_binary_slots():
+    neuron = ILIF(4, T=4, divide=True).eval()
+    x = 3 * torch.randn(2, 3, 4)
+    y = neuron(x)
+    neuron.spike_mode = "binary"
+    assert torch.equal(neuron(x).value(), y)
+
+
+@pytest.mark.parametrize(
+    ("cls", "conf", "match"),
+    [
+        (LIF, {"reset": "sotf"}, "did you mean 'soft'"),
+        (LIF, {"surrogate": "relu"}, "surrogate"),
+        (LIF, {"T": 0}, "at least 1"),
+        (LIF, {"tau": 0.5}, "at least 1"),
+        (ILIF, {"time_steps": 0}, "at least 1"),
+        (ILIF, {"rounding": "up"}, "rounding"),
+    ],
+)
+def test_bad_arguments(cls, conf, match):
+    with pytest.raises(ValueError, match=match):
+        cls(3, **conf)

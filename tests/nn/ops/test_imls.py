@@ -1,0 +1,83 @@
+"""The compiled passes give what the plain torch ones give."""
+
+import pytest
+import torch
+
+from espnet_spike.nn.ops import imls
+from espnet_spike.nn.ops.imls import ROUNDINGS
+
+
+def arguments(shape, dtype):
+    make = torch.Generator().manual_seed(0)
+    rows, _, channels = shape
+    x = torch.randn(shape, generator=make, dtype=torch.double).to(dtype)
+    # exact ties and exact zeros are where roundings part
+    x[0, 0, :4] = torch.tensor([0.0, 0.5, 1.5, 2.5])
+    level = torch.rand(rows, generator=make).to(dtype) + 0.1
+    level[0] = 1.0
+    scale = torch.rand(channels, generator=make).to(dtype) + 0.1
+    scale[:4] = 1.0
+    weight = (torch.arange(rows) % 3 > 0).to(dtype)
+    return x, level, scale, weight
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Return a function that runs its argument without the compiled passes."""
+
+    def run(function, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(imls, "_compiled", lambda x: None)
+            return function(*args)
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize("shape", [(1, 1, 4), (50, 1, 64), (31, 19, 8)])
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_compiled_equals_plain(shape, rounding, dtype, plain):
+    x, level, scale, weight = arguments(shape, dtype)
+    assert imls._compiled(x) is not None
+    args = (x, level, scale, weight, 6, rounding)
+    y, count = imls.forward(*args)
+    plain_y, plain_count = plain(imls.forward, *args)
+    assert torch.equal(y, plain_y)
+    assert torch.equal(y, imls.output(x, level, scale, 6, rounding))
+    assert torch.equal(y, plain(imls.output, x, level, scale, 6, rounding))
+    if rounding == "off":
+        assert torch.allclose(count, plain_count)
+    else:
+        assert count == plain_count
+    grad = torch.randn_like(x)
+    grad_x, e = imls.backward(x, grad, level, scale, weight, 6, rounding)
+    plain_x, plain_e = plain(imls.backward, x, grad, level, scale, weight, 6, rounding)
+    assert torch.equal(grad_x, plain_x)
+    tolerance = 1e-4 if dtype == torch.float else 1e-12
+    assert torch.allclose(e, plain_e, rtol=tolerance, atol=tolerance)
+
+
+def test_mean_abs(plain):
+    x = arguments((50, 3, 64), torch.float)[0]
+    exact = x.double().abs().mean((1, 2))
+    assert torch.allclose(imls.mean_abs(x).double(), exact, rtol=1e-7)
+    assert torch.allclose(plain(imls.mean_abs, x).double(), exact, rtol=1e-5)
+
+
+def test_counts_stay_exact_beyond_fp32_integers():
+    x = torch.full((3000, 1, 1000), 6.0)
+    ones = torch.ones(3000)
+    _, count = imls.forward(x, ones, torch.ones(1000), ones, 6, "half_up")
+    assert count == 18_000_000  # above 2**24
+
+
+def test_tracing_takes_plain_operations():
+    x = torch.randn(4, 1, 8)
+    level, scale = torch.ones(4), torch.ones(8)
+
+    def run(x):
+        return imls.output(x, level, scale, 6, "half_up")
+
+    traced = torch.jit.trace(run, x)
+    other = torch.randn(4, 1, 8)
+    assert torch.equal(traced(other), run(other))

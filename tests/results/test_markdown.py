@@ -1,0 +1,153 @@
+import json
+import re
+
+import pytest
+
+from espnet_spike.bin import report
+from espnet_spike.errors import UserError
+from espnet_spike.results.markdown import BEGIN, END
+from tests.helpers.experiments import make_experiment
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def wrong(*utterances):
+    return {f"u{number:02d}": "one two" for number in utterances}
+
+
+def make_report(*more):
+    report.main(["--expdir", "exp", "--corpus", "fsdd", "--out", "exp/RESULTS.md", *more])
+    with open("exp/RESULTS.md") as file:
+        return file.read()
+
+
+def rows_of(text, heading):
+    """Return the table under a heading as dicts."""
+    part = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
+    lines = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_summary_and_espnet_tables(recipe, capsys):
+    make_experiment(recipe, "tf", wrong(0, 1, 2))
+    text = make_report()
+    (row,) = rows_of(text, "## Summary")
+    assert row["experiment"] == "asr_tf"
+    assert row["parameters"] == "12 345"
+    assert row["WER"] == "3.33"
+    assert row["RTF"] == "0.0500"
+    assert re.fullmatch(r"\d\.\d\d \.\. \d\.\d\d", row["95 % interval"])
+    assert "|decode/test|30|90|96.67|0.00|3.33|0.00|3.33|10.00|" in text
+    assert "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|" in text
+    assert "Text normalization: none" in text
+    assert "espnet: `" in text and "torch: `" in text and "git: `" in text
+    assert "beam_size 5" in text
+    assert "seed 0, 3 of 5 epochs in 0.5 min" in text
+    assert "## Several seeds" not in text and "## Differences" not in text
+    assert "asr_tf" in capsys.readouterr().out
+    assert (recipe / "exp" / "asr_tf" / "results.json").is_file()
+
+
+def test_no_path_of_this_machine(recipe):
+    exp = make_experiment(recipe, "tf", {})
+    (exp / "commands.txt").write_text(
+        f"./run.sh --corpus_dir /home/me/fsdd --asr_config {recipe}/conf/t.yaml"
+        " --lm /opt/x/lm.pth\n"
+    )
+    text = make_report("--corpus_dir", "/home/me/fsdd")
+    assert "--corpus_dir <corpus_dir> --asr_config conf/t.yaml --lm <path>/lm.pth" in text
+    for part in (str(recipe), "/home", "/opt"):
+        assert part not in text
+
+
+def test_seeds_are_pooled(recipe):
+    for seed, utterances in enumerate([(0, 1), (0,), (0, 5, 6)]):
+        name = f"iml_seed{seed}" if seed else "iml"
+        make_experiment(recipe, name, wrong(*utterances), encoder="iml_spikeformer", seed=seed)
+    text = make_report()
+    (row,) = rows_of(text, "## Several seeds")
+    assert (row["experiments"], row["seeds"]) == ("asr_iml", "3")
+    assert row["mean WER"] == "2.22"
+    assert row["each seed"] == "2.22, 1.11, 3.33"
+    assert row["std"] == "1.11"
+    low, high = map(float, row["95 % interval"].split(" .. "))
+    assert low < 2.22 < high
+
+
+def test_two_groups_are_compared(recipe):
+    for seed in (0, 1):
+        suffix = f"_seed{seed}" if seed else ""
+        make_experiment(recipe, f"tf{suffix}", wrong(*range(10)), seed=seed)
+        make_experiment(recipe, f"iml{suffix}", wrong(0), encoder="iml_spikeformer", seed=seed)
+    (row,) = rows_of(make_report(), "## Differences")
+    assert (row["experiments"], row["compared with"]) == ("asr_iml", "asr_tf")
+    assert row["difference"] == "-10.00"
+    assert (row["WER"], row["WER compared with"]) == ("1.11", "11.11")
+    assert row["P(better)"] == "1.000"
+    assert float(row["95 % interval"].split(" .. ")[1]) < 0
+
+
+def test_the_baseline_can_be_named(recipe):
+    for name in ("a", "b", "c"):
+        make_experiment(recipe, name, {})
+    assert "## Differences" not in make_report()
+    rows = rows_of(make_report("--baseline", "asr_b"), "## Differences")
+    assert [row["experiments"] for row in rows] == ["asr_a", "asr_c"]
+    with pytest.raises(UserError, match=r"no such experiment \(did you mean"):
+        make_report("--baseline", "bb")
+
+
+def test_what_cannot_be_pooled_is_said(recipe):
+    make_experiment(recipe, "a", {})
+    other = make_experiment(recipe, "a_seed1", {})
+    path = other / "decode" / "test" / "score_wer" / "counts.tsv"
+    path.write_text(path.read_text().replace("u07", "v07"))
+    assert "Not pooled: " in make_report()
+
+
+def test_several_decodings_of_one_experiment(recipe):
+    make_experiment(recipe, "a", wrong(1), tag="decode")
+    make_experiment(recipe, "a", {}, tag="decode_beam20")
+    rows = rows_of(make_report(), "## Summary")
+    assert [(row["decoding"], row["WER"]) for row in rows] == [
+        ("decode", "1.11"),
+        ("decode_beam20", "0.00"),
+    ]
+
+
+def test_an_interval_of_few_utterances_is_marked(recipe):
+    exp = make_experiment(recipe, "a", {})
+    path = exp / "decode" / "test" / "result.json"
+    result = json.loads(path.read_text())
+    result["wer"]["ci_meaningful"] = False
+    path.write_text(json.dumps(result))
+    (row,) = rows_of(make_report(), "## Summary")
+    assert row["95 % interval"].endswith(" *")
+
+
+def test_a_copy_keeps_what_people_wrote(recipe):
+    make_experiment(recipe, "a", {})
+    text = make_report("--copy_to", "RESULTS.md")
+    copy = recipe / "RESULTS.md"
+    assert copy.read_text() == f"{BEGIN}\n{text}{END}\n"
+    copy.write_text(f"Our words.\n{BEGIN}\nold tables\n{END}\nMore words.\n")
+    text = make_report("--copy_to", "RESULTS.md")
+    assert copy.read_text() == f"Our words.\n{BEGIN}\n{text}{END}\nMore words.\n"
+    copy.write_text("Our words, no marks.\n")
+    with pytest.raises(UserError, match="was not written by this command"):
+        make_report("--copy_to", "RESULTS.md")
+    assert copy.read_text() == "Our words, no marks.\n"
+
+
+def test_reports_without_decode_records(recipe):
+    """Hypotheses of another system can be scored and reported too."""
+    exp = make_experiment(recipe, "a", {})
+    (exp / "decode" / "test" / "decode.json").unlink()
+    text = make_report()
+    (row,) = rows_of(text, "## Summary")
+    assert (row["RTF"], row["parameters"]) == ("–", "–")
+    assert "- not recorded" in text

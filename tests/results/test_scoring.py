@@ -1,0 +1,296 @@
+import json
+
+import editdistance
+import kaldialign
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_spike.bin import compare_decodes, score
+from espnet_spike.errors import UserError
+from espnet_spike.results import scoring
+
+word = st.sampled_from(["one", "two", "three", "你好", "été", "o"])
+sentence = st.lists(word, min_size=1, max_size=8)
+hypothesis_ = st.lists(word, max_size=8)
+pairs = st.lists(st.tuples(sentence, hypothesis_), min_size=1, max_size=6)
+
+
+def align(refs, hyps, metric="wer", path=None):
+    keys = [f"u{i}" for i in range(len(refs))]
+    return scoring.align(metric, path, keys, ["s"] * len(refs), refs, hyps)
+
+
+@given(pairs)
+def test_counts_are_those_of_an_alignment(sentences):
+    refs, hyps = [r for r, _ in sentences], [h for _, h in sentences]
+    score = align(refs, hyps)
+    correct, sub, deleted, inserted = score.counts.table.T
+    assert (correct + sub + deleted).tolist() == [len(r) for r in refs]
+    assert (correct + sub + inserted).tolist() == [len(h) for h in hyps]
+    assert score.counts.errors.tolist() == [
+        editdistance.eval(r, h) for r, h in zip(refs, hyps, strict=True)
+    ]
+    for row, ref, hyp, aligned in zip(
+        score.counts.table, refs, hyps, score.alignments, strict=True
+    ):
+        assert [r for r, _ in aligned if r is not None] == ref
+        assert [h for _, h in aligned if h is not None] == hyp
+        marks = [scoring.mark(*pair) for pair in aligned]
+        assert [marks.count(m) for m in ("", "S", "D", "I")] == row.tolist()
+
+
+@given(st.lists(sentence, min_size=1, max_size=5))
+def test_identical_texts_have_no_errors(refs):
+    counts = align(refs, refs).counts
+    assert counts.errors.sum() == 0
+    assert scoring.rates(counts.table)["corr"] == 100.0
+    assert scoring.rates(counts.table)["sentence_err"] == 0.0
+
+
+@given(sentence, sentence)
+def test_exchanged_roles_exchange_deletions_and_insertions(ref, hyp):
+    forth, back = align([ref], [hyp]).counts, align([hyp], [ref]).counts
+    assert forth.errors.tolist() == back.errors.tolist()
+    assert (forth.table[:, 2] - forth.table[:, 3]).tolist() == (
+        back.table[:, 3] - back.table[:, 2]
+    ).tolist()
+
+
+def test_a_miscount_is_not_accepted(monkeypatch):
+    monkeypatch.setattr(kaldialign, "batch_error_rate", lambda *args, **kwargs: {"total": 99})
+    with pytest.raises(AssertionError, match="99 by kaldialign"):
+        align([["a"]], [["b"]])
+
+
+def test_cer_counts_the_space_between_words():
+    refs, hyps = ["one two"], ["onetwo"]
+    score = align([*map(scoring.character_units, refs)], [*map(scoring.character_units, hyps)])
+    assert score.counts.table.tolist() == [[6, 0, 1, 0]]
+
+
+def test_cer_of_chinese():
+    score = align([scoring.character_units("今天天气好")], [scoring.character_units("今天气很好")])
+    assert score.counts.errors.tolist() == [2]
+    assert score.counts.lengths.tolist() == [5]
+
+
+def test_alignment_columns_of_wide_letters_line_up():
+    lines = scoring.alignment_lines(align([["今天", "x", "好"]], [["今", "好", "吗"]]))
+    assert lines[1] == "scores: (C S D I) 0 3 0 0"
+    ref, hyp, marks = lines[2:5]
+    assert (ref, hyp) == ("REF: 今天 x  好", "HYP: 今   好 吗")
+    assert marks.split() == ["S", "S", "S"]
+
+
+@pytest.fixture
+def decoded(tmp_path):
+    """A data folder, a decode folder and a function that writes hypotheses into it."""
+    data = tmp_path / "dump" / "test"
+    data.mkdir(parents=True)
+    refs = {f"u{i:02d}": f"one two {'three' if i % 2 else 'four'}" for i in range(24)}
+    write(data / "text", refs)
+    write(data / "utt2spk", {utt: f"s{i % 3}" for i, utt in enumerate(refs)})
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\n" + "\n".join("onetwhrefu"))
+
+    def put(tag, hyps):
+        folder = tmp_path / "exp" / "asr_x" / tag / "test"
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "text", hyps)
+        return folder
+
+    return data, refs, put
+
+
+def write(path, table):
+    path.write_text("".join(f"{key} {value}\n" for key, value in table.items()))
+
+
+def run_score(data, folder, *more):
+    tokens = data.parent.parent / "tokens.txt"
+    arguments = ["--token_type", "char", "--token_list", str(tokens), "--out", str(folder.parent)]
+    score.main([*arguments, *more, f"test={data}"])
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_score_writes_what_it_prints(decoded, capsys):
+    data, refs, put = decoded
+    hyps = refs | {"u00": "one too", "u01": "", "u02": "one two four five"}
+    result = run_score(data, put("decode", hyps))
+    wer = result["wer"]
+    assert wer["counts"] == {"corr": 67, "sub": 1, "del": 4, "ins": 1}
+    assert wer["err"] == pytest.approx(100 * 6 / 72, abs=1e-3)
+    assert wer["sentence_err"] == pytest.approx(100 * 3 / 24)
+    assert wer["ci"][0] <= wer["err"] <= wer["ci"][1]
+    assert (wer["ci_unit"], wer["ci_units"], wer["ci_meaningful"]) == ("utterance", 24, True)
+    assert (result["blank_hypotheses"], result["speakers"], result["oov_tokens"]) == (1, 3, 0)
+    assert result["ter"] == result["cer"]
+    printed = capsys.readouterr().out
+    assert "text normalization: none" in printed
+    assert "over 24 utterances" in printed
+    text = (data.parents[1] / "exp/asr_x/decode/test/score_wer/result.txt").read_text()
+    assert text.startswith("%WER 8.33 [ 6 / 72, 1 ins, 4 del, 1 sub ]")
+    assert "text normalization: none" in text
+    assert "|s0|8|24|" in text
+    assert "two -> too" in text
+
+
+def test_counts_can_be_read_back(decoded):
+    data, refs, put = decoded
+    folder = put("decode", refs | {"u03": "three"})
+    run_score(data, folder)
+    counts = scoring.read_counts(folder)
+    assert counts.keys == sorted(refs)
+    assert counts.table.sum(axis=0).tolist() == [70, 0, 2, 0]
+    assert counts.speakers[:4] == ["s0", "s1", "s2", "s0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda h: {k: v for k, v in h.items() if k != "u07"}, "1 without a hypothesis: u07"),
+        (lambda h: h | {"v1": "one"}, "1 without a reference: v1"),
+    ],
+)
+def test_other_utterances_are_refused_by_name(decoded, change, said):
+    data, refs, put = decoded
+    with pytest.raises(UserError, match=said):
+        run_score(data, put("decode", change(refs)))
+
+
+def test_a_blank_reference_is_refused_by_name(decoded):
+    data, refs, put = decoded
+    write(data / "text", refs | {"u05": ""})
+    with pytest.raises(UserError, match="1 blank references: u05"):
+        run_score(data, put("decode", refs))
+
+
+def test_a_missing_speaker_is_named(decoded):
+    data, refs, put = decoded
+    write(data / "utt2spk", {utt: "s" for utt in refs if utt != "u09"})
+    with pytest.raises(UserError, match="no speaker for u09"):
+        run_score(data, put("decode", refs))
+
+
+def test_an_unknown_normalization_gets_the_nearest_name(decoded):
+    data, refs, put = decoded
+    with pytest.raises(UserError, match="did you mean 'none'"):
+        run_score(data, put("decode", refs), "--normalization", "non")
+
+
+def test_tokens_the_model_cannot_write_are_counted(decoded):
+    data, refs, put = decoded
+    write(data / "text", refs | {"u05": "one zwei"})
+    assert run_score(data, put("decode", refs))["oov_tokens"] == 2  # z and i
+
+
+def test_sentencepiece_tokens(tmp_path):
+    import sentencepiece
+
+    (tmp_path / "text").write_text("one two three\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "bpe"),
+        vocab_size=10,
+        bos_id=-1,
+        eos_id=-1,
+        unk_id=0,
+        minloglevel=2,
+    )
+    cut = scoring.token_units("bpe", tmp_path / "bpe.model")
+    assert "".join(cut("one two")).replace("▁", " ").strip() == "one two"
+    with pytest.raises(UserError, match="no SentencePiece model"):
+        scoring.token_units("bpe", tmp_path / "absent.model")
+    with pytest.raises(UserError, match="did you mean 'char'"):
+        scoring.token_units("chars", None)
+
+
+def test_twenty_speakers_are_drawn_as_speakers(decoded):
+    data, refs, put = decoded
+    write(data / "utt2spk", {utt: f"s{i % 20}" for i, utt in enumerate(refs)})
+    wer = run_score(data, put("decode", refs | {"u03": "two"}))["wer"]
+    assert (wer["ci_unit"], wer["ci_units"]) == ("speaker", 20)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 23))
+def test_fewer_than_twenty_utterances_are_marked(count):
+    errors = np.ones(count, dtype=int)
+    counts = scoring.Counts(None, ["u"] * count, ["s"] * count, np.stack([errors] * 4, axis=1))
+    assert counts.interval.meaningful == (count >= 20)
+
+
+def test_compare_two_decodings(decoded, capsys, tmp_path):
+    data, refs, put = decoded
+    bad = put("decode_a", {utt: "one two" for utt in refs})
+    good = put("decode_b", refs | {"u00": "one two"})
+    for folder in (bad, good):
+        run_score(data, folder)
+    target = tmp_path / "comparison.json"
+    compare_decodes.main([str(bad.parent), str(good.parent), "--json", str(target)])
+    found = json.loads(target.read_text())["sets"]["test"]["difference"]
+    assert found["difference"] == pytest.approx(-100 * 23 / 72)
+    assert found["interval"]["high"] < 0
+    assert found["p_second_better"] == 1.0
+    assert "P(second better) 1.000" in capsys.readouterr().out
+    # folders of one set do as well
+    compare_decodes.main([str(bad), str(good)])
+    assert "P(second better) 1.000" in capsys.readouterr().out
+
+
+def test_compare_pools_runs(decoded, capsys):
+    data, refs, put = decoded
+    runs = {
+        "a1": refs | {"u00": "one"},
+        "a2": refs | {"u01": "one"},
+        "b1": refs,
+        "b2": refs | {"u00": "one", "u01": "one"},
+    }
+    folders = {tag: put(tag, hyps) for tag, hyps in runs.items()}
+    for folder in folders.values():
+        run_score(data, folder)
+    group = [str(folders[tag].parent) for tag in ("a1", "a2")]
+    other = [str(folders[tag].parent) for tag in ("b1", "b2")]
+    capsys.readouterr()
+    compare_decodes.main(["--group", *group, "--vs", *other])
+    printed = capsys.readouterr().out
+    # the same errors in the same utterances, however they are spread over the seeds
+    assert "second - first +0.00" in printed
+    assert "each run: 0.00, 5.56" in printed
+
+
+def test_compare_refuses_other_utterances_and_references(decoded):
+    data, refs, put = decoded
+    first = put("a", refs)
+    run_score(data, first)
+    write(data / "text", {**refs, "u00": "one two three four"})
+    second = put("b", refs)
+    run_score(data, second)
+    with pytest.raises(UserError, match="other references: u00"):
+        compare_decodes.main([str(first.parent), str(second.parent)])
+    write(data / "text", {k: v for k, v in refs.items() if k != "u00"})
+    write(second / "text", {k: v for k, v in refs.items() if k != "u00"})
+    run_score(data, second)
+    with pytest.raises(UserError, match="not of the same utterances: u00"):
+        compare_decodes.main([str(first.parent), str(second.parent)])
+
+
+def test_compare_wants_scored_folders(decoded):
+    _, refs, put = decoded
+    folder = put("a", refs)
+    with pytest.raises(UserError, match="no scored set in common"):
+        compare_decodes.main([str(folder.parent), str(folder.parent)])
+    with pytest.raises(UserError, match="1 folders"):
+        compare_decodes.main([str(folder)])
+    with pytest.raises(UserError, match="no such folder"):
+        compare_decodes.main([str(folder), "/nowhere"])
+
+
+def test_error_rates_are_those_of_a_scored_set():
+    refs = {"a": "THE CAT SAT", "b": "ON A MAT"}
+    hyps = {"b": "on the mat", "a": "the cat"}
+    wer, cer = scoring.error_rates(refs, hyps, str.lower)
+    assert wer == pytest.approx(100 * 2 / 6, abs=1e-4)
+    assert cer == pytest.approx(100 * (4 + 3) / 19, abs=1e-4)
+    assert scoring.error_rates(refs, refs, str) == (0, 0)

@@ -1,0 +1,181 @@
+import pytest
+import torch
+from torch import nn
+
+from espnet_spike.errors import UserError
+from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
+from espnet_spike.tasks.arguments import parse_espnet
+from espnet_spike.tasks.asr import SpikeASRTask
+from espnet_spike.tasks.config_check import check_training_config
+from tests.helpers.features import TOKENS
+
+ENCODERS = {
+    "iml_spikeformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
+    "transformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
+    "speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 3},
+    "event_speech_mamba": {"output_size": 16, "attention_heads": 2},
+}
+
+
+def build(encoder="iml_spikeformer", encoder_conf=None, **model_conf):
+    config = {
+        "encoder": encoder,
+        "encoder_conf": ENCODERS[encoder] | {"num_blocks": 2} | (encoder_conf or {}),
+        "decoder": "transformer",
+        "decoder_conf": {"num_blocks": 1, "attention_heads": 2, "linear_units": 32},
+        "model_conf": model_conf,
+        "normalize": "utterance_mvn",
+    }
+    check_training_config(SpikeASRTask, config, "test", vocab_size=len(TOKENS))
+    args = parse_espnet(SpikeASRTask, config, ["--input_size", "80"])
+    args.token_list = TOKENS
+    torch.manual_seed(0)
+    return SpikeASRTask.build_model(args)
+
+
+def batch(frames=(60, 40)):
+    torch.manual_seed(1)
+    lengths = torch.tensor(frames)
+    speech = torch.randn(len(frames), max(frames), 80)
+    text = torch.tensor([[3, 4, 5], [5, 3, -1]][: len(frames)])
+    return {
+        "speech": speech,
+        "speech_lengths": lengths,
+        "text": text,
+        "text_lengths": torch.tensor([3, 2][: len(frames)]),
+    }
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.3, 1.0])
+def test_each_way_of_decoding_trains(encoder, ctc_weight):
+    model = build(encoder, ctc_weight=ctc_weight)
+    loss, stats, weight = model(**batch())
+    loss.backward()
+    assert torch.isfinite(loss) and weight == 2
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and torch.isfinite(g).all() for g in grads)
+    assert ("loss_ctc" in stats) == (ctc_weight > 0)
+    assert (stats["loss_att"] is not None) == (ctc_weight < 1)
+    assert (model.decoder is None) == (ctc_weight == 1)
+
+
+def test_intermediate_ctc():
+    model = build(encoder_conf={"interctc_layer_idx": [1]}, ctc_weight=1.0, interctc_weight=0.5)
+    _, stats, _ = model(**batch())
+    assert torch.isfinite(stats["loss_interctc_layer1"]).all()
+
+
+def test_sparsity_of_an_event_driven_encoder():
+    conf = {"fat_points": "optimized", "fat_threshold": 0.05, "d_state": 3}
+    model = build("event_speech_mamba", conf)
+    seen = set()
+    for mode in (True, False):
+        model.train(mode)
+        loss, stats, _ = model(**batch())
+        zeros = {k: v for k, v in stats.items() if k.startswith("sparsity")}
+        assert all(v.shape == (1,) and 0 <= v <= 1 for v in zeros.values())
+        layers = [float(v) for k, v in zeros.items() if k.startswith("sparsity_e")]
+        assert float(zeros["sparsity"]) == pytest.approx(sum(layers) / len(layers))
+        losses = stats["loss_sparsity_activation"] + stats["loss_sparsity_threshold"]
+        task = model.ctc_weight * stats["loss_ctc"] + (1 - model.ctc_weight) * stats["loss_att"]
+        assert float(loss.detach()) == pytest.approx(float(losses + task), rel=1e-5)
+        seen.add(frozenset(stats))
+    assert len(seen) == 1
+
+
+def test_firing_rates_are_one_dim_with_the_same_keys_in_every_step():
+    model = build()
+    seen = set()
+    for mode in (True, False):
+        model.train(mode)
+        for frames in ((60, 40), (31, 55)):
+            _, stats, _ = model(**batch(frames))
+            rates = {k: v for k, v in stats.items() if k.startswith("firing_rate")}
+            assert all(v.shape == (1,) and 0 <= v <= 1 for v in rates.values())
+            assert not any(v.requires_grad for v in rates.values())
+            seen.add(frozenset(rates))
+    assert len(seen) == 1
+    layers = [float(v) for k, v in rates.items() if k.startswith("firing_rate_")]
+    assert len(layers) == len(firing_rates(model.encoder)) > 0
+    assert float(rates["firing_rate"]) == pytest.approx(sum(layers) / len(layers))
+
+
+def test_validation_tells_how_much_thresholds_follow_their_input():
+    model = build()
+    spreads = [
+        {k: float(v) for k, v in model.train(mode)(**batch())[1].items() if "spread" in k}
+        for mode in (True, False)
+    ]
+    assert spreads[0] == {}
+    layers = [v for k, v in spreads[1].items() if k.startswith("threshold_spread_")]
+    assert len(layers) == len(threshold_spreads(model.encoder)) > 0
+    assert all(v >= 0 for v in layers) and max(layers) > 0
+    assert spreads[1]["threshold_spread"] == pytest.approx(sum(layers) / len(layers))
+
+
+def test_an_encoder_without_spikes_adds_nothing():
+    _, stats, _ = build("transformer").eval()(**batch())
+    assert not any("firing" in key or "spread" in key for key in stats)
+
+
+def test_auxiliary_losses_are_added_and_trained_on():
+    model = build("transformer")
+    plain, stats, _ = model.eval()(**batch())
+    parameter = nn.Parameter(torch.tensor(2.0))
+    model.encoder.auxiliary_losses = lambda: {"rate": 3 * parameter}
+    loss, more, _ = model(**batch())
+    assert loss.item() == pytest.approx(plain.item() + 6.0, rel=1e-5)
+    assert more["loss"].item() == pytest.approx(loss.item())
+    assert more["loss_rate"].shape == (1,) and more["loss_rate"].item() == 6.0
+    assert set(more) - set(stats) == {"loss_rate"}
+    loss.sum().backward()
+    assert parameter.grad == 3.0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_name_the_utterance(value):
+    model = build("transformer")
+    data = batch()
+    data["speech"][1, 7, 3] = value
+    with pytest.raises(UserError, match="utterance spk-two"):
+        model(**data, utt_id=["spk-one", "spk-two"])
+
+
+def test_masks_after_normalisation_are_the_mean():
+    from espnet2.asr.specaug.specaug import SpecAug
+    from espnet2.layers.utterance_mvn import UtteranceMVN
+
+    from espnet_spike.tasks.model import NormalizeThenMask
+
+    specaug = SpecAug(apply_time_warp=False, apply_time_mask=False)
+    layer = NormalizeThenMask(UtteranceMVN(), specaug)
+    torch.manual_seed(0)
+    xs_pad, ilens = 10 + torch.randn(3, 50, 80), torch.tensor([50, 40, 30])
+    plain, _ = UtteranceMVN()(xs_pad.clone(), ilens)
+    layer.eval()
+    assert torch.equal(layer(xs_pad.clone(), ilens)[0], plain)
+    layer.train()
+    masked, olens = layer(xs_pad.clone(), ilens)
+    assert torch.equal(olens, ilens)
+    # what is not masked is as without masks: a mask does not move the mean of the rest
+    assert torch.equal(masked[masked != 0], plain[masked != 0])
+    assert ((masked == 0) & (plain != 0)).any()
+
+
+def test_the_order_of_masks_and_normalisation_is_an_option():
+    config = {
+        "encoder": "transformer",
+        "encoder_conf": ENCODERS["transformer"] | {"num_blocks": 1},
+        "model_conf": {"ctc_weight": 1.0},
+        "normalize": "utterance_mvn",
+        "specaug": "specaug",
+        "specaug_conf": {"apply_time_mask": False},
+    }
+    for after, kind in ((False, "UtteranceMVN"), (True, "NormalizeThenMask")):
+        config["model_conf"]["specaug_after_normalize"] = after
+        args = parse_espnet(SpikeASRTask, config, ["--input_size", "80"])
+        args.token_list = TOKENS
+        model = SpikeASRTask.build_model(args)
+        assert type(model.normalize).__name__ == kind
+        assert (model.specaug is None) == after

@@ -1,0 +1,109 @@
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+
+from espnet_spike.errors import UserError
+from espnet_spike.tasks import registry
+from espnet_spike.tasks.config_check import check_choice
+from espnet_spike.tasks.model import SpikeASRModel
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
+
+@pytest.fixture
+def classes():
+    """Encoder choices that are put back after the test."""
+    before = dict(encoder_choices.classes)
+    yield encoder_choices.classes
+    encoder_choices.classes.clear()
+    encoder_choices.classes.update(before)
+
+
+@pytest.fixture
+def plugins(classes, monkeypatch):
+    monkeypatch.syspath_prepend(str(PLUGINS))
+    yield
+    sys.modules.pop("outside_package", None)
+
+
+class Encoder(AbsEncoder):
+    def __init__(self, input_size: int):
+        super().__init__()
+
+    def output_size(self):
+        return 1
+
+    def forward(self, xs_pad, ilens, prev_states=None):
+        return xs_pad, ilens, None
+
+
+def test_a_registered_encoder_is_chosen_by_plain_espnet(classes):
+    registry.register_encoder("mine", Encoder)
+    args = ASRTask.get_parser().parse_args(["--encoder", "mine"])
+    assert encoder_choices.get_class(args.encoder) is Encoder
+    registry.register_encoder("mine", Encoder)  # the same again is no clash
+
+
+def test_our_own_are_registered():
+    registry.register_all()
+    registry.register_all()
+    assert set(registry.ENCODERS) <= set(encoder_choices.classes)
+    assert model_choices.get_class("spike_asr") is SpikeASRModel
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "message"),
+    [
+        ("conformer", Encoder, "taken by espnet2.*ConformerEncoder"),
+        ("Mine", Encoder, "not lower case"),
+        ("none", Encoder, "reserved"),
+        ("mine", str, "not a subclass of AbsEncoder"),
+        ("mine", Encoder(1), "not a subclass of AbsEncoder"),
+    ],
+)
+def test_refused(classes, name, cls, message):
+    before = dict(classes)
+    with pytest.raises(UserError, match=message):
+        registry.register_encoder(name, cls)
+    assert classes == before
+
+
+def test_a_model_has_to_be_an_espnet_model():
+    with pytest.raises(UserError, match="not a subclass of ESPnetASRModel"):
+        registry.register_model("mine", Encoder)
+
+
+def test_plugins_are_found_through_their_entry_points(plugins, caplog):
+    with caplog.at_level(logging.WARNING):
+        registry.register_all()
+    assert encoder_choices.get_class("outside_mean").__name__ == "MeanEncoder"
+    # broken ones cost a warning, and do not touch what was there
+    warned = "\n".join(record.message for record in caplog.records)
+    for name in ("not_importable", "not_an_encoder", "conformer"):
+        assert f"broken-package:{name}" in warned
+    assert encoder_choices.get_class("conformer") is ConformerEncoder
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("not_importable", "ModuleNotFoundError"), ("not_an_encoder", "not a subclass")],
+)
+def test_asking_for_a_broken_plugin_names_its_distribution(plugins, name, reason):
+    registry.register_all()
+    with pytest.raises(UserError, match=f"'broken-package' cannot be used: .*{reason}"):
+        encoder_choices.get_class(name)(input_size=80)
+    with pytest.raises(UserError, match="broken-package"):
+        check_choice("encoder", name, {}, encoder_choices.classes)
+
+
+def test_origins(plugins):
+    origins = registry.encoder_origins()
+    assert origins["iml_spikeformer"] == "espnet_spike"
+    assert origins["transformer"] == "espnet"
+    assert origins["outside_mean"] == "outside-package"
+    assert origins["not_importable"].startswith("broken-package (broken: ")

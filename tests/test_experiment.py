@@ -1,0 +1,190 @@
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import EPOCHS, best_checkpoint, is_whole, read_epochs
+from espnet_spike.training.sanity import check_finished, check_learnt, stopped_early
+
+LOG = Path("train.log")
+
+
+def epoch(number, valid=1.0, train=1.0, applied=5, steps=5, moved=True, probe=(2.0, 1.0)):
+    return {
+        "epoch": number,
+        "max_epoch": 9,
+        "steps": steps,
+        "applied": applied,
+        "parameters_moved": moved,
+        "probe_loss": list(probe) if number == 1 else [None, None],
+        "train": {"loss": train},
+        "valid": {"loss": valid},
+        "seconds": 1.0,
+    }
+
+
+def write_pth(path, content=b"x" * 1000):
+    """A file as torch writes it, of one tensor."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"weight": 1}))
+        archive.writestr("archive/data/0", content)
+
+
+def test_learnt():
+    check_learnt([epoch(1, 2.0), epoch(2, 1.5)], LOG)
+    check_learnt([epoch(1)], LOG)  # a single epoch: the probe tells
+
+
+@pytest.mark.parametrize(
+    ("epochs", "cause"),
+    [
+        ([], "no epoch was trained"),
+        ([epoch(1, applied=0)], "no update was applied, the gradient was NaN .* all 5 steps"),
+        ([epoch(1, applied=0, steps=0)], "accum_grad is larger"),
+        ([epoch(1), epoch(2, train=None)], "the train loss of epoch 2 is not finite"),
+        ([epoch(1), epoch(2, valid=None)], "the valid loss of epoch 2 is not finite"),
+        ([epoch(1), epoch(2, 0.5, applied=0)], "no update was applied in epoch 2"),
+        ([epoch(1, moved=False), epoch(2, moved=False)], "no parameter changed"),
+        ([epoch(1, probe=(1.0, 1.0))], "the loss did not move"),
+        ([epoch(1, 1.0, probe=(1.0, 1.0 + 1e-9)), epoch(2, 1.0 + 1e-9)], "did not move"),
+    ],
+)
+def test_nothing_learnt(epochs, cause):
+    with pytest.raises(UserError, match=cause):
+        check_learnt(epochs, LOG)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=12), st.integers(0, 5))
+def test_early_stopping_is_that_of_espnet(losses, patience):
+    from espnet2.train.reporter import Reporter
+
+    reporter = Reporter()
+    reporter.stats = {e: {"valid": {"loss": loss}} for e, loss in enumerate(losses, 1)}
+    reporter.set_epoch(len(losses))
+    records = [epoch(e, loss) for e, loss in enumerate(losses, 1)]
+    for mode in ("min", "max"):
+        expected = reporter.check_early_stopping(patience, "valid", "loss", mode)
+        assert stopped_early(records, patience, ("valid", "loss", mode)) == expected
+
+
+def test_finished():
+    config = {"max_epoch": 3, "patience": 1, "early_stopping_criterion": ["valid", "loss", "min"]}
+    check_finished([epoch(1), epoch(2), epoch(3)], config, LOG)
+    check_finished([epoch(1, 1.0), epoch(2, 2.0), epoch(3, 3.0)], config | {"max_epoch": 9}, LOG)
+    with pytest.raises(UserError, match="ended after 2 of 3 epochs"):
+        check_finished([epoch(1, 2.0), epoch(2, 1.0)], config, LOG)
+    with pytest.raises(UserError, match="ended after 2 of 3 epochs"):
+        check_finished([epoch(1), epoch(2)], config | {"patience": None}, LOG)
+
+
+def test_of_an_epoch_trained_twice_the_last_record_counts(tmp_path):
+    lines = [epoch(1), epoch(2, 8.0), epoch(3, 9.0), epoch(2, 5.0)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / EPOCHS).write_text(text + '{"epoch": 3, "val')  # killed while writing
+    epochs = read_epochs(tmp_path)
+    assert [(e["epoch"], e["valid"]["loss"]) for e in epochs] == [(1, 1.0), (2, 5.0)]
+    assert read_epochs(tmp_path / "absent") == []
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_a_damaged_file_is_not_whole(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("pth") / "a.pth"
+    write_pth(path, os.urandom(300))
+    assert is_whole(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    assert not is_whole(path)
+    path.unlink()
+    assert not is_whole(path)
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_save_stopped_by_an_exception_is_not_whole(tmp_path, after):
+    """Ctrl-C in torch.save closes the archive properly, so its checksums hold."""
+    import torch
+
+    path = tmp_path / "a.pth"
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    states = {"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "n": None}
+    torch.save(states, path)
+    assert is_whole(path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "b.pth", "w") as partial:
+        tensors = 0
+        for name in archive.namelist():
+            tensors += "/data/" in name
+            if "/data/" not in name or tensors <= after:
+                partial.writestr(name, archive.read(name))
+    assert tensors > 4
+    assert not is_whole(tmp_path / "b.pth")
+
+
+def test_nothing_in_a_model_file_is_run(tmp_path):
+    """A pickle can name any function; looking whether a file is whole must not call it."""
+    harm = tmp_path / "harm"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(harm),)
+
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps([Evil()]))
+    is_whole(tmp_path / "a.pth")
+    assert not harm.exists()
+
+
+def experiment(tmp_path, criteria, names):
+    config = {"best_model_criterion": criteria, "token_list": ["a", "b"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for name in names:
+        write_pth(tmp_path / name)
+    return tmp_path
+
+
+def test_best_checkpoint_is_that_of_the_first_criterion_reported(tmp_path):
+    criteria = [["valid", "cer_ctc", "min"], ["valid", "acc", "max"]]
+    exp = experiment(tmp_path, criteria, ["valid.acc.ave.pth", "valid.acc.best.pth"])
+    assert best_checkpoint(exp).name == "valid.acc.ave.pth"
+    write_pth(exp / "valid.cer_ctc.best.pth")
+    assert best_checkpoint(exp).name == "valid.cer_ctc.best.pth"
+    write_pth(exp / "valid.cer_ctc.ave.pth")
+    assert best_checkpoint(str(exp)).name == "valid.cer_ctc.ave.pth"
+    assert best_checkpoint(exp, ("valid", "acc")).name == "valid.acc.ave.pth"
+
+
+def test_best_checkpoint_refuses(tmp_path):
+    with pytest.raises(UserError, match=r"config.yaml is missing"):
+        best_checkpoint(tmp_path)
+    exp = experiment(tmp_path, [["valid", "loss", "min"]], [])
+    with pytest.raises(UserError, match=re.escape("no trained model") + ".*valid.loss"):
+        best_checkpoint(exp)
+    write_pth(exp / "valid.loss.ave.pth")
+    content = (exp / "valid.loss.ave.pth").read_bytes()
+    (exp / "valid.loss.ave.pth").write_bytes(content[:-30])
+    with pytest.raises(UserError, match="truncated"):
+        best_checkpoint(exp)
+
+
+def test_looking_at_an_experiment_does_not_import_torch():
+    code = (
+        "import sys, espnet_spike.experiment, espnet_spike.bin.asr_train,"
+        " espnet_spike.bin.describe, espnet_spike.bin.check_config,"
+        " espnet_spike.bin.lm_train, espnet_spike.bin.collect_stats,"
+        " espnet_spike.bin.list_encoders; print({'torch', 'espnet2', 'numpy'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"

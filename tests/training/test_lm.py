@@ -1,0 +1,93 @@
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from espnet_spike.bin import lm_train
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import best_checkpoint, read_epochs
+from espnet_spike.utils.files import read_table
+from tests.helpers.features import write_tokens
+
+CONFIG = {
+    "lm": "transformer",
+    "lm_conf": {"embed_unit": 8, "att_unit": 16, "head": 2, "unit": 16, "layer": 1},
+    "optim": "adam",
+    "optim_conf": {"lr": 0.002},
+    "batch_type": "numel",
+    "batch_bins": 200,
+    "num_workers": 0,
+    "num_att_plot": 0,
+    "use_matplotlib": False,
+    "use_tensorboard": False,
+    "max_epoch": 2,
+    "best_model_criterion": [["valid", "loss", "min"]],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "train").write_text("".join(f"u{i} ab c{'ba' * i}\n" for i in range(6)))
+    (tmp_path / "valid").write_text("v1 ab\nv2 cab\n")
+    (tmp_path / "lm.yaml").write_text(yaml.safe_dump(CONFIG))
+    write_tokens(tmp_path / "tokens.txt")
+    return tmp_path
+
+
+def train(folder, extra=""):
+    options = (
+        f"--lm_config {folder}/lm.yaml --train_text {folder}/train --valid_text {folder}/valid "
+        f"--token_list {folder}/tokens.txt --token_type char --stats_dir {folder}/stats "
+        f"--output_dir {folder}/lm"
+    )
+    lm_train.main([*options.split(), "--lm_args", extra])
+    return folder / "lm"
+
+
+def test_statistics_and_training(folder, monkeypatch):
+    lm = train(folder)
+    shapes = read_table(folder / "stats" / "train" / "text_shape.char")
+    assert shapes["u2"] == "8,7" and len(shapes) == 6
+    assert best_checkpoint(lm).name == "valid.loss.ave.pth"
+    assert torch.load(best_checkpoint(lm), weights_only=True)
+    assert len(read_epochs(lm)) == 2
+    # more epochs go on, from the statistics that are there
+    monkeypatch.setattr("espnet_spike.training.lm.write_lines", None)
+    train(folder, "--max_epoch 3")
+    assert [e["epoch"] for e in read_epochs(lm)] == [1, 2, 3]
+    train(folder, "--max_epoch 3")
+
+
+def test_new_text_is_counted_anew(folder):
+    train(folder)
+    (folder / "train").write_text("w1 ab c\nw2\nw3 ba\n")
+    shutil.rmtree(folder / "lm")
+    train(folder)
+    shapes = read_table(folder / "stats" / "train" / "text_shape.char")
+    assert shapes == {"w1": "4,7", "w3": "2,7"}  # ESPnet would stop at the empty line
+
+
+def test_nothing_learnt(folder):
+    with pytest.raises(UserError, match="no parameter changed"):
+        train(folder, "--optim_conf lr=0.0")
+
+
+def test_a_changed_configuration(folder):
+    train(folder)
+    with pytest.raises(UserError, match=r"lm_conf.layer: 1 -> 2"):
+        train(folder, "--lm_conf layer=2")
+    (folder / "train").write_text("w1 ab c\nw3 ba\n")
+    with pytest.raises(UserError, match="data: text 1"):
+        train(folder)
+
+
+def test_what_is_wrong_is_named(folder):
+    with pytest.raises(UserError, match="lm_conf: unknown key layers"):
+        train(folder, "--lm_conf layers=2")
+    (folder / "valid").write_text("v1\n")
+    with pytest.raises(UserError, match="holds no text, only keys"):
+        train(folder)
+    (folder / "valid").unlink()
+    with pytest.raises(UserError, match="no such text"):
+        train(folder)

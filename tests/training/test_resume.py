@@ -1,0 +1,180 @@
+import json
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import CHECKPOINT, EPOCHS, FINISHED, PREVIOUS_CHECKPOINT, is_whole
+from espnet_spike.training import resume
+from espnet_spike.utils import files
+
+CRITERIA = [("valid", "loss", "min")]
+CONFIG = {
+    "encoder": "transformer",
+    "encoder_conf": {"output_size": 64},
+    "max_epoch": 5,
+    "patience": None,
+    "ngpu": 0,
+    "num_workers": 1,
+    "log_interval": None,
+    "use_wandb": False,
+    "wandb_name": None,
+}
+
+
+def save(exp, number, losses, name=CHECKPOINT):
+    """Write a checkpoint of epoch ``number`` as ESPnet does, with a model that tells its epoch."""
+    stats = {e: {"valid": {"loss": losses[e - 1]}} for e in range(1, number + 1)}
+    reporter = {"stats": stats, "epoch": number}
+    model = {"weight": torch.full((50,), float(number))}
+    torch.save({"model": model, "reporter": reporter, "optimizers": []}, exp / name)
+    torch.save(model, exp / f"{number}epoch.pth")
+
+
+@pytest.fixture
+def exp(tmp_path):
+    losses = [5.0, 4.0, 3.0]
+    for number in (1, 2):
+        save(tmp_path, number, losses)
+    save(tmp_path, 2, losses, PREVIOUS_CHECKPOINT)
+    save(tmp_path, 3, losses)
+    (tmp_path / EPOCHS).write_text("{}\n")
+    return tmp_path
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def epoch_of(path):
+    return torch.load(path, weights_only=True)["reporter"]["epoch"]
+
+
+def repair(exp, caplog, nbest=3):
+    with caplog.at_level(logging.WARNING):
+        resume.repair(exp, CRITERIA, nbest)
+    return "\n".join(record.message for record in caplog.records)
+
+
+def contents(exp):
+    return {path.name: path.read_bytes() for path in exp.iterdir()}
+
+
+def test_whole_files_are_left_alone(exp, caplog):
+    before = contents(exp)
+    assert repair(exp, caplog) == ""
+    assert contents(exp) == before
+
+
+@pytest.mark.parametrize("harm", [truncate, lambda path: path.unlink()])
+def test_back_to_the_last_whole_epoch(exp, caplog, harm):
+    harm(exp / CHECKPOINT)
+    said = repair(exp, caplog)
+    assert "going on from the last whole epoch, 2" in said
+    assert epoch_of(exp / CHECKPOINT) == 2
+    assert "UNSAFE" not in said.upper()
+
+
+def test_no_whole_checkpoint_starts_again(exp, caplog):
+    truncate(exp / CHECKPOINT)
+    truncate(exp / PREVIOUS_CHECKPOINT)
+    assert "the training starts again" in repair(exp, caplog)
+    assert not (exp / CHECKPOINT).exists() and not (exp / EPOCHS).exists()
+
+
+@pytest.mark.parametrize("harm", [truncate, lambda path: path.unlink()])
+def test_the_newest_epoch_is_written_again(exp, caplog, harm):
+    whole = torch.load(exp / "3epoch.pth", weights_only=True)
+    harm(exp / "3epoch.pth")
+    assert "written again" in repair(exp, caplog)
+    assert torch.equal(torch.load(exp / "3epoch.pth", weights_only=True)["weight"], whole["weight"])
+
+
+def test_an_older_epoch_is_left_out_of_the_average(exp, caplog):
+    from espnet2.main_funcs.average_nbest_models import average_nbest_models
+    from espnet2.train.reporter import Reporter
+
+    truncate(exp / "2epoch.pth")
+    (exp / "1epoch.pth").unlink()
+    said = repair(exp, caplog)
+    assert "epoch 2 is left out" in said and "1epoch.pth is missing" in said
+    reporter = Reporter()
+    reporter.load_state_dict(torch.load(exp / CHECKPOINT, weights_only=True)["reporter"])
+    average_nbest_models(exp, reporter, CRITERIA, [3])
+    averaged = torch.load(exp / "valid.loss.ave.pth", weights_only=True)
+    assert averaged["weight"].eq(3.0).all()
+
+
+def test_an_old_epoch_that_espnet_removed_is_no_fault(exp, caplog):
+    (exp / "1epoch.pth").unlink()
+    assert repair(exp, caplog, nbest=2) == ""
+
+
+def test_a_fresh_folder(tmp_path, caplog):
+    assert repair(tmp_path, caplog) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_epoch": 50},
+        {"patience": 3, "ngpu": 2, "num_workers": 4},
+        {"log_interval": 10, "use_wandb": True, "wandb_name": "x"},
+    ],
+)
+def test_what_may_change(exp, change):
+    resume.write_snapshot(exp, CONFIG)
+    resume.check_unchanged(exp, CONFIG | change)
+
+
+def test_what_may_not_change_is_listed_with_old_and_new(exp):
+    resume.write_snapshot(exp, CONFIG)
+    changed = CONFIG | {"encoder_conf": {"output_size": 32, "num_blocks": 3}, "max_epoch": 9}
+    with pytest.raises(UserError) as info:
+        resume.check_unchanged(exp, changed)
+    text = str(info.value)
+    assert "encoder_conf.output_size: 64 -> 32" in text
+    assert "encoder_conf.num_blocks: (not set) -> 3" in text
+    assert "max_epoch:" not in text
+    assert "--asr_tag NEW" in text
+
+
+def test_before_the_first_epoch_a_change_starts_again(tmp_path, caplog):
+    resume.write_snapshot(tmp_path, CONFIG)
+    with caplog.at_level(logging.WARNING):
+        resume.check_unchanged(tmp_path, CONFIG | {"encoder": "conformer"})
+    assert 'encoder: "transformer" -> "conformer"' in caplog.text
+
+
+def test_a_folder_of_another_program_is_refused(exp):
+    with pytest.raises(UserError, match="trained by another program"):
+        resume.check_unchanged(exp, CONFIG)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+CONFIGS = st.dictionaries(
+    st.text("abc", min_size=1, max_size=2),
+    VALUES | st.dictionaries(st.text("de", min_size=1, max_size=2), VALUES, max_size=2),
+    max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(CONFIGS, CONFIGS)
+def test_flat_configurations_differ_exactly_where_nested_ones_do(a, b):
+    a, b = json.loads(json.dumps(a)), json.loads(json.dumps(b))
+    assert (files.flatten(a) == files.flatten(b)) == (a == b)
+
+
+def test_finished_only_for_the_same_request_and_whole_files(exp):
+    files.write_json(exp / FINISHED, {"request": "r", "files": ["3epoch.pth"]})
+    assert resume.is_finished(exp, "r")
+    assert not resume.is_finished(exp, "another")
+    truncate(exp / "3epoch.pth")
+    assert not is_whole(exp / "3epoch.pth") and not resume.is_finished(exp, "r")
+    (exp / FINISHED).write_text("{")
+    assert not resume.is_finished(exp, "r")
