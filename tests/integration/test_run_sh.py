@@ -1,6 +1,7 @@
 """The driver's options, without running a stage."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -142,13 +143,14 @@ def test_training_is_started_on_several_machines(run_sh, checkout):
         stats, train = result.stdout.split("stage 7 stats: ")[1].split("stage 8 train: ")
         return stats, " ".join(train.split())
 
+    python = shlex.quote(sys.executable)  # as the driver shows it, also in a folder with a space
     torchrun = ("--dist_launcher", "torchrun", "--ngpu", "0", "--num_nodes", "2")
     for rank in "01":
         stats, train = shown(*torchrun, "--master_addr", "first", "--node_rank", rank)
         assert ("would run" in stats) == (rank == "0")
         assert (
             "torchrun --no-python --nproc-per-node 1 --nnodes 2 --node-rank "
-            f"{rank} --master-addr first --master-port 29500 {sys.executable} -m" in train
+            f"{rank} --master-addr first --master-port 29500 {python} -m" in train
         )
         assert "--ngpu 0 --multiprocessing_distributed false --dist_backend gloo" in train
     slurm = ("--dist_launcher", "slurm", "--ngpu", "4", "--num_nodes", "2")
@@ -156,7 +158,7 @@ def test_training_is_started_on_several_machines(run_sh, checkout):
     assert "srun" not in stats
     assert (
         "srun --nodes 2 --ntasks-per-node 1 --kill-on-bad-exit=1 --gpus-per-node 4 --partition gpu "
-        f"{sys.executable} -m" in train
+        f"{python} -m" in train
     )
     assert "--ngpu 4 --dist_launcher slurm --multiprocessing_distributed true" in train
 
