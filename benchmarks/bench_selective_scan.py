@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.harness import compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.install import how_to_install
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = "mambapy, parallel scan"
@@ -129,9 +130,7 @@ def main(argv=None):
     try:
         import mambapy  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            "the peer mambapy is not installed", "pip install mambapy==1.2.0 (the extra 'bench')"
-        ) from error
+        raise UserError("the peer mambapy is not installed", how_to_install("bench")) from error
     x = make_inputs(args.shape)
     weight = torch.randn_like(x["u"])
     grads, ys = {}, {}

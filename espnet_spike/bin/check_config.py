@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import config_file
 
 _logger = logging.getLogger(__name__)
 # how many passed checks a cache keeps
@@ -19,14 +20,14 @@ _REMEMBERED = 200
 def get_parser() -> Parser:
     """Return the parser of this command."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--asr_config", type=Path, help="YAML of ASR training")
+    parser.add_argument("--asr_config", type=config_file, help="YAML of ASR training")
     parser.add_argument("--asr_args", default="", help="options of ESPnet over --asr_config")
-    parser.add_argument("--inference_config", type=Path, help="YAML of decoding")
+    parser.add_argument("--inference_config", type=config_file, help="YAML of decoding")
     parser.add_argument("--inference_args", default="", help="options over --inference_config")
-    parser.add_argument("--lm_config", type=Path, help="YAML of language model training")
+    parser.add_argument("--lm_config", type=config_file, help="YAML of language model training")
     parser.add_argument("--lm_args", default="", help="options of ESPnet over --lm_config")
-    parser.add_argument("--fbank_config", type=Path, help="YAML of feature extraction")
-    parser.add_argument("--cluster", type=Path, help="YAML of a cluster")
+    parser.add_argument("--fbank_config", type=config_file, help="YAML of feature extraction")
+    parser.add_argument("--cluster", type=config_file, help="YAML of a cluster")
     parser.add_argument("--cache", type=Path, help="file that remembers what passed")
     return parser
 

@@ -7,18 +7,8 @@ missing even where everything is.
 import re
 import sys
 from importlib import metadata
-from pathlib import Path
 
-PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-
-
-def requirements(pyproject: Path = PYPROJECT) -> list[str]:
-    """Return the ``dependencies`` of ``pyproject.toml`` as they are written there."""
-    text = pyproject.read_text(encoding="utf-8")
-    block = re.search(r"^dependencies = \[(.*?)^\]", text, flags=re.DOTALL | re.MULTILINE)
-    if block is None:
-        raise ValueError(f"{pyproject}: no dependencies block")
-    return re.findall(r'^\s*"([^"]+)"', block.group(1), flags=re.MULTILINE)
+from espnet_spike.utils.install import requirements
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, named_dirs, run, str2bool
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
+from espnet_spike.utils.resources import config_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -13,7 +14,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="espnet_spike.bin.decode", description=__doc__)
     parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
     parser.add_argument("--lm_exp", type=Path, help="folder of a language model, for fusion")
-    parser.add_argument("--inference_config", type=Path, help="YAML of the beam search")
+    parser.add_argument("--inference_config", type=config_file, help="YAML of the beam search")
     parser.add_argument(
         "--inference_args", default="", help="ESPnet options that override it, in one string"
     )

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import config_file
 
 
 def get_parser() -> Parser:
     """Return the parser of this command."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--asr_config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument(
+        "--asr_config", type=config_file, required=True, help="YAML of the training"
+    )
     parser.add_argument("--asr_args", default="", help="options of ESPnet over the YAML")
     parser.add_argument(
         "--vocab_size", type=int, help="tokens; stronger than spike_meta in the YAML"

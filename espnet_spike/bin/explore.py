@@ -10,8 +10,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-
-ROOT = Path(__file__).resolve().parents[2]
+from espnet_spike.utils.resources import config_file, shipped
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,8 +20,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", type=Path, required=True, help="features to record")
     parser.add_argument(
         "--grid",
-        type=Path,
-        default=ROOT / "conf/hardware/grid.yaml",
+        type=config_file,
+        default=shipped("hardware/grid.yaml"),
         help="hardware YAML in which values may be lists",
     )
     parser.add_argument("--utterances", type=int, default=5, help="how many to record")
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.simulator.hardware import read_grid
 
     if lack := toolchain.available():
-        raise UserError(lack, toolchain.INSTALL)
+        raise UserError(lack, toolchain.install_hint())
     grid, prices = list(read_grid(args.grid)), cost_model(args.cost_model)
     if any(hardware.multiplier == "none" for hardware in grid):
         raise UserError(f"{args.grid}: multiplier none cannot run a whole model", "leave it out")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run, str2bool
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
+from espnet_spike.utils.resources import config_file
 
 if TYPE_CHECKING:
     from espnet_spike.data.extraction import Task
@@ -24,7 +25,9 @@ def get_parser() -> Parser:
         "speed factors in utt2speed are applied. Every matrix is read back and checked."
     )
     parser.add_argument("dirs", nargs="+", metavar="DATA_DIR FEATURE_DIR", help="pairs")
-    parser.add_argument("--config", type=Path, required=True, help="YAML, see conf/fbank.yaml")
+    parser.add_argument(
+        "--config", type=config_file, required=True, help="YAML, see conf/fbank.yaml"
+    )
     parser.add_argument("--nj", type=int, default=1, help="processes")
     add_cluster_options(parser)
     parser.add_argument("--fs", type=int, help="sampling rate in Hz; default: that of the audio")

@@ -7,12 +7,13 @@ from pathlib import Path
 from espnet_spike.tasks import determinism
 from espnet_spike.training.options import add_training_options
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import config_file
 
 
 def get_parser() -> Parser:
     """Return the parser of this command."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--lm_config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument("--lm_config", type=config_file, required=True, help="YAML of the training")
     parser.add_argument(
         "--train_text", type=Path, nargs="+", required=True, help="Kaldi text, one file or several"
     )

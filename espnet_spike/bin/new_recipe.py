@@ -12,9 +12,9 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import need_checkout
 
 logger = logging.getLogger("new_recipe")
-ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = "TEMPLATE"
 SHARE = 0.1  # of the training speakers, when no validation set is given
 # pieces of the sentencepiece vocabulary by words of training text
@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--token_type", choices=["bpe", "char", "word"], help="modelling unit")
     parser.add_argument("--nbpe", type=int, help="size of the sentencepiece vocabulary")
-    parser.add_argument("--egs", type=Path, default=ROOT / "egs", help="folder of the recipes")
+    parser.add_argument("--egs", type=Path, help="folder of the recipes; egs of the checkout")
     add_options(parser)
     return parser
 
@@ -87,11 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", args.name) or args.name == TEMPLATE:
         raise UserError(f"{args.name!r} is no name for a recipe", "letters, digits, - and _")
-    if not (ROOT / "egs" / TEMPLATE).is_dir():
-        raise UserError(
-            "this command makes recipes in a checkout of espnet_spike", "clone it first"
-        )
-    target = args.egs / args.name
+    recipes = need_checkout("new_recipe") / "egs"
+    target = (args.egs or recipes) / args.name
     if target.exists():
         raise UserError(f"{target} exists", "choose another name, or remove it")
     tests = {name: Path(source) for name, source in parse_pairs(args.test, "--test").items()}
@@ -121,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = source_words(args, sets)
     staging = target.with_name(f".{target.name}.tmp{os.getpid()}")
     try:
-        shutil.copytree(ROOT / "egs" / TEMPLATE, staging)
+        shutil.copytree(recipes / TEMPLATE, staging)
         values = {
             "sources": shlex.join(words),
             "test_sets": " ".join(tests) or "dev",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import config_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -12,9 +13,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="espnet_spike.bin.pack", description=__doc__)
     parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
     parser.add_argument("--lm_exp", type=Path, help="folder of a language model")
-    parser.add_argument("--inference_config", type=Path, help="YAML of the beam search")
+    parser.add_argument("--inference_config", type=config_file, help="YAML of the beam search")
     parser.add_argument("--inference_args", default="", help="ESPnet options that override it")
-    parser.add_argument("--fbank_config", type=Path, help="YAML of the features, for audio input")
+    parser.add_argument(
+        "--fbank_config", type=config_file, help="YAML of the features, for audio input"
+    )
     parser.add_argument("--fs", type=int, help="sampling rate of the audio in Hz")
     parser.add_argument("--token_list", type=Path, help="tokens.txt, to have it at hand")
     parser.add_argument("--out", type=Path, required=True, help="archive to write, .zip or .tgz")

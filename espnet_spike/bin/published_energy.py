@@ -6,11 +6,9 @@ LibriSpeech, for attention as trained (unfolded) and with W_Q and W_K merged (fo
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from espnet_spike.utils.resources import config_file, shipped
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -18,11 +16,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="espnet_spike.bin.published_energy", description=__doc__)
     parser.add_argument(
         "--asr_config",
-        type=Path,
+        type=config_file,
         nargs="+",
         default=[
-            CONF / "train_iml_spikeformer_aishell.yaml",
-            CONF / "train_iml_spikeformer_librispeech960.yaml",
+            shipped("train_iml_spikeformer_aishell.yaml"),
+            shipped("train_iml_spikeformer_librispeech960.yaml"),
         ],
     )
     parser.add_argument(

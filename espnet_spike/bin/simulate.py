@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import config_file, shipped
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -23,9 +24,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", type=Path, help="features of utterances to record")
     parser.add_argument(
         "--hardware",
-        type=Path,
+        type=config_file,
         nargs="+",
-        default=[Path(__file__).resolve().parents[2] / "conf/hardware/small.yaml"],
+        default=[shipped("hardware/small.yaml")],
         help="YAML of a core, or several [conf/hardware/small.yaml]",
     )
     parser.add_argument("--utterances", type=int, default=20, help="how many to record [20]")
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.simulator.hardware import read_hardware
 
     if lack := toolchain.available(args.compiler):
-        raise UserError(lack, toolchain.INSTALL)
+        raise UserError(lack, toolchain.install_hint())
     if args.check:
         return
     if args.asr_exp is None or args.data_dir is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from espnet_spike.tasks import determinism
 from espnet_spike.training.options import add_training_options
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import config_file
 
 STEPS = ("calibrate", "finetune")
 
@@ -19,7 +20,7 @@ STEPS = ("calibrate", "finetune")
 def get_parser() -> Parser:
     """Return the parser of this command."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML of the training")
+    parser.add_argument("--config", type=config_file, required=True, help="YAML of the training")
     parser.add_argument("--asr_exp", type=Path, required=True, help="the trained experiment")
     parser.add_argument("--train_dir", type=Path, required=True, help="as in training")
     parser.add_argument("--valid_dir", type=Path, required=True)

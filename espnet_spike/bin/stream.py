@@ -10,8 +10,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-
-ROOT = Path(__file__).resolve().parents[2]
+from espnet_spike.utils.resources import config_file, shipped
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,8 +20,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inference_asr_model", help="model file in asr_exp; the best by default")
     parser.add_argument(
         "--fbank_config",
-        type=Path,
-        help="of its features; conf/fbank.yaml, here or in the checkout, by default",
+        type=config_file,
+        help="of its features; conf/fbank.yaml, here or of the package, by default",
     )
     parser.add_argument("--chunk_ms", type=float, default=160.0, help="length of a chunk")
     parser.add_argument("--fs", type=int, help="sampling rate of training; that of WAV if empty")
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _default_config() -> Path:
     here = Path("conf/fbank.yaml")
-    return here if here.is_file() else ROOT / here
+    return here if here.is_file() else shipped(here.name)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, named_dirs, run
+from espnet_spike.utils.resources import config_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -20,7 +21,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
     parser.add_argument("--inference_asr_model", help="model file in asr_exp; the best by default")
-    parser.add_argument("--inference_config", type=Path, help="YAML of the beam search")
+    parser.add_argument("--inference_config", type=config_file, help="YAML of the beam search")
     parser.add_argument("--inference_args", default="", help="ESPnet options that override it")
     parser.add_argument("--T", default="", help='levels of IMLS neurons, such as "1 2 4 6"')
     parser.add_argument("--T_rule", default="keep rescale", help="of the thresholds, at each T")

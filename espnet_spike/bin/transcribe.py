@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.resources import config_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -22,13 +23,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=["text", "json", "srt", "ctm"], default="text")
     parser.add_argument("--out", type=Path, help="folder for one file each; else standard output")
     parser.add_argument(
-        "--inference_config", type=Path, help="beam search; else that of the latest decoding"
+        "--inference_config", type=config_file, help="beam search; else that of the latest decoding"
     )
     parser.add_argument("--inference_args", default="", help='such as "--beam_size 5"')
     parser.add_argument(
         "--lm_exp", type=Path, help="folder of a language model; a pack has its own"
     )
-    parser.add_argument("--fbank_config", type=Path, help="features, if not known from the model")
+    parser.add_argument(
+        "--fbank_config", type=config_file, help="features, if not known from the model"
+    )
     parser.add_argument("--fs", type=int, help="rate of the features in Hz, if not known")
     parser.add_argument("--max_seconds", type=float, default=30.0, help="longer files are cut")
     parser.add_argument(

@@ -25,9 +25,9 @@ import numpy as np
 from espnet_spike.counting.costs import PRODUCTS, Cost, Costs, total
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.results.bootstrap import MIN_UTTERANCES, Z95, Interval, draw_sums, sampling_unit
+from espnet_spike.utils.resources import config_file, shipped
 from espnet_spike.utils.yaml import read_yaml
 
-FOLDER = Path(__file__).resolve().parents[2] / "conf" / "energy"
 DEFAULT = "horowitz45_fp32"
 OPERATIONS = ("mac", "ac", "multiply", "add", "special")
 PICO = 1e-12
@@ -110,13 +110,18 @@ def energy(model: CostModel, costs: Costs, dense: bool = False) -> dict[str, flo
     return {"compute": PICO * compute, "total": PICO * (compute + everything)}
 
 
-def read_cost_model(name: str, folder: Path = FOLDER) -> CostModel:
+def read_cost_model(name: str, folder: Path | None = None) -> CostModel:
     """Read a cost model by the name of its file, or by a path.
+
+    Args:
+        name: ``horowitz45_fp32``, say, or the path of a YAML file.
+        folder: where names are looked up; the package's ``conf/energy`` if None.
 
     Raises:
         UserError: there is none, or it is incomplete.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    folder = folder or shipped("energy")
+    path = config_file(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.yaml"))
         raise UserError(
@@ -126,7 +131,10 @@ def read_cost_model(name: str, folder: Path = FOLDER) -> CostModel:
     fields = set(CostModel.__dataclass_fields__) - {"name"}
     if set(content) != fields:
         wrong = ", ".join(sorted(set(content) ^ fields))
-        raise UserError(f"{path}: missing or unknown keys: {wrong}", f"see {FOLDER / DEFAULT}.yaml")
+        raise UserError(
+            f"{path}: missing or unknown keys: {wrong}",
+            f"see {shipped(f'energy/{DEFAULT}.yaml')}",
+        )
     if set(content["operations"]) != set(OPERATIONS):
         raise UserError(f"{path}: operations must have prices of {', '.join(OPERATIONS)}")
     access = content["memory"].get("access")

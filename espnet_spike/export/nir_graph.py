@@ -51,6 +51,7 @@ from espnet_spike.nn.neurons.ternary import TernaryMomentum
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.tasks.loading import encoder_inputs
 from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.provenance import environment
 
 CURRENT_TOLERANCE = 1e-9
@@ -83,9 +84,7 @@ def import_nir() -> ModuleType:
     try:
         import nir
     except ImportError as error:
-        raise UserError(
-            f"the package nir is missing ({error})", "pip install 'espnet_spike[nir]'"
-        ) from None
+        raise UserError(f"the package nir is missing ({error})", how_to_install("nir")) from None
     return nir
 
 

@@ -30,12 +30,12 @@ from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.nn.ops.backends import scripted
 from espnet_spike.tasks.output_length import OutputLength
+from espnet_spike.utils.install import how_to_install
 
 LEVEL_OFFSET = 2 * math.log(32768)
 """Log-energy of samples in the range of int16 over that of samples in the range of +-1."""
 
 OPSET = 17  # the first with LayerNormalization as one operation
-INSTALL = "pip install 'espnet_spike[onnx]', or bash local/env.sh --group test"
 TRACE_FRAMES = 61
 
 
@@ -170,7 +170,9 @@ def import_extra(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"the export needs the package {name} ({error})", INSTALL) from None
+        raise UserError(
+            f"the export needs the package {name} ({error})", how_to_install("onnx")
+        ) from None
 
 
 def export(graph: CTCGraph, path: Path, metadata: Mapping[str, str]) -> None:

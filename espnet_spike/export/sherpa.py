@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_extractor import FrontEnd
 from espnet_spike.errors import UserError
+from espnet_spike.utils.install import how_to_install
 
 if TYPE_CHECKING:
     from espnet_spike.data.kaldi_dir import DataDir
@@ -94,7 +95,7 @@ def decode(model: Path, tokens: Path, data: "DataDir", fs: int) -> dict[str, str
         import sherpa_onnx
     except ImportError as error:
         raise UserError(
-            f"decoding with sherpa-onnx needs its package ({error})", "pip install sherpa-onnx"
+            f"decoding with sherpa-onnx needs its package ({error})", how_to_install("sherpa")
         ) from None
     from espnet_spike.data.audio import change_rate, parse_source, read
 

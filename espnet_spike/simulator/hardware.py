@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.utils.resources import shipped
 
 MULTIPLIERS = {
     "none": "RV32MNone",
@@ -104,7 +105,7 @@ def read_grid(path: Path) -> Iterator[Hardware]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path}: no such file", "see conf/hardware in the checkout")
+        raise UserError(f"{path}: no such file", f"see {shipped('hardware')}")
     try:
         conf = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

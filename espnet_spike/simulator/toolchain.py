@@ -20,11 +20,8 @@ from importlib import metadata
 from pathlib import Path
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.install import how_to_install
 
-INSTALL = (
-    "run 'bash local/env.sh --group test', or in an environment of your own "
-    "pip install 'espnet_spike[sim]'"
-)
 CACHE = "ESPNET_SPIKE_CACHE"
 GCC = "riscv64-unknown-elf-gcc"
 # the commit of lowRISC/ibex that a release of pythondata-cpu-ibex holds
@@ -47,9 +44,14 @@ class Tool:
     root: Path | None = None
 
 
+def install_hint() -> str:
+    """Return the command that installs what the simulator is built with."""
+    return how_to_install("sim")
+
+
 def missing(what: str) -> UserError:
     """Return the error that says how to install what is missing."""
-    return UserError(f"the hardware simulator needs {what}", INSTALL)
+    return UserError(f"the hardware simulator needs {what}", install_hint())
 
 
 def available(compiler: str = "zig") -> str:

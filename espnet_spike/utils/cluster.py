@@ -32,7 +32,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.options import check_keys, choose
+from espnet_spike.utils.resources import config_file
 from espnet_spike.utils.yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def _import(name: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"--cluster needs {name}, which is not installed ({error})",
-            "pip install 'espnet_spike[cluster]'",
+            how_to_install("cluster"),
         ) from error
     finally:
         # dask_jobqueue makes Ctrl-C leave with status 0
@@ -121,7 +123,9 @@ def _import(name: str) -> Any:
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that can work on a cluster."""
-    parser.add_argument("--cluster", type=Path, help="YAML of conf/cluster: work there instead")
+    parser.add_argument(
+        "--cluster", type=config_file, help="YAML of conf/cluster: work there instead"
+    )
     parser.add_argument(
         "--utterances_a_task",
         type=int,

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from espnet_spike import __version__
+from espnet_spike.utils.resources import checkout
 
-ROOT = Path(__file__).resolve().parents[2]
 PLACEHOLDER = "<corpus_dir>"
 
 
@@ -33,8 +33,15 @@ def environment() -> dict[str, str]:
     return dict(_environment())
 
 
-def git_hash(folder: Path = ROOT) -> str:
-    """Return the commit of a checkout, with ``-dirty`` after it when tracked files differ."""
+def git_hash(folder: Path | None = None) -> str:
+    """Return the commit of a checkout, with ``-dirty`` after it when tracked files differ.
+
+    Args:
+        folder: inside the checkout; that of this package if None.
+    """
+    folder = folder or checkout()
+    if folder is None:  # a wheel, maybe inside somebody else's repository
+        return "not a git checkout"
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
     command += ["--exclude=*"]
     try:
@@ -97,7 +104,7 @@ def portable_path(path: Path, corpus_dir: Path | None = None) -> str:
         return "python"
     if corpus_dir is not None and path.is_relative_to(corpus_dir.absolute()):
         return f"{PLACEHOLDER}/{path.relative_to(corpus_dir.absolute())}"
-    for base in (Path.cwd(), ROOT):
-        if path.is_relative_to(base):
+    for base in (Path.cwd(), checkout()):
+        if base is not None and path.is_relative_to(base):
             return str(path.relative_to(base))
     return f"<path>/{path.name}"

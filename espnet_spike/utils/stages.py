@@ -116,7 +116,7 @@ HINTS = (
     ("CUDA out of memory", "lower batch_bins in the training config, or raise accum_grad"),
     ("Killed", "the machine ran out of memory: lower --nj, or batch_bins in the config"),
     ("MemoryError", "lower --nj, or batch_bins in the config"),
-    ("ModuleNotFoundError", "run 'bash local/env.sh', or see what --env lacks"),
+    ("ModuleNotFoundError", "run 'bash local/env.sh' in the checkout, or see what --env lacks"),
 )
 
 

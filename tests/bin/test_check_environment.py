@@ -4,6 +4,7 @@ from importlib import metadata
 import pytest
 
 from espnet_spike.bin import check_environment
+from espnet_spike.utils.install import requirements
 
 
 def test_this_environment_has_everything():
@@ -33,7 +34,7 @@ def test_version_clauses(version, clause, met):
 
 def test_clauses_agree_with_packaging():
     packaging = pytest.importorskip("packaging.specifiers")
-    for requirement in check_environment.requirements():
+    for requirement in requirements():
         name = requirement.split(">")[0].split("=")[0].split("<")[0]
         spec = packaging.SpecifierSet(requirement[len(name) :])
         version = metadata.version(name)

@@ -298,7 +298,7 @@ def test_a_validation_set_at_hand_is_not_replaced_by_a_part_of_the_training_set(
     assert not Path("data").exists()
 
 
-def test_writing_without_spaces_is_recognised_by_characters():
+def test_writing_without_spaces_is_recognised_by_characters(root):
     assert new_recipe.choose_tokens(["而对楼市成交 abc"]) == ("char", 50)
     assert new_recipe.choose_tokens(["the cat"] * 60_000)[0] == "bpe"
-    assert re.search(r"@\w+@", (new_recipe.ROOT / "egs/TEMPLATE/run.sh").read_text())
+    assert re.search(r"@\w+@", (root / "egs/TEMPLATE/run.sh").read_text())

@@ -5,9 +5,11 @@ import pytest
 import yaml
 
 from espnet_spike.counting.costs import Cost
-from espnet_spike.counting.energy import FOLDER, energy, ratio_interval, read_cost_model
+from espnet_spike.counting.energy import energy, ratio_interval, read_cost_model
 from espnet_spike.errors import UserError
+from espnet_spike.utils.resources import shipped
 
+FOLDER = shipped("energy")
 MODELS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from espnet_spike.errors import UserError
 from espnet_spike.results import experiments as experiments_module
 from espnet_spike.utils import provenance
+from tests.conftest import ROOT
 from tests.helpers.experiments import make_experiment
 
 
@@ -108,7 +109,7 @@ def test_commands_without_the_paths_of_this_machine(command, shown):
 def test_paths_below_the_recipe_and_the_checkout_become_relative(recipe):
     option = shlex.quote(f"--config={recipe}/conf/a.yaml")
     assert provenance.portable(f"x {option}") == "x --config=conf/a.yaml"
-    inside = shlex.quote(f"{provenance.ROOT}/conf/a.yaml")
+    inside = shlex.quote(f"{ROOT}/conf/a.yaml")
     assert provenance.portable(f"x {inside}") == "x conf/a.yaml"
     assert provenance.portable_path(experiments_module.Path("conf/a.yaml")) == "conf/a.yaml"
     assert provenance.portable_path(experiments_module.Path("conf/../b.yaml")) == "b.yaml"

@@ -24,6 +24,7 @@ from espnet_spike.utils.cluster import (
     read_cluster,
     run_tasks,
 )
+from espnet_spike.utils.install import how_to_install
 from tests.helpers.cluster_tasks import Noise, end_job_once, fail
 from tests.helpers.tiny_model import write_features
 
@@ -274,7 +275,7 @@ def test_without_dask_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UserError, match="not installed") as caught:
         read_cluster(path)
-    assert "espnet_spike[cluster]" in caught.value.hint
+    assert caught.value.hint == how_to_install("cluster")
 
 
 def test_tasks_are_not_smaller_than_asked_for():
