@@ -26,6 +26,7 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import Execution
 from espnet_spike.errors import UserError
+from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.describe import subsampling_factor
@@ -216,8 +217,7 @@ def run_model(
     if model.decoder is None or getattr(model, "use_transducer_decoder", False):
         return 0
     if hypothesis is None:
-        path = torch.unique_consecutive(best).tolist()
-        hypothesis = [token for token in path if token != model.blank_id]
+        hypothesis, _ = collapse(best, model.blank_id)
     tokens = torch.tensor([[model.sos, *hypothesis]])
     model.decoder(xs, olens, tokens, torch.tensor([tokens.shape[1]]))
     return tokens.shape[1]

@@ -1,23 +1,52 @@
-"""Connectionist temporal classification (Graves et al., 2006): best path and alignment."""
+"""Connectionist temporal classification (Graves et al., 2006): best path, alignment, words.
+
+Everything that reads a CTC path does it here, so that a report and a transcript of the same tokens
+hold the same words at the same times.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+
+IDEOGRAPHS = "\u2e80"  # from here on a character counts as a word
+
+Span = tuple[int, int]
+"""First frame of a token, and the frame after its last."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and its time in seconds from the beginning of the file."""
+
+    word: str
+    start: float
+    end: float
+
+
+def collapse(path: Any, blank: int = 0, before: int = -1) -> tuple[list[int], list[Span]]:
+    """Remove repetitions and blanks from a path; return the tokens and the frames of each.
+
+    A path may come in parts: with ``before``, a token that goes on from the part before is not
+    given again.
+
+    Args:
+        path: ``(T',)`` token of each frame, an array or a tensor on the CPU.
+        blank: the token that says nothing.
+        before: token of the frame before the first; -1 for none.
+    """
+    path = np.asarray(path)
+    starts = np.flatnonzero(path != np.append(before, path)[:-1])
+    ends = np.append(starts, len(path))[1:]
+    said = path[starts] != blank
+    spans = np.stack([starts, ends], axis=1)[said]
+    return path[starts][said].tolist(), [(first, last) for first, last in spans.tolist()]
 
 
 def best_path(log_probs: np.ndarray, blank: int = 0) -> list[int]:
     """Return the tokens of greedy CTC for ``log_probs`` ``(T', V)``."""
-    best = log_probs.argmax(-1)
-    keep = np.append(True, best[1:] != best[:-1]) & (best != blank)
-    return best[keep].tolist() if len(best) else []
-
-
-def greedy(ctc: nn.Module, xs: Tensor) -> list[int]:
-    """Return the tokens of the best path of one utterance ``(1, N, D)``."""
-    best = torch.unique_consecutive(ctc.argmax(xs)[0])
-    return best[best != 0].tolist()
+    return collapse(log_probs.argmax(-1), blank)[0]
 
 
 def quietest(log_posteriors: np.ndarray, earliest: float) -> float:
@@ -40,15 +69,19 @@ def quietest(log_posteriors: np.ndarray, earliest: float) -> float:
     return first + (starts[longest] + ends[longest]) / 2
 
 
-def align(log_posteriors: np.ndarray, ids: Sequence[int]) -> list[tuple[int, int]] | None:
-    """Return the frames ``(first, last + 1)`` in which the best CTC path says each token.
+def align(log_posteriors: np.ndarray, ids: Sequence[int]) -> list[Span] | None:
+    """Return the frames in which the best CTC path that spells ``ids`` says each token.
 
-    None when there are too few frames for the tokens.
+    None when there are too few frames for the tokens. The Viterbi search is written out here since
+    ``torchaudio.functional.forced_align`` (2.11) does not find the best path where two ways to a
+    state are equally probable, which saturated posteriors are.
 
     Args:
         log_posteriors: ``(T, V)``, blank first.
         ids: the tokens.
     """
+    if not len(ids) or not len(log_posteriors):
+        return None if len(ids) else []
     states = np.zeros(2 * len(ids) + 1, dtype=np.int64)
     states[1::2] = ids
     emitted = log_posteriors[:, states]  # (T, S)
@@ -74,3 +107,49 @@ def align(log_posteriors: np.ndarray, ids: Sequence[int]) -> list[tuple[int, int
             span[0], span[1] = min(span[0], t), max(span[1], t + 1)
         state -= int(came[t, state])
     return [(first, last) for first, last in spans]
+
+
+def token_words(tokens: Sequence[str], token_type: str) -> list[tuple[str, int, int]]:
+    """Group tokens into words: ``(word, first token, last token + 1)``.
+
+    A word begins at ``▁`` (sentencepiece), after ``<space>`` (characters), at every token of a
+    word model and at every ideograph.
+    """
+    words: list[tuple[str, int, int]] = []
+    begin = True
+    for index, token in enumerate(tokens):
+        if token == "<space>":
+            begin = True
+            continue
+        letters = token.replace("\u2581", "")
+        wide = letters >= IDEOGRAPHS
+        begin = begin or token_type == "word" or token.startswith("\u2581") or wide
+        if not letters:
+            begin = True
+            continue
+        if begin or not words:
+            words.append((letters, index, index + 1))
+        else:
+            word, first, _ = words[-1]
+            words[-1] = (word + letters, first, index + 1)
+        begin = wide
+    return words
+
+
+def timed_words(
+    tokens: Sequence[str], spans: Sequence[Span], frame: float, token_type: str
+) -> list[Word]:
+    """Return the words that tokens spell, from the first frame of the first to the last one.
+
+    CTC emits a token in a frame or two somewhere within its sound: times are rough.
+
+    Args:
+        tokens: without blanks.
+        spans: the frames of each.
+        frame: seconds from one frame to the next.
+        token_type: ``bpe``, ``char`` or ``word``.
+    """
+    return [
+        Word(word, spans[first][0] * frame, spans[last - 1][1] * frame)
+        for word, first, last in token_words(tokens, token_type)
+    ]

@@ -25,9 +25,17 @@ from espnet_spike.data.feature_extractor import FrontEnd
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.inference.batches import make_batches
-from espnet_spike.inference.ctc import align, quietest
+from espnet_spike.inference.ctc import (
+    Span,
+    Word,
+    align,
+    collapse,
+    quietest,
+    timed_words,
+    token_words,
+)
 from espnet_spike.inference.decode import INFERENCE, Settings, read_settings
-from espnet_spike.inference.transcripts import Piece, Transcript, Word, token_words
+from espnet_spike.inference.transcripts import Piece, Transcript
 from espnet_spike.tasks.loading import unpack
 
 logger = logging.getLogger("transcribe")
@@ -187,7 +195,7 @@ class Recognizer:
             for part in encoded[:, : int(olens[0])].split(CTC_FRAMES, dim=1):
                 yield self.model.ctc.log_softmax(part)[0]
 
-    def greedy(self, features: np.ndarray) -> tuple[list[int], list[tuple[int, int]], int, float]:
+    def greedy(self, features: np.ndarray) -> tuple[list[int], list[Span], int, float]:
         """Take the most probable token of every frame of features ``(T, D)``, in one pass.
 
         Returns:
@@ -209,11 +217,7 @@ class Recognizer:
         except TooShortUttError:
             return [], [], 0, 0.0
         path = np.concatenate(best)
-        starts = np.flatnonzero(np.diff(path, prepend=-1))
-        ends = np.append(starts[1:], len(path))
-        said = [(int(path[a]), (int(a), int(b))) for a, b in zip(starts, ends, strict=True)]
-        said = [(token, span) for token, span in said if token != 0]
-        return [token for token, _ in said], [span for _, span in said], len(path), score
+        return *collapse(path), len(path), score
 
     def decode(self, batch: Sequence[np.ndarray]) -> list[tuple[str, list[int], float]]:
         """Return text, tokens and score of each utterance, as ESPnet's inference does.
@@ -271,26 +275,24 @@ class Recognizer:
     def timed(
         self,
         ids: Sequence[int],
-        spans: Sequence[tuple[int, int]] | None,
+        spans: Sequence[Span] | None,
         frames: int,
         start: float,
         seconds: float,
     ) -> tuple:
         """Return the words of tokens said in ``spans`` of ``frames``, or spread evenly."""
-        groups = token_words([self.model.token_list[i] for i in ids], self.token_type or "bpe")
-        if not groups:
-            return (), True
+        tokens, kind = [self.model.token_list[i] for i in ids], self.token_type or "bpe"
         if spans is None:
-            step = seconds / len(groups)
-            times = [(n * step, (n + 1) * step) for n in range(len(groups))]
+            groups = token_words(tokens, kind)
+            step = seconds / max(len(groups), 1)
+            found = [Word(w, n * step, (n + 1) * step) for n, (w, _, _) in enumerate(groups)]
         else:
-            frame = seconds / frames
-            times = [(spans[a][0] * frame, spans[b - 1][1] * frame) for _, a, b in groups]
-        found = (
-            Word(word, round(start + first, 3), round(start + last, 3))
-            for (word, _, _), (first, last) in zip(groups, times, strict=True)
+            found = timed_words(tokens, spans, seconds / frames, kind)
+        words = tuple(
+            Word(word.word, round(start + word.start, 3), round(start + word.end, 3))
+            for word in found
         )
-        return tuple(found), spans is not None
+        return words, spans is not None or not words
 
     def transcribe(
         self,

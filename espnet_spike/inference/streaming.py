@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.errors import UserError
+from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.stream_state import Carries
 
 if TYPE_CHECKING:
@@ -121,11 +122,11 @@ class CTCStream:
         if self.normalize is not None and len(feats):
             xs, _ = self.normalize(xs, torch.tensor([len(feats)], device=xs.device))
         out = self.encoder.step(xs)
-        new = []
-        for token in self.model.ctc.argmax(out)[0].tolist() if out.shape[1] else []:
-            if token not in (self.last, self.model.blank_id):
-                new.append(token)
-            self.last = token
+        if not out.shape[1]:
+            return []
+        path = self.model.ctc.argmax(out)[0].cpu()
+        new, _ = collapse(path, self.model.blank_id, self.last)
+        self.last = int(path[-1])
         self.tokens += new
         return new
 

@@ -1,22 +1,14 @@
 """What transcription yields, and the forms it is written in: text, JSON, SRT, CTM."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+
+from espnet_spike.inference.ctc import IDEOGRAPHS, Word
 
 GAP = 0.8  # seconds of silence that end a caption
 LONGEST = 6.0  # seconds of a caption
 WIDEST = 80  # characters of a caption
-IDEOGRAPHS = "\u2e80"  # from here on a character counts as a word
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word and its time in seconds from the beginning of the file."""
-
-    word: str
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -57,33 +49,6 @@ class Transcript:
     def words(self) -> list[Word]:
         """The words of the whole file."""
         return [word for piece in self.pieces for word in piece.words]
-
-
-def token_words(tokens: Sequence[str], token_type: str) -> list[tuple[str, int, int]]:
-    """Group tokens into words: ``(word, first token, last token + 1)``.
-
-    A word begins at ``▁`` (sentencepiece), after ``<space>`` (characters), at every token of a
-    word model and at every ideograph.
-    """
-    words: list[tuple[str, int, int]] = []
-    begin = True
-    for index, token in enumerate(tokens):
-        if token == "<space>":
-            begin = True
-            continue
-        letters = token.replace("\u2581", "")
-        wide = letters >= IDEOGRAPHS
-        begin = begin or token_type == "word" or token.startswith("\u2581") or wide
-        if not letters:
-            begin = True
-            continue
-        if begin or not words:
-            words.append((letters, index, index + 1))
-        else:
-            word, first, _ = words[-1]
-            words[-1] = (word + letters, first, index + 1)
-        begin = wide
-    return words
 
 
 def join_words(words: Iterable[str]) -> str:

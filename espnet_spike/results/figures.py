@@ -21,8 +21,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from espnet_spike.encoders.monitor import LayerSpikes
 from espnet_spike.experiment import DEAD, SATURATED
+from espnet_spike.inference.ctc import Word
 from espnet_spike.results.html import plain
-from espnet_spike.results.utterance import Recording, Word
+from espnet_spike.results.utterance import Recording
 
 # stand-in -> variable of the page
 NAMES = ("ink", "muted", "grid", "c1", "c2", "band", "paper")
@@ -242,13 +243,13 @@ def _place_words(axes: Axes, words: Sequence[Word], seconds: float) -> int:
     a_letter = seconds / 62
     for word in words:
         middle = (word.start + word.end) / 2
-        half = 0.5 * a_letter * (len(word.text) + 1)
+        half = 0.5 * a_letter * (len(word.word) + 1)
         at = min(max(middle, half), max(seconds - half, half))
         row = next((i for i, end in enumerate(ends) if at - half > end), len(ends))
         ends[row : row + 1] = [at + half]
         axes.plot([middle, middle], [0, row + 0.2], color=SECOND, linewidth=0.8)
         backing = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
-        name = plain(word.text)
+        name = plain(word.word)
         axes.text(at, row + 0.25, name, ha="center", va="bottom", bbox=backing, zorder=3)
     axes.set_ylim(0, max(len(ends), 1) + 0.2)
     return max(len(ends), 1)

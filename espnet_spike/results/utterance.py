@@ -2,31 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchaudio.functional import forced_align
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.monitor import LayerSpikes, layer_spikes
 from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.inference.ctc import Word, align, timed_words
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.neurons.base import named_neurons
 
 SECONDS = 4.0  # how long the utterance is that is looked for
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of the hypothesis and when it was said, in seconds from the start."""
-
-    text: str
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -100,9 +89,9 @@ def record(
     words = None
     if hypothesis is not None and log_probs is not None:
         tokens = [args.token_list[i] for i in hypothesis]
-        frames = token_frames(log_probs[0], hypothesis)
+        spans = align(log_probs[0].numpy(), hypothesis)
         step = data.durations[utt] / xs.shape[1]
-        words = None if frames is None else word_times(tokens, frames, step, args.token_type)
+        words = None if spans is None else timed_words(tokens, spans, step, args.token_type)
     decays = {
         name: module.log_gamma.detach().numpy()
         for name, module in model.encoder.named_modules()
@@ -118,61 +107,3 @@ def record(
         decays,
         xs.shape[1],
     )
-
-
-def token_frames(log_probs: Tensor, tokens: Sequence[int]) -> list[tuple[int, int]] | None:
-    """Return first and last frame of each token on the best CTC path that spells ``tokens``.
-
-    Args:
-        log_probs: ``(N, vocabulary)``; blank is 0.
-        tokens: without blanks.
-
-    Returns:
-        None where they do not fit into N frames.
-    """
-    repeats = sum(a == b for a, b in pairwise(tokens))
-    if len(tokens) + repeats > len(log_probs):
-        return None
-    if not tokens:
-        return []
-    path = forced_align(log_probs[None].float(), torch.tensor([list(tokens)]))[0][0].tolist()
-    spans: list[tuple[int, int]] = []
-    before = 0
-    for frame, token in enumerate(path):
-        if token and token == before:
-            spans[-1] = (spans[-1][0], frame)
-        elif token:
-            spans.append((frame, frame))
-        before = token
-    return spans
-
-
-def word_times(
-    tokens: Sequence[str], frames: Sequence[tuple[int, int]], step: float, token_type: str
-) -> list[Word]:
-    """Return the words that tokens spell, from the first frame of the first to the last one.
-
-    CTC emits a token in a frame or two somewhere within its sound: times are rough.
-
-    Args:
-        tokens: of the hypothesis.
-        frames: first and last frame of each.
-        step: seconds between frames.
-        token_type: ``bpe``, ``char`` or ``word``.
-    """
-    words: list[Word] = []
-    fresh = True
-    for token, (first, last) in zip(tokens, frames, strict=True):
-        if token == "<space>":
-            fresh = True
-            continue
-        if token_type == "word" or (token_type == "bpe" and token.startswith("▁")):
-            fresh = True
-        text = token.removeprefix("▁") if token_type == "bpe" else token
-        end = (last + 1) * step
-        if fresh or not words:
-            words.append(Word(text, first * step, end))
-        else:
-            words[-1] = Word(words[-1].text + text, words[-1].start, end)
-        fresh = False
-    return [word for word in words if word.text]

@@ -224,12 +224,6 @@ def test_tokens_in_the_form_of_sherpa():
     assert sherpa.token_lines(["<blank>", "<unk>", "one"], "word")[2] == "\u2581one 2"
 
 
-def test_best_path():
-    log_probs = np.eye(4)[[0, 1, 1, 0, 1, 2, 2, 3, 0]]
-    assert best_path(log_probs) == [1, 1, 2, 3]
-    assert best_path(np.zeros((0, 4))) == []
-
-
 class Fixed(nn.Module):
     """An encoder whose frames are counted in Python, so that a trace holds their number."""
 

@@ -21,7 +21,6 @@ from espnet_spike.data.feature_extractor import FEATURES, FrontEnd, hand_on
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.export import pack as pack_module
-from espnet_spike.inference.ctc import align, quietest
 from espnet_spike.inference.recognizer import Recognizer, find_audio, linear_masks
 from espnet_spike.utils.files import read_table
 from tests.helpers.tiny_model import DIMENSION, tiny_experiment
@@ -222,41 +221,6 @@ def test_cuts_lie_in_silence_and_lose_nothing(stretches, max_seconds):
         later = wave[start + window // 2 + 20 : start + window - 20]
         if (np.convolve(later == 0, np.ones(40)) == 40).any():
             assert wave[end] == 0
-
-
-def test_the_cut_is_in_the_middle_of_the_longest_run():
-    posteriors = np.full((20, 2), [-3.0, -0.1])
-    posteriors[[3, 4, 5, 6, 7], 0] = 0.0  # earlier than half
-    posteriors[[12, 15, 16, 17], 0] = 0.0
-    assert quietest(posteriors, 0.5) == 16.5
-    assert quietest(posteriors, 0.0) == 5.5
-    posteriors[:, 0] = -5.0
-    posteriors[13, 0] = -1.0
-    assert quietest(posteriors, 0.5) == 13.5
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 10**6), st.integers(1, 6), st.lists(st.integers(1, 2), min_size=1, max_size=3)
-)
-def test_the_alignment_is_the_best_path(seed, frames, ids):
-    posteriors = np.log(np.random.default_rng(seed).dirichlet([1, 1, 1], size=frames))
-
-    def collapse(path):
-        return [k for k, _ in itertools.groupby(path) if k]
-
-    paths = [p for p in itertools.product(range(3), repeat=frames) if collapse(p) == ids]
-    spans = align(posteriors, ids)
-    if not paths:
-        assert spans is None
-        return
-    best = max(paths, key=lambda path: sum(posteriors[t, k] for t, k in enumerate(path)))
-    expected, frame = [], 0
-    for token, run in itertools.groupby(best):
-        length = len(list(run))
-        expected += [(frame, frame + length)] if token else []
-        frame += length
-    assert spans == expected
 
 
 def test_audio_is_found_in_folders_and_named(tmp_path):

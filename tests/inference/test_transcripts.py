@@ -1,35 +1,13 @@
 import json
 
-import pytest
-
+from espnet_spike.inference.ctc import Word
 from espnet_spike.inference.transcripts import (
     FORMATS,
     Piece,
     Transcript,
-    Word,
     captions,
     join_words,
-    token_words,
 )
-
-
-@pytest.mark.parametrize(
-    ("tokens", "kind", "expected"),
-    [
-        (["▁THE", "▁C", "AT"], "bpe", [("THE", 0, 1), ("CAT", 1, 3)]),
-        (["▁", "C", "AT", "▁"], "bpe", [("CAT", 1, 3)]),
-        (["A", "<space>", "B", "C"], "char", [("A", 0, 1), ("BC", 2, 4)]),
-        (
-            ["而", "对", "A", "B", "的"],
-            "char",
-            [("而", 0, 1), ("对", 1, 2), ("AB", 2, 4), ("的", 4, 5)],
-        ),
-        (["ONE", "TWO"], "word", [("ONE", 0, 1), ("TWO", 1, 2)]),
-        ([], "bpe", []),
-    ],
-)
-def test_tokens_make_words(tokens, kind, expected):
-    assert token_words(tokens, kind) == expected
 
 
 def test_ideographs_are_joined_without_spaces():

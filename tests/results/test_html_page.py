@@ -16,17 +16,11 @@ from espnet_spike.bin import html_report
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.monitor import spike_counts
 from espnet_spike.errors import UserError
+from espnet_spike.inference.ctc import Word
 from espnet_spike.results import scoring
 from espnet_spike.results.html import VOID, el
 from espnet_spike.results.html_energy import layer_energy
-from espnet_spike.results.utterance import (
-    Recording,
-    Word,
-    choose_utterance,
-    record,
-    token_frames,
-    word_times,
-)
+from espnet_spike.results.utterance import Recording, choose_utterance, record
 from espnet_spike.utils.files import read_table, write_table
 from tests.export.test_reparameterize import MODEL, experiment
 from tests.helpers.tiny_model import CONFIG, LETTERS, TOKENS, make_texts, write_features
@@ -291,32 +285,6 @@ def test_values_behind_fatrelu_are_events():
     x = torch.randn(1, 5, 4)
     counts, levels = spike_counts(layer, (x,), layer(x))
     assert levels == 1 and torch.equal(counts, (x[0] > 1.0).float())
-
-
-def test_alignment_of_tokens():
-    best = [0, 2, 2, 0, 2, 3, 0]
-    log_probs = torch.full((7, 4), -9.0)
-    log_probs[range(7), best] = 0.0
-    assert token_frames(log_probs, [2, 2, 3]) == [(1, 2), (4, 4), (5, 5)]
-    assert token_frames(log_probs, []) == []
-    assert token_frames(log_probs[:3], [2, 2]) == [(0, 0), (2, 2)]
-    assert token_frames(log_probs[:2], [2, 2]) is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "tokens"),
-    [
-        ("bpe", ["▁HE", "Y", "▁", "YOU"]),
-        ("char", ["H", "E", "Y", "<space>", "Y", "O", "U"]),
-        ("word", ["HEY", "YOU"]),
-    ],
-)
-def test_words_of_tokens(kind, tokens):
-    frames = [(2 * i, 2 * i + 1) for i in range(len(tokens))]
-    words = word_times(tokens, frames, 0.5, kind)
-    assert [word.text for word in words] == ["HEY", "YOU"]
-    assert words[0].start == 0.0 and words[-1].end == len(tokens)
-    assert words[0].end <= words[1].start
 
 
 def test_crowded_words_do_not_stand_on_each_other():
