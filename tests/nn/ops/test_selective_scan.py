@@ -268,7 +268,7 @@ def _scan_in_a_child(queue, arrays):
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_in_a_child_process(method, monkeypatch):
-    monkeypatch.setattr(selective_scan_cpu, "SMALL", 0)
+    monkeypatch.setattr(backends, "SMALL", 0)
     arrays = {k: v.detach().numpy() for k, v in make_inputs(2, 40, 4, 20, torch.float32).items()}
     before = torch.get_num_threads()
     context = multiprocessing.get_context(method)
@@ -321,7 +321,7 @@ def test_backends_that_cannot(monkeypatch):
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
     with pytest.raises(UserError, match="mamba-ssm"):
         selective_scan(*arguments, backend="mamba")
-    monkeypatch.setattr(selective_scan_cpu, "available", lambda: False)
+    monkeypatch.setattr(backends, "available", lambda: False)
     with pytest.raises(UserError, match="scan_backend: torch"):
         selective_scan(*arguments)
     meta = [a.to("meta") for a in arguments]
