@@ -10,7 +10,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-from espnet_spike.utils.resources import config_file, shipped
+from espnet_spike.utils.resources import config_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,10 +21,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fbank_config",
         type=config_file,
-        help="of its features; conf/fbank.yaml, here or of the package, by default",
+        help="of its features, in place of what features.yaml beside the model says",
     )
     parser.add_argument("--chunk_ms", type=float, default=160.0, help="length of a chunk")
-    parser.add_argument("--fs", type=int, help="sampling rate of training; that of WAV if empty")
+    parser.add_argument(
+        "--fs", type=int, help="sampling rate of training, if not known; WAV is resampled to it"
+    )
     parser.add_argument("wav", metavar="WAV", help="any format that soundfile reads")
     return parser
 
@@ -35,12 +37,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.chunk_ms <= 0:
         raise UserError(f"--chunk_ms {args.chunk_ms:g} must be positive")
     from espnet_spike.data.audio import Source, change_rate, read
-    from espnet_spike.data.fbank import load_config
+    from espnet_spike.data.feature_extractor import FrontEnd
 
-    wave, rate = read(Source(args.wav, path=args.wav), args.wav)
-    if args.fs and args.fs != rate:
-        wave, rate = change_rate(wave, rate, args.fs), args.fs
-    config = load_config(args.fbank_config or _default_config())
+    front_end = FrontEnd.find(args.asr_exp, args.fbank_config, args.fs)
+    config, rate = front_end.fbank, front_end.fs
+    wave, found = read(Source(args.wav, path=args.wav), args.wav)
+    if found != rate and not args.fs:
+        raise UserError(
+            f"{args.wav} has {found} Hz, and the model takes {rate} Hz",
+            f"give --fs {rate} to have it resampled first",
+        )
+    wave = change_rate(wave, found, rate)
 
     from espnet_spike.experiment import best_checkpoint
     from espnet_spike.inference.streaming import Transcriber
@@ -72,11 +79,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"real-time factor {timing.rtf:.3f}; state of the stream "
         f"{transcriber.ctc.encoder.carries.nbytes() / 1024:.0f} KiB"
     )
-
-
-def _default_config() -> Path:
-    here = Path("conf/fbank.yaml")
-    return here if here.is_file() else shipped(here.name)
 
 
 if __name__ == "__main__":

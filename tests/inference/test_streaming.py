@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.data.fbank import FbankConfig, extractor
+from espnet_spike.data.feature_extractor import FEATURES, FrontEnd
 from espnet_spike.encoders.speech_mamba import (
     EventSpeechMambaEncoder,
     SpeechMambaEncoder,
@@ -152,22 +153,33 @@ def experiment(folder, name, **changes):
     return untrained_experiment(folder, encoder, CONF | ENCODERS[name][1], **changes)
 
 
-@pytest.mark.parametrize("name", ["dense", "event", "spiking"])
-def test_the_command_finds_what_greedy_ctc_finds_offline(tmp_path, capsys, name):
-    from espnet_spike.bin import stream as command
-
-    model = experiment(tmp_path, name)
+def noise(path):
+    """Write a WAV file of 1.5 s at 8 kHz whose level and colour change; return its samples."""
     g = np.random.default_rng(0)
     wave = np.cumsum(g.standard_normal(12000) * np.repeat(g.uniform(1, 900, 30), 400)) * g.choice(
         [-1, 1], 12000
     )
     wave = (wave / np.abs(wave).max() * 20000).astype(np.int16)
-    soundfile.write(tmp_path / "a.wav", wave, 8000)
-    feats = torch.from_numpy(extractor(FbankConfig(), 8000)(wave.astype(np.float32)))
+    soundfile.write(path, wave, 8000)
+    return wave.astype(np.float32)
+
+
+def heard(model, wave, config):
+    """Return features of samples at 8 kHz, and what greedy CTC finds in the whole."""
+    feats = torch.from_numpy(extractor(config, 8000)(wave))
     with torch.no_grad():
         out, _ = model.encode(feats[None].clone(), torch.tensor([len(feats)]))
         ids = torch.unique_consecutive(model.ctc.argmax(out)[0])
-    offline = [int(i) for i in ids if i]
+    return feats, [int(i) for i in ids if i]
+
+
+@pytest.mark.parametrize("name", ["dense", "event", "spiking"])
+def test_the_command_finds_what_greedy_ctc_finds_offline(tmp_path, capsys, name):
+    from espnet_spike.bin import stream as command
+
+    model = experiment(tmp_path, name)
+    FrontEnd(8000, FbankConfig()).write(tmp_path)
+    feats, offline = heard(model, noise(tmp_path / "a.wav"), FbankConfig())
     assert len(offline) > 3
     ctc = CTCStream(model)
     new = [token for part in feats.split(11) for token in ctc.step(part)]
@@ -190,3 +202,39 @@ def test_a_model_that_needs_whole_utterances_is_refused(tmp_path):
     with pytest.raises(UserError) as error:
         CTCStream(experiment(tmp_path, "dense", normalize="utterance_mvn"))
     assert "global_mvn" in error.value.hint
+
+
+def test_the_command_takes_the_features_that_lie_beside_the_model(tmp_path, capsys):
+    from espnet2.text.char_tokenizer import CharTokenizer
+
+    from espnet_spike.bin import stream as command
+
+    model = experiment(tmp_path, "dense")
+    wave = noise(tmp_path / "a.wav")
+    own = FbankConfig(low_freq=300.0, remove_dc_offset=False)
+    offline, default = heard(model, wave, own)[1], heard(model, wave, FbankConfig())[1]
+    assert offline != default
+    FrontEnd(8000, own).write(tmp_path)
+    command.main(["--asr_exp", str(tmp_path), str(tmp_path / "a.wav")])
+    text = CharTokenizer().tokens2text([TOKENS[i] for i in offline])
+    assert f"text: {text}\n" in capsys.readouterr().out
+
+
+def test_the_command_refuses_audio_of_another_rate(tmp_path, capsys):
+    from espnet_spike.bin import stream as command
+
+    experiment(tmp_path, "dense")
+    noise(tmp_path / "a.wav")
+    FrontEnd(16000, FbankConfig()).write(tmp_path)
+    words = ["--asr_exp", str(tmp_path), str(tmp_path / "a.wav")]
+    with pytest.raises(
+        UserError, match=r"a\.wav has 8000 Hz, and the model takes 16000 Hz"
+    ) as error:
+        command.main(words)
+    assert "--fs 16000" in error.value.hint
+    command.main([*words, "--fs", "16000"])
+    assert "real-time factor" in capsys.readouterr().out
+    (tmp_path / FEATURES).unlink()
+    with pytest.raises(UserError, match=r"no features\.yaml") as error:
+        command.main(words)
+    assert "--fbank_config" in error.value.hint
