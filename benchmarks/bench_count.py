@@ -47,7 +47,9 @@ def main(argv=None):
     rows = []
     for path in args.configs:
         config, meta = read_training_config(path)
-        built = check_training_config(SpikeASRTask, config, path, vocab_size=meta["vocab_size"])
+        built = check_training_config(
+            SpikeASRTask, config, path, vocab_size=meta["vocab_size"]
+        ).args
         built.normalize, built.normalize_conf = None, {}
         model = SpikeASRTask.build_model(built).eval()
 

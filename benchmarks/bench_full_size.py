@@ -101,7 +101,7 @@ def build(path, features, folder):
     from espnet_spike.tasks.config_check import check_training_config
 
     config, meta = read_training_config(path)
-    args = check_training_config(SpikeASRTask, config, path, vocab_size=meta["vocab_size"])
+    args = check_training_config(SpikeASRTask, config, path, vocab_size=meta["vocab_size"]).args
     if config.get("normalize") == "global_mvn":
         write_stats(features, folder / "stats.npz")
         args.normalize = "global_mvn"

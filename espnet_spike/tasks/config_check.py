@@ -5,10 +5,9 @@ ESPnet checks neither the type of a YAML value nor its choices, and finds a wron
 """
 
 import argparse
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet
@@ -46,6 +45,14 @@ RESERVED = {
 } | {name: "--asr_args" for name in DISTRIBUTED}
 
 
+class Checked(NamedTuple):
+    """A good configuration: ESPnet's arguments, and what they build."""
+
+    args: argparse.Namespace
+    model: Any
+    """on the meta device: sizes without memory for parameters"""
+
+
 def check_training_config(
     task: type,
     config: Mapping[str, Any],
@@ -53,7 +60,8 @@ def check_training_config(
     extra: str = "",
     vocab_size: int = 30,
     input_size: int | None = 80,
-) -> argparse.Namespace:
+    words: Sequence[str] = (),
+) -> Checked:
     """Check the configuration of a training, and build its model on the meta device.
 
     Args:
@@ -63,9 +71,10 @@ def check_training_config(
         extra: options of ESPnet over the YAML, such as ``--asr_args``.
         vocab_size: to build the model with.
         input_size: feature dimension to build the model with; None for a language model.
+        words: options of ESPnet that the command sets: data, tokens, folder.
 
     Returns:
-        ESPnet's arguments with a made-up token list, from which the model was built.
+        ESPnet's arguments, with a synthetic token list where ``words`` name none, and the model.
 
     Raises:
         UserError: lists every mistake found.
@@ -84,7 +93,7 @@ def check_training_config(
     _raise(path, problems)
 
     where = f"{path} with {extra!r}" if extra else path
-    args = parse_espnet(task, config, [], extra)
+    args = parse_espnet(task, config, words, extra)
     for choices in task.class_choices_list:
         if choices.name == "frontend":
             continue
@@ -101,17 +110,15 @@ def check_training_config(
         problems += _check_asr(config, args)
     _raise(where, problems)
 
-    args.token_list = token_names(vocab_size)
     if input_size is not None:
         if args.input_size not in (None, input_size):
             problems.append(f"input_size: {args.input_size}, but features have {input_size}")
         args.input_size = input_size
-    if getattr(args, "normalize", None) == "global_mvn":
-        # its file of statistics is made later, and holds no parameter
-        args = copy.copy(args)
-        args.normalize, args.normalize_conf = None, {}
+    tokens = token_names(vocab_size)
+    if args.token_list is None:
+        args.token_list = tokens
     try:
-        model = build_on_meta(task, args)
+        model = build_on_meta(task, _of_sizes(args, tokens))
     except UserError:
         raise
     # ValueError, AssertionError, ...: whatever a constructor says to values it does not like
@@ -123,6 +130,16 @@ def check_training_config(
         ) from error
     problems += _check_criteria(args, model)
     _raise(where, problems)
+    return Checked(args, model)
+
+
+def _of_sizes(args: argparse.Namespace, tokens: Sequence[str]) -> argparse.Namespace:
+    """Return arguments that build a model of the same sizes and read no file."""
+    args = argparse.Namespace(**vars(args))
+    args.token_list = tokens
+    if getattr(args, "normalize", None) == "global_mvn":
+        # its file of statistics may be made later, and holds no parameter
+        args.normalize, args.normalize_conf = None, {}
     return args
 
 

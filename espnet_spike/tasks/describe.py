@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet_spike.tasks.build import INPUT_SIZE, VOCAB_SIZE, build_on_meta
+from espnet_spike.tasks.build import INPUT_SIZE, VOCAB_SIZE
 from espnet_spike.tasks.config import read_training_config
 
 
@@ -34,8 +34,7 @@ def describe(
     meta = {"vocab_size": VOCAB_SIZE, "input_size": INPUT_SIZE} | meta
     vocab_size = vocab_size or meta["vocab_size"]
     input_size = input_size or meta["input_size"]
-    args = check_training_config(SpikeASRTask, config, path, extra, vocab_size, input_size)
-    model = build_on_meta(SpikeASRTask, args)
+    args, model = check_training_config(SpikeASRTask, config, path, extra, vocab_size, input_size)
     return {
         "config": str(path),
         "encoder_name": args.encoder,

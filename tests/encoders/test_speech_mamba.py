@@ -472,13 +472,12 @@ def test_sizes_of_ours(corpus, kind):
 def test_streaming_configurations_stream(path):
     from espnet_spike.inference.streaming import EncoderStream
     from espnet_spike.tasks.asr import SpikeASRTask
-    from espnet_spike.tasks.build import build_on_meta
     from espnet_spike.tasks.config import read_training_config
     from espnet_spike.tasks.config_check import check_training_config
 
     config, meta = read_training_config(ROOT / path)
     assert config["normalize"] == "global_mvn"
-    args = check_training_config(SpikeASRTask, config, path, "", meta["vocab_size"], 80)
-    encoder = build_on_meta(SpikeASRTask, args).encoder.eval()
+    checked = check_training_config(SpikeASRTask, config, path, "", meta["vocab_size"], 80)
+    encoder = checked.model.encoder.eval()
     out = EncoderStream(encoder).step(torch.zeros(1, 9, 80, device="meta"))
     assert out.shape == (1, 3, encoder.output_size())

@@ -43,9 +43,16 @@ def changed(change):
 
 
 def test_good():
-    args = check(GOOD)
+    args = check(GOOD).args
     assert args.input_size == 80 and len(args.token_list) == 30
     check(GOOD, "--max_epoch 3 --encoder_conf output_size=32")
+
+
+def test_options_of_the_command_are_weaker_than_those_of_the_user():
+    words = ["--token_list", "tokens.txt", "--seed", "1", "--ngpu", "3"]
+    args, model = check(GOOD, "--seed 2", words=words, vocab_size=12)
+    assert (args.token_list, args.seed, args.ngpu) == ("tokens.txt", 2, 3)
+    assert model.vocab_size == 12 and next(model.parameters()).is_meta
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,7 @@ def test_mistakes(change, message):
 
 
 def test_what_argparse_converts_is_no_mistake():
-    args = check(changed({"grad_clip": "5e0", "encoder": "Transformer", "use_amp": "false"}))
+    args = check(changed({"grad_clip": "5e0", "encoder": "Transformer", "use_amp": "false"})).args
     assert (args.grad_clip, args.encoder, args.use_amp) == (5.0, "transformer", False)
 
 
@@ -152,7 +159,7 @@ def test_criteria_that_name_both_branches_fit_every_model(weight):
 
 
 def test_global_mvn_needs_no_statistics_yet():
-    assert check(GOOD | {"normalize": "global_mvn"}).normalize is None
+    assert check(GOOD | {"normalize": "global_mvn"}).model.normalize is None
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("train_*.yaml")), ids=lambda p: p.stem)

@@ -24,7 +24,7 @@ def config(tmp_path):
 
 def test_the_figures_are_those_of_the_real_model(config):
     description = describe(config)
-    args = check_training_config(SpikeASRTask, GOOD, "c", vocab_size=50, input_size=40)
+    args = check_training_config(SpikeASRTask, GOOD, "c", vocab_size=50, input_size=40).args
     model = SpikeASRTask.build_model(args)
     parameters = description["parameters"]
     for part in ("decoder", "ctc"):

@@ -137,7 +137,7 @@ def test_the_number_of_threads_is_held(tmp_path, monkeypatch):
 
 def test_torch_is_set_up_only_when_asked(monkeypatch):
     def found() -> bool:
-        code = "from espnet_spike import determinism; import torch; determinism.apply(); "
+        code = "from espnet_spike.tasks import determinism; import torch; determinism.apply(); "
         code += "print(torch.are_deterministic_algorithms_enabled())"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         return run.stdout.strip() == "True"
