@@ -1,7 +1,96 @@
 """espnet_spike: speech recognition recipes whose encoders spike.
 
-Importing this package is cheap and has no side effects. ``espnet_spike.task`` registers the
-encoders with ESPnet; every command under ``espnet_spike.bin`` imports it where it is needed.
+Importing this package is cheap and has no side effects: the names below are imported where they are
+first used. They are what other code may rely on; modules and what else is in them may move.
+
+``espnet_spike.task`` registers the encoders with ESPnet; every command under ``espnet_spike.bin``
+imports it where it is needed.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
+    from espnet_spike.counting.counter import Counter as Counter
+    from espnet_spike.counting.counter import count_batch as count_batch
+    from espnet_spike.counting.energy import CostModel as CostModel
+    from espnet_spike.counting.energy import energy as energy
+    from espnet_spike.counting.energy import read_cost_model as read_cost_model
+    from espnet_spike.data.fbank import Fbank as Fbank
+    from espnet_spike.data.fbank import FbankConfig as FbankConfig
+    from espnet_spike.data.feature_extractor import FrontEnd as FrontEnd
+    from espnet_spike.encoders.block_encoder import BlockEncoder as BlockEncoder
+    from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder as IMLSpikeformerEncoder
+    from espnet_spike.encoders.speech_mamba import (
+        EventSpeechMambaEncoder as EventSpeechMambaEncoder,
+    )
+    from espnet_spike.encoders.speech_mamba import SpeechMambaEncoder as SpeechMambaEncoder
+    from espnet_spike.encoders.speech_mamba import (
+        SpikingSpeechMambaEncoder as SpikingSpeechMambaEncoder,
+    )
+    from espnet_spike.encoders.spike_options import SpikeOptions as SpikeOptions
+    from espnet_spike.errors import UserError as UserError
+    from espnet_spike.inference.recognizer import Recognizer as Recognizer
+    from espnet_spike.inference.streaming import EncoderStream as EncoderStream
+    from espnet_spike.inference.streaming import Transcriber as Transcriber
+    from espnet_spike.nn.neurons.base import Neuron as Neuron
+    from espnet_spike.nn.neurons.factory import NeuronFactory as NeuronFactory
+    from espnet_spike.nn.neurons.frame_lif import FrameLIF as FrameLIF
+    from espnet_spike.nn.neurons.imls import IMLS as IMLS
+    from espnet_spike.nn.neurons.lif import ILIF as ILIF
+    from espnet_spike.nn.neurons.lif import LIF as LIF
+    from espnet_spike.nn.neurons.spike_train import SpikeTrain as SpikeTrain
+    from espnet_spike.nn.neurons.ternary import TernaryMomentum as TernaryMomentum
+    from espnet_spike.tasks.asr import SpikeASRTask as SpikeASRTask
+    from espnet_spike.tasks.registry import register_encoder as register_encoder
+    from espnet_spike.tasks.registry import register_model as register_model
+
 __version__ = "0.1.0"
+
+# public name -> the module that has it
+_WHERE = {
+    "BlockEncoder": "encoders.block_encoder",
+    "CostModel": "counting.energy",
+    "Counter": "counting.counter",
+    "EncoderStream": "inference.streaming",
+    "EventSpeechMambaEncoder": "encoders.speech_mamba",
+    "Fbank": "data.fbank",
+    "FbankConfig": "data.fbank",
+    "FrameLIF": "nn.neurons.frame_lif",
+    "FrontEnd": "data.feature_extractor",
+    "ILIF": "nn.neurons.lif",
+    "IMLS": "nn.neurons.imls",
+    "IMLSpikeformerEncoder": "encoders.iml_spikeformer",
+    "LIF": "nn.neurons.lif",
+    "Neuron": "nn.neurons.base",
+    "NeuronFactory": "nn.neurons.factory",
+    "Recognizer": "inference.recognizer",
+    "SpeechMambaEncoder": "encoders.speech_mamba",
+    "SpikeASRTask": "tasks.asr",
+    "SpikeOptions": "encoders.spike_options",
+    "SpikeTrain": "nn.neurons.spike_train",
+    "SpikingSpeechMambaEncoder": "encoders.speech_mamba",
+    "TernaryMomentum": "nn.neurons.ternary",
+    "Transcriber": "inference.streaming",
+    "UserError": "errors",
+    "count_batch": "counting.counter",
+    "energy": "counting.energy",
+    "read_cost_model": "counting.energy",
+    "register_encoder": "tasks.registry",
+    "register_model": "tasks.registry",
+}
+
+__all__ = [*_WHERE, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name (PEP 562)."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value  # the next use finds it without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     from espnet_spike.counting.count import count_sets
     from espnet_spike.counting.energy import read_cost_model
-    from espnet_spike.encoders.spike_options import Execution
+    from espnet_spike.encoders.spike_options import SpikeOptions
     from espnet_spike.results.energy_tables import count_lines
 
     models = [read_cost_model(name) for name in args.energy_model.split()]
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.out,
         models,
         args.inference_asr_model,
-        Execution.from_options(args),
+        SpikeOptions.from_options(args),
         args.fold_qk,
     )
     print("\n".join(count_lines(results)))

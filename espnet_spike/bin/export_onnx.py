@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -30,14 +30,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--normalization", default="none", help="of the texts, for their error rates"
     )
-    Execution.add_arguments(parser)
+    SpikeOptions.add_arguments(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, check, and print what came out."""
     args = get_parser().parse_args(argv)
-    execution = Execution.from_options(args)
+    execution = SpikeOptions.from_options(args)
     for folder in args.check_dir:
         if not folder.is_dir():
             raise UserError(f"--check_dir {folder}: no such folder", "such as dump/fbank/test")

@@ -24,7 +24,7 @@ from espnet_spike.counting.neurobench import (
 from espnet_spike.counting.twin import Twin
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
@@ -236,7 +236,7 @@ def count_sets(
     out: Path,
     models: Sequence[CostModel],
     checkpoint: str | None = None,
-    execution: Execution | None = None,
+    execution: SpikeOptions | None = None,
     fold_qk: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Count a trained model on sets and write the results into the folder of each.
@@ -261,10 +261,10 @@ def count_sets(
 
     decoded = _decoded(out, sets)
     path = model_file(asr_exp, checkpoint or decoded.get("checkpoint"))
-    if execution is None or execution == Execution():
+    if execution is None or execution == SpikeOptions():
         given = decoded.get("options", {})
-        names = [f.name for f in fields(Execution)]
-        execution = Execution(**{name: given.get(name) for name in names})
+        names = [f.name for f in fields(SpikeOptions)]
+        execution = SpikeOptions(**{name: given.get(name) for name in names})
     model, args = SpikeASRTask.build_model_from_file(str(asr_exp / "config.yaml"), str(path), "cpu")
     model.eval()
     if fold_qk:

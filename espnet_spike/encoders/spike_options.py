@@ -18,7 +18,7 @@ from espnet_spike.errors import UserError
 
 
 @dataclass(frozen=True)
-class Execution:
+class SpikeOptions:
     """Options of execution; None leaves the encoder as it was trained.
 
     Attributes:
@@ -44,7 +44,7 @@ class Execution:
         parser.add_argument("--T_rule", choices=["keep", "rescale"], default=defaults.get("T_rule"))
 
     @classmethod
-    def from_options(cls, options: argparse.Namespace) -> "Execution":
+    def from_options(cls, options: argparse.Namespace) -> "SpikeOptions":
         """Return what a parser with `add_arguments` has found.
 
         Raises:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from espnet_spike.data.feature_extractor import FEATURES
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
 from espnet_spike.inference.decode import Settings, search_options
@@ -210,10 +210,10 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
         'search = yaml.safe_load((folder / "inference.yaml").read_text())',
         "speech2text = Speech2Text(**files, **search)",
     ]
-    if (execution := contents.settings.execution) != Execution():
+    if (execution := contents.settings.execution) != SpikeOptions():
         lines += [
             "",
-            "from espnet_spike.encoders.spike_options import Execution",
+            "from espnet_spike import SpikeOptions",
             "",
             f"{execution}.apply(speech2text.asr_model.encoder)",
         ]
@@ -222,14 +222,14 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
         lines += [
             "",
             "import soundfile",
-            "from espnet_spike.data.fbank import Fbank, load_config",
+            "from espnet_spike import FrontEnd",
             "",
             f'wave, rate = soundfile.read("speech.wav", dtype="int16")  # mono, {rate}',
         ]
         lines += [f"assert rate == {contents.fs}"] if contents.fs else []
         lines += [
-            'fbank = Fbank(load_config(folder / "fbank.yaml"), rate)',
-            'features = fbank(wave.astype("float32"))  # (frames, bins)',
+            "front_end = FrontEnd.find(folder, fs=rate)",
+            'features = front_end(wave.astype("float32"))  # (frames, bins)',
         ]
     else:
         lines += [

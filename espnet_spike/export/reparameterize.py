@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.data.feature_extractor import hand_on
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
 from espnet_spike.inference.ctc import collapse
@@ -144,7 +144,7 @@ def prove_spikes(
     model.eval()
     double = copy.deepcopy(model.encoder).double()
     spiking = copy.deepcopy(double)
-    Execution(spike_mode="binary").apply(spiking)
+    SpikeOptions(spike_mode="binary").apply(spiking)
     proofs = {
         name: prove(model, double, spiking, encoder_inputs(model, folder))
         for name, folder in data_dirs.items()

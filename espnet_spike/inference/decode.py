@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.inference.batches import (
@@ -39,7 +39,7 @@ INFERENCE = "inference.yaml"  # the beam search; at the end with every option as
 # keys of an inference config that are ours, as in asr.sh: files in the experiment folders
 OWN_KEYS = ("inference_asr_model", "inference_lm")
 # ours too: how the encoder runs
-EXECUTION_KEYS = tuple(field.name for field in fields(Execution))
+EXECUTION_KEYS = tuple(field.name for field in fields(SpikeOptions))
 # options that this command sets itself
 RESERVED = (
     *("output_dir", "data_path_and_name_and_type", "key_file", "ngpu", "config"),
@@ -66,7 +66,7 @@ class Settings:
     batch_size: int
     asr_model: str | None
     lm: str | None
-    execution: Execution = field(default_factory=Execution)
+    execution: SpikeOptions = field(default_factory=SpikeOptions)
 
 
 def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
@@ -80,7 +80,7 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for key in OWN_KEYS:
         parser.add_argument(f"--{key}", default=own[key])
-    Execution.add_arguments(parser, own)
+    SpikeOptions.add_arguments(parser, own)
     parser.add_argument("--batch_size", type=int, default=config.get("batch_size", 1))
     try:
         found, words = parser.parse_known_args(split_args(arguments))
@@ -100,7 +100,7 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
         found.batch_size,
         found.inference_asr_model,
         found.inference_lm,
-        Execution.from_options(found),
+        SpikeOptions.from_options(found),
     )
 
 

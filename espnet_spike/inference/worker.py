@@ -19,7 +19,7 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 import espnet_spike.task  # noqa: F401  registers encoders and models
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.inference.batches import DONE, PARENT, PROGRESS
 from espnet_spike.tasks.arguments import parse_espnet
 from espnet_spike.utils.cli import Parser
@@ -35,7 +35,7 @@ class MeteredSpeech2Text(Speech2Text):
         instance: the one that was made last.
     """
 
-    execution = Execution()
+    execution = SpikeOptions()
     progress: Path | None = None
     instance: "MeteredSpeech2Text | None" = None
 
@@ -85,7 +85,7 @@ def get_run_parser() -> argparse.ArgumentParser:
     """Return the parser of our own options of a run; the others are ESPnet's."""
     parser = Parser(add_help=False)
     parser.add_argument("--log_file", type=Path, help="send the output of this run there")
-    Execution.add_arguments(parser)
+    SpikeOptions.add_arguments(parser)
     parser.add_argument("--fingerprint", help="what identifies the run, copied to done.json")
     return parser
 
@@ -110,7 +110,7 @@ def infer(words: Sequence[str]) -> None:
     options.pop("config")
     output_dir = Path(options["output_dir"])
     output_dir.mkdir(parents=True, exist_ok=True)
-    MeteredSpeech2Text.execution = Execution.from_options(own)
+    MeteredSpeech2Text.execution = SpikeOptions.from_options(own)
     MeteredSpeech2Text.instance = None  # frees the model of the run before
     MeteredSpeech2Text.progress = output_dir / PROGRESS
     MeteredSpeech2Text.progress.write_text("")

@@ -278,7 +278,7 @@ def recording_parts(material: Material, utt: str | None) -> list[Html]:
         checkpoint = model_file(material.experiment.path, decode.get("checkpoint"))
     except UserError as error:
         return [missing(f"No utterance is shown: {error.message}.")]
-    from espnet_spike.encoders.spike_options import Execution
+    from espnet_spike.encoders.spike_options import SpikeOptions
     from espnet_spike.results.figures import (
         SHOWN_LAYERS,
         SHOWN_SECONDS,
@@ -298,7 +298,7 @@ def recording_parts(material: Material, utt: str | None) -> list[Html]:
         hypothesis = [int(token) for token in read_table(path)[chosen].split()]
     options = {key: decode.get("options", {}).get(key) for key in ("spike_mode", "T", "T_rule")}
     found = record(
-        material.experiment.path, checkpoint, data, chosen, hypothesis, Execution(**options)
+        material.experiment.path, checkpoint, data, chosen, hypothesis, SpikeOptions(**options)
     )
     emitted = "what FATReLU lets pass (values that are not zero)" if found.events else "spikes"
     caption = [f"{chosen} of {set_name}, {found.seconds:.2f} s. Features and, above, the words of "]

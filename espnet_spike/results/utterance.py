@@ -10,7 +10,7 @@ import torch
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.monitor import LayerSpikes, layer_spikes
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.inference.ctc import Word, align, timed_words
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.neurons.base import named_neurons
@@ -54,7 +54,7 @@ def record(
     data: FeatureDir,
     utt: str,
     hypothesis: Sequence[int] | None,
-    execution: Execution | None = None,
+    execution: SpikeOptions | None = None,
 ) -> Recording:
     """Encode an utterance as it is decoded and keep what the layers emit.
 
@@ -75,7 +75,7 @@ def record(
         str(asr_exp / "config.yaml"), str(checkpoint), "cpu"
     )
     model.eval()
-    (execution or Execution()).apply(model.encoder)
+    (execution or SpikeOptions()).apply(model.encoder)
     with ArkReader() as reader:
         features = reader.read(utt, data.feats[utt]).copy()
     speech = torch.from_numpy(features)[None].float()

@@ -5,15 +5,15 @@ import argparse
 import pytest
 import torch
 
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.nn.neurons.base import named_neurons
 
 
 def parse(*words, **defaults):
     parser = argparse.ArgumentParser()
-    Execution.add_arguments(parser, defaults)
-    return Execution.from_options(parser.parse_args(words))
+    SpikeOptions.add_arguments(parser, defaults)
+    return SpikeOptions.from_options(parser.parse_args(words))
 
 
 def encoder(**options):
@@ -25,14 +25,14 @@ def encoder(**options):
 
 
 @pytest.mark.parametrize(
-    "execution", [Execution(), Execution("binary"), Execution("integer", 3, "rescale")]
+    "execution", [SpikeOptions(), SpikeOptions("binary"), SpikeOptions("integer", 3, "rescale")]
 )
 def test_options_survive_the_command_line(execution):
     assert parse(*execution.words()) == execution
 
 
 def test_arguments_win_over_the_config():
-    assert parse("--T", "2", T=5, spike_mode="binary") == Execution("binary", 2)
+    assert parse("--T", "2", T=5, spike_mode="binary") == SpikeOptions("binary", 2)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_values_that_are_refused(defaults, said):
 
 def test_levels_change_what_the_neurons_may_emit():
     model = encoder(T=6)
-    Execution(T=3, T_rule="rescale").apply(model)
+    SpikeOptions(T=3, T_rule="rescale").apply(model)
     model(torch.randn(1, 60, 20) * 3, torch.tensor([60]))
     neurons = named_neurons(model).values()
     assert {neuron.levels for neuron in neurons} == {3}
@@ -62,17 +62,17 @@ def test_levels_change_what_the_neurons_may_emit():
 def test_spikes_give_what_counts_give():
     xs_pad, ilens = torch.randn(2, 80, 20).double(), torch.tensor([80, 50])
     counted, spiking = encoder().double(), encoder().double()
-    Execution(spike_mode="binary").apply(spiking)
+    SpikeOptions(spike_mode="binary").apply(spiking)
     torch.testing.assert_close(
         spiking(xs_pad, ilens)[0], counted(xs_pad, ilens)[0], rtol=0, atol=1e-9
     )
 
 
-@pytest.mark.parametrize("execution", [Execution("binary"), Execution(T=2)])
+@pytest.mark.parametrize("execution", [SpikeOptions("binary"), SpikeOptions(T=2)])
 def test_what_cannot_run_so_says_why(execution):
     with pytest.raises(UserError, match="spike"):
-        Execution("binary").apply(torch.nn.Linear(1, 1))
+        SpikeOptions("binary").apply(torch.nn.Linear(1, 1))
     with pytest.raises(UserError, match="levels"):
-        Execution(T=2).apply(torch.nn.Linear(1, 1))
+        SpikeOptions(T=2).apply(torch.nn.Linear(1, 1))
     with pytest.raises(UserError, match=r"IMLS|ReLU"):
         execution.apply(encoder(neuron="relu"))

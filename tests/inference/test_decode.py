@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from espnet_spike import experiment
 from espnet_spike.bin import asr_inference, decode
-from espnet_spike.encoders.spike_options import Execution
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference import batches as batches_module
 from espnet_spike.inference import decode as decode_module
@@ -71,7 +71,7 @@ def test_how_the_encoder_runs_is_a_setting(tmp_path):
     path = tmp_path / "decode.yaml"
     path.write_text("beam_size: 5\nspike_mode: binary\nT: 4\n")
     settings = decode_module.read_settings(path, "--T 2 --T_rule rescale")
-    assert settings.execution == Execution("binary", 2, "rescale")
+    assert settings.execution == SpikeOptions("binary", 2, "rescale")
     assert settings.config == {"beam_size": 5, "batch_size": 1}
     assert settings.words == []
 

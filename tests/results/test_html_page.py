@@ -243,13 +243,13 @@ def test_counts_of_the_picture_are_those_of_the_neurons(tmp_path, conf):
 
 
 def test_binary_execution_draws_the_same(tmp_path):
-    from espnet_spike.encoders.spike_options import Execution
+    from espnet_spike.encoders.spike_options import SpikeOptions
 
     exp, folder = experiment(tmp_path)
     data = FeatureDir.read(folder)
     utt = choose_utterance(data.durations)
     one, two = (
-        record(exp, exp / MODEL, data, utt, [3, 4], Execution(spike_mode=mode))
+        record(exp, exp / MODEL, data, utt, [3, 4], SpikeOptions(spike_mode=mode))
         for mode in ("integer", "binary")
     )
     assert one.words is not None and one.frames == len(one.layers[-1].counts)
