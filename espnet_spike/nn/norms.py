@@ -1,13 +1,11 @@
 """Normalisation before a neuron: LayerNorm, batch norm over valid frames, dynamic tanh."""
 
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 
 from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum, distributed
-from espnet_spike.nn.ops import backends
+from espnet_spike.nn.ops.batch_norm import batch_norm, masked_moments
 from espnet_spike.utils.options import choose
 
 
@@ -40,12 +38,12 @@ class MaskedBatchNorm(nn.Module):
         if dtype in (torch.bfloat16, torch.float16):
             x = x.float()
         if self.training and not distributed():
-            y, mean, var, count = _BatchNorm.apply(x, mask, self.weight, self.bias, self.eps)
+            y, mean, var, count = batch_norm(x, mask, self.weight, self.bias, self.eps)
             if not is_recomputing():
                 self._update_running(mean, var, count)
             return y.to(dtype)
         if self.training:
-            mean, var, count = masked_moments(x, mask)
+            mean, var, count = masked_moments(x, mask, all_reduce_sum)
             if not is_recomputing():
                 self._update_running(mean.detach(), var.detach(), count)
         else:
@@ -62,106 +60,6 @@ class MaskedBatchNorm(nn.Module):
         """Return ``(scale, shift)``, each ``(C,)``, of the evaluation mode: y = x*scale + shift."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
-
-
-class _BatchNorm(torch.autograd.Function):
-    """Training mode in one process: few operations and a gradient in closed form.
-
-    With the weights w (1 on the n valid rows, else 0), x^ = (x - mean) / std and G = gamma g:
-    dL/dx = (G - w/n (sum G + x^ sum(G x^))) / std; the sums run over all rows, since every output
-    depends on mean and variance.
-    """
-
-    @staticmethod
-    def forward(ctx, x, mask, weight, bias, eps):  # noqa: ANN001
-        ctx.kernels = _kernels(x, weight)
-        if ctx.kernels is None:
-            mean, var, count = masked_moments(x, mask)
-            rstd = (var + eps).rsqrt()
-            normed = (x - mean).mul_(rstd)
-            ctx.save_for_backward(normed, mask, weight, rstd, count)
-            ctx.mark_non_differentiable(mean, var, count)
-            return torch.addcmul(bias, normed, weight), mean, var, count
-        x = x.contiguous()
-        y = torch.empty_like(x)
-        mean, var, rstd = x.new_empty(3, x.shape[-1])
-        valid = _valid_rows(x, mask)
-        arrays = _numpy(_rows(x), valid, weight, bias)
-        number = ctx.kernels.forward(*arrays, eps, *_numpy(_rows(y), mean, var, rstd))
-        count = x.new_tensor(number)
-        ctx.save_for_backward(x, valid, weight, mean, rstd, count)
-        ctx.mark_non_differentiable(mean, var, count)
-        return y, mean, var, count
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad, *_):  # noqa: ANN001
-        if ctx.kernels is not None:
-            x, valid, weight, mean, rstd, count = ctx.saved_tensors
-            grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, weight))
-            arrays = _numpy(_rows(x), valid, weight, mean, rstd)
-            grads = _numpy(_rows(grad.contiguous()), _rows(grad_x), grad_weight, grad_bias)
-            ctx.kernels.backward(*arrays, int(count), *grads)
-            return grad_x, None, grad_weight, grad_bias, None
-        normed, mask, weight, rstd, count = ctx.saved_tensors
-        channels = normed.shape[-1]
-        rows = grad.reshape(-1, channels)
-        ones = rows.new_ones(len(rows))
-        grad_bias = ones @ rows
-        grad_weight = ones @ (rows * normed.view(-1, channels))
-        shared = torch.addcmul(grad_bias, normed, grad_weight).div_(count)
-        if mask is not None:
-            shared = shared.mul_(mask.view(*mask.shape, *[1] * (shared.dim() - 2)))
-        return (grad - shared).mul_(weight * rstd), None, grad_weight, grad_bias, None
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.view(-1, x.shape[-1])
-
-
-def _valid_rows(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return which rows of ``x`` ``(B, N, ..., C)`` are of valid frames."""
-    positions = x[0, 0].numel() // x.shape[-1] if x.numel() else 1
-    if mask is None:
-        return torch.ones(x.shape[0] * x.shape[1] * positions, dtype=torch.bool)
-    return mask.flatten().repeat_interleave(positions) if positions > 1 else mask.flatten()
-
-
-def _numpy(*tensors: Tensor) -> list:
-    return [tensor.detach().numpy() for tensor in tensors]
-
-
-def _kernels(x: Tensor, weight: Tensor) -> ModuleType | None:
-    """Return the compiled form where it can run; torch does the same, slower."""
-    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return None
-    usable = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64) and x.numel()
-    if not usable or not backends.available():
-        return None
-    from espnet_spike.nn.ops import batch_norm_numba
-
-    return batch_norm_numba
-
-
-def masked_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, biased variance ``(C,)`` and count (0-dim) of the valid frames of ``x``.
-
-    Summed over all processes when ``torch.distributed`` runs; two passes, so that a large mean
-    does not eat the variance.
-    """
-    weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
-    weight = weight.flatten()
-    frames, channels = x.flatten(0, 1).flatten(1), x.shape[-1]
-    positions = frames.shape[1] // channels
-
-    def total(values: Tensor) -> Tensor:
-        # a matrix-vector product is the fastest weighted sum over rows
-        return all_reduce_sum((weight @ values).view(positions, channels).sum(0))
-
-    count = all_reduce_sum(weight.sum() * positions).clamp(min=1)
-    mean = total(frames) / count
-    var = total((frames - mean.repeat(positions)).square()) / count
-    return mean, var, count
 
 
 class DyT(nn.Module):

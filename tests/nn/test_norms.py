@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from espnet_spike.nn import norms
 from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.norms import NORMS, DyT, MaskedBatchNorm, build_norm
 
@@ -113,31 +112,3 @@ def test_norms_by_name():
         assert norm(torch.randn(2, 4, 3), MASK).shape == (2, 4, 3)
     with pytest.raises(ValueError, match="norm: 'bm' is unknown"):
         build_norm("bm", 3)
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("masked", [True, False])
-def test_batch_norm_gradient_in_closed_form(masked, compiled, monkeypatch):
-    if not compiled:
-        monkeypatch.setattr(norms, "_kernels", lambda x, weight: None)
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 4, 2, 3, generator=g, dtype=torch.float64, requires_grad=True)
-    norm = MaskedBatchNorm(3).double()
-    torch.nn.init.uniform_(norm.weight, 0.5, 2)
-    mask = torch.arange(4) < torch.tensor([4, 2])[:, None] if masked else None
-
-    def run(x, weight, bias):
-        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x, mask))
-
-    assert torch.autograd.gradcheck(run, (x, norm.weight, norm.bias))
-
-
-def test_compiled_batch_norm_equals_torch(monkeypatch):
-    x = 3 + 2 * torch.randn(3, 50, 7, 5)
-    mask = torch.arange(50) < torch.tensor([50, 20, 0])[:, None]
-    results = []
-    for kernels in (norms._kernels, lambda x, weight: None):
-        monkeypatch.setattr(norms, "_kernels", kernels)
-        norm = MaskedBatchNorm(5)
-        results.append((norm(x, mask), norm.running_mean, norm.running_var))
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)

@@ -25,14 +25,12 @@ F11   B and C of the scan                                inner products of the s
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from espnet_spike.nn.ops import backends
+from espnet_spike.nn.ops.fatrelu import frame_fatrelu, passing
 from espnet_spike.utils.options import choose
 
 POINTS = tuple(f"F{number}" for number in range(1, 12))
@@ -58,102 +56,6 @@ class Sparsity:
     def fraction(self) -> Tensor:
         """Share of zeros, 0-dim, in [0, 1]; 0 for an empty batch."""
         return (self.zeros / self.numel.clamp(min=1)).float()
-
-
-def _least(T: Tensor) -> Tensor:
-    """Return the smallest value that passes: T, but more than 0, so that T = 0 is ReLU."""
-    return T.clamp(min=math.ulp(0.0) if T.dtype == torch.float64 else 1.4e-45)
-
-
-def _passing(x: Tensor, T: Tensor, two_sided: bool) -> Tensor:
-    # r >= T and r > 0 at once
-    return torch.where((x.abs() if two_sided else x) >= _least(T), x, torch.zeros_like(x))
-
-
-class _FATReLU(torch.autograd.Function):
-    """y = x 1[r >= T], with r = x, or |x| in the two-sided form; the sums of its |y| over a frame.
-
-    The derivative by T is a delta at r = T; a sigmoid of slope k stands in for the step (our
-    choice): dy/dT = -x k s (1 - s) with s = sigmoid(k (r - T)), where r > 0.
-    """
-
-    @staticmethod
-    def forward(ctx, x, T, k, two_sided):  # noqa: ANN001
-        ctx.kernels = _kernels(x)
-        ctx.two_sided = two_sided
-        if ctx.kernels is None:
-            y = _passing(x, T, two_sided)
-            kept = torch.count_nonzero(y.flatten(2), -1).to(x.dtype)
-            total = (y.abs() if two_sided else y).flatten(2).sum(-1)
-        else:
-            x = x.contiguous()
-            y, (kept, total) = torch.empty_like(x), x.new_empty(2, *x.shape[:2])
-            arrays = [*_rows(x), float(_least(T)), two_sided, *_rows(y, kept, total)]
-            backends.in_ranges(ctx.kernels.forward, arrays, kept.numel(), x.numel())
-        ctx.save_for_backward(x, y, T, k)
-        ctx.mark_non_differentiable(kept)
-        return y, kept, total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad, _kept, grad_total):  # noqa: ANN001
-        x, y, T, k = ctx.saved_tensors
-        learnt = ctx.needs_input_grad[1]
-        if ctx.kernels is not None:
-            grad_x, grad_T = torch.empty_like(x), x.new_zeros(x.shape[:2])
-            arrays = [*_rows(x, y, grad, grad_total), float(T), float(k), ctx.two_sided, learnt]
-            arrays += _rows(grad_x, grad_T)
-            backends.in_ranges(ctx.kernels.backward, arrays, grad_T.numel(), x.numel())
-            return grad_x, grad_T.sum() if learnt else None, None, None
-        grad_total = grad_total.view(*grad_total.shape, *[1] * (x.dim() - 2))
-        grad = grad + (grad_total * y.sign() if ctx.two_sided else grad_total)
-        grad_T = None
-        if learnt:
-            r = x.abs() if ctx.two_sided else x.clamp(min=0)
-            s = torch.sigmoid((r - T).mul_(k))
-            slope = (1 - s).mul_(s).mul_(x if ctx.two_sided else r)
-            grad_T = -(slope.mul_(grad).sum() * k)
-        return torch.where(y != 0, grad, 0), grad_T, None, None
-
-
-def _rows(*tensors: Tensor) -> list:
-    """Return arrays with one row a frame, or one value for a tensor without channels."""
-    return [
-        x.detach().contiguous().flatten(0, 1).flatten(1 if x.dim() > 2 else 0).numpy()
-        for x in tensors
-    ]
-
-
-def _kernels(x: Tensor) -> ModuleType | None:
-    """Return the compiled form where it can run; torch does the same, slower."""
-    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return None
-    if x.dtype not in (torch.float32, torch.float64) or not backends.available():
-        return None
-    from espnet_spike.nn.ops import fatrelu_numba
-
-    return fatrelu_numba
-
-
-def fatrelu(x: Tensor, T: Tensor, k: float | Tensor = 10.0, two_sided: bool = False) -> Tensor:
-    """Return x where x >= T (|x| >= T if ``two_sided``), else 0; differentiable by ``x`` and ``T``.
-
-    Args:
-        x: any shape.
-        T: threshold, 0-dim, not negative.
-        k: slope of the surrogate.
-        two_sided: compare the magnitude.
-    """
-    frames = x[None, None] if x.dim() < 3 else x
-    y, _, _ = _apply(frames, T, k, two_sided)
-    return y.view(x.shape)
-
-
-def _apply(
-    x: Tensor, T: Tensor, k: float | Tensor, two_sided: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y ``(B, N, ..., C)``, and of each frame how many values pass and their sum."""
-    return _FATReLU.apply(x, T, torch.as_tensor(k, dtype=x.dtype, device=x.device), two_sided)
 
 
 class FATReLU(nn.Module):
@@ -242,11 +144,11 @@ class FATReLU(nn.Module):
         if self.activation is not None:
             x = self.activation(x)
         if torch.jit.is_tracing():  # the graph has no statistics
-            return _passing(x, self.T.to(x.dtype), self.two_sided)
+            return passing(x, self.T.to(x.dtype), self.two_sided)
         k = self.k
         if self.scale_k:
             k = k / x.detach().std().clamp(min=1e-5)
-        y, kept, total = _apply(x, self.T.to(x.dtype), k, self.two_sided)
+        y, kept, total = frame_fatrelu(x, self.T.to(x.dtype), k, self.two_sided)
         self._report(kept.detach(), total, mask, y[0, 0].numel() if kept.numel() else 1)
         return y
 

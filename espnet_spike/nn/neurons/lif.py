@@ -1,54 +1,14 @@
 """Leaky integrate-and-fire neurons over several time steps, binary (LIF) and integer (I-LIF)."""
 
-from collections.abc import Callable
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
 from espnet_spike.nn.checkpointing import inside_checkpoint
 from espnet_spike.nn.neurons.base import Firing, Neuron
 from espnet_spike.nn.neurons.spike_train import LIFRecipe, SpikeTrain
-from espnet_spike.nn.ops.backends import can_compile
-from espnet_spike.nn.ops.surrogate import SURROGATES, integer_spike, spike
+from espnet_spike.nn.ops.lif import LIFDynamics, run_steps
+from espnet_spike.nn.ops.surrogate import integer_spike
 from espnet_spike.utils.options import choose
-
-RESETS = ("hard", "soft")
-
-
-def lif_step(
-    v: Tensor,
-    x: Tensor,
-    fire: Callable[[Tensor], Tensor],
-    tau: float = 2.0,
-    v_th: float = 1.0,
-    v_reset: float = 0.0,
-    reset: str = "hard",
-    decay_input: bool = True,
-    detach_reset: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Advance a LIF neuron by one step, in spikingjelly's conventions.
-
-    H = V + (X - (V - v_reset)) / tau, or H = V - (V - v_reset) / tau + X without ``decay_input``;
-    S = fire(H - v_th); hard reset V = H (1 - S) + v_reset S, soft reset V = H - v_th S.
-
-    Returns:
-        the spikes S and the membrane potential V after the reset.
-    """
-    h = charge(v, x, tau, v_reset, decay_input)
-    s = fire(h - v_th)
-    gate = s.detach() if detach_reset else s
-    return s, discharge(h, gate, v_th, v_reset, reset == "soft")
-
-
-def charge(v: Tensor, x: Tensor, tau: float, v_reset: float, decay_input: bool) -> Tensor:
-    """Return H, the potential before the neuron may fire; see ``lif_step``."""
-    return v + (x - (v - v_reset)) / tau if decay_input else v - (v - v_reset) / tau + x
-
-
-def discharge(h: Tensor, s: Tensor, v_th: float, v_reset: float, soft: bool) -> Tensor:
-    """Return V after the reset by the spikes ``s``; see ``lif_step``."""
-    return h - v_th * s if soft else h * (1 - s) + v_reset * s
 
 
 def report_firing(spikes: Tensor, mask: Tensor | None, levels: int) -> Firing:
@@ -66,7 +26,7 @@ def frame_firing(counts: Tensor, mask: Tensor | None, numel: int, levels: int) -
 
 
 class LeakyNeuron(Neuron):
-    """Base of the neurons that follow ``lif_step``: its options, and its steps in torch.
+    """Base of the neurons that follow ``ops.lif.lif_step``: its options.
 
     Args:
         dim: number of channels.
@@ -96,49 +56,30 @@ class LeakyNeuron(Neuron):
         surrogate_alpha: float | None = None,
     ) -> None:
         super().__init__()
-        if tau < 1:
-            raise ValueError(f"tau: {tau} has to be at least 1")
         self.dim = dim
         self.tau = tau
         self.v_th = v_th
         self.v_reset = v_reset
-        self.reset = choose("reset", reset, RESETS)
+        self.reset = reset
         self.decay_input = decay_input
         self.detach_reset = detach_reset
-        self.surrogate = choose("surrogate", surrogate, SURROGATES)
+        self.surrogate = surrogate
         self.surrogate_alpha = surrogate_alpha
+        _ = self.dynamics  # refuses what no neuron can be
 
-    def fire(self, x: Tensor) -> Tensor:
-        """Return 1 where ``x`` (potential minus threshold) is not negative, with the surrogate."""
-        return spike(x, self.surrogate, self.surrogate_alpha)
-
-    def step(self, v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spikes and the potential after a step, see ``lif_step``."""
-        return lif_step(
-            v,
-            x,
-            self.fire,
+    @property
+    def dynamics(self) -> LIFDynamics:
+        """How the neuron charges, fires and resets now."""
+        return LIFDynamics(
             self.tau,
             self.v_th,
             self.v_reset,
             self.reset,
             self.decay_input,
             self.detach_reset,
+            self.surrogate,
+            self.surrogate_alpha,
         )
-
-    def kernel_arguments(self) -> tuple:
-        """Return what the compiled kernels need of the neuron."""
-        return self.tau, self.v_th, self.v_reset, self.reset == "soft", self.decay_input
-
-    def surrogate_slope(self, h: Tensor) -> tuple[float, Tensor]:
-        """Return the parameter of ``atan``, which kernels compute, and a placeholder for the
-        surrogate derivative; or 0 and the derivative.
-        """
-        derivative, default = SURROGATES[self.surrogate]
-        alpha = default if self.surrogate_alpha is None else self.surrogate_alpha
-        if self.surrogate == "atan" and alpha:
-            return float(alpha), h
-        return 0.0, derivative(h - self.v_th, alpha)
 
 
 class LIF(LeakyNeuron):
@@ -183,70 +124,19 @@ class LIF(LeakyNeuron):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Emit 0/1 spikes, shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
-        dtype, shape = x.dtype, x.shape
+        dtype = x.dtype
         if dtype in (torch.bfloat16, torch.float16):
             x = x.float()
-        kernels = _kernels(x)
-        if kernels is None:
-            y = self._loop(x)
-            self.firing = report_firing(y, mask, levels=1)
-            return y.to(dtype)
-        rows = x.unflatten(0, (self.T, -1)).flatten(1, 2).flatten(2)
-        y, h, counts = _Compiled.apply(rows, self, kernels)
-        y = y.view(shape).to(dtype)
-        if torch.is_grad_enabled() and not inside_checkpoint():
+        y, counts, h = run_steps(x, self.T, self.dynamics)
+        y = y.to(dtype)
+        if h is not None and torch.is_grad_enabled() and not inside_checkpoint():
             y.recipe = LIFRecipe(h.detach(), self.v_th, dtype)
-        numel = rows.shape[2]
-        self.firing = frame_firing(counts.view(shape[:2]), mask, numel, levels=1)
+        self.firing = frame_firing(counts, mask, y[0, 0].numel(), levels=1)
         return y
-
-    def _loop(self, x: Tensor) -> Tensor:
-        """Run as the equations read, in torch."""
-        steps = x.view(self.T, -1, *x.shape[1:])
-        v = torch.full_like(steps[0], self.v_reset)
-        spikes = []
-        for step in steps:
-            s, v = self.step(v, step)
-            spikes.append(s)
-        return torch.cat(spikes)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{self.dim}, T={self.T}, tau={self.tau}, v_th={self.v_th}, reset={self.reset}"
-
-
-class _Compiled(torch.autograd.Function):
-    """Spikes, potentials before the reset ``(T, R, K)`` and spikes a frame ``(T, R)``."""
-
-    @staticmethod
-    def forward(ctx, x, neuron, kernels):  # noqa: ANN001
-        x = x.contiguous()
-        h, spikes, counts = torch.empty_like(x), torch.empty_like(x), x.new_empty(x.shape[:2])
-        arrays = [tensor.detach().numpy() for tensor in (x, h, spikes, counts)]
-        kernels.forward(*arrays, *neuron.kernel_arguments())
-        ctx.save_for_backward(h)
-        ctx.mark_non_differentiable(h, counts)
-        ctx.neuron, ctx.kernels = neuron, kernels
-        return spikes, h, counts
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad, *_):  # noqa: ANN001
-        (h,) = ctx.saved_tensors
-        neuron = ctx.neuron
-        atan, slope = neuron.surrogate_slope(h)
-        grad_x = torch.empty_like(h)
-        arrays = [tensor.numpy() for tensor in (grad.contiguous(), slope, h, grad_x)]
-        ctx.kernels.backward(*arrays, atan, *neuron.kernel_arguments(), neuron.detach_reset)
-        return grad_x, None, None
-
-
-def _kernels(x: Tensor) -> ModuleType | None:
-    if not can_compile(x):
-        return None
-    from espnet_spike.nn.ops import lif_numba
-
-    return lif_numba
 
 
 class ILIF(Neuron):

@@ -1,4 +1,9 @@
-"""Which kernels can run here, and the threads that run compiled ones."""
+"""Which form of an operation can run here, and the threads that run compiled ones.
+
+``ops/NAME.py`` asks ``compiled(x, NAME)`` for the numba kernels of the operation, which are in
+``ops/NAME_numba.py``, and computes the same in torch where it gets None. Kernels are imported here
+only, on first use: no other module of ours loads numba.
+"""
 
 import functools
 import importlib.util
@@ -6,35 +11,69 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Operation = Literal["batch_norm", "fatrelu", "imls", "lif", "selective_scan"]
+DTYPES = (torch.float32, torch.float64)
+# An operation of fewer elementary steps than this is done before threads would have started.
+SMALL = 1 << 19
 
-def can_compile(x: Tensor) -> bool:
-    """Return whether compiled kernels can take ``x``; where not, torch loops do the same."""
-    if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return False
-    return available()
+
+def compiled(x: Tensor, operation: Operation) -> ModuleType | None:
+    """Return the numba kernels of ``operation`` where they can take ``x``, else None.
+
+    They can on a CPU, in float32 and float64, outside of tracing and of ``torch.compile`` (where
+    they would be a constant), if numba is installed.
+    """
+    if x.device.type != "cpu" or x.dtype not in DTYPES:
+        return None
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not available():
+        return None
+    return kernels(operation)
+
+
+@functools.cache
+def available() -> bool:
+    """Return whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def kernels(operation: Operation) -> ModuleType:
+    """Import the numba kernels of ``operation``; they compile on first use, cached on disk.
+
+    Raises:
+        ImportError: numba is not installed.
+    """
+    match operation:
+        case "batch_norm":
+            from espnet_spike.nn.ops import batch_norm_numba as found
+        case "fatrelu":
+            from espnet_spike.nn.ops import fatrelu_numba as found
+        case "imls":
+            from espnet_spike.nn.ops import imls_numba as found
+        case "lif":
+            from espnet_spike.nn.ops import lif_numba as found
+        case "selective_scan":
+            from espnet_spike.nn.ops import selective_scan_numba as found
+    return found
+
+
+def arrays(*tensors: Tensor) -> list:
+    """Return what kernels take: numpy arrays that share the memory of the tensors."""
+    return [tensor.detach().numpy() for tensor in tensors]
 
 
 @functools.cache
 def scripted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``function`` compiled by TorchScript, once a process."""
+    """Return ``function`` compiled by TorchScript, once per process."""
     with warnings.catch_warnings():
         # deprecated, and the only way into a graph of torch.onnx.export without onnxscript
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.script(function)
-
-
-# A scan with fewer state updates than this is done before threads would have started.
-SMALL = 1 << 19
-
-
-def available() -> bool:
-    """Return whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def in_ranges(kernel: Callable[..., None], arguments: list, tasks: int, work: int) -> None:
@@ -62,7 +101,7 @@ def in_ranges(kernel: Callable[..., None], arguments: list, tasks: int, work: in
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="selective_scan")
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernels")
 
 
 # a forked child inherits the pool but not its threads

@@ -1,4 +1,4 @@
-"""Batch norm over valid rows for CPUs, compiled by numba; ``norms.MaskedBatchNorm`` is the way in.
+"""Batch norm over valid rows for CPUs, compiled by numba; ``batch_norm`` is the way in.
 
 Rows ``(R, C)``, ``valid`` ``(R,)``. Sums over rows are kept in float64, in a fixed order.
 """
@@ -43,7 +43,7 @@ def forward(x, valid, weight, bias, eps, y, mean, var, rstd):  # noqa: ANN001, A
 
 @jit()
 def backward(x, valid, weight, mean, rstd, count, grad, grad_x, grad_weight, grad_bias):  # noqa: ANN001, ANN201
-    """Write the gradients; see ``norms._BatchNorm``."""
+    """Write the gradients; see ``batch_norm._BatchNorm``."""
     channels = x.shape[1]
     sum_g, sum_gx = np.zeros(channels), np.zeros(channels)
     for r in range(x.shape[0]):

@@ -6,8 +6,7 @@ way in, its docstring says what is computed.
 
 import numpy as np
 
-from espnet_spike.nn.ops.numba_jit import jit
-from espnet_spike.nn.ops.selective_scan_numba import _dot, _exp
+from espnet_spike.nn.ops.numba_jit import dot, exp, jit
 
 
 @jit()
@@ -57,7 +56,7 @@ def backward(  # noqa: ANN201
             continue
         for c in range(x.shape[1]):
             size = abs(x_r[c]) if two_sided else max(x_r[c], zero)
-            e = _exp(-abs(k * (size - T)))
+            e = exp(-abs(k * (size - T)))
             slope[c] = size * e / ((one + e) * (one + e))
             if two_sided and x_r[c] < zero:
                 slope[c] = -slope[c]
@@ -65,4 +64,4 @@ def backward(  # noqa: ANN201
             counts = y_r[c] != zero or not two_sided
             sign = -one if two_sided and y_r[c] < zero else one
             whole[c] = g_r[c] + (sign * g_total if counts else zero)
-        grad_T[r] = -k * _dot(whole, slope)
+        grad_T[r] = -k * dot(whole, slope)

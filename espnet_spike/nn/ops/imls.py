@@ -1,7 +1,7 @@
 """The element-wise work of the IMLS neuron, fused: one pass over memory forward, one backward.
 
 The threshold of row r and channel c is ``V = level[r] * scale[c]``. Inputs are viewed as
-``(R, K, C)``: R frames, K positions a frame (1, or the frequency bins of a convolution's map), C
+``(R, K, C)``: R frames, K positions per frame (1, or the frequency bins of a convolution's map), C
 channels. On CPUs the passes are compiled by numba; without numba, on GPUs and under tracing they
 are ordinary torch operations with the same rounding (the sums differ in order only).
 
@@ -9,11 +9,12 @@ are ordinary torch operations with the same rounding (the sums differ in order o
 threshold emits; ``even`` torch.round of the ancestors' code; ``off`` no rounding (warm start).
 """
 
-import functools
-from types import SimpleNamespace
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from espnet_spike.nn.ops import backends
 
 ROUNDINGS = ("half_up", "even", "off")
 
@@ -40,8 +41,8 @@ def forward(
         levels: T.
         rounding: one of ``ROUNDINGS``.
     """
-    compiled = _compiled(x)
-    if compiled is None:
+    kernels = _kernels(x)
+    if kernels is None:
         threshold = level[:, None, None] * scale
         counts = spike_counts(x / threshold, levels, rounding)
         total = (counts.sum((1, 2)).double() * weight).sum()
@@ -49,29 +50,29 @@ def forward(
     y = torch.empty_like(x)
     per_channel = torch.zeros_like(scale, dtype=torch.float64)
     mode = ROUNDINGS.index(rounding)
-    compiled.forward(*_numpy(x, level, scale, weight, y, per_channel), levels, mode)
+    kernels.forward(*backends.arrays(x, level, scale, weight, y, per_channel), levels, mode)
     return y, per_channel.sum()
 
 
 def output(x: Tensor, level: Tensor, scale: Tensor, levels: int, rounding: str) -> Tensor:
     """Return Y alone, bit for bit that of ``forward``."""
-    compiled = _compiled(x)
-    if compiled is None:
+    kernels = _kernels(x)
+    if kernels is None:
         threshold = level[:, None, None] * scale
         return spike_counts(x / threshold, levels, rounding).mul_(threshold)
     y = torch.empty_like(x)
-    compiled.output(*_numpy(x, level, scale, y), levels, ROUNDINGS.index(rounding))
+    kernels.output(*backends.arrays(x, level, scale, y), levels, ROUNDINGS.index(rounding))
     return y
 
 
 def recount(y: Tensor, level: Tensor, scale: Tensor) -> tuple[Tensor, int]:
     """Return the spike counts behind Y ``(R, K, C)``, and how many of them are not zero."""
-    compiled = _compiled(y)
-    if compiled is None:
+    kernels = _kernels(y)
+    if kernels is None:
         counts = (y / (level[:, None, None] * scale)).round_()
         return counts, int(torch.count_nonzero(counts))
     counts = torch.empty_like(y)
-    return counts, int(compiled.recount(*_numpy(y, level, scale, counts)))
+    return counts, int(kernels.recount(*backends.arrays(y, level, scale, counts)))
 
 
 def backward(
@@ -87,15 +88,15 @@ def backward(
 
     dX = g * I and dV = g * (s - X/V * I) with I = [0 <= X/V <= T]; dV * V = g * (Y - X * I).
     """
-    compiled = _compiled(x)
-    if compiled is None:
+    kernels = _kernels(x)
+    if kernels is None:
         grad_x, e = backward_terms(x, grad, level, scale, levels, rounding)
         return grad_x, torch.mv(e.flatten(1).t(), weight).view(e.shape[1:]).sum(0)
     grad_x = torch.empty_like(x)
     e = torch.zeros_like(scale)
     mode = ROUNDINGS.index(rounding)
-    arrays = _numpy(x, grad.contiguous(), level, scale, weight, grad_x, e)
-    compiled.backward(*arrays, levels, mode)
+    arrays = backends.arrays(x, grad.contiguous(), level, scale, weight, grad_x, e)
+    kernels.backward(*arrays, levels, mode)
     return grad_x, e
 
 
@@ -113,32 +114,14 @@ def backward_terms(
 
 def mean_abs(x: Tensor) -> Tensor:
     """Return the mean of |x| of every row of ``(R, K, C)``, ``(R,)``."""
-    compiled = _compiled(x)
-    if compiled is None:
+    kernels = _kernels(x)
+    if kernels is None:
         return x.abs().mean((1, 2))
     mean = x.new_empty(x.shape[0])
-    compiled.mean_abs(*_numpy(x.flatten(1), mean))
+    kernels.mean_abs(*backends.arrays(x.flatten(1), mean))
     return mean
 
 
-def _compiled(x: Tensor) -> SimpleNamespace | None:
-    """Return the numba functions when they can take ``x``."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return None
-    if not x.is_contiguous() or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return None
-    return _numba_kernels()
-
-
-def _numpy(*tensors: Tensor) -> list:
-    return [tensor.detach().numpy() for tensor in tensors]
-
-
-@functools.cache
-def _numba_kernels() -> SimpleNamespace | None:
-    """Compile the kernels on first use (cached on disk); None where numba is not installed."""
-    try:
-        from espnet_spike.nn.ops import imls_numba
-    except ImportError:
-        return None
-    return imls_numba
+def _kernels(x: Tensor) -> ModuleType | None:
+    """Return the numba functions where they can take ``x``; their rows lie one after another."""
+    return backends.compiled(x, "imls") if x.is_contiguous() else None

@@ -1,19 +1,18 @@
-"""The IMLS passes for CPUs, compiled by numba; ``imls_kernels`` is the way in.
+"""The IMLS passes for CPUs, compiled by numba; ``imls`` is the way in.
 
 Arrays: x, y, grad, grad_x ``(R, K, C)``; level, weight, mean ``(R,)``; scale, counts, e ``(C,)``.
 No sum runs across rows except into ``counts`` and ``e``, in row order: results repeat bit for bit,
 and a row's output does not depend on its neighbours.
 """
 
-import numba
 import numpy as np
 
-HALF_UP, EVEN, OFF = 0, 1, 2  # positions in imls_kernels.ROUNDINGS
+from espnet_spike.nn.ops.numba_jit import jit
 
-_jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+HALF_UP, EVEN, OFF = 0, 1, 2  # positions in imls.ROUNDINGS
 
 
-@numba.njit(inline="always")
+@jit(inline="always")
 def _count(ratio, half, zero, top, mode):  # noqa: ANN001
     if mode == HALF_UP:
         ratio = np.floor(ratio + half)
@@ -22,7 +21,7 @@ def _count(ratio, half, zero, top, mode):  # noqa: ANN001
     return min(max(ratio, zero), top)
 
 
-@_jit
+@jit()
 def forward(x, level, scale, weight, y, counts, levels, mode):  # noqa: ANN001, ANN201
     """Write Y and add the weighted spike counts per channel to ``counts``."""
     half, zero, top = x.dtype.type(0.5), x.dtype.type(0), x.dtype.type(levels)
@@ -36,7 +35,7 @@ def forward(x, level, scale, weight, y, counts, levels, mode):  # noqa: ANN001, 
                 counts[c] += w * s
 
 
-@_jit
+@jit()
 def output(x, level, scale, y, levels, mode):  # noqa: ANN001, ANN201
     """Write Y."""
     half, zero, top = x.dtype.type(0.5), x.dtype.type(0), x.dtype.type(levels)
@@ -48,7 +47,7 @@ def output(x, level, scale, y, levels, mode):  # noqa: ANN001, ANN201
                 y[r, k, c] = v * _count(x[r, k, c] / v, half, zero, top, mode)
 
 
-@_jit
+@jit()
 def recount(y, level, scale, counts):  # noqa: ANN001, ANN201
     """Write the spike counts behind Y, and return how many are not zero."""
     nonzeros = 0
@@ -62,7 +61,7 @@ def recount(y, level, scale, counts):  # noqa: ANN001, ANN201
     return nonzeros
 
 
-@_jit
+@jit()
 def backward(x, grad, level, scale, weight, grad_x, e, levels, mode):  # noqa: ANN001, ANN201
     """Write dX and add the weighted dV * V per channel to ``e``."""
     half, zero, top = x.dtype.type(0.5), x.dtype.type(0), x.dtype.type(levels)
@@ -79,7 +78,7 @@ def backward(x, grad, level, scale, weight, grad_x, e, levels, mode):  # noqa: A
                 e[c] += w * (g * y - gx * x[r, k, c])
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
+@jit(fastmath={"reassoc"})
 def mean_abs(x, mean):  # noqa: ANN001, ANN201
     """Write the mean of |x| over the columns of ``(R, C)``, summed in double."""
     for r in range(x.shape[0]):

@@ -1,8 +1,9 @@
-"""LIF over time steps for CPUs, compiled by numba; ``lif`` is the way in.
+"""LIF over time steps and over frames for CPUs, compiled by numba; ``lif`` is the way in.
 
-Arrays are ``(T, R, K)``, time steps first: R frames of K activations. ``step`` and
-``step_backward`` work on one row at one time; ``frame_lif_numba`` runs them over frames. Products
-and sums are not fused, so the potentials are bit for bit those of the torch loop.
+Time steps come first in ``(T, R, K)``, R frames of K activations; over frames arrays are
+``(B, L, C)`` and the membrane potential ``(B, C)``. ``step`` and ``step_backward`` work on one row
+at one time. Products and sums are not fused, so the potentials are bit for bit those of the torch
+loop.
 """
 
 import numpy as np
@@ -71,7 +72,7 @@ def step_backward(  # noqa: ANN201
 
 
 @jit()
-def forward(x, h, spikes, counts, tau, v_th, v_reset, soft, decay_input):  # noqa: ANN001, ANN201
+def forward_steps(x, h, spikes, counts, tau, v_th, v_reset, soft, decay_input):  # noqa: ANN001, ANN201
     """Write potentials before the reset, spikes and their number in each frame ``(T, R)``."""
     kind = x.dtype.type
     tau, v_th, v_reset = kind(tau), kind(v_th), kind(v_reset)
@@ -85,7 +86,7 @@ def forward(x, h, spikes, counts, tau, v_th, v_reset, soft, decay_input):  # noq
 
 
 @jit()
-def backward(  # noqa: ANN201
+def backward_steps(  # noqa: ANN201
     grad, slope, h, grad_x, atan, tau, v_th, v_reset, soft, decay_input, detach  # noqa: ANN001
 ):  # fmt: skip
     """Write the gradient of the input.
@@ -105,5 +106,48 @@ def backward(  # noqa: ANN201
                 slope_t = row
             step_backward(
                 grad[t, r], none, grad_v, slope_t, h_t, grad_x[t, r],
+                tau, v_th, v_reset, soft, decay_input, detach,
+            )  # fmt: skip
+
+
+@jit()
+def forward_frames(  # noqa: ANN201
+    x, lengths, v, h, spikes, counts, tau, v_th, v_reset, soft, decay_input  # noqa: ANN001
+):  # fmt: skip
+    """Write potentials before the reset, spikes and their number in each frame ``(B, L)``.
+
+    ``v`` goes from the first to the last potential.
+    """
+    kind = x.dtype.type
+    tau, v_th, v_reset = kind(tau), kind(v_th), kind(v_reset)
+    for b in range(x.shape[0]):
+        v_b = v[b]
+        for t in range(lengths[b]):
+            s_t = spikes[b, t]
+            step(x[b, t], v_b, h[b, t], s_t, tau, v_th, v_reset, soft, decay_input)
+            counts[b, t] = total(s_t)
+
+
+@jit()
+def backward_frames(  # noqa: ANN201
+    grad, grad_counts, grad_v, slope, h, lengths, grad_x, atan,  # noqa: ANN001
+    tau, v_th, v_reset, soft, decay_input, detach,  # noqa: ANN001
+):  # fmt: skip
+    """Write the gradient of the input; ``grad_v`` goes from the last potential to the first.
+
+    ``slope`` and ``atan`` are as in ``backward_steps``.
+    """
+    kind = grad.dtype.type
+    tau, v_th, v_reset = kind(tau), kind(v_th), kind(v_reset)
+    row = np.empty(grad.shape[2], grad.dtype)
+    for b in range(grad.shape[0]):
+        g_v = grad_v[b]
+        for t in range(lengths[b] - 1, -1, -1):
+            h_t, slope_t = h[b, t], slope[b, t]
+            if atan:
+                atan_slope(h_t, v_th, atan, row)
+                slope_t = row
+            step_backward(
+                grad[b, t], grad_counts[b, t], g_v, slope_t, h_t, grad_x[b, t],
                 tau, v_th, v_reset, soft, decay_input, detach,
             )  # fmt: skip

@@ -6,12 +6,13 @@ Their number is torch's (``OMP_NUM_THREADS``, ``torch.set_num_threads``).
 """
 
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from espnet_spike.nn.ops.backends import in_ranges
+from espnet_spike.nn.ops import backends
 
 # Frames between stored states: fewer cost more memory here, more cost scratch beyond the cache.
 CHUNK = 32
@@ -51,22 +52,18 @@ def scan(
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, chunk, lengths, u, delta, A, B, C, D, state):  # noqa: ANN001
-        from espnet_spike.nn.ops.selective_scan_numba import forward
-
         inputs = [x.contiguous() for x in (u, delta, A, B, C, D, lengths)]
         u = inputs[0]
         states = u.new_empty(u.shape[0], -(-u.shape[1] // chunk) + 1, *state.shape[1:])
         states[:, 0] = state
         y = torch.empty_like(u)
-        _run(forward, [*inputs, y, states], chunk)
+        _run(_kernels().forward, [*inputs, y, states], chunk)
         ctx.save_for_backward(*inputs, states)
         return y, states[:, -1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y, grad_state):  # noqa: ANN001
-        from espnet_spike.nn.ops.selective_scan_numba import backward
-
         u, delta, A, B, C, D, lengths, states = ctx.saved_tensors
         blocks = -(-u.shape[2] // _width(u.shape[2]))
         grad_state = grad_state.clone(memory_format=torch.contiguous_format)
@@ -75,9 +72,13 @@ class _Scan(torch.autograd.Function):
         grad_B, grad_C = B.new_zeros(2, blocks, *B.shape)
         arrays = [u, delta, A, B, C, D, lengths, states, grad_y.contiguous(), grad_state]
         arrays += [grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D]
-        _run(backward, arrays, CHUNK)
+        _run(_kernels().backward, arrays, CHUNK)
         sums = (_ordered_sum(x) for x in (grad_A, grad_B, grad_C, grad_D))
         return None, None, grad_u, grad_delta, *sums, grad_state
+
+
+def _kernels() -> ModuleType:
+    return backends.kernels("selective_scan")
 
 
 def _ordered_sum(parts: Tensor) -> Tensor:
@@ -90,10 +91,9 @@ def _ordered_sum(parts: Tensor) -> Tensor:
 
 def _width(dims: int) -> int:
     """Return the channels of a block: blocks of equal width, a multiple of the vector width."""
-    from espnet_spike.nn.ops.selective_scan_numba import LANES, WIDTH
-
-    blocks = -(-dims // WIDTH)
-    return -(-dims // (blocks * LANES)) * LANES
+    kernels = _kernels()
+    blocks = -(-dims // kernels.WIDTH)
+    return -(-dims // (blocks * kernels.LANES)) * kernels.LANES
 
 
 def _run(kernel: Callable[..., None], tensors: list[Tensor], chunk: int) -> None:
@@ -101,5 +101,6 @@ def _run(kernel: Callable[..., None], tensors: list[Tensor], chunk: int) -> None
     u, A = tensors[0], tensors[2]
     width = _width(u.shape[2])
     tasks = u.shape[0] * -(-u.shape[2] // width)
-    arrays = [x.detach().numpy() for x in tensors]
-    in_ranges(kernel, [*arrays, chunk, width], tasks, u.numel() * A.shape[0])
+    backends.in_ranges(
+        kernel, [*backends.arrays(*tensors), chunk, width], tasks, u.numel() * A.shape[0]
+    )

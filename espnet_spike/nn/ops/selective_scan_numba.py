@@ -12,59 +12,12 @@ tasks. Tasks write to places of their own, and sums inside a task run in a fixed
 repeat bit for bit however the tasks are shared out among threads.
 """
 
-import numba
 import numpy as np
-from numba.extending import overload
 
-from espnet_spike.nn.ops.numba_jit import jit
+from espnet_spike.nn.ops.numba_jit import dot, exp, jit
 
 WIDTH = 128  # most channels in a block
 LANES = 16  # a block is padded to a multiple of this, one AVX-512 vector of float32
-
-
-def _exp(x):  # noqa: ANN001
-    """Stand for what `_compiled_exp` builds: numba puts that in place of every compiled call."""
-    raise NotImplementedError("_exp exists in compiled code only")
-
-
-@overload(_exp, inline="always")
-def _compiled_exp(x):  # noqa: ANN001
-    """Build exp(x); in float32 without a call, so that the loop around it becomes vector code.
-
-    x = k ln 2 + r with |r| <= ln(2)/2: exp(r) by its series to r^7 (5e-9 relative), 2^k by
-    putting k into the exponent bits. Adding and taking away 1.5 * 2^23 rounds to an integer and
-    leaves it in the low bits. Below -87.7 the exponent field is 0 and so is the result; above
-    88.4 it is inf; NaN stays NaN.
-    """
-    if x != numba.float32:
-        return lambda x: np.exp(x)
-    f = np.float32
-    log2_e, round_up = f(1.44269504), f(12582912.0)
-    ln2_high, ln2_low = f(0.693359375), f(-2.12194440e-4)
-    c7, c6, c5, c4, c3, c2, one = (f(1 / n) for n in (5040, 720, 120, 24, 6, 2, 1))
-    lowest, highest = f(-88.0), f(89.0)
-
-    def exp(x):  # noqa: ANN001
-        if x < lowest:
-            x = lowest
-        if x > highest:
-            x = highest
-        shifted = np.float32(x * log2_e + round_up)
-        k = shifted - round_up
-        r = (x - k * ln2_high) - k * ln2_low
-        series = ((((((c7 * r + c6) * r + c5) * r + c4) * r + c3) * r + c2) * r + one) * r + one
-        bits = (shifted.view(np.int32) << np.int32(23)) + np.int32(0x3F800000)
-        return series * np.int32(bits).view(np.float32)
-
-    return exp
-
-
-@jit(fastmath={"contract", "reassoc"})
-def _dot(x, y):  # noqa: ANN001
-    total = x.dtype.type(0)
-    for j in range(x.shape[0]):
-        total += x[j] * y[j]
-    return total
 
 
 @jit(fastmath={"contract"})
@@ -110,7 +63,7 @@ def forward(u, delta, A, B, C, D, lengths, y, states, chunk, width, first, last)
             for n in range(A.shape[0]):
                 b_t, c_t, h_n, a_n = B[b, t, n], C[b, t, n], h[n], a[n]
                 for j in range(width):
-                    h_t = _exp(dt[j] * a_n[j]) * h_n[j] + x[j] * b_t
+                    h_t = exp(dt[j] * a_n[j]) * h_n[j] + x[j] * b_t
                     h_n[j] = h_t
                     out[j] += c_t * h_t
             for j in range(d1 - d0):
@@ -172,7 +125,7 @@ def backward(  # noqa: ANN201
                     b_t, a_n, e_n = B[b, t, n], a[n], e[t - t0, n]
                     h_old, h_new = h[t - t0, n], h[t - t0 + 1, n]
                     for j in range(width):
-                        e_n[j] = _exp(dt[j] * a_n[j])
+                        e_n[j] = exp(dt[j] * a_n[j])
                         h_new[j] = e_n[j] * h_old[j] + x[j] * b_t
             for t in range(t1 - 1, t0 - 1, -1):
                 u_t, delta_t, dy_t = u[b, t, d0:d1], delta[b, t, d0:d1], grad_y[b, t, d0:d1]
@@ -187,10 +140,10 @@ def backward(  # noqa: ANN201
                 for n in range(N):
                     b_t, c_t, a_n, e_n = B[b, t, n], C[b, t, n], a[n], e[t - t0, n]
                     h_old, g_n, da_n = h[t - t0, n], g[n], da[n]
-                    grad_C[block, b, t, n] = _dot(dy, h[t - t0 + 1, n])
+                    grad_C[block, b, t, n] = dot(dy, h[t - t0 + 1, n])
                     for j in range(width):
                         g_t[j] = g_n[j] + c_t * dy[j]
-                    grad_B[block, b, t, n] = _dot(g_t, x)
+                    grad_B[block, b, t, n] = dot(g_t, x)
                     for j in range(width):
                         dx[j] += g_t[j] * b_t
                         g_j = g_t[j] * e_n[j]

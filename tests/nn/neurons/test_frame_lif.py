@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from espnet_spike.nn.neurons import frame_lif
 from espnet_spike.nn.neurons.base import firing_rates
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF, named_frame_lifs, rate_losses
+from tests.helpers.kernels import FORMS, form
 
 LENGTHS = torch.tensor([9, 4, 0])
 MASK = torch.arange(9) < LENGTHS[:, None]
@@ -18,14 +18,14 @@ def currents(dtype=torch.float64, shape=(3, 9, 5), seed=0):
     return (2 * torch.randn(*shape, generator=g, dtype=torch.float64)).to(dtype)
 
 
-def run_both(monkeypatch, neuron, x, lengths):
+def run_both(neuron, x, lengths):
     """Outputs and gradients, compiled and by the loop."""
     results = []
     v = 0.3 * torch.ones(x.shape[0], *x.shape[2:], dtype=x.dtype)
-    for kernels in (frame_lif._kernels, lambda x: None):
-        monkeypatch.setattr(frame_lif, "_kernels", kernels)
+    for how in FORMS:
         inputs = [x.clone().requires_grad_(), v.clone().requires_grad_()]
-        outputs = neuron._run(*inputs, lengths)  # spikes, potential, spikes of each frame
+        with form(how):
+            outputs = neuron._run(*inputs, lengths)  # spikes, potential, spikes of each frame
         loss = sum((y * currents(x.dtype, y.shape, n)).sum() for n, y in enumerate(outputs, 1))
         results.append((*outputs, *torch.autograd.grad(loss, inputs)))
     return results
@@ -36,11 +36,11 @@ def run_both(monkeypatch, neuron, x, lengths):
     list(itertools.product(["hard", "soft"], [True, False], [True, False])),
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_compiled_equals_the_loop(monkeypatch, reset, decay_input, detach_reset, dtype):
+def test_compiled_equals_the_loop(reset, decay_input, detach_reset, dtype):
     neuron = FrameLIF(
         5, tau=1.7, v_reset=-0.1, reset=reset, decay_input=decay_input, detach_reset=detach_reset
     )
-    compiled, loop = run_both(monkeypatch, neuron, currents(dtype), LENGTHS)
+    compiled, loop = run_both(neuron, currents(dtype), LENGTHS)
     assert 0 < loop[0].mean() < 1
     for a, b in zip(compiled[:3], loop[:3], strict=True):
         assert torch.equal(a, b)

@@ -8,43 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
-from espnet_spike.nn.neurons import lif
-from espnet_spike.nn.neurons.lif import ILIF, LIF, lif_step
+from espnet_spike.nn.neurons.lif import ILIF, LIF
 from espnet_spike.nn.neurons.spike_train import LIFRecipe
-from espnet_spike.nn.ops.surrogate import SURROGATES, spike
-
-
-def potentials(reset, x=1.5, steps=2, **conf):
-    """Return the potentials before firing and the spikes for a constant input."""
-    v, seen, spikes = torch.zeros(1), [], []
-
-    def fire(above):
-        seen.append(round(above.item() + 1, 5))
-        return spike(above)
-
-    for _ in range(steps):
-        s, v = lif_step(v, torch.tensor([x]), fire, reset=reset, **conf)
-        spikes.append(s.item())
-    return list(zip(seen, spikes, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("reset", "expected"),
-    [
-        ("hard", [(0.75, 0), (1.125, 1), (0.75, 0), (1.125, 1)]),
-        ("soft", [(0.75, 0), (1.125, 1), (0.8125, 0), (1.15625, 1)]),
-    ],
-)
-def test_spikingjelly_numbers(reset, expected):
-    assert potentials(reset, steps=4) == expected
-
-
-def test_snntorch_beta_without_input_decay():
-    """beta = 1 - 1/tau = 0.9 and I = 0.6; snnTorch resets a step later, by the threshold."""
-    trace = potentials("soft", x=0.6, steps=4, tau=10.0, decay_input=False)
-    # snnTorch decays before it subtracts the threshold: its 0.626 is 0.9 * 1.14 + 0.6 - 1
-    assert trace[:2] == [(0.6, 0), (1.14, 1)]
-    assert trace[2][0] == pytest.approx(0.9 * (1.14 - 1) + 0.6)
+from espnet_spike.nn.ops.surrogate import SURROGATES
+from tests.helpers.kernels import FORMS, form
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])
@@ -91,7 +58,7 @@ def test_gradient_through_time(reset):
     ("surrogate", "reset", "decay_input", "detach_reset"),
     list(itertools.product(SURROGATES, ["hard", "soft"], [True, False], [True, False])),
 )
-def test_compiled_equals_the_loop(monkeypatch, surrogate, reset, decay_input, detach_reset):
+def test_compiled_equals_the_loop(surrogate, reset, decay_input, detach_reset):
     mask = torch.arange(5) < torch.tensor([5, 3])[:, None]
     for dtype, shape in ((torch.float32, (2, 5, 3, 7)), (torch.float64, (2, 5, 17))):
         neuron = LIF(
@@ -109,9 +76,8 @@ def test_compiled_equals_the_loop(monkeypatch, surrogate, reset, decay_input, de
         x = 2 * torch.randn(6, *shape[1:], generator=make, dtype=dtype)
         upstream = torch.randn(x.shape, generator=make, dtype=dtype)
         results = []
-        for kernels in (lif._kernels, lambda x: None):
-            with monkeypatch.context() as patch:
-                patch.setattr(lif, "_kernels", kernels)
+        for how in FORMS:
+            with form(how):
                 leaf = x.clone().requires_grad_()
                 y = neuron(leaf, mask.repeat(3, 1))
                 y.backward(upstream)

@@ -5,6 +5,7 @@ import torch
 
 from espnet_spike.nn.ops import imls
 from espnet_spike.nn.ops.imls import ROUNDINGS
+from tests.helpers.kernels import form
 
 
 def arguments(shape, dtype):
@@ -21,24 +22,18 @@ def arguments(shape, dtype):
     return x, level, scale, weight
 
 
-@pytest.fixture
-def plain(monkeypatch):
-    """Return a function that runs its argument without the compiled passes."""
-
-    def run(function, *args):
-        with monkeypatch.context() as patch:
-            patch.setattr(imls, "_compiled", lambda x: None)
-            return function(*args)
-
-    return run
+def plain(function, *args):
+    """Run a function without the compiled passes."""
+    with form("torch"):
+        return function(*args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float, torch.double])
 @pytest.mark.parametrize("shape", [(1, 1, 4), (50, 1, 64), (31, 19, 8)])
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_compiled_equals_plain(shape, rounding, dtype, plain):
+def test_compiled_equals_plain(shape, rounding, dtype):
     x, level, scale, weight = arguments(shape, dtype)
-    assert imls._compiled(x) is not None
+    assert imls._kernels(x) is not None
     args = (x, level, scale, weight, 6, rounding)
     y, count = imls.forward(*args)
     plain_y, plain_count = plain(imls.forward, *args)
@@ -57,7 +52,7 @@ def test_compiled_equals_plain(shape, rounding, dtype, plain):
     assert torch.allclose(e, plain_e, rtol=tolerance, atol=tolerance)
 
 
-def test_mean_abs(plain):
+def test_mean_abs():
     x = arguments((50, 3, 64), torch.float)[0]
     exact = x.double().abs().mean((1, 2))
     assert torch.allclose(imls.mean_abs(x).double(), exact, rtol=1e-7)

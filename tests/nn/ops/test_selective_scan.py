@@ -1,7 +1,6 @@
 """The selective scan: every backend against the loop over frames, forward and backward."""
 
 import multiprocessing
-import subprocess
 import sys
 import threading
 from types import ModuleType
@@ -380,21 +379,6 @@ def test_scan_of_the_reversed_input():
     alone = [x[n][1:, :, :7].flip(2) if n in backward else x[n] for n in "u delta A B C D".split()]
     expected = selective_scan(*alone, backend="ref").flip(2)
     torch.testing.assert_close(y[1:, :, :7], expected)
-
-
-def test_nothing_heavy_is_imported_early():
-    code = "import sys, espnet_spike.nn.ops.selective_scan; sys.exit('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_without_a_writable_cache(monkeypatch):
-    from numba.core import caching
-
-    from espnet_spike.nn.ops import numba_jit
-
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    compiled = numba_jit.jit()(lambda x: x + 1)
-    assert compiled(1) == 2
 
 
 def test_a_trace_is_no_constant_and_holds_for_other_lengths():

@@ -1,0 +1,85 @@
+"""The one place that chooses between compiled kernels and torch."""
+
+import ast
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+import torch
+
+import espnet_spike
+from espnet_spike.nn.ops import backends
+
+NN = Path(espnet_spike.__file__).parent / "nn"
+MODULES = sorted(
+    ".".join(("espnet_spike", *path.relative_to(NN.parent).with_suffix("").parts))
+    for path in NN.rglob("*.py")
+    if path.name != "numba_jit.py" and not path.name.endswith("_numba.py")
+)
+OPERATIONS = typing.get_args(backends.Operation)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_kernels_where_they_can_run(operation):
+    for dtype in (torch.float32, torch.float64):
+        found = backends.compiled(torch.ones(2, dtype=dtype), operation)
+        assert found.__name__ == f"espnet_spike.nn.ops.{operation}_numba"
+
+
+def test_every_kernel_file_is_an_operation():
+    assert {f"{name}_numba" for name in OPERATIONS} == {f.stem for f in NN.rglob("*_numba.py")}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_torch_where_they_cannot(operation, monkeypatch):
+    x = torch.ones(2)
+    assert backends.compiled(x.half(), operation) is None
+    assert backends.compiled(x.bfloat16(), operation) is None
+    assert backends.compiled(x.to("meta"), operation) is None
+    found = []
+
+    def traced(x):
+        found.append(backends.compiled(x, operation))
+        return 2 * x
+
+    torch.jit.trace(traced, x, check_trace=False)
+    assert found == [None]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert backends.compiled(x, operation) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(backends, "available", lambda: False)
+    assert backends.compiled(x, operation) is None
+
+
+def test_no_module_of_networks_imports_numba():
+    code = f"import sys, {', '.join(MODULES)}; sys.exit('numba' in sys.modules)"
+    assert len(MODULES) > 30
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_kernels_are_imported_by_the_choice_alone():
+    wrong = []
+    for path in NN.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = {alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")}
+            names |= {getattr(node, "module", None) or ""}
+            last = {name.rpartition(".")[2] for name in names}
+            kernels = {name for name in last if name.endswith("_numba")}
+            compiler = any(name.split(".")[0] == "numba" for name in names)
+            compiler |= "numba_jit" in last
+            is_kernel = path.name == "numba_jit.py" or path.name.endswith("_numba.py")
+            if (kernels and path.name != "backends.py") or (compiler and not is_kernel):
+                wrong.append(f"{path.relative_to(NN)}, line {node.lineno}")
+    assert not wrong
+
+
+def test_without_a_writable_cache(monkeypatch):
+    from numba.core import caching
+
+    from espnet_spike.nn.ops import numba_jit
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    compiled = numba_jit.jit()(lambda x: x + 1)
+    assert compiled(1) == 2
