@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -9,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from espnet_spike import experiment
 from espnet_spike.bin import asr_inference, decode
@@ -18,42 +15,10 @@ from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference import batches as batches_module
 from espnet_spike.inference import decode as decode_module
-from espnet_spike.inference.batches import deal, make_batches, number_of_jobs
-from espnet_spike.utils import jobs
 from espnet_spike.utils.files import read_table
 from tests.helpers.tiny_model import make_texts, tiny_experiment, write_features
 
 pytestmark = pytest.mark.xdist_group("tiny_model")  # one process trains it once
-
-frames = st.dictionaries(st.text("abc", min_size=1), st.integers(1, 3000), min_size=1, max_size=60)
-
-
-@given(frames, st.integers(1, 9), st.integers(1, 5))
-def test_batches_do_not_depend_on_the_number_of_jobs(lengths, batch_size, count):
-    batches = make_batches(lengths, batch_size)
-    assert sorted(key for batch in batches for key in batch) == sorted(lengths)
-    shares = deal(batches, lengths, [0] * count)
-    assert sorted(key for share in shares for key in share) == sorted(lengths)
-    # ESPnet cuts a share into batches again: they must be the same ones
-    again = [
-        share[i : i + batch_size] for share in shares for i in range(0, len(share), batch_size)
-    ]
-    assert sorted(again) == sorted(batches)
-
-
-@given(frames, st.integers(1, 5))
-def test_jobs_get_about_the_same_work(lengths, count):
-    loads = [0] * count
-    deal(make_batches(lengths, 1), lengths, loads)
-    assert sum(loads) == sum(lengths.values())
-    assert max(loads) - min(loads) <= max(lengths.values())
-
-
-def test_few_utterances_get_few_jobs():
-    assert number_of_jobs(4, audio_seconds=20, batches=10) == 1
-    assert number_of_jobs(4, audio_seconds=150, batches=10) == 3
-    assert number_of_jobs(4, audio_seconds=1000, batches=2) == 2
-    assert number_of_jobs(4, audio_seconds=1000, batches=10) == 4
 
 
 def test_settings_from_config_and_arguments(tmp_path):
@@ -100,55 +65,6 @@ def test_a_missing_model_file_lists_those_that_are_there(tmp_path):
     (tmp_path / "3epoch.pth").touch()
     with pytest.raises(UserError, match=r"no model file .*4epoch\.pth\n.*there are: 3epoch\.pth"):
         experiment.model_file(tmp_path, "4epoch.pth")
-
-
-# ---- jobs
-
-
-def job(code, log, **environment):
-    return jobs.Job([sys.executable, "-c", code], [log], environment)
-
-
-def test_a_failing_job_ends_the_others_and_is_quoted(tmp_path):
-    sleeper = job("import time; time.sleep(60)", tmp_path / "1.log")
-    failing = job("print('hello'); raise SystemExit('boom: x.ark')", tmp_path / "2.log")
-    start = time.monotonic()
-    with pytest.raises(UserError) as caught:
-        jobs.run_jobs("decoding", [sleeper, failing], lambda: None)
-    assert time.monotonic() - start < 20
-    message = str(caught.value)
-    assert "job 2 of 2 failed (status 1)" in message
-    assert "| boom: x.ark" in message
-    assert f"log: {tmp_path / '2.log'}" in message
-    assert sys.executable in message
-
-
-def test_a_killed_job_is_taken_for_lack_of_memory(tmp_path):
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(UserError, match="lack of memory"):
-        jobs.run_jobs("decoding", [job(code, tmp_path / "1.log")], lambda: None)
-
-
-def test_an_interrupt_leaves_no_job_behind(tmp_path):
-    code = f"import os, time, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text"
-    code += "(str(os.getpid())); time.sleep(60)"
-
-    def interrupt():
-        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(KeyboardInterrupt):
-        jobs.run_jobs("decoding", [job(code, tmp_path / "1.log")], interrupt)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_gpus_that_may_be_used(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert jobs.visible_gpus() == ["2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert jobs.visible_gpus() == []
 
 
 # ---- with a model

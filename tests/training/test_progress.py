@@ -10,7 +10,6 @@ import pytest
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import EPOCHS, odd_layers
 from espnet_spike.training.progress import EpochLines, duration, epoch_line, logged
-from espnet_spike.utils.files import last_lines
 
 
 def record(epoch=3, **more):
@@ -105,12 +104,6 @@ def test_what_the_user_caused_passes_as_it_is(tmp_path, error):
     with pytest.raises(type(error)) as info, logged(tmp_path / "train.log"):
         raise error
     assert info.value is error
-
-
-def test_last_lines_of_a_long_file(tmp_path):
-    path = tmp_path / "log"
-    path.write_bytes(b"\xff" * 1_000_000 + b"\n" + b"".join(b"%d\n" % i for i in range(50)))
-    assert last_lines(path, 3) == "47\n48\n49"
 
 
 def test_ctrl_c_while_training_exits_with_130(tmp_path):

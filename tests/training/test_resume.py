@@ -1,10 +1,7 @@
-import json
 import logging
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, FINISHED, PREVIOUS_CHECKPOINT, is_whole
@@ -153,21 +150,6 @@ def test_before_the_first_epoch_a_change_starts_again(tmp_path, caplog):
 def test_a_folder_of_another_program_is_refused(exp):
     with pytest.raises(UserError, match="trained by another program"):
         resume.check_unchanged(exp, CONFIG)
-
-
-VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
-CONFIGS = st.dictionaries(
-    st.text("abc", min_size=1, max_size=2),
-    VALUES | st.dictionaries(st.text("de", min_size=1, max_size=2), VALUES, max_size=2),
-    max_size=4,
-)
-
-
-@settings(deadline=None)
-@given(CONFIGS, CONFIGS)
-def test_flat_configurations_differ_exactly_where_nested_ones_do(a, b):
-    a, b = json.loads(json.dumps(a)), json.loads(json.dumps(b))
-    assert (files.flatten(a) == files.flatten(b)) == (a == b)
 
 
 def test_finished_only_for_the_same_request_and_whole_files(exp):
