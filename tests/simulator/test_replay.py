@@ -1,7 +1,6 @@
 """Lowering of encoders to kernel calls, replay, fits, extrapolation."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +29,6 @@ from espnet_spike.simulator.replay import (
     spread,
     sum_totals,
 )
-from espnet_spike.simulator.tape import windows
 
 pytestmark = pytest.mark.xdist_group("simulator")
 
@@ -148,19 +146,6 @@ def test_what_has_no_kernel_is_refused_by_name(encoder, said):
         record_encoder(encoder, utterances)
 
 
-def test_windows_are_what_a_convolution_reads():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(9, 4, 3))
-    w = torch.from_numpy(rng.normal(size=(5, 3, 3, 2)))
-    got = np.einsum("octf,ntfc->no", w, windows([x], 3, 2, 0, 0)[:, :, :2])
-    want = torch.nn.functional.conv2d(torch.from_numpy(x).permute(2, 0, 1)[None], w, stride=2)
-    assert np.allclose(got, want[0, :, :, 0].T)
-    # causal: the last row is the frame itself, the first frames see zeros
-    causal = windows([x, x + 1], 3, 1, 2, 0)
-    assert len(causal) == 18 and np.array_equal(causal[:, -1], np.concatenate([x, x + 1]))
-    assert (causal[0, :2] == 0).all() and (causal[9, :2] == 0).all()
-
-
 def test_the_sample_spreads_over_the_events_and_keeps_calls_apart():
     assert spread(5, 3) == [0, 2, 4] and spread(2, 9) == [0, 1] and spread(1, 3) == [0]
     rng = np.random.default_rng(0)
@@ -204,18 +189,6 @@ def test_a_wrong_output_stops_the_run(machine, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="linear_dense"):
         simulate(machine(), plan(sites, ["dense"]), Log(tmp_path / "log", "a"), jobs=1)
     assert not (tmp_path / "log").exists()
-
-
-def test_quantisation_loses_no_event_and_overflows_nothing():
-    x = np.array([[1e-9, 0.0, 1.0, -1e-9]])
-    q, scale = ops.quantise_events(x)
-    assert (q != 0).tolist() == [[True, False, True, True]] and scale * q[0, 2] == pytest.approx(1)
-    assert not ops.quantise(np.zeros(4))[0].any()
-    w = np.full((3, 5000), 127, np.int8)
-    assert abs(w[0].astype(int) @ np.full(5000, int(ops.headroom(w, (1,))))) < 2**31
-    for factor in (0.24, 1e-3, 1e-7):
-        multiplier, shift = ops.rescale(factor)
-        assert multiplier / 2 ** (32 + shift) == pytest.approx(factor, rel=1e-6)
 
 
 @pytest.fixture
@@ -281,8 +254,3 @@ def test_the_command_says_what_it_lacks():
         main([])
     with pytest.raises(UserError, match="no such file"):
         main(["--asr_exp", "x", "--data_dir", "y", "--hardware", "nowhere.yaml"])
-
-
-def test_forms_compare_by_identity():
-    form = ops.relu(np.ones((3, 4)))
-    assert form == form and form != replace(form)

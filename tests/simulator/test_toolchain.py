@@ -6,9 +6,7 @@ import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.simulator import toolchain
-from espnet_spike.simulator.core import build_core
 from espnet_spike.simulator.firmware import build_firmware
-from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.utils.install import how_to_install
 
 FINDERS = (
@@ -104,13 +102,3 @@ def test_a_digest_tells_contents_apart(tmp_path):
 def test_a_failed_command_shows_its_end(tmp_path):
     with pytest.raises(UserError, match="what went wrong"):
         toolchain.run([sys.executable, "-c", "raise SystemExit('what went wrong')"], tmp_path)
-
-
-def test_what_was_built_is_on_record(machine):
-    record = machine().record
-    assert "-O3" in record["core"]["cxx_flags"] and "-O2" in record["firmware"]["flags"]
-    assert "5da1679f" in record["core"]["rtl"]
-    # what has no say in the build has none in its key
-    waiting = Hardware(data_wait_states=3, clock_mhz=5)
-    assert build_core(waiting).binary == machine().core.binary
-    assert build_core(Hardware(multiplier="none")).binary != machine().core.binary

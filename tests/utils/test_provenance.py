@@ -1,11 +1,11 @@
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathlib import Path
 from espnet_spike.utils import provenance
 from tests.conftest import ROOT
 

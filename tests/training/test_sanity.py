@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_spike.errors import UserError
+from espnet_spike.training.sanity import check_finished, check_learnt, stopped_early
+
+LOG = Path("train.log")
+
+
+def epoch(number, valid=1.0, train=1.0, applied=5, steps=5, moved=True, probe=(2.0, 1.0)):
+    return {
+        "epoch": number,
+        "max_epoch": 9,
+        "steps": steps,
+        "applied": applied,
+        "parameters_moved": moved,
+        "probe_loss": list(probe) if number == 1 else [None, None],
+        "train": {"loss": train},
+        "valid": {"loss": valid},
+        "seconds": 1.0,
+    }
+
+
+def test_learnt():
+    check_learnt([epoch(1, 2.0), epoch(2, 1.5)], LOG)
+    check_learnt([epoch(1)], LOG)  # a single epoch: the probe tells
+
+
+@pytest.mark.parametrize(
+    ("epochs", "cause"),
+    [
+        ([], "no epoch was trained"),
+        ([epoch(1, applied=0)], "no update was applied, the gradient was NaN .* all 5 steps"),
+        ([epoch(1, applied=0, steps=0)], "accum_grad is larger"),
+        ([epoch(1), epoch(2, train=None)], "the train loss of epoch 2 is not finite"),
+        ([epoch(1), epoch(2, valid=None)], "the valid loss of epoch 2 is not finite"),
+        ([epoch(1), epoch(2, 0.5, applied=0)], "no update was applied in epoch 2"),
+        ([epoch(1, moved=False), epoch(2, moved=False)], "no parameter changed"),
+        ([epoch(1, probe=(1.0, 1.0))], "the loss did not move"),
+        ([epoch(1, 1.0, probe=(1.0, 1.0 + 1e-9)), epoch(2, 1.0 + 1e-9)], "did not move"),
+    ],
+)
+def test_nothing_learnt(epochs, cause):
+    with pytest.raises(UserError, match=cause):
+        check_learnt(epochs, LOG)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=12), st.integers(0, 5))
+def test_early_stopping_is_that_of_espnet(losses, patience):
+    from espnet2.train.reporter import Reporter
+
+    reporter = Reporter()
+    reporter.stats = {e: {"valid": {"loss": loss}} for e, loss in enumerate(losses, 1)}
+    reporter.set_epoch(len(losses))
+    records = [epoch(e, loss) for e, loss in enumerate(losses, 1)]
+    for mode in ("min", "max"):
+        expected = reporter.check_early_stopping(patience, "valid", "loss", mode)
+        assert stopped_early(records, patience, ("valid", "loss", mode)) == expected
+
+
+def test_finished():
+    config = {"max_epoch": 3, "patience": 1, "early_stopping_criterion": ["valid", "loss", "min"]}
+    check_finished([epoch(1), epoch(2), epoch(3)], config, LOG)
+    check_finished([epoch(1, 1.0), epoch(2, 2.0), epoch(3, 3.0)], config | {"max_epoch": 9}, LOG)
+    with pytest.raises(UserError, match="ended after 2 of 3 epochs"):
+        check_finished([epoch(1, 2.0), epoch(2, 1.0)], config, LOG)
+    with pytest.raises(UserError, match="ended after 2 of 3 epochs"):
+        check_finished([epoch(1), epoch(2)], config | {"patience": None}, LOG)
