@@ -211,9 +211,8 @@ def run_model(
     xs = xs[0] if isinstance(xs, tuple) else xs
     best = None
     if model.ctc is not None:
-        counter.layers.append(("ctc", model.ctc))  # this is no forward pass
-        best = model.ctc.log_softmax(xs).argmax(-1)[0]
-        counter.layers.pop()
+        with counter.layer("ctc", model.ctc):  # this is no forward pass
+            best = model.ctc.log_softmax(xs).argmax(-1)[0]
     if model.decoder is None or getattr(model, "use_transducer_decoder", False):
         return 0
     if hypothesis is None:

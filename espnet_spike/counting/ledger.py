@@ -1,11 +1,19 @@
-"""What is known of the tensors of a running network: which hold spikes, and how many."""
+"""The ledger of a running network: what it costs, and which of its tensors hold spikes.
 
-from collections.abc import Iterator
+The rules (``counting.operator_rules``, ``product_rules``, ``module_rules``) write into it; who sees
+the operations is ``counting.counter``.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from espnet_spike.counting.costs import Cost, Costs
 
 
 @dataclass(slots=True)
@@ -70,9 +78,155 @@ def counts_of(x: Tensor, found: Spikes) -> Tensor:
     return found.counts.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
-def _key(x: Tensor) -> int:
+def storage_key(x: Tensor) -> int:
     """Return what names the storage of ``x`` as long as a reference to it exists."""
     return x.untyped_storage()._cdata
+
+
+class Ledger:
+    """Running sums of operations, and what is known of the tensors that they were done on.
+
+    Args:
+        name: of the layer that runs at first.
+        module: that layer.
+        dense: take every value for one that is not zero; the values are not looked at, so the
+            model may be on the meta device.
+
+    Attributes:
+        costs: running sums, (dotted name of the innermost module, kind) -> ``Cost``.
+        uncovered: operation without a rule -> [calls, numbers it made].
+        lost: operation that made real values of spikes -> calls; a hint at what a rule could add.
+        layers: (name, module) of the forward passes that are running, innermost last.
+    """
+
+    def __init__(self, name: str, module: nn.Module, dense: bool = False) -> None:
+        self.dense = dense
+        self.costs: Costs = defaultdict(Cost)
+        self.uncovered: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+        self.lost: dict[str, int] = defaultdict(int)
+        self.layers: list[tuple[str, nn.Module]] = [(name, module)]
+        self.last_firing: tuple | None = None
+        self._spikes: dict[int, tuple[StorageWeakRef, Spikes]] = {}
+        self._constants: dict[int, StorageWeakRef] = {}
+        self._parameters: set[int] = set()
+        self._last: tuple[tuple[Tensor, float], ...] = ()
+        self._full = 16  # look for tensors that are gone when so many are known
+
+    # --- sums
+
+    def cost(self, kind: str) -> Cost:
+        """Return the running sums of a kind of operator in the current layer."""
+        return self.costs[self.layers[-1][0], kind]
+
+    def uncover(self, name: str, numbers: float) -> None:
+        """Note that an operation has no rule; it made so many numbers."""
+        self.uncovered[name][0] += 1
+        self.uncovered[name][1] += numbers
+
+    def lose(self, name: str) -> None:
+        """Note that an operation made real values of spikes."""
+        self.lost[name] += 1
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose forward pass is running."""
+        return self.layers[-1][1]
+
+    @contextmanager
+    def layer(self, name: str, module: nn.Module) -> Iterator[None]:
+        """Name, within the context, the layer that runs without a forward pass of its own."""
+        self.layers.append((name, module))
+        try:
+            yield
+        finally:
+            self.layers.pop()
+
+    def reset(self) -> None:
+        """Start new sums; forget what is known of tensors that are gone."""
+        self.costs = defaultdict(Cost)
+        self._spikes.clear()
+        self._last = ()
+        for key in [key for key, ref in self._constants.items() if ref.expired()]:
+            del self._constants[key]
+
+    # --- what is known of tensors
+
+    def forget(self) -> None:
+        """Forget what is known of tensors; sums stay."""
+        self._spikes.clear()
+        self._constants.clear()
+        self._last = ()
+
+    def spikes(self, x: Tensor) -> Spikes | None:
+        """Return the spikes that ``x`` or what it is a view of holds; None for real values."""
+        found = self._spikes.get(storage_key(x)) if self._spikes else None
+        return None if found is None else found[1]
+
+    @property
+    def knows_spikes(self) -> bool:
+        """Whether any tensor is known to hold spikes."""
+        return bool(self._spikes)
+
+    def counts(self, x: Tensor) -> Tensor | None:
+        """Return the spike counts of ``x``, of its shape; None for real values."""
+        found = self.spikes(x)
+        return None if found is None else counts_of(x, found)
+
+    def set_spikes(self, x: Tensor, spikes: Spikes) -> Spikes:
+        """Note that ``x``, a tensor with a storage of its own, holds spikes."""
+        if len(self._spikes) >= self._full:
+            for key in [key for key, (ref, _) in self._spikes.items() if ref.expired()]:
+                del self._spikes[key]
+            self._full = 2 * len(self._spikes) + 16
+        if spikes.counts is not None and spikes.counts.stride() != x.stride():
+            laid_out = torch.empty_strided(x.shape, x.stride(), dtype=spikes.counts.dtype)
+            spikes = replace(spikes, counts=laid_out.copy_(spikes.counts))
+        self._spikes[storage_key(x)] = StorageWeakRef(x.untyped_storage()), spikes
+        return spikes
+
+    def drop_spikes(self, x: Tensor) -> None:
+        """Note that ``x`` holds real values now."""
+        self._spikes.pop(storage_key(x), None)
+
+    def set_parameter(self, x: Tensor) -> None:
+        """Note that ``x`` is a parameter or buffer."""
+        self._parameters.add(storage_key(x))
+        self.set_constant(x)
+
+    def is_parameter(self, x: Tensor) -> bool:
+        """Return whether ``x`` is a parameter or buffer, or a view of one."""
+        return storage_key(x) in self._parameters
+
+    def set_constant(self, x: Tensor) -> None:
+        """Note that ``x`` depends on weights and lengths only."""
+        self._constants[storage_key(x)] = StorageWeakRef(x.untyped_storage())
+
+    def is_constant(self, x: object) -> bool:
+        """Return whether ``x`` does not depend on activations; true of numbers and integers."""
+        if not isinstance(x, Tensor) or not is_real_valued(x):
+            return True
+        return storage_key(x) in self._constants
+
+    def all_constant(self, tensors: Iterable[Tensor]) -> bool:
+        """Return whether no tensor that has real values depends on activations."""
+        constants = self._constants
+        return all(storage_key(x) in constants for x in tensors if is_real_valued(x))
+
+    def changed(self, x: Tensor) -> None:
+        """Note that ``x`` was written to in place."""
+        self._constants.pop(storage_key(x), None)
+        self._last = ()
+
+    def nonzeros(self, x: Tensor) -> float:
+        """Return how many values of ``x`` are not zero; of the same tensor again without a look."""
+        if self.dense:
+            return float(x.numel())
+        for known, nonzeros in self._last:
+            if known is x:
+                return nonzeros
+        nonzeros = float(torch.count_nonzero(x))
+        self._last = (*self._last[-1:], (x, nonzeros))
+        return nonzeros
 
 
 @contextmanager

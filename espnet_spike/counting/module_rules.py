@@ -1,4 +1,4 @@
-"""What our own modules cost whose work no tensor operation shows, for the counter.
+"""What our own modules cost whose work no tensor operation shows, for the ledger.
 
 The neurons and the selective scan run in compiled kernels; their cost follows from their formulas:
 
@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 
 from espnet_spike.counting.costs import Cost
-from espnet_spike.counting.counter import Counter
-from espnet_spike.counting.ledger import Spikes, replaced
+from espnet_spike.counting.ledger import Ledger, Spikes, replaced
 from espnet_spike.counting.operator_rules import activation
 from espnet_spike.counting.product_rules import read, write
 from espnet_spike.nn.layers import mamba
@@ -43,11 +42,11 @@ from espnet_spike.nn.ops import imls
 FOLLOWS_INPUT = ("token", "utt", "max")
 
 
-def imls_spikes(counter: Counter, neuron: IMLS, x: Tensor) -> Spikes:
+def imls_spikes(ledger: Ledger, neuron: IMLS, x: Tensor) -> Spikes:
     """Return the spikes that an IMLS layer has just made of ``x``."""
     scaled = neuron.stat in FOLLOWS_INPUT
-    rows, level, scale, y, total = counter.last_firing
-    counter.last_firing = None
+    rows, level, scale, y, total = ledger.last_firing
+    ledger.last_firing = None
     if isinstance(neuron, TernaryMomentum):
         counts = sum(digit.abs() for digit in neuron.digits(rows, level, scale))
         return Spikes(counts.view(x.shape), neuron.slots, scaled)
@@ -55,10 +54,10 @@ def imls_spikes(counter: Counter, neuron: IMLS, x: Tensor) -> Spikes:
     return Spikes(counts.view(x.shape), neuron.slots, scaled, total, nonzeros)
 
 
-def _neuron(counter: Counter, neuron: Neuron, args: tuple, kwargs: dict, out: object) -> None:
+def _neuron(ledger: Ledger, neuron: Neuron, args: tuple, kwargs: dict, out: object) -> None:
     """Count a layer of neurons and note the spikes that it emits."""
     x = args[0]
-    cost = counter.cost("neuron")
+    cost = ledger.cost("neuron")
     numel, frames = x.numel(), x.numel() / x.shape[-1]
     cost.updates += numel
     cost.values_read += numel
@@ -77,24 +76,23 @@ def _neuron(counter: Counter, neuron: Neuron, args: tuple, kwargs: dict, out: ob
             cost.values_read += numel
             cost.values_written += numel
     else:
-        counter.uncovered[f"neuron {type(neuron).__name__}"][0] += 1
-        counter.uncovered[f"neuron {type(neuron).__name__}"][1] += numel
+        ledger.uncover(f"neuron {type(neuron).__name__}", numel)
         return
     if isinstance(neuron, IMLS) and neuron.warm:
-        counter.lost["neuron without rounding"] += 1
+        ledger.lose("neuron without rounding")
         return
     values = out
     if isinstance(out, SpikeTrain):
-        counter.set_constant(out.channel)
+        ledger.set_constant(out.channel)
         scaled = isinstance(neuron, IMLS) and neuron.stat in FOLLOWS_INPUT
         found, values = Spikes.of_itself(out.counts, out.levels, scaled), out.counts
     elif isinstance(neuron, IMLS):
-        found = imls_spikes(counter, neuron, x)
+        found = imls_spikes(ledger, neuron, x)
     elif isinstance(neuron, ILIF):
         found = Spikes(out / neuron.unit, neuron.T, False)
     else:
         found = Spikes.of_itself(out, 1)
-    found = counter.set_spikes(values, found)
+    found = ledger.set_spikes(values, found)
     cost.spike_bits_written += numel * found.bits
     cost.inputs += numel
     cost.nonzeros += found.nonzeros
@@ -103,17 +101,17 @@ def _neuron(counter: Counter, neuron: Neuron, args: tuple, kwargs: dict, out: ob
     cost.sizes(0, x.shape[-1], x.shape[-1])
 
 
-def _fatrelu(counter: Counter, layer: FATReLU, args: tuple, kwargs: dict, out: Tensor) -> None:
-    activation(counter, args[0], out)
+def _fatrelu(ledger: Ledger, layer: FATReLU, args: tuple, kwargs: dict, out: Tensor) -> None:
+    activation(ledger, args[0], out)
     if layer.activation is not None:  # the two-sided form keeps the dense activation, SiLU
-        counter.cost("activation").special += out.numel()
-        counter.cost("activation").multiplies += out.numel()
+        ledger.cost("activation").special += out.numel()
+        ledger.cost("activation").multiplies += out.numel()
 
 
 def _batch_norm(
-    counter: Counter, norm: MaskedBatchNorm, args: tuple, kwargs: dict, out: Tensor
+    ledger: Ledger, norm: MaskedBatchNorm, args: tuple, kwargs: dict, out: Tensor
 ) -> None:
-    cost = counter.cost("norm")
+    cost = ledger.cost("norm")
     cost.multiplies += out.numel()
     cost.additions += out.numel()
     cost.values_read += out.numel()
@@ -125,25 +123,25 @@ MODULE_RULES: dict[type[nn.Module], Callable] = {
     FATReLU: _fatrelu,
     MaskedBatchNorm: _batch_norm,
 }
-"""Class -> rule(counter, module, args, kwargs, out) that counts its forward pass as a whole."""
+"""Class -> rule(ledger, module, args, kwargs, out) that counts its forward pass as a whole."""
 
 
-def count_scan(counter: Counter, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, y: Tensor) -> None:
+def count_scan(ledger: Ledger, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, y: Tensor) -> None:
     """Count a selective scan.
 
     Args:
-        counter: takes the counts.
+        ledger: takes the counts.
         u: input ``(B, E, L)``.
         delta: step sizes ``(B, E, L)``.
         B: ``(B, N, L)``.
         C: ``(B, N, L)``.
         y: output ``(B, E, L)``.
     """
-    cost = counter.cost("scan")
+    cost = ledger.cost("scan")
     states = u.numel() * B.shape[1]
     cost.dense_macs += 2 * states + u.numel()
-    counts = counter.counts(u)
-    if counter.dense:
+    counts = ledger.counts(u)
+    if ledger.dense:
         cost.macs += 2 * states + u.numel()
         cost.multiplies += u.numel()
     else:
@@ -151,7 +149,7 @@ def count_scan(counter: Counter, u: Tensor, delta: Tensor, B: Tensor, C: Tensor,
     cost.multiplies += 2 * states
     cost.special += states
     for x in (u, delta, B, C):
-        read(counter, cost, x)
+        read(ledger, cost, x)
     cost.values_read += states
     cost.values_written += states
     write(cost, y)
@@ -172,35 +170,35 @@ def _scan_products(cost: Cost, counts: Tensor | None, u: Tensor, B: Tensor, C: T
 
 
 @contextmanager
-def patched(counter: Counter) -> Iterator[None]:
-    """Let the counter see, within the context, what is no tensor operation."""
+def patched(ledger: Ledger) -> Iterator[None]:
+    """Let the ledger know, within the context, what is no tensor operation."""
     scan, kernel = mamba.selective_scan, imls.forward
     slot, value, masked = SpikeTrain.slot, SpikeTrain.value, SpikeTrain.masked
     matrix, row_scale = DecayMask.matrix, DecayMask.row_scale
 
     def counting_kernel(x, level, scale, *args):  # noqa: ANN001
         y, count = kernel(x, level, scale, *args)
-        counter.last_firing = x, level, scale, y, float(count)
+        ledger.last_firing = x, level, scale, y, float(count)
         return y, count
 
     def counting_scan(u, delta, A, B, C, *args, **kwargs):  # noqa: ANN001
         with no_dispatch():
             out = scan(u, delta, A, B, C, *args, **kwargs)
             y = out[0] if isinstance(out, tuple) else out
-            count_scan(counter, u, delta, B, C, y)
+            count_scan(ledger, u, delta, B, C, y)
         return out
 
     def counting_slot(train: SpikeTrain, t: int) -> Tensor:
         with no_dispatch():
             out = slot(train, t)
-            counter.set_spikes(out, Spikes.of_itself(out, 1))
+            ledger.set_spikes(out, Spikes.of_itself(out, 1))
         return out
 
     def counting_value(train: SpikeTrain) -> Tensor:
         with no_dispatch():
             out = value(train)
             scaled = train.frame.numel() > 1
-            counter.set_spikes(out, Spikes(train.counts.clone(), train.levels, scaled))
+            ledger.set_spikes(out, Spikes(train.counts.clone(), train.levels, scaled))
         return out
 
     def counting_masked(train: SpikeTrain, mask: Tensor) -> SpikeTrain:
@@ -212,7 +210,7 @@ def patched(counter: Counter) -> Iterator[None]:
             with no_dispatch():
                 out = make(decay, *args)
                 if out is not None:
-                    counter.set_constant(out)
+                    ledger.set_constant(out)
             return out
 
         return made_ahead

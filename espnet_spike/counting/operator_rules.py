@@ -1,6 +1,6 @@
 """What each tensor operation costs, for ``espnet_spike.counting.counter``.
 
-A rule is called as ``rule(counter, args, kwargs, out)`` after the operation and adds to the sums of
+A rule is called as ``rule(ledger, args, kwargs, out)`` after the operation and adds to the sums of
 the current layer. Prices of composite operations, a number of the result each:
 
 ==============  ==========================================================================
@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from espnet_spike.counting.costs import Cost
-from espnet_spike.counting.counter import Counter
-from espnet_spike.counting.ledger import Spikes
+from espnet_spike.counting.ledger import Ledger, Spikes
 from espnet_spike.counting.product_rules import (
     addmm,
     aten_convolution,
@@ -36,7 +35,7 @@ from espnet_spike.counting.product_rules import (
 )
 from espnet_spike.nn.layers.spiking_attention import SpikingAttention
 
-Rule = Callable[[Counter, tuple, dict, object], None]
+Rule = Callable[[Ledger, tuple, dict, object], None]
 
 # they give back the same storage, or a copy of it, or no numbers at all
 VIEWS = frozenset(
@@ -104,10 +103,10 @@ def plan(func: torch._ops.OpOverload) -> tuple[str, str, Rule | None, bool]:
     return base, "count", None, in_place
 
 
-def _traffic(counter: Counter, cost: Cost, operands: Iterable[object], out: Tensor) -> None:
+def _traffic(ledger: Ledger, cost: Cost, operands: Iterable[object], out: Tensor) -> None:
     for x in operands:
         if isinstance(x, Tensor) and x.is_floating_point():
-            found = counter.spikes(x)
+            found = ledger.spikes(x)
             if found is None:
                 cost.values_read += x.numel()
             else:
@@ -115,212 +114,212 @@ def _traffic(counter: Counter, cost: Cost, operands: Iterable[object], out: Tens
     write(cost, out)
 
 
-def _lose(counter: Counter, name: str, operands: Iterable[object]) -> None:
-    if counter._spikes and any(
-        isinstance(x, Tensor) and counter.spikes(x) is not None for x in operands
+def _lose(ledger: Ledger, name: str, operands: Iterable[object]) -> None:
+    if ledger.knows_spikes and any(
+        isinstance(x, Tensor) and ledger.spikes(x) is not None for x in operands
     ):
-        counter.lost[name] += 1
+        ledger.lose(name)
 
 
 def _elementwise(
-    name: str, price: tuple, counter: Counter, args: tuple, kwargs: dict, out: object
+    name: str, price: tuple, ledger: Ledger, args: tuple, kwargs: dict, out: object
 ) -> None:
     out = out if isinstance(out, Tensor) else out[0]
-    _lose(counter, name, args)
-    cost = counter.cost("elementwise")
+    _lose(ledger, name, args)
+    cost = ledger.cost("elementwise")
     multiplies, additions, special = price
     cost.multiplies += multiplies * out.numel()
     cost.additions += additions * out.numel()
     cost.special += special * out.numel()
-    _traffic(counter, cost, args, out)
+    _traffic(ledger, cost, args, out)
 
 
-def _comparison(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def _comparison(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
     if isinstance(args[0], Tensor) and args[0].is_floating_point():
-        counter.cost("elementwise").additions += args[0].numel()
+        ledger.cost("elementwise").additions += args[0].numel()
 
 
-def _add(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def _add(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     other = args[1]
     if not out.is_floating_point() or (not isinstance(other, Tensor) and other == 0):
         return
-    cost = counter.cost("elementwise")
+    cost = ledger.cost("elementwise")
     cost.additions += out.numel()
     if kwargs.get("alpha", 1) not in (1, -1):
         cost.multiplies += out.numel()
-    _lose(counter, "add", args)
-    _traffic(counter, cost, args, out)
+    _lose(ledger, "add", args)
+    _traffic(ledger, cost, args, out)
 
 
-def _mul(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def _mul(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a product of values: of two activations where neither is zero."""
     if not out.is_floating_point():
         return
     a, b = (x if isinstance(x, Tensor) else None for x in args[:2])
     tensors = [x for x in (a, b) if x is not None and x.is_floating_point() and x.dim()]
-    if _scaled_spikes(counter, a, b, out):
+    if _scaled_spikes(ledger, a, b, out):
         return
     if len(tensors) < sum(x is not None and x.dim() > 0 for x in (a, b)):
         return  # a mask of truth values
-    _lose(counter, "mul", tensors)
-    constants = [x for x in tensors if counter.is_constant(x)]
+    _lose(ledger, "mul", tensors)
+    constants = [x for x in tensors if ledger.is_constant(x)]
     gated = len(tensors) == 2 and not constants and a.shape == b.shape
-    kind = "decay_mask" if _decays(counter, constants) else "gate" if gated else "elementwise"
-    cost = counter.cost(kind)
+    kind = "decay_mask" if _decays(ledger, constants) else "gate" if gated else "elementwise"
+    cost = ledger.cost(kind)
     if gated:
-        both = a.numel() if counter.dense else torch.count_nonzero(torch.logical_and(a, b))
+        both = a.numel() if ledger.dense else torch.count_nonzero(torch.logical_and(a, b))
         cost.multiplies += float(both)
     else:
         cost.multiplies += out.numel()
-    _traffic(counter, cost, tensors, out)
+    _traffic(ledger, cost, tensors, out)
 
 
-def _scaled_spikes(counter: Counter, a: Tensor | None, b: Tensor | None, out: Tensor) -> bool:
+def _scaled_spikes(ledger: Ledger, a: Tensor | None, b: Tensor | None, out: Tensor) -> bool:
     """Count a product that is spikes again; return whether it is.
 
     Spikes times spikes fire where both do: an AND of binary spikes, a product of levels. A mask
     silences. A number or constant changes the unit: what is the same for all frames goes into
     weights, anything else is a multiplication for each spiking value.
     """
-    counts = [None if x is None else counter.counts(x) for x in (a, b)]
+    counts = [None if x is None else ledger.counts(x) for x in (a, b)]
     if all(x is None for x in counts):
         return False
     if all(x is not None for x in counts):
-        first, second = counter.spikes(a), counter.spikes(b)
+        first, second = ledger.spikes(a), ledger.spikes(b)
         levels, scaled = first.levels * second.levels, first.scaled or second.scaled
-        made = counter.set_spikes(out, Spikes(counts[0] * counts[1], levels, scaled))
-        cost = counter.cost("gate")
+        made = ledger.set_spikes(out, Spikes(counts[0] * counts[1], levels, scaled))
+        cost = ledger.cost("gate")
         cost.multiplies += made.nonzeros
-        _traffic(counter, cost, (a, b), out)
+        _traffic(ledger, cost, (a, b), out)
         return True
     x, other = (a, b) if counts[0] is not None else (b, a)
-    if not counter.is_constant(other) and other.dtype != torch.bool:
+    if not ledger.is_constant(other) and other.dtype != torch.bool:
         return False
-    first, shown = counter.spikes(x), counter.counts(x)
+    first, shown = ledger.spikes(x), ledger.counts(x)
     if isinstance(other, Tensor) and other.dtype == torch.bool:
         shown = shown * other
     elif isinstance(other, Tensor) and other.dim() > 1:
-        cost = counter.cost("decay_mask" if _decays(counter, [other]) else "elementwise")
+        cost = ledger.cost("decay_mask" if _decays(ledger, [other]) else "elementwise")
         cost.multiplies += first.nonzeros
-    counter.set_spikes(out, Spikes(shown.expand(out.shape), first.levels, first.scaled))
+    ledger.set_spikes(out, Spikes(shown.expand(out.shape), first.levels, first.scaled))
     return True
 
 
-def _decays(counter: Counter, constants: Iterable[Tensor]) -> bool:
-    return isinstance(counter.module, SpikingAttention) and any(x.dim() > 2 for x in constants)
+def _decays(ledger: Ledger, constants: Iterable[Tensor]) -> bool:
+    return isinstance(ledger.module, SpikingAttention) and any(x.dim() > 2 for x in constants)
 
 
-def _div(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def _div(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a division; by a number or by a constant it is a multiplication."""
     if not out.is_floating_point():
         return
-    cost = counter.cost("elementwise")
-    if counter.is_constant(args[1]):
+    cost = ledger.cost("elementwise")
+    if ledger.is_constant(args[1]):
         cost.multiplies += out.numel()
     else:
         cost.special += out.numel()
-    _lose(counter, "div", args)
-    _traffic(counter, cost, args, out)
+    _lose(ledger, "div", args)
+    _traffic(ledger, cost, args, out)
 
 
-def _activation(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def _activation(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a rectifier: one comparison, and what it leaves."""
-    activation(counter, args[0], out)
+    activation(ledger, args[0], out)
 
 
-def activation(counter: Counter, x: Tensor, out: Tensor) -> None:
+def activation(ledger: Ledger, x: Tensor, out: Tensor) -> None:
     """Count an activation that compares with a threshold."""
-    cost = counter.cost("activation")
+    cost = ledger.cost("activation")
     cost.additions += out.numel()
     cost.inputs += out.numel()
-    cost.nonzeros += counter.nonzeros(out)
+    cost.nonzeros += ledger.nonzeros(out)
     cost.values_read += x.numel()
     write(cost, out)
 
 
-def _layer_norm(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def _layer_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
     out = out if isinstance(out, Tensor) else out[0]
-    _norm(counter, args[0], out, 3, 4, out.numel() / math.prod(args[1]))
+    _norm(ledger, args[0], out, 3, 4, out.numel() / math.prod(args[1]))
 
 
-def _rms_norm(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def _rms_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
     out = out if isinstance(out, Tensor) else out[0]
-    _norm(counter, args[0], out, 3, 1, out.numel() / math.prod(args[1]))
+    _norm(ledger, args[0], out, 3, 1, out.numel() / math.prod(args[1]))
 
 
-def _group_norm(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def _group_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
     out = out if isinstance(out, Tensor) else out[0]
-    _norm(counter, args[0], out, 3, 4, args[0].shape[0])
+    _norm(ledger, args[0], out, 3, 4, args[0].shape[0])
 
 
-def _batch_norm(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def _batch_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
     out = out if isinstance(out, Tensor) else out[0]
-    _norm(counter, args[0], out, 1, 1, 0)
+    _norm(ledger, args[0], out, 1, 1, 0)
 
 
 def _norm(
-    counter: Counter, x: Tensor, out: Tensor, multiplies: int, additions: int, roots: float
+    ledger: Ledger, x: Tensor, out: Tensor, multiplies: int, additions: int, roots: float
 ) -> None:
-    cost = counter.cost("norm")
+    cost = ledger.cost("norm")
     cost.multiplies += multiplies * out.numel()
     cost.additions += additions * out.numel()
     cost.special += roots
-    _traffic(counter, cost, (x,), out)
+    _traffic(ledger, cost, (x,), out)
 
 
-def _softmax(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
-    cost = counter.cost("softmax")
+def _softmax(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
+    cost = ledger.cost("softmax")
     axis = args[1] if len(args) > 1 else kwargs["dim"]
     softmax_cost(cost, out.numel(), out.numel() / out.shape[axis])
-    _traffic(counter, cost, args[:1], out)
+    _traffic(ledger, cost, args[:1], out)
 
 
-def _sum(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
-    _reduction(counter, args, out, 0)
+def _sum(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+    _reduction(ledger, args, out, 0)
 
 
-def _mean(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
-    _reduction(counter, args, out, 1)
+def _mean(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+    _reduction(ledger, args, out, 1)
 
 
-def _norm_of_vector(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
-    counter.cost("elementwise").multiplies += args[0].numel()
-    _reduction(counter, args, out, 1)
+def _norm_of_vector(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+    ledger.cost("elementwise").multiplies += args[0].numel()
+    _reduction(ledger, args, out, 1)
 
 
-def _variance(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
-    cost = counter.cost("elementwise")
+def _variance(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+    cost = ledger.cost("elementwise")
     cost.multiplies += args[0].numel()
     cost.additions += 2 * args[0].numel()
-    _reduction(counter, args, out, 1)
+    _reduction(ledger, args, out, 1)
 
 
-def _reduction(counter: Counter, args: tuple, out: object, multiplies: int) -> None:
+def _reduction(ledger: Ledger, args: tuple, out: object, multiplies: int) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     if not args[0].is_floating_point():
         return
-    cost = counter.cost("elementwise")
+    cost = ledger.cost("elementwise")
     cost.additions += max(0, args[0].numel() - out.numel())
     cost.multiplies += multiplies * out.numel()
-    _traffic(counter, cost, args[:1], out)
+    _traffic(ledger, cost, args[:1], out)
 
 
-def _cumsum(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
-    cost = counter.cost("elementwise")
+def _cumsum(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
+    cost = ledger.cost("elementwise")
     cost.additions += out.numel()
-    _traffic(counter, cost, args[:1], out)
+    _traffic(ledger, cost, args[:1], out)
 
 
-def _pool(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def _pool(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     kernel = args[1] if isinstance(args[1], list | tuple) else [args[1]]
-    cost = counter.cost("elementwise")
+    cost = ledger.cost("elementwise")
     cost.additions += out.numel() * math.prod(kernel)
-    _traffic(counter, cost, args[:1], out)
+    _traffic(ledger, cost, args[:1], out)
 
 
-def _embedding(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
-    cost = counter.cost("embedding")
+def _embedding(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
+    cost = ledger.cost("embedding")
     cost.values_read += out.numel()
     write(cost, out)
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from espnet_spike.counting.costs import Cost
-from espnet_spike.counting.counter import Counter
-from espnet_spike.counting.ledger import Spikes, count_sum, counts_of
+from espnet_spike.counting.ledger import Ledger, Spikes, count_sum, counts_of
 
 
 def product(
-    counter: Counter,
+    ledger: Ledger,
     kind: str,
     a: Tensor,
     b: Tensor,
@@ -21,8 +20,8 @@ def product(
     bias: Tensor | None = None,
 ) -> Cost:
     """Count a product of matrices, ``a`` ``(..., I, K)`` times ``b`` ``(..., K, J)``."""
-    cost = counter.cost(kind)
-    sides, spikes = (a, b), (counter.spikes(a), counter.spikes(b))
+    cost = ledger.cost(kind)
+    sides, spikes = (a, b), (ledger.spikes(a), ledger.spikes(b))
     cost.dense_macs += out.numel() * a.shape[-1]
     # how often each operand is used again: by the other's rows or columns, and by broadcasting
     uses = [
@@ -35,21 +34,21 @@ def product(
         cost.acs += _amount(a, spikes[0]) * uses[0]
     elif spikes[1] is not None:
         cost.acs += _amount(b, spikes[1]) * uses[1]
-    elif counter.is_constant(a):
-        cost.macs += counter.nonzeros(b) * uses[1]
-    elif counter.is_constant(b):
-        cost.macs += counter.nonzeros(a) * uses[0]
-    elif all(counter.nonzeros(x) == x.numel() for x in sides):
+    elif ledger.is_constant(a):
+        cost.macs += ledger.nonzeros(b) * uses[1]
+    elif ledger.is_constant(b):
+        cost.macs += ledger.nonzeros(a) * uses[0]
+    elif all(ledger.nonzeros(x) == x.numel() for x in sides):
         cost.macs += out.numel() * a.shape[-1]
     else:
         cost.macs += _meeting(*((x != 0).to(torch.float32) for x in sides))
     for x, other, found in ((a, b, spikes[0]), (b, a, spikes[1])):
-        read_as(counter, cost, x, found)
+        read_as(ledger, cost, x, found)
         if found is not None and found.scaled and other.numel():
             # a unit a frame: into the sums where frames are rows, into the other operand where
             # the sum runs over frames
-            by_row = x is a or counter.is_parameter(other)
-            counter.cost("rescale").multiplies += (out if by_row else other).numel()
+            by_row = x is a or ledger.is_parameter(other)
+            ledger.cost("rescale").multiplies += (out if by_row else other).numel()
     write(cost, out)
     if bias is not None:
         cost.additions += out.numel()
@@ -73,18 +72,18 @@ def _meeting(a: Tensor, b: Tensor) -> float:
     return float((a.sum(-2).double() * b.sum(-1).double()).sum())
 
 
-def read(counter: Counter, cost: Cost, x: Tensor) -> None:
+def read(ledger: Ledger, cost: Cost, x: Tensor) -> None:
     """Note that an operator reads ``x``; what it reads as a product says how sparse it is."""
-    read_as(counter, cost, x, counter.spikes(x))
+    read_as(ledger, cost, x, ledger.spikes(x))
 
 
-def read_as(counter: Counter, cost: Cost, x: Tensor, found: Spikes | None) -> None:
+def read_as(ledger: Ledger, cost: Cost, x: Tensor, found: Spikes | None) -> None:
     """Note that an operator reads ``x``, of which ``found`` is known."""
     if found is None:
         cost.values_read += x.numel()
-        if not counter.is_constant(x):
+        if not ledger.is_constant(x):
             cost.inputs += x.numel()
-            cost.nonzeros += counter.nonzeros(x)
+            cost.nonzeros += ledger.nonzeros(x)
         return
     cost.spike_bits_read += x.numel() * found.bits
     cost.inputs += x.numel()
@@ -103,40 +102,40 @@ def write(cost: Cost, out: Tensor) -> None:
     cost.values_written += out.numel()
 
 
-def linear(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def linear(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a linear layer."""
     x, weight = args[:2]
     bias = args[2] if len(args) > 2 else kwargs.get("bias")
     if x.dim() == 1:
         x = x[None]
     rows = x.flatten(0, -2) if x.is_contiguous() or x.dim() == 2 else x
-    product(counter, product_kind(counter, weight), rows, weight.t(), out, bias)
+    product(ledger, product_kind(ledger, weight), rows, weight.t(), out, bias)
 
 
-def product_kind(counter: Counter, *operands: Tensor) -> str:
+def product_kind(ledger: Ledger, *operands: Tensor) -> str:
     """Return ``linear`` for a product with weights, ``attention`` for one of activations.
 
     Weights may have been prepared (scaled, merged); encoded positions, one matrix a head and
     utterance, belong to attention.
     """
-    weights = (counter.is_constant(x) and x.dim() <= 3 for x in operands)
+    weights = (ledger.is_constant(x) and x.dim() <= 3 for x in operands)
     return "linear" if any(weights) else "attention"
 
 
-def matmul(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def matmul(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a product of matrices."""
     a, b = args[:2]
     a = a[None] if a.dim() == 1 else a
     b = b[:, None] if b.dim() == 1 else b
-    product(counter, product_kind(counter, a, b), a, b, out)
+    product(ledger, product_kind(ledger, a, b), a, b, out)
 
 
-def addmm(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def addmm(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a product of matrices with something added."""
-    product(counter, product_kind(counter, *args[1:3]), args[1], args[2], out, args[0])
+    product(ledger, product_kind(ledger, *args[1:3]), args[1], args[2], out, args[0])
 
 
-def scaled_dot_product(counter: Counter, args: tuple, kwargs: dict, out: object) -> None:
+def scaled_dot_product(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
     """Count attention with softmax: two products over the keys that a query may see."""
     query, key, value = args[:3]
     mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
@@ -144,7 +143,7 @@ def scaled_dot_product(counter: Counter, args: tuple, kwargs: dict, out: object)
     rows, columns = query.shape[-2], key.shape[-2]
     heads = query.numel() / (rows * query.shape[-1])
     pairs = heads * rows * columns
-    if isinstance(mask, Tensor) and not counter.dense:
+    if isinstance(mask, Tensor) and not ledger.dense:
         seen = mask if mask.dtype == torch.bool else mask > -torch.inf
         shape = (*query.shape[:-1], columns)
         visible = float(torch.count_nonzero(seen)) * math.prod(shape) / seen.numel()
@@ -152,27 +151,27 @@ def scaled_dot_product(counter: Counter, args: tuple, kwargs: dict, out: object)
         visible = heads * sum(min(row + 1, columns) for row in range(rows))
     else:
         visible = pairs
-    cost = counter.cost("attention")
+    cost = ledger.cost("attention")
     cost.dense_macs += pairs * (query.shape[-1] + value.shape[-1])
     cost.macs += visible * (query.shape[-1] + value.shape[-1])
     for x in (query, key, value):
-        read(counter, cost, x)
-        if counter.spikes(x) is not None:
-            counter.lost["scaled_dot_product_attention"] += 1
+        read(ledger, cost, x)
+        if ledger.spikes(x) is not None:
+            ledger.lose("scaled_dot_product_attention")
     write(cost, out if isinstance(out, Tensor) else out[0])
     cost.sizes(key.shape[-1] * columns, query.shape[-1], value.shape[-1])
-    counter.cost("elementwise").multiplies += visible  # the scale
-    softmax_cost(counter.cost("softmax"), visible, heads * rows)
+    ledger.cost("elementwise").multiplies += visible  # the scale
+    softmax_cost(ledger.cost("softmax"), visible, heads * rows)
 
 
-def convolution(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def convolution(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count ``conv1d``, ``conv2d``, ``conv3d``: the same first arguments as ``convolution``."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = dict(zip(names, args, strict=False)) | kwargs
-    count_convolution(counter, given, out)
+    count_convolution(ledger, given, out)
 
 
-def aten_convolution(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -> None:
+def aten_convolution(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a convolution by its lowest name."""
     names = (
         "input",
@@ -187,24 +186,23 @@ def aten_convolution(counter: Counter, args: tuple, kwargs: dict, out: Tensor) -
     )
     given = dict(zip(names, args, strict=False)) | kwargs
     if given["transposed"]:
-        counter.uncovered["transposed convolution"][0] += 1
-        counter.uncovered["transposed convolution"][1] += out.numel()
+        ledger.uncover("transposed convolution", out.numel())
         return
-    count_convolution(counter, given, out)
+    count_convolution(ledger, given, out)
 
 
-def count_convolution(counter: Counter, given: dict, out: Tensor) -> None:
+def count_convolution(ledger: Ledger, given: dict, out: Tensor) -> None:
     """Count a convolution whose arguments are given by name."""
     x, weight, bias = given["input"], given["weight"], given.get("bias")
     groups, dims = given.get("groups", 1), weight.dim() - 2
     kernel = weight.shape[2:]
     depthwise = groups > 1 and weight.shape[1] == 1
-    cost = counter.cost("depthwise_conv" if depthwise else "conv")
+    cost = ledger.cost("depthwise_conv" if depthwise else "conv")
     fan_in = weight[0].numel()
     cost.dense_macs += out.numel() * fan_in
-    found = counter.spikes(x)
+    found = ledger.spikes(x)
     counts = None if found is None else counts_of(x, found)
-    if counter.dense:
+    if ledger.dense:
         amount = out.numel() * fan_in
     else:
         amount = _reach(x, counts, weight, given, out) / groups
@@ -213,8 +211,8 @@ def count_convolution(counter: Counter, given: dict, out: Tensor) -> None:
     else:
         cost.acs += amount
         if found.scaled:
-            counter.cost("rescale").multiplies += out.numel() * kernel[0]
-    read_as(counter, cost, x, found)
+            ledger.cost("rescale").multiplies += out.numel() * kernel[0]
+    read_as(ledger, cost, x, found)
     cost.values_read += weight.numel()
     write(cost, out)
     if bias is not None:

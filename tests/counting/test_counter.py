@@ -488,7 +488,7 @@ def test_the_model_is_left_as_it_was():
     assert all("forward" not in vars(module) for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.equal(model(*speech())[0], before)
-    assert not counter._spikes and not counter._constants
+    assert not counter.ledger.knows_spikes and not counter.ledger._constants
 
 
 def test_weights_prepared_ahead_cost_nothing():
