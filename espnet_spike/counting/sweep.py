@@ -129,18 +129,17 @@ def pareto(points: Sequence[Point], column: str = "total") -> list[bool]:
 
 def load(asr_exp: Path, checkpoint: Path, settings: Settings) -> Any:
     """Return ESPnet's recogniser with the options of a beam search."""
-    import espnet2.bin.asr_inference as inference
-
     import espnet_spike.task  # noqa: F401  registers the encoders
     from espnet_spike.tasks.arguments import parse_espnet
+    from espnet_spike.tasks.espnet import asr_inference
 
     words = ["--output_dir", ".", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
     words += ["--asr_train_config", str(asr_exp / "config.yaml"), *settings.words]
     words += ["--asr_model_file", str(checkpoint)]
-    options = vars(parse_espnet(inference, settings.config, words))
-    known = inspect.signature(inference.Speech2Text.__init__).parameters
+    options = vars(parse_espnet(asr_inference, settings.config, words))
+    known = inspect.signature(asr_inference.Speech2Text.__init__).parameters
     given = {name: value for name, value in options.items() if name in known and value is not None}
-    return inference.Speech2Text(**given)
+    return asr_inference.Speech2Text(**given)
 
 
 def recognise(

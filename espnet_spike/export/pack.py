@@ -251,10 +251,10 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
         UserError: the copy does not load, or its hypothesis or score differs.
     """
     import numpy as np
-    from espnet2.bin.asr_inference import Speech2Text
     from espnet2.main_funcs.pack_funcs import unpack
 
     import espnet_spike.task  # noqa: F401  registers the encoders
+    from espnet_spike.tasks.espnet import asr_inference
 
     settings = contents.settings
     original = {
@@ -267,11 +267,11 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
     search = search_options(settings) | {"beam_size": 2, "maxlenratio": -10.0, "minlenratio": 0.0}
     dimensions = read_config(contents.asr_exp)["input_size"]
     speech = np.random.default_rng(0).normal(size=(CHECK_FRAMES, dimensions)).astype(np.float32)
-    expected = Speech2Text(**original, **search)(speech)[0]
+    expected = asr_inference.Speech2Text(**original, **search)(speech)[0]
     folder.mkdir()
     with contextlib.chdir(folder):  # paths of this working directory lead nowhere there
         try:
-            found = Speech2Text(**unpack(archive, "unpacked"), **search)(speech)[0]
+            found = asr_inference.Speech2Text(**unpack(archive, "unpacked"), **search)(speech)[0]
         except (OSError, RuntimeError, TypeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"the pack does not load: {type(error).__name__}: {error}") from error
     if expected[2] != found[2] or float(expected[3].score) != float(found[3].score):

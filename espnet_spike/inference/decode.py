@@ -401,12 +401,11 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
 
 def search_options(settings: Settings) -> dict[str, Any]:
     """Return the inference config with the simple ones of its further options in it."""
-    import espnet2.bin.asr_inference as inference
-
     from espnet_spike.tasks.arguments import parse_espnet
+    from espnet_spike.tasks.espnet import asr_inference
 
     needed = ["--output_dir", "x", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
-    options = vars(parse_espnet(inference, settings.config, [*needed, *settings.words]))
+    options = vars(parse_espnet(asr_inference, settings.config, [*needed, *settings.words]))
     return {key: options[key] for key in SEARCH_KEYS}
 
 

@@ -154,13 +154,12 @@ class Recognizer:
         self.batch_size = settings.batch_size
 
     def _load(self, files: Mapping[str, str], settings: Settings, device: str) -> None:
-        from espnet2.bin.asr_inference import Speech2Text
-
         import espnet_spike.task  # noqa: F401  registers the encoders
         from espnet_spike.inference.decode import search_options
+        from espnet_spike.tasks.espnet import asr_inference
 
         options: dict[str, Any] = search_options(settings)
-        self.speech2text = Speech2Text(
+        self.speech2text = asr_inference.Speech2Text(
             **files, **options, batch_size=settings.batch_size, device=device
         )
         if self.speech2text.tokenizer is not None:

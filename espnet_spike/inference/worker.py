@@ -13,17 +13,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import espnet2.bin.asr_inference as espnet_inference
 import torch
-from espnet2.bin.asr_inference import Speech2Text
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 import espnet_spike.task  # noqa: F401  registers encoders and models
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.inference.batches import DONE, PARENT, PROGRESS
 from espnet_spike.tasks.arguments import parse_espnet
+from espnet_spike.tasks.espnet import asr_inference
 from espnet_spike.utils.cli import Parser
 from espnet_spike.utils.files import write_lines
+
+Speech2Text = asr_inference.Speech2Text
 
 
 class MeteredSpeech2Text(Speech2Text):
@@ -106,7 +107,7 @@ def infer(words: Sequence[str]) -> None:
     if own.log_file is not None:
         _send_output_to(own.log_file)
     _stop_without_parent()
-    options = vars(parse_espnet(espnet_inference, {}, rest))
+    options = vars(parse_espnet(asr_inference, {}, rest))
     options.pop("config")
     output_dir = Path(options["output_dir"])
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -115,11 +116,11 @@ def infer(words: Sequence[str]) -> None:
     MeteredSpeech2Text.progress = output_dir / PROGRESS
     MeteredSpeech2Text.progress.write_text("")
     start = time.perf_counter()
-    espnet_inference.Speech2Text = MeteredSpeech2Text  # the name that inference() looks up
+    asr_inference.Speech2Text = MeteredSpeech2Text  # the name that inference() looks up
     try:
-        espnet_inference.inference(**options)
+        asr_inference.inference(**options)
     finally:
-        espnet_inference.Speech2Text = Speech2Text
+        asr_inference.Speech2Text = Speech2Text
         MeteredSpeech2Text.progress = None
     speech2text = MeteredSpeech2Text.instance
     report = {

@@ -149,9 +149,9 @@ def check_inference_config(config: Mapping[str, Any], words: Sequence[str], path
     Raises:
         UserError: lists every mistake found.
     """
-    from espnet2.bin.asr_inference import get_parser
+    from espnet_spike.tasks.espnet import asr_inference
 
-    parser = get_parser()
+    parser = asr_inference.get_parser()
     actions = {action.dest: action for action in parser._actions if action.option_strings}
     problems: Problems = []
     for key, value in config.items():

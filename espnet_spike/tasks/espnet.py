@@ -1,19 +1,24 @@
-"""ESPnet's tasks, imported without the note that flash attention is not installed.
+"""ESPnet's tasks and its inference, imported late: see `late_imports`."""
 
-The note goes to standard error of every command; ESPnet's own attention is what is wanted.
-"""
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import contextlib
-import io
-import sys
+from espnet_spike.tasks.late_imports import late_imports
 
-_notes = io.StringIO()
-with contextlib.redirect_stderr(_notes):
+if TYPE_CHECKING:
+    from espnet2.bin import asr_inference
+
+with late_imports():
     from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
     from espnet2.tasks.lm import LMTask
 
-for _line in _notes.getvalue().splitlines():
-    if not _line.startswith("Failed to import Flash Attention"):
-        print(_line, file=sys.stderr)
+__all__ = ["ASRTask", "LMTask", "asr_inference", "encoder_choices", "model_choices"]
 
-__all__ = ["ASRTask", "LMTask", "encoder_choices", "model_choices"]
+
+def __getattr__(name: str) -> ModuleType:
+    """Import ``asr_inference``, a module, when it is asked for."""
+    if name != "asr_inference":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with late_imports():
+        return importlib.import_module("espnet2.bin.asr_inference")

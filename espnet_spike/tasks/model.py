@@ -4,13 +4,16 @@ import inspect
 from typing import Any
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.asr.specaug.abs_specaug import AbsSpecAug
-from espnet2.layers.abs_normalize import AbsNormalize
 
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
 from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
+from espnet_spike.tasks.late_imports import late_imports
+
+with late_imports():
+    from espnet2.asr.espnet_model import ESPnetASRModel
+    from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+    from espnet2.layers.abs_normalize import AbsNormalize
 
 
 class SpikeASRModel(ESPnetASRModel):

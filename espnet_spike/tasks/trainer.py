@@ -13,10 +13,13 @@ import torch
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
-from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
 from espnet_spike.tasks import determinism, oom_scan
+from espnet_spike.tasks.late_imports import late_imports
+
+with late_imports():
+    from espnet2.train.trainer import Trainer, TrainerOptions
 
 A_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
 
