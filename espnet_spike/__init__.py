@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.nn.neurons.spike_train import SpikeTrain as SpikeTrain
     from espnet_spike.nn.neurons.ternary import TernaryMomentum as TernaryMomentum
     from espnet_spike.tasks.asr import SpikeASRTask as SpikeASRTask
+    from espnet_spike.tasks.loading import Trained as Trained
+    from espnet_spike.tasks.loading import load_model as load_model
     from espnet_spike.tasks.registry import register_encoder as register_encoder
     from espnet_spike.tasks.registry import register_model as register_model
 
@@ -71,10 +73,12 @@ _WHERE = {
     "SpikeTrain": "nn.neurons.spike_train",
     "SpikingSpeechMambaEncoder": "encoders.speech_mamba",
     "TernaryMomentum": "nn.neurons.ternary",
+    "Trained": "tasks.loading",
     "Transcriber": "inference.streaming",
     "UserError": "errors",
     "count_batch": "counting.counter",
     "energy": "counting.energy",
+    "load_model": "tasks.loading",
     "read_cost_model": "counting.energy",
     "register_encoder": "tasks.registry",
     "register_model": "tasks.registry",

@@ -58,16 +58,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.export import onnx_check, sherpa
     from espnet_spike.export.onnx_graph import OnnxCTC
     from espnet_spike.results.scoring import token_units
-    from espnet_spike.tasks.loading import load, model_files
+    from espnet_spike.tasks.loading import load_model, open_model
     from espnet_spike.utils.files import write_lines
 
     sets = {folder.name: FeatureDir.read(folder) for folder in args.check_dir}
     out = args.out
     out.mkdir(parents=True, exist_ok=True)
-    with model_files(args.asr_exp, args.inference_asr_model) as (exp, model_file):
-        trained = load(exp, model_file)
+    with open_model(args.asr_exp) as folder:
+        exp = folder.path
+        trained = load_model(folder, args.inference_asr_model, execution)
         options = trained.options
-        execution.apply(trained.model.encoder)
         cut_tokens = token_units(
             options.token_type, Path(options.bpemodel) if options.bpemodel else None
         )
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         exported["int8"] = OnnxCTC(paths["int8"])
     report = {
         "model": str(args.asr_exp),
-        "checkpoint": model_file.name,
+        "checkpoint": trained.checkpoint.name,
         "encoder": options.encoder,
         "bytes": {name: path.stat().st_size for name, path in paths.items()},
         "made_up": {"largest": largest},

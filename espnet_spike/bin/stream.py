@@ -16,7 +16,9 @@ from espnet_spike.utils.resources import config_file
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="espnet_spike.bin.stream", description=__doc__)
-    parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
+    parser.add_argument(
+        "--asr_exp", type=Path, required=True, help="exp/<asr_tag>, or a pack of it"
+    )
     parser.add_argument("--inference_asr_model", help="model file in asr_exp; the best by default")
     parser.add_argument(
         "--fbank_config",
@@ -38,25 +40,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--chunk_ms {args.chunk_ms:g} must be positive")
     from espnet_spike.data.audio import Source, change_rate, read
     from espnet_spike.data.feature_extractor import FrontEnd
-
-    front_end = FrontEnd.find(args.asr_exp, args.fbank_config, args.fs)
-    config, rate = front_end.fbank, front_end.fs
-    wave, found = read(Source(args.wav, path=args.wav), args.wav)
-    if found != rate and not args.fs:
-        raise UserError(
-            f"{args.wav} has {found} Hz, and the model takes {rate} Hz",
-            f"give --fs {rate} to have it resampled first",
-        )
-    wave = change_rate(wave, found, rate)
-
-    from espnet_spike.experiment import best_checkpoint
     from espnet_spike.inference.streaming import Transcriber
-    from espnet_spike.tasks.loading import load
+    from espnet_spike.tasks.loading import load_model, open_model
 
-    model_file = best_checkpoint(args.asr_exp)
-    if args.inference_asr_model:
-        model_file = args.asr_exp / args.inference_asr_model
-    trained = load(args.asr_exp, model_file)
+    with open_model(args.asr_exp) as folder:
+        front_end = FrontEnd.find(folder.path, args.fbank_config, args.fs)
+        config, rate = front_end.fbank, front_end.fs
+        wave, found = read(Source(args.wav, path=args.wav), args.wav)
+        if found != rate and not args.fs:
+            raise UserError(
+                f"{args.wav} has {found} Hz, and the model takes {rate} Hz",
+                f"give --fs {rate} to have it resampled first",
+            )
+        wave = change_rate(wave, found, rate)
+        trained = load_model(folder, args.inference_asr_model)
     model, to_text = trained.model, trained.to_text
     # a stream of its own first: loading the compiled kernels takes longer than any chunk
     Transcriber(model, config, rate).step(wave[:rate])

@@ -63,12 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.counting.energy import read_cost_model
     from espnet_spike.counting.sweep import Setting, sweep, write
     from espnet_spike.data.feature_dir import FeatureDir
-    from espnet_spike.experiment import model_file
     from espnet_spike.inference.decode import read_settings
 
     model = read_cost_model(args.energy_model)
     settings = read_settings(args.inference_config, args.inference_args)
-    checkpoint = model_file(args.asr_exp, args.inference_asr_model or settings.asr_model)
+    checkpoint = args.inference_asr_model or settings.asr_model
     values = [Setting(T=T, T_rule=rule) for T in levels for rule in rules]
     values += [Setting(scale=scale) for scale in scales]
     values += [Setting(fat_threshold=threshold) for threshold in thresholds]

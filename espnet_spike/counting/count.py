@@ -30,6 +30,7 @@ from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.describe import subsampling_factor
+from espnet_spike.tasks.loading import load_model
 from espnet_spike.utils.files import name_some, read_table, write_lines
 from espnet_spike.utils.provenance import environment, portable_path
 
@@ -255,17 +256,13 @@ def count_sets(
     Raises:
         UserError: no such model, or one that cannot run so.
     """
-    from espnet_spike.experiment import model_file
-    from espnet_spike.tasks.asr import SpikeASRTask
-
     decoded = _decoded(out, sets)
-    path = model_file(asr_exp, checkpoint or decoded.get("checkpoint"))
+    trained = load_model(asr_exp, checkpoint or decoded.get("checkpoint"))
+    model, args = trained.model, trained.options
     if execution is None or execution == SpikeOptions():
         given = decoded.get("options", {})
         names = [f.name for f in fields(SpikeOptions)]
         execution = SpikeOptions(**{name: given.get(name) for name in names})
-    model, args = SpikeASRTask.build_model_from_file(str(asr_exp / "config.yaml"), str(path), "cpu")
-    model.eval()
     if fold_qk:
         if not hasattr(model.encoder, "reparameterize"):
             raise UserError(f"--fold_qk: {args.encoder} has no matrices to merge")
@@ -294,7 +291,7 @@ def count_sets(
             "set": name,
             "experiment": asr_exp.name,
             "asr_exp": portable_path(asr_exp),
-            "checkpoint": path.resolve().name,
+            "checkpoint": trained.checkpoint.resolve().name,
             "encoder": args.encoder,
             "parameters": sum(p.numel() for p in model.parameters()),
             "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),

@@ -1,17 +1,14 @@
 """The trade-off of a trained model: errors against energy at other levels or thresholds."""
 
-import inspect
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import kaldialign
 import numpy as np
-import torch
 from torch import nn
 
 from espnet_spike.counting.count import SetCount, count_utterances, saved_macs, summary
@@ -21,6 +18,7 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.inference.batches import make_batches
+from espnet_spike.inference.beam_search import BeamSearch
 from espnet_spike.inference.decode import Settings
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
@@ -28,6 +26,7 @@ from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.results.bootstrap import error_interval
 from espnet_spike.results.energy_tables import big
 from espnet_spike.results.formatting import table
+from espnet_spike.tasks.loading import open_model
 from espnet_spike.utils.files import write_lines
 
 
@@ -127,50 +126,29 @@ def pareto(points: Sequence[Point], column: str = "total") -> list[bool]:
     return [not any(beats(other, point) for other in points) for point in points]
 
 
-def load(asr_exp: Path, checkpoint: Path, settings: Settings) -> Any:
-    """Return ESPnet's recogniser with the options of a beam search."""
-    import espnet_spike.task  # noqa: F401  registers the encoders
-    from espnet_spike.tasks.arguments import parse_espnet
-    from espnet_spike.tasks.espnet import asr_inference
-
-    words = ["--output_dir", ".", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
-    words += ["--asr_train_config", str(asr_exp / "config.yaml"), *settings.words]
-    words += ["--asr_model_file", str(checkpoint)]
-    options = vars(parse_espnet(asr_inference, settings.config, words))
-    known = inspect.signature(asr_inference.Speech2Text.__init__).parameters
-    given = {name: value for name, value in options.items() if name in known and value is not None}
-    return asr_inference.Speech2Text(**given)
-
-
-def recognise(
-    speech2text: Any, data: FeatureDir, batch_size: int
-) -> tuple[dict[str, str], dict[str, list[int]]]:
+def recognise(search: BeamSearch, data: FeatureDir) -> tuple[dict[str, str], dict[str, list[int]]]:
     """Return utterance -> text, and utterance -> tokens."""
     texts, tokens = {}, {}
     frames = {utt: count for utt, (count, _) in data.shapes.items()}
     with ArkReader() as reader:
-        for keys in make_batches(frames, batch_size):
-            feats = [torch.from_numpy(reader.read(utt, data.feats[utt]).copy()) for utt in keys]
-            lengths = torch.tensor([len(x) for x in feats])
-            batch = torch.nn.utils.rnn.pad_sequence(feats, batch_first=True)
-            for utt, best in zip(keys, speech2text.batch_decode(batch, lengths), strict=True):
-                texts[utt] = (best[0][0] or "") if best else ""
-                tokens[utt] = list(best[0][2]) if best else []
+        for keys in make_batches(frames, search.batch_size):
+            feats = [reader.read(utt, data.feats[utt]).copy() for utt in keys]
+            for utt, (text, ids, _) in zip(keys, search(feats), strict=True):
+                texts[utt], tokens[utt] = text, ids
     return texts, tokens
 
 
 def measure(
-    speech2text: Any,
+    search: BeamSearch,
     setting: Setting,
     data: FeatureDir,
-    batch_size: int,
     model: CostModel,
     twin: Twin,
 ) -> Point:
     """Decode and count a set under a setting."""
-    net = speech2text.asr_model
+    net = search.model
     with setting.applied(net.encoder):
-        texts, tokens = recognise(speech2text, data, batch_size)
+        texts, tokens = recognise(search, data)
         result = SetCount()
         for utt, found in count_utterances(net, data, tokens, twin, result):
             result.add(utt, found, [model])
@@ -197,22 +175,35 @@ def measure(
 
 def sweep(
     asr_exp: Path,
-    checkpoint: Path,
+    checkpoint: str | None,
     settings: Settings,
     sets: Mapping[str, FeatureDir],
     values: Sequence[Setting],
     model: CostModel,
 ) -> dict[str, list[Point]]:
-    """Return, for every set, a point for every setting, the trained one first."""
+    """Return, for every set, a point for every setting, the trained one first.
+
+    Args:
+        asr_exp: ``exp/<asr_tag>``, or a pack of it.
+        checkpoint: name of the model file; None for the best.
+        settings: of the beam search.
+        sets: name -> features.
+        values: the settings to try.
+        model: prices of operations.
+
+    Raises:
+        UserError: no trained model, or a setting that it cannot have.
+    """
     logging.getLogger().setLevel(logging.ERROR)
-    speech2text = load(asr_exp, checkpoint, settings)
-    args = speech2text.asr_train_args
+    with open_model(asr_exp) as folder:
+        search = BeamSearch(folder.files(checkpoint), settings)
+    args = search.speech2text.asr_train_args
     twin = Twin(args.encoder, args.encoder_conf, args.input_size)
     found: dict[str, list[Point]] = {}
     for name, data in sets.items():
         points = []
         for setting in [Setting(), *values]:
-            point = measure(speech2text, setting, data, settings.batch_size, model, twin)
+            point = measure(search, setting, data, model, twin)
             print(f"{name}: {point.setting}: WER {point.wer:.2f} %", flush=True)
             points.append(point)
         flags = pareto(points)

@@ -41,7 +41,6 @@ from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
 from espnet_spike.counting.module_rules import FOLLOWS_INPUT
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file
 from espnet_spike.export.nir_runner import run_graph
 from espnet_spike.nn.neurons.base import Neuron
 from espnet_spike.nn.neurons.frame_lif import FrameLIF
@@ -49,7 +48,7 @@ from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.lif import ILIF, LIF
 from espnet_spike.nn.neurons.ternary import TernaryMomentum
 from espnet_spike.nn.norms import MaskedBatchNorm
-from espnet_spike.tasks.loading import encoder_inputs
+from espnet_spike.tasks.loading import encoder_inputs, load_model
 from espnet_spike.utils.files import write_lines
 from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.provenance import environment
@@ -498,13 +497,8 @@ def export_nir(
             gives other spikes than the encoder; nothing is written then.
     """
     nir = import_nir()
-    import espnet_spike.task
-
-    path = model_file(asr_exp, checkpoint)
-    model, args = espnet_spike.task.SpikeASRTask.build_model_from_file(
-        str(asr_exp / "config.yaml"), str(path), "cpu"
-    )
-    model.eval()
+    trained = load_model(asr_exp, checkpoint)
+    model, args = trained.model, trained.options
     inputs = list(encoder_inputs(model, data, utterances))
     if not inputs:
         raise UserError(f"{data}: no utterance is long enough for the encoder")
@@ -540,7 +534,7 @@ def export_nir(
         "file": out.name,
         "nir": nir.version,
         "experiment": asr_exp.name,
-        "checkpoint": path.resolve().name,
+        "checkpoint": trained.checkpoint.resolve().name,
         "encoder": args.encoder,
         "time_step": "a frame" if isinstance(first, FrameLIF) else "a slot of a frame",
         "initial_potential": "v_reset",

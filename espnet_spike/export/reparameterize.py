@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from espnet_spike.data.feature_extractor import hand_on
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file, read_config
+from espnet_spike.experiment import read_config
 from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.nn.neurons.imls import IMLS
-from espnet_spike.tasks.loading import encoder_inputs
+from espnet_spike.tasks.loading import encoder_inputs, load_model
 from espnet_spike.utils.yaml import write_config
 
 LAYER_TOLERANCE = 1e-5
@@ -82,14 +82,9 @@ def reparameterize(
         UserError: the encoder has no inference form, or the proof does not hold; nothing is
             written then.
     """
-    import espnet_spike.task
-
     config = read_config(asr_exp)
-    path = model_file(asr_exp, checkpoint)
-    model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(
-        str(asr_exp / "config.yaml"), str(path), "cpu"
-    )
-    model.eval()
+    trained = load_model(asr_exp, checkpoint)
+    model, path = trained.model, trained.checkpoint
     if not hasattr(model.encoder, "reparameterize"):
         raise UserError(f"encoder: {config['encoder']} has no inference form")
     double = copy.deepcopy(model.encoder).double()
@@ -135,13 +130,8 @@ def prove_spikes(
     Raises:
         UserError: the encoder has no binary form, or the two are not the same function.
     """
-    import espnet_spike.task
-
-    path = model_file(asr_exp, checkpoint)
-    model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(
-        str(asr_exp / "config.yaml"), str(path), "cpu"
-    )
-    model.eval()
+    trained = load_model(asr_exp, checkpoint)
+    model, path = trained.model, trained.checkpoint
     double = copy.deepcopy(model.encoder).double()
     spiking = copy.deepcopy(double)
     SpikeOptions(spike_mode="binary").apply(spiking)

@@ -12,9 +12,8 @@ most probable token of each frame.
 import contextlib
 import itertools
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from espnet_spike.data.feature_extractor import FrontEnd
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.inference.batches import make_batches
+from espnet_spike.inference.beam_search import BeamSearch
 from espnet_spike.inference.ctc import (
     Span,
     Word,
@@ -36,7 +36,7 @@ from espnet_spike.inference.ctc import (
 )
 from espnet_spike.inference.decode import INFERENCE, Settings, read_settings
 from espnet_spike.inference.transcripts import Piece, Transcript
-from espnet_spike.tasks.loading import unpack
+from espnet_spike.tasks.loading import open_model
 
 logger = logging.getLogger("transcribe")
 EARLIEST = 0.5  # of what was heard: no cut before
@@ -128,44 +128,19 @@ class Recognizer:
         device: str = "cpu",
         lm_exp: Path | None = None,
     ) -> None:
-        with contextlib.ExitStack() as stack:
-            if model.is_file():
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pack")))
-                files, exp = unpack(model, folder)
-                settings = find_settings(exp, inference_config, inference_args)
-            elif (model / "config.yaml").is_file():
-                exp = model.resolve()
-                settings = find_settings(exp, inference_config, inference_args)
-                files = {
-                    "asr_train_config": str(exp / "config.yaml"),
-                    "asr_model_file": str(model_file(exp, settings.asr_model)),
-                }
-            else:
-                raise UserError(
-                    f"{model}: no model", "give an experiment folder (exp/asr_...) or its pack.zip"
-                )
+        with open_model(model) as found:
+            exp = found.path.resolve()
+            settings = find_settings(exp, inference_config, inference_args)
+            files = replace(found, path=exp).files(settings.asr_model)
             if lm_exp is not None:
                 files["lm_train_config"] = str(lm_exp.resolve() / "config.yaml")
                 files["lm_file"] = str(model_file(lm_exp.resolve(), settings.lm))
             self.front_end = FrontEnd.find(exp, fbank_config, fs)
             # the configuration names its files as seen from the recipe
-            stack.enter_context(contextlib.chdir(exp.parent.parent))
-            self._load(files, settings, device)
-        self.batch_size = settings.batch_size
-
-    def _load(self, files: Mapping[str, str], settings: Settings, device: str) -> None:
-        import espnet_spike.task  # noqa: F401  registers the encoders
-        from espnet_spike.inference.decode import search_options
-        from espnet_spike.tasks.espnet import asr_inference
-
-        options: dict[str, Any] = search_options(settings)
-        self.speech2text = asr_inference.Speech2Text(
-            **files, **options, batch_size=settings.batch_size, device=device
-        )
-        if self.speech2text.tokenizer is not None:
-            self.speech2text.tokenizer.text2tokens("")  # reads its files now, not at first use
-        self.model = self.speech2text.asr_model
-        settings.execution.apply(self.model.encoder)
+            with contextlib.chdir(exp.parent.parent):
+                self.search = BeamSearch(files, settings, device)
+        self.speech2text, self.model = self.search.speech2text, self.search.model
+        self.batch_size = self.search.batch_size
         self.token_type = getattr(self.speech2text.asr_train_args, "token_type", None)
 
     def log_posteriors(self, features: np.ndarray) -> np.ndarray:
@@ -217,32 +192,6 @@ class Recognizer:
             return [], [], 0, 0.0
         path = np.concatenate(best)
         return *collapse(path), len(path), score
-
-    def decode(self, batch: Sequence[np.ndarray]) -> list[tuple[str, list[int], float]]:
-        """Return text, tokens and score of each utterance, as ESPnet's inference does.
-
-        Args:
-            batch: features ``(T, D)`` of each.
-        """
-        import torch
-        from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-
-        def search(part: Sequence[np.ndarray]) -> list:
-            speech = [torch.from_numpy(features) for features in part]
-            if self.batch_size == 1:
-                return [self.speech2text(one) for one in speech]
-            lengths = torch.tensor([len(features) for features in part])
-            padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
-            return self.speech2text.batch_decode(padded, lengths)
-
-        try:
-            results = search(batch)
-        except TooShortUttError:
-            if len(batch) == 1:
-                return [("", [], 0.0)]
-            return [self.decode([features])[0] for features in batch]
-        best = [result[0] for result in results]
-        return [(text.strip(), list(ids), float(hyp.score)) for text, _, ids, hyp in best]
 
     def audio(self, path: Path, name: str) -> np.ndarray:
         """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged."""
@@ -363,7 +312,7 @@ class Recognizer:
     def _pieces(self, stretches: list[tuple[Stretch, np.ndarray]], times: bool) -> list[Piece]:
         """Decode stretches with their features; those without a frame are blank."""
         heard = [features for _, features in stretches if len(features)]
-        results = iter(self.decode(heard) if heard else [])
+        results = iter(self.search(heard) if heard else [])
         pieces = []
         for stretch, features in stretches:
             text, ids, score = next(results) if len(features) else ("", [], 0.0)

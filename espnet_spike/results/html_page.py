@@ -297,9 +297,7 @@ def recording_parts(material: Material, utt: str | None) -> list[Html]:
     if path.is_file():
         hypothesis = [int(token) for token in read_table(path)[chosen].split()]
     options = {key: decode.get("options", {}).get(key) for key in ("spike_mode", "T", "T_rule")}
-    found = record(
-        material.experiment.path, checkpoint, data, chosen, hypothesis, SpikeOptions(**options)
-    )
+    found = record(checkpoint, data, chosen, hypothesis, SpikeOptions(**options))
     emitted = "what FATReLU lets pass (values that are not zero)" if found.events else "spikes"
     caption = [f"{chosen} of {set_name}, {found.seconds:.2f} s. Features and, above, the words of "]
     caption += ["the hypothesis, at the times where CTC emits them (vertical lines). "]

@@ -14,6 +14,7 @@ from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.inference.ctc import Word, align, timed_words
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.tasks.loading import load_model
 
 SECONDS = 4.0  # how long the utterance is that is looked for
 
@@ -49,7 +50,6 @@ def choose_utterance(durations: dict[str, float], seconds: float = SECONDS) -> s
 
 
 def record(
-    asr_exp: Path,
     checkpoint: Path,
     data: FeatureDir,
     utt: str,
@@ -59,8 +59,7 @@ def record(
     """Encode an utterance as it is decoded and keep what the layers emit.
 
     Args:
-        asr_exp: ``exp/<asr_tag>``.
-        checkpoint: its model file.
+        checkpoint: model file, in the folder of its experiment.
         data: the features.
         utt: which utterance.
         hypothesis: ids of the recognised tokens; None where they are not known.
@@ -69,13 +68,8 @@ def record(
     Raises:
         UserError: the encoder cannot run so.
     """
-    from espnet_spike.tasks.asr import SpikeASRTask
-
-    model, args = SpikeASRTask.build_model_from_file(
-        str(asr_exp / "config.yaml"), str(checkpoint), "cpu"
-    )
-    model.eval()
-    (execution or SpikeOptions()).apply(model.encoder)
+    trained = load_model(checkpoint, spike_options=execution)
+    model, args = trained.model, trained.options
     with ArkReader() as reader:
         features = reader.read(utt, data.feats[utt]).copy()
     speech = torch.from_numpy(features)[None].float()

@@ -42,17 +42,11 @@ def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[R
     Raises:
         UserError: the encoder cannot be simulated, or there is no model.
     """
-    import espnet_spike.task
-    from espnet_spike.experiment import model_file
-    from espnet_spike.tasks.loading import encoder_inputs
+    from espnet_spike.tasks.loading import encoder_inputs, load_model
 
-    path = model_file(asr_exp, None)
-    model, _ = espnet_spike.task.SpikeASRTask.build_model_from_file(
-        str(asr_exp / "config.yaml"), str(path), "cpu"
-    )
-    model.eval()
-    inputs = encoder_inputs(model, data_dir, utterances)
-    return record_encoder(model.encoder, inputs), path.name
+    trained = load_model(asr_exp)
+    inputs = encoder_inputs(trained.model, data_dir, utterances)
+    return record_encoder(trained.model.encoder, inputs), trained.checkpoint.name
 
 
 def simulate_recording(

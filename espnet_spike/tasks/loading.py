@@ -1,15 +1,15 @@
-"""A trained model with what makes a text of its tokens, from an experiment folder or a pack."""
+"""A trained model, from an experiment folder, a pack of it or one of its model files."""
 
 import argparse
 import contextlib
 import copy
+import functools
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tarfile import TarError
-from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import torch
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import model_file, read_config
+from espnet_spike.utils.cli import quiet
 
-if TYPE_CHECKING:
-    from torch import nn
+NOT_OF = "config.yaml beside it has to be that of its training"
 
 
 @dataclass(frozen=True)
@@ -30,76 +32,155 @@ class Trained:
     Attributes:
         model: an ``ESPnetASRModel`` in evaluation mode, on the CPU.
         options: what it was trained with.
+        checkpoint: the file of its parameters.
         to_text: makes a text of token numbers.
     """
 
-    model: "nn.Module"
+    model: nn.Module
     options: Namespace
+    checkpoint: Path
     to_text: Callable[[Sequence[int]], str]
 
 
-def load(asr_exp: Path, model_file: Path) -> Trained:
-    """Load a model of an experiment.
+@dataclass(frozen=True)
+class ModelFolder:
+    """Where a trained model lies.
 
-    Args:
-        asr_exp: its folder; files that its configuration names are looked up as in training.
-        model_file: parameters.
-
-    Raises:
-        UserError: no trained model.
+    Attributes:
+        path: the experiment folder, or what was unpacked.
+        packed: of a pack, its files under the names of ESPnet's options.
+        chosen: the model file that was asked for by its path.
     """
-    from espnet2.text.build_tokenizer import build_tokenizer
-    from espnet2.text.token_id_converter import TokenIDConverter
 
-    from espnet_spike.experiment import read_config
+    path: Path
+    packed: Mapping[str, str] = field(default_factory=dict)
+    chosen: Path | None = None
 
-    options = Namespace(**read_config(asr_exp))
-    model = build(options, model_file).eval()
-    tokenizer = build_tokenizer(token_type=options.token_type, bpemodel=options.bpemodel)
-    converter = TokenIDConverter(options.token_list)
-    return Trained(
-        model, options, lambda ids: tokenizer.tokens2text(converter.ids2tokens(list(ids)))
-    )
+    def checkpoint(self, name: str | None = None) -> Path:
+        """Return the model file: the one named, or the only one there is to take, or the best.
 
+        Raises:
+            UserError: there is none of that name.
+        """
+        only = Path(self.packed["asr_model_file"]) if self.packed else self.chosen
+        if only is None:
+            return model_file(self.path, name)
+        if name not in (None, only.name):
+            raise UserError(f"no model file {name}: {only.name} is what was given")
+        return only
 
-def unpack(archive: Path, folder: Path) -> tuple[dict[str, str], Path]:
-    """Unpack a packed model; return ESPnet's options and the folder with its files.
-
-    Raises:
-        UserError: it is no packed model.
-    """
-    from espnet2.main_funcs import pack_funcs
-
-    try:
-        files = pack_funcs.unpack(archive, folder)
-    except (OSError, RuntimeError, KeyError, ValueError, BadZipFile, TarError) as error:
-        raise UserError(f"{archive}: no packed model: {error}", "stage 15 makes one") from error
-    return files, Path(files["asr_train_config"]).parent
+    def files(self, name: str | None = None) -> dict[str, str]:
+        """Return the files under the names of ESPnet's options, see ``checkpoint``."""
+        if self.packed:
+            return dict(self.packed)
+        own = {
+            "asr_train_config": self.path / "config.yaml",
+            "asr_model_file": self.checkpoint(name),
+        }
+        return {key: str(path) for key, path in own.items()}
 
 
 @contextlib.contextmanager
-def model_files(model: Path, name: str | None = None) -> Iterator[tuple[Path, Path]]:
-    """Yield the experiment folder and the model file of an experiment, or of a pack of it.
+def open_model(model: Path) -> Iterator[ModelFolder]:
+    """Yield the folder of a trained model; a pack is unpacked within the context.
 
     Args:
-        model: experiment folder ``exp/asr_...``, or a pack.
-        name: a model file of the folder; the best if None.
+        model: experiment folder ``exp/asr_...``, a pack of it, or a model file (``.pth``) in it.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is nothing of the kind.
     """
-    from espnet_spike.experiment import model_file
-
-    if model.is_file():
+    if model.is_file() and model.suffix == ".pth" and (model.parent / "config.yaml").is_file():
+        yield ModelFolder(model.parent, chosen=model)
+    elif model.is_file():
         with tempfile.TemporaryDirectory(prefix="pack") as folder:
-            files, exp = unpack(model, Path(folder))
-            yield exp, Path(files["asr_model_file"])
+            files = _unpack(model, Path(folder))
+            yield ModelFolder(Path(files["asr_train_config"]).parent, files)
     elif (model / "config.yaml").is_file():
-        yield model, model_file(model, name)
+        yield ModelFolder(model)
     else:
         raise UserError(
-            f"{model}: no model", "give an experiment folder (exp/asr_...) or its pack.zip"
+            f"{model}: no trained model", "give an experiment folder (exp/asr_...) or its pack.zip"
         )
+
+
+def _unpack(archive: Path, folder: Path) -> dict[str, str]:
+    from espnet2.main_funcs import pack_funcs
+
+    try:
+        return pack_funcs.unpack(archive, folder)
+    except (OSError, RuntimeError, KeyError, ValueError, BadZipFile, TarError) as error:
+        raise UserError(f"{archive}: no packed model: {error}", "stage 15 makes one") from error
+
+
+def load_model(
+    model: Path | ModelFolder,
+    checkpoint: str | None = None,
+    spike_options: SpikeOptions | None = None,
+) -> Trained:
+    """Load a trained model.
+
+    Args:
+        model: see ``open_model``, or what that yields. Files that the configuration of an
+            experiment names are looked up as in training: from the folder of the recipe.
+        checkpoint: name of a model file of the experiment; the best if None.
+        spike_options: how the encoder runs; None for as it was trained.
+
+    Raises:
+        UserError: no trained model, parameters of another one, or it cannot run so.
+    """
+    if isinstance(model, Path):
+        with open_model(model) as folder:
+            return load_model(folder, checkpoint, spike_options)
+    options = Namespace(**read_config(model.path))
+    file = model.checkpoint(checkpoint)
+    network = build(options, file).eval()
+    (spike_options or SpikeOptions()).apply(network.encoder)
+
+    @functools.cache
+    def tokens() -> tuple:
+        from espnet2.text.build_tokenizer import build_tokenizer
+        from espnet2.text.token_id_converter import TokenIDConverter
+
+        tokenizer = build_tokenizer(token_type=options.token_type, bpemodel=options.bpemodel)
+        return tokenizer, TokenIDConverter(options.token_list)
+
+    def to_text(ids: Sequence[int]) -> str:
+        tokenizer, converter = tokens()
+        return tokenizer.tokens2text(converter.ids2tokens(list(ids)))
+
+    if model.packed:
+        tokens()[0].text2tokens("")  # reads files that will be gone
+    return Trained(network, options, file, to_text)
+
+
+def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> nn.Module:
+    """Build a model and load its parameters, on the CPU.
+
+    Args:
+        args: its configuration.
+        model_file: the parameters.
+        strict: it must hold every one; otherwise thresholds, all that a dense model lacks, may be
+            absent.
+
+    Raises:
+        UserError: the parameters are those of another model.
+    """
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    with quiet():
+        model = SpikeASRTask.build_model(copy.deepcopy(args))
+    state = torch.load(model_file, map_location="cpu", weights_only=True)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a parameter of another size
+        message = " ".join(str(error).split())
+        raise UserError(f"{model_file} is not of this model: {message}", NOT_OF) from None
+    if not strict:
+        missing = [key for key in missing if not key.endswith(".fixed_T")]
+    if unexpected or missing:
+        raise UserError(f"{model_file} is not of this model: {(unexpected + missing)[0]}", NOT_OF)
+    return model
 
 
 @torch.no_grad()
@@ -116,18 +197,3 @@ def encoder_inputs(
                 speech, lengths = model.normalize(speech, lengths)
             if model.encoder.output_lengths(lengths).item() > 0:
                 yield speech, lengths
-
-
-def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> torch.nn.Module:
-    """Build a model and load its parameters, on the CPU."""
-    from espnet_spike.tasks.asr import SpikeASRTask
-    from espnet_spike.utils.cli import quiet
-
-    with quiet():
-        model = SpikeASRTask.build_model(copy.deepcopy(args))
-    state = torch.load(model_file, map_location="cpu", weights_only=True)
-    missing, unexpected = model.load_state_dict(state, strict=strict)
-    # a threshold is all that a dense model may lack
-    if unexpected or any(not key.endswith(".fixed_T") for key in missing):
-        raise UserError(f"{model_file} is not of this model: {(unexpected + missing)[0]}")
-    return model

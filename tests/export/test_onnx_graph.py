@@ -19,9 +19,8 @@ from espnet_spike.export.onnx_graph import LEVEL_OFFSET, CTCGraph, OnnxCTC, expo
 from espnet_spike.inference.ctc import best_path
 from espnet_spike.inference.decode import read_settings
 from espnet_spike.nn.norms import MaskedBatchNorm
-from espnet_spike.tasks.loading import load
 from espnet_spike.utils.files import read_table, write_table
-from tests.helpers.tiny_model import DIMENSION, make_texts, tiny_experiment, write_features
+from tests.helpers.tiny_model import make_texts, tiny_experiment, write_features
 from tests.helpers.untrained import TOKENS, untrained_experiment
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -361,7 +360,7 @@ def test_a_pack_is_exported_as_its_experiment(tmp_path):
         export_onnx.main(["--asr_exp", str(model), "--out", str(tmp_path / model.stem)])
         graphs.append((tmp_path / model.stem / "model.onnx").read_bytes())
     assert graphs[0] == graphs[1]
-    with pytest.raises(UserError, match="no model"):
+    with pytest.raises(UserError, match="no trained model"):
         export_onnx.main(["--asr_exp", str(tmp_path), "--out", str(tmp_path / "x")])
     with pytest.raises(UserError, match="no such folder"):
         arguments = ["--asr_exp", str(tiny_experiment()), "--out", str(tmp_path / "x")]
@@ -507,9 +506,3 @@ def test_differences_of_features_are_told():
 
     root = export_onnx.Path(__file__).resolve().parents[2]
     assert load_config(root / "conf/fbank_sherpa.yaml") == sherpa.FBANK
-
-
-def test_a_trained_model_is_loaded_with_its_text():
-    trained = load(tiny_experiment(), tiny_experiment() / "valid.cer_ctc.ave.pth")
-    assert trained.options.input_size == DIMENSION and not trained.model.training
-    assert trained.to_text([3, 4, 2, 5]) == "ab c"

@@ -265,7 +265,7 @@ def test_what_is_not_known_is_asked_for(recipe, tmp_path):
         shutil.rmtree(decoding.parent)
     with pytest.raises(UserError, match="nothing has been decoded"):
         Recognizer(exp)
-    with pytest.raises(UserError, match="no model"):
+    with pytest.raises(UserError, match="no trained model"):
         Recognizer(tmp_path)
     (tmp_path / "p.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match="no packed model"):

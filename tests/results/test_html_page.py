@@ -249,7 +249,7 @@ def test_binary_execution_draws_the_same(tmp_path):
     data = FeatureDir.read(folder)
     utt = choose_utterance(data.durations)
     one, two = (
-        record(exp, exp / MODEL, data, utt, [3, 4], SpikeOptions(spike_mode=mode))
+        record(exp / MODEL, data, utt, [3, 4], SpikeOptions(spike_mode=mode))
         for mode in ("integer", "binary")
     )
     assert one.words is not None and one.frames == len(one.layers[-1].counts)

@@ -38,7 +38,7 @@ def test_the_report_has_the_words_of_a_transcript(tmp_path, name):
     texts = {utt: text for utt, text in make_texts(6, seed=4).items() if len(text) >= 6}
     data = FeatureDir.read(write_features(tmp_path / "dump", texts, seed=4, seconds=2.0))
     utt = next(iter(data.feats))
-    shown = record(exp, exp / "valid.cer_ctc.ave.pth", data, utt, said).words
+    shown = record(exp / "valid.cer_ctc.ave.pth", data, utt, said).words
     with ArkReader() as reader:
         features = reader.read(utt, data.feats[utt]).copy()
     recognizer = Recognizer(exp, tmp_path / "decode.yaml")

@@ -1,0 +1,83 @@
+"""ESPnet's beam search over the features of utterances, with the options that stage 10 gives it."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from espnet_spike.inference.decode import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+class BeamSearch:
+    """A trained model with its beam search.
+
+    Args:
+        files: the model's, and those of a language model, under the names of ESPnet's options.
+        settings: of the search, and how the encoder runs.
+        device: ``cpu`` or ``cuda``.
+
+    Attributes:
+        speech2text: ESPnet's recogniser.
+        model: its ``ESPnetASRModel``.
+        batch_size: utterances that are searched together.
+    """
+
+    def __init__(self, files: Mapping[str, str], settings: Settings, device: str = "cpu") -> None:
+        import espnet_spike.task  # noqa: F401  registers the encoders
+        from espnet_spike.tasks.espnet import asr_inference
+
+        options = _options(settings) | {"batch_size": settings.batch_size, "device": device}
+        self.speech2text = asr_inference.Speech2Text(**options | files)
+        if self.speech2text.tokenizer is not None:
+            self.speech2text.tokenizer.text2tokens("")  # reads its files now, not at first use
+        self.model: torch.nn.Module = self.speech2text.asr_model
+        self.batch_size = settings.batch_size
+        settings.execution.apply(self.model.encoder)
+
+    def __call__(self, batch: Sequence["np.ndarray"]) -> list[tuple[str, list[int], float]]:
+        """Return text, tokens and score of each utterance, as ESPnet's inference does.
+
+        What is too short for the encoder, or without any hypothesis, has no tokens.
+
+        Args:
+            batch: features ``(T, D)`` of each.
+        """
+        from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+        try:
+            results = self._search(batch)
+        except TooShortUttError:
+            if len(batch) == 1:
+                return [("", [], 0.0)]
+            return [self([features])[0] for features in batch]
+        found = []
+        for result in results:
+            text, _, ids, hypothesis = result[0] if result else ("", [], [], None)
+            score = 0.0 if hypothesis is None else float(hypothesis.score)
+            found.append(((text or "").strip(), list(ids), score))
+        return found
+
+    def _search(self, batch: Sequence["np.ndarray"]) -> list[list[tuple]]:
+        """Return the n best results of each utterance."""
+        import torch
+
+        speech = [torch.from_numpy(features) for features in batch]
+        if self.batch_size == 1:
+            return [self.speech2text(one) for one in speech]
+        lengths = torch.tensor([len(features) for features in batch])
+        padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
+        return self.speech2text.batch_decode(padded, lengths)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Return all options of a search under the names that ESPnet's recogniser takes."""
+    from espnet_spike.tasks.arguments import parse_espnet
+    from espnet_spike.tasks.espnet import asr_inference
+
+    needed = ["--output_dir", "x", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
+    options = vars(parse_espnet(asr_inference, settings.config, [*needed, *settings.words]))
+    known = inspect.signature(asr_inference.Speech2Text.__init__).parameters
+    return {key: value for key, value in options.items() if key in known and value is not None}
