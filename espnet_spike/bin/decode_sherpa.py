@@ -30,7 +30,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="folders with the text of the same set, such as exp/asr_X/decode_asr/test",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--normalization", default="none", help="of the texts, before comparing")
+    parser.add_argument(
+        "--normalization",
+        help="of the texts, before comparing; if absent, what the export and --decode_dir were "
+        "scored under",
+    )
     return parser
 
 
@@ -46,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.data.kaldi_dir import DataDir
     from espnet_spike.data.text_normalization import profile
     from espnet_spike.export import sherpa
+    from espnet_spike.results.normalization import find_normalization
     from espnet_spike.results.scoring import check_same_keys, error_rates
     from espnet_spike.utils.files import read_table, write_table
 
-    normalize = profile(args.normalization)
+    normalization = find_normalization(args.onnx / "check", args.normalization, args.decode_dir)
+    normalize = profile(normalization)
     data = DataDir.read(args.data_dir)
     if not data.wav:
         raise UserError(f"{args.data_dir}/wav.scp: missing", "sherpa-onnx decodes audio")
@@ -60,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     said = sherpa.decode(model, args.onnx / "tokens.txt", data, fs)
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(args.out / "text", said)
-    print(f"| normalization {args.normalization} | WER | CER | same text |\n|---|---:|---:|---:|")
+    print(f"| normalization {normalization} | WER | CER | same text |\n|---|---:|---:|---:|")
     for name, texts in {f"sherpa-onnx, {model.name}": said, **others}.items():
         wer, cer = error_rates(data.text, texts, normalize)
         same = sum(normalize(texts[utt]) == normalize(said[utt]) for utt in said)

@@ -28,7 +28,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--check_dir", type=Path, nargs="+", default=[], metavar="DIR", help="features of a set"
     )
     parser.add_argument(
-        "--normalization", default="none", help="of the texts, for their error rates"
+        "--normalization",
+        help="of the texts; if absent, what the model's decodings were scored under",
     )
     SpikeOptions.add_arguments(parser)
     return parser
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.data.feature_extractor import FrontEnd, hand_on
     from espnet_spike.export import onnx_check, sherpa
     from espnet_spike.export.onnx_graph import OnnxCTC
+    from espnet_spike.results.normalization import find_normalization
     from espnet_spike.results.scoring import token_units
     from espnet_spike.tasks.loading import load_model, open_model
     from espnet_spike.utils.files import write_lines
@@ -66,11 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with open_model(args.asr_exp) as folder:
         exp = folder.path
+        normalization = find_normalization(exp, args.normalization) if sets else ""
         trained = load_model(folder, args.inference_asr_model, execution)
         options = trained.options
         cut_tokens = token_units(
             options.token_type, Path(options.bpemodel) if options.bpemodel else None
         )
+        cut_tokens("")  # reads its file now: that of a pack will be gone
         hand_on(exp, out)
         try:
             front_end = FrontEnd.find(exp)
@@ -119,15 +123,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             if found.problem():
                 problems.append(f"{name}: {found.problem()}")
             place = (folder, out / "check" / name)
-            scores = onnx_check.score(
-                found, *place, cut_tokens, options.token_list, args.normalization
-            )
+            scores = onnx_check.score(found, *place, cut_tokens, options.token_list, normalization)
             errors = {
                 graph_name: {metric: result[metric]["err"] for metric in ("wer", "cer", "ter")}
                 for graph_name, result in scores.items()
             }
             report["sets"][name] = found.figures() | {"errors": errors}
-        print(f"\n| greedy CTC, normalization {args.normalization} | WER | CER | TER | MB |")
+        print(f"\n| greedy CTC, normalization {normalization} | WER | CER | TER | MB |")
         print("|---|---:|---:|---:|---:|")
         for name, figures in report["sets"].items():
             for graph_name, rates in figures["errors"].items():

@@ -27,6 +27,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--T_rule", default="keep rescale", help="of the thresholds, at each T")
     parser.add_argument("--threshold_scale", default="", help='factors, such as "0.8 1.25"')
     parser.add_argument("--fat_threshold", default="", help='of FATReLU layers, such as "0.1 0.2"')
+    parser.add_argument(
+        "--normalization",
+        help="of the texts; if absent, what the model's decodings were scored under",
+    )
     parser.add_argument("--energy_model", default="horowitz45_fp32")
     parser.add_argument("--out", type=Path, required=True, help="gets sweep.md, .json and plots")
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
@@ -64,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.counting.sweep import Setting, sweep, write
     from espnet_spike.data.feature_dir import FeatureDir
     from espnet_spike.inference.decode import read_settings
+    from espnet_spike.results.normalization import find_normalization
 
     model = read_cost_model(args.energy_model)
     settings = read_settings(args.inference_config, args.inference_args)
@@ -72,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     values += [Setting(scale=scale) for scale in scales]
     values += [Setting(fat_threshold=threshold) for threshold in thresholds]
     sets = {name: FeatureDir.read(folder) for name, folder in folders.items()}
-    found = sweep(args.asr_exp, checkpoint, settings, sets, values, model)
-    print("\n".join(write(args.out, args.asr_exp.name, found, model)))
+    normalization = find_normalization(args.asr_exp, args.normalization)
+    found = sweep(args.asr_exp, checkpoint, settings, sets, values, model, normalization)
+    print("\n".join(write(args.out, args.asr_exp.name, found, model, normalization)))
 
 
 if __name__ == "__main__":

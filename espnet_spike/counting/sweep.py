@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import kaldialign
-import numpy as np
 from torch import nn
 
 from espnet_spike.counting.count import SetCount, count_utterances, saved_macs, summary
@@ -23,9 +21,9 @@ from espnet_spike.inference.decode import Settings
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.nn.neurons.imls import IMLS
-from espnet_spike.results.bootstrap import error_interval
 from espnet_spike.results.energy_tables import big
 from espnet_spike.results.formatting import table
+from espnet_spike.results.scoring import align, normalized_pairs, rates, word_units
 from espnet_spike.tasks.loading import open_model
 from espnet_spike.utils.files import write_lines
 
@@ -144,8 +142,9 @@ def measure(
     data: FeatureDir,
     model: CostModel,
     twin: Twin,
+    normalization: str,
 ) -> Point:
-    """Decode and count a set under a setting."""
+    """Decode, score and count a set under a setting."""
     net = search.model
     with setting.applied(net.encoder):
         texts, tokens = recognise(search, data)
@@ -153,16 +152,15 @@ def measure(
         for utt, found in count_utterances(net, data, tokens, twin, result):
             result.add(utt, found, [model])
     counts = summary(result, [model], data.utt2spk, twin.encoder is None, saved_macs(net))
-    utts = sorted(data.text)
-    refs = [data.text[utt].split() for utt in utts]
-    hyps = [texts[utt].split() for utt in utts]
-    errors = [kaldialign.edit_distance(r, h)["total"] for r, h in zip(refs, hyps, strict=True)]
-    lengths = np.array([len(ref) for ref in refs])
-    interval = error_interval(np.array(errors), lengths, [data.utt2spk[utt] for utt in utts])
+    place = Path(str(setting))
+    utts, *pairs = normalized_pairs(data.text, texts, normalization, Path("references"), place)
+    speakers = [data.utt2spk[utt] for utt in utts]
+    words = align("wer", place, utts, speakers, *([*map(word_units, side)] for side in pairs))
+    interval = words.counts.interval
     energy = counts["energy"][model.name]
     return Point(
         str(setting),
-        100.0 * sum(errors) / int(lengths.sum()),
+        rates(words.counts.table)["err"],
         (interval.low, interval.high),
         energy["compute"]["joules_per_second"],
         energy["total"]["joules_per_second"],
@@ -180,6 +178,7 @@ def sweep(
     sets: Mapping[str, FeatureDir],
     values: Sequence[Setting],
     model: CostModel,
+    normalization: str,
 ) -> dict[str, list[Point]]:
     """Return, for every set, a point for every setting, the trained one first.
 
@@ -190,6 +189,7 @@ def sweep(
         sets: name -> features.
         values: the settings to try.
         model: prices of operations.
+        normalization: of the texts, see ``espnet_spike.results.normalization``.
 
     Raises:
         UserError: no trained model, or a setting that it cannot have.
@@ -203,7 +203,7 @@ def sweep(
     for name, data in sets.items():
         points = []
         for setting in [Setting(), *values]:
-            point = measure(search, setting, data, model, twin)
+            point = measure(search, setting, data, model, twin, normalization)
             print(f"{name}: {point.setting}: WER {point.wer:.2f} %", flush=True)
             points.append(point)
         flags = pareto(points)
@@ -271,7 +271,11 @@ def plot(path: Path, title: str, points: Sequence[Point]) -> None:
 
 
 def write(
-    out: Path, experiment: str, found: Mapping[str, Sequence[Point]], model: CostModel
+    out: Path,
+    experiment: str,
+    found: Mapping[str, Sequence[Point]],
+    model: CostModel,
+    normalization: str,
 ) -> list[str]:
     """Write ``sweep.json``, ``sweep.md`` and a plot for each set; return the lines of Markdown."""
     out.mkdir(parents=True, exist_ok=True)
@@ -284,8 +288,10 @@ def write(
         + "; ".join(model.warnings)
         + ".",
         "Pareto: no other setting has both fewer errors and less energy (with memory).",
+        f"Text normalization: {normalization}.",
     ]
-    content = {"experiment": experiment, "cost_model": asdict(model)}
+    content = {"experiment": experiment, "normalization": normalization}
+    content["cost_model"] = asdict(model)
     content["sets"] = {name: [asdict(p) for p in points] for name, points in found.items()}
     write_lines(out / "sweep.json", [json.dumps(content, indent=1)])
     write_lines(out / "sweep.md", lines)

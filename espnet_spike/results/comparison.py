@@ -9,7 +9,7 @@ import numpy as np
 from espnet_spike.errors import UserError
 from espnet_spike.results.bootstrap import Difference, Interval, error_interval, paired_difference
 from espnet_spike.results.scoring import Counts, percent, read_counts
-from espnet_spike.utils.files import name_some
+from espnet_spike.utils.files import name_some, read_json
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def pool(set_dirs: Sequence[Path], metric: str = "wer") -> Pooled:
     """Read the scored set folders of one system's runs.
 
     Raises:
-        UserError: a folder is not scored, or the folders are not of the same utterances.
+        UserError: a folder is not scored, or the folders are not of the same utterances, or not
+            under the same text normalization.
     """
     runs = tuple(read_counts(folder, metric) for folder in set_dirs)
     for run in runs[1:]:
@@ -56,6 +57,13 @@ def pool(set_dirs: Sequence[Path], metric: str = "wer") -> Pooled:
 
 
 def _check_same_set(first: Counts, second: Counts) -> None:
+    first_profile, second_profile = _normalization(first), _normalization(second)
+    if first_profile != second_profile:
+        raise UserError(
+            f"{first.path} is scored under text normalization {first_profile}, {second.path} under "
+            f"{second_profile}",
+            "score both under that of the recipe (--stage score)",
+        )
     differing = sorted(set(first.keys) ^ set(second.keys))
     if differing:
         raise UserError(
@@ -70,6 +78,13 @@ def _check_same_set(first: Counts, second: Counts) -> None:
             + name_some(first.keys[i] for i in changed),
             "score both again with the same references and tokens (--stage score)",
         )
+
+
+def _normalization(counts: Counts) -> str:
+    path = counts.path / "result.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "score the set first (--stage score)")
+    return read_json(path)["normalization"]
 
 
 def common_sets(*systems: Sequence[Path]) -> dict[str, list[list[Path]]]:
@@ -110,7 +125,7 @@ def compare(first: Pooled, second: Pooled) -> Difference:
     Both systems get the same draws of utterances, so that each is compared with itself.
 
     Raises:
-        UserError: they are not of the same utterances.
+        UserError: they are not of the same utterances, or not under the same text normalization.
     """
     _check_same_set(first.runs[0], second.runs[0])
     return paired_difference(first.sums, second.sums, first.runs[0].speakers)

@@ -139,11 +139,12 @@ def read_rows(exp_dirs: Sequence[Path], inference_tag: str | None = None) -> lis
 
 def notes(rows: Sequence[Row], energy_model: str) -> list[str]:
     """Return what a reader of the table has to know."""
+    profiles = sorted({row.figures["normalization"] for row in rows})
     lines = [
         f"P(better): probability of fewer errors than {rows[0].experiment}, by a paired bootstrap "
         "over the same utterances. Interval: bootstrap; * under 20 utterances. SynOps and energy: "
         "front end and encoder, for a second of audio. RTF: seconds of encoder and beam search for "
-        "a second of audio."
+        f"a second of audio. Text normalization: {', '.join(profiles)}."
     ]
     sources = {
         f"{energy['source']}, {energy['technology']}"

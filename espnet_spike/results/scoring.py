@@ -92,8 +92,27 @@ def read_pairs(
     Raises:
         UserError: the keys differ, a reference is blank, or the profile is unknown.
     """
-    normalize = profile(normalization)
     refs, hyps = read_table(ref_path), read_table(hyp_path)
+    return normalized_pairs(refs, hyps, normalization, ref_path, hyp_path)
+
+
+def normalized_pairs(
+    refs: Mapping[str, str],
+    hyps: Mapping[str, str],
+    normalization: str,
+    ref_path: Path,
+    hyp_path: Path,
+) -> tuple[list[str], list[str], list[str]]:
+    """Bring texts by utterance into the form in which they are compared.
+
+    Args:
+        refs, hyps: utterance -> text.
+        normalization: a name in ``espnet_spike.data.text_normalization.PROFILES``.
+        ref_path, hyp_path: where they come from, for errors.
+
+    Returns, raises: see `read_pairs`.
+    """
+    normalize = profile(normalization)
     check_same_keys(refs, hyps, ref_path, hyp_path)
     keys = sorted(refs)
     ref_texts = [normalize(refs[key]) for key in keys]
@@ -106,7 +125,9 @@ def read_pairs(
     return keys, ref_texts, [normalize(hyps[key]) for key in keys]
 
 
-def check_same_keys(refs: dict, hyps: dict, ref_path: Path, hyp_path: Path) -> None:
+def check_same_keys(
+    refs: Mapping[str, str], hyps: Mapping[str, str], ref_path: Path, hyp_path: Path
+) -> None:
     """Raise a UserError that lists what one file has and the other has not."""
     missing, extra = sorted(refs.keys() - hyps.keys()), sorted(hyps.keys() - refs.keys())
     if missing or extra:

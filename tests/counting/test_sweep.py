@@ -9,10 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_spike.bin import sweep as command
-from espnet_spike.counting.sweep import Point, Setting, pareto
+from espnet_spike.counting.sweep import Point, Setting, pareto, recognise
+from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.encoders.speech_mamba import EventSpeechMambaEncoder
 from espnet_spike.errors import UserError
+from espnet_spike.inference.beam_search import BeamSearch
+from espnet_spike.inference.decode import read_settings
+from espnet_spike.results.scoring import character_units, score_set
+from espnet_spike.tasks.loading import open_model
+from espnet_spike.utils.files import write_table
 from tests.helpers import tiny_model
 
 SMALL = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
@@ -108,15 +114,50 @@ def make_experiment(tmp_path, ctc_weight):
 def test_a_model_without_ctc_is_swept(tmp_path):
     exp, data = make_experiment(tmp_path, 0.0)
     words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]
+    words += ["--normalization", "none"]
     search = "--ctc_weight 0.0 --beam_size 2 --maxlenratio -3"
     command.main([*words, "--inference_args", search, "--threshold_scale", "2"])
     found = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert [p["setting"] for p in found["sets"]["test"]] == ["as trained", "threshold x 2"]
 
 
+def test_errors_are_those_of_stage_11(tmp_path):
+    """What the model says is right but for case, which the recipe's normalization ignores."""
+    exp, folder = make_experiment(tmp_path, 0.5)
+    data = FeatureDir.read(folder)
+    state = torch.load(exp / "valid.cer_ctc.ave.pth", weights_only=True)
+    state["ctc.ctc_lo.weight"].normal_(std=2.0)  # says something
+    torch.save(state, exp / "valid.cer_ctc.ave.pth")
+    search = ["--inference_args", "--ctc_weight 1.0 --beam_size 2"]
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), *search]
+    words += ["--threshold_scale", "2", f"test={folder}"]
+    with pytest.raises(UserError, match="nothing has been scored, so its text normalization"):
+        command.main(words)
+    with open_model(exp) as found:
+        said, _ = recognise(BeamSearch(found.files(), read_settings(None, search[1])), data)
+    assert any(text.upper() != text for text in said.values())
+    write_table(folder / "text", {utt: f"{text.upper()} X" for utt, text in said.items()})
+    set_dir = exp / "decode" / "test"
+    set_dir.mkdir(parents=True)
+    write_table(set_dir / "text", said)
+    place = "test", folder, set_dir, character_units, frozenset(tiny_model.LETTERS)
+    as_it_is, stage_11 = score_set(*place)["wer"], score_set(*place, "upper")["wer"]
+    assert stage_11["err"] < as_it_is["err"]
+
+    command.main(words)
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    point = found["sets"]["test"][0]
+    assert found["normalization"] == "upper" and point["wer"] == stage_11["err"]
+    assert point["wer_ci"] == pytest.approx(stage_11["ci"], abs=1e-4)
+    command.main([*words, "--normalization", "none"])
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert found["sets"]["test"][0]["wer"] == as_it_is["err"]
+
+
 def test_the_command_writes_table_and_plot(tmp_path, capsys):
     exp, data = make_experiment(tmp_path, 0.5)
     words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]
+    words += ["--normalization", "none"]
     search = ["--inference_args", "--ctc_weight 1.0 --beam_size 2 --batch_size 2"]
     command.main([*words, *search, "--T", "2", "--threshold_scale", "2"])
     found = json.loads((tmp_path / "out" / "sweep.json").read_text())

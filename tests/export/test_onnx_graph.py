@@ -297,7 +297,10 @@ def check_dir(tmp_path_factory):
 def test_the_command_exports_checks_and_scores(check_dir, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--asr_exp", str(tiny_experiment()), "--out", str(out), "--int8"]
-    export_onnx.main([*arguments, "--check_dir", str(check_dir)])
+    with pytest.raises(UserError, match="nothing has been scored") as error:
+        export_onnx.main([*arguments, "--check_dir", str(check_dir)])
+    assert "--normalization" in error.value.hint
+    export_onnx.main([*arguments, "--check_dir", str(check_dir), "--normalization", "none"])
     printed = capsys.readouterr().out
     assert "| test | 8 | 8 | – | – |" in printed and "from_zipformer_ctc" in printed
     report = json.loads((out / "export.json").read_text())
@@ -334,6 +337,7 @@ def test_a_graph_that_differs_is_told(check_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph, "export", export_something_else)
     monkeypatch.setattr(onnx_check, "check_made_up", lambda *args: 0.0)
     arguments = ["--asr_exp", str(tiny_experiment()), "--out", str(tmp_path)]
+    arguments += ["--normalization", "none"]
     with pytest.raises(UserError, match="does not agree with torch: test: 8 of 8"):
         export_onnx.main([*arguments, "--check_dir", str(check_dir)])
 
@@ -478,7 +482,7 @@ def test_a_set_decoded_by_sherpa_is_compared_with_stage_10(speech, tmp_path, cap
     for name, table in data.items():
         write_table(tmp_path / "data" / name, table)
     arguments = ["--onnx", str(tmp_path), "--data_dir", str(tmp_path / "data")]
-    decode_sherpa.main([*arguments, "--out", str(tmp_path / "said")])
+    decode_sherpa.main([*arguments, "--out", str(tmp_path / "said"), "--normalization", "none"])
     texts = read_table(tmp_path / "said/text")
     stretches = {"u1": speech[:9600], "u2": speech[9600:], "u4": speech[:9600] / 2}
     for utt, wave in stretches.items():
@@ -486,10 +490,12 @@ def test_a_set_decoded_by_sherpa_is_compared_with_stage_10(speech, tmp_path, cap
         assert texts[utt] == result.text.strip()
     assert texts["u3"] and texts["u1"] != texts["u2"]
     write_table(other / "text", texts | {"u2": "something else"})
+    (other / "result.json").write_text('{"normalization": "lower"}')
     capsys.readouterr()
     again = [*arguments, "--decode_dir", str(other), "--out", str(tmp_path / "again")]
     decode_sherpa.main(again)
     printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("| normalization lower |")
     assert printed[2].endswith("| 4 of 4 |") and printed[3].endswith("| 3 of 4 |")
     write_table(other / "text", {"u1": "a"})
     with pytest.raises(UserError, match="3 without a hypothesis: u2"):

@@ -58,7 +58,7 @@ def test_markdown_says_what_was_not_measured(experiments):
     good, bad = (line for line in text.splitlines() if line.startswith("|asr_"))
     assert good.count("|") == bad.count("|") == len(HEAD) + 1
     assert "|75.0|2.5 M|0.002|0.004|5.00|" in good and "|–|–|–|–|–|–|" in bad
-    assert "Horowitz 2014, 45 nm" in text
+    assert "Horowitz 2014, 45 nm" in text and "Text normalization: none." in text
     assert "No experiment has been counted under x" in to_markdown(read_rows(experiments), "x")
 
 

@@ -276,6 +276,18 @@ def test_compare_refuses_other_utterances_and_references(decoded):
         compare_decodes.main([str(first.parent), str(second.parent)])
 
 
+def test_compare_refuses_rates_under_another_normalization(decoded):
+    data, refs, put = decoded
+    first, second = put("a", refs), put("b", {utt: text.upper() for utt, text in refs.items()})
+    run_score(data, first)
+    run_score(data, second, "--normalization", "lower")
+    message = "a/test is scored under text normalization none, .*b/test under lower"
+    with pytest.raises(UserError, match=message):
+        compare_decodes.main([str(first.parent), str(second.parent)])
+    with pytest.raises(UserError, match=message):
+        compare_decodes.main(["--group", str(first), str(second), "--vs", str(first)])
+
+
 def test_compare_wants_scored_folders(decoded):
     _, refs, put = decoded
     folder = put("a", refs)
