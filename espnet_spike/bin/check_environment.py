@@ -42,7 +42,7 @@ def missing(wanted: "list[str] | None" = None) -> list[str]:
     if not (3, 12) <= sys.version_info[:2] < (3, 14):
         lines.append(f"Python 3.12 or 3.13 (this is {sys.version.split()[0]})")
     for requirement in requirements() if wanted is None else wanted:
-        name = re.match(r"[\w.-]+", requirement).group(0)
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         clauses = [part for part in requirement[len(name) :].split(",") if part.strip()]
         try:
             version = metadata.version(name)

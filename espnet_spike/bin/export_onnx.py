@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.export.onnx_check import quantize
     from espnet_spike.export.onnx_graph import CTCGraph, export, import_extra
 
-    import_extra("onnx"), import_extra("onnxruntime")
+    import_extra("onnx")
+    import_extra("onnxruntime")
     logging.getLogger().setLevel(logging.ERROR)  # ESPnet prints the model at length
     from espnet_spike import __version__
     from espnet_spike.data.feature_dir import FeatureDir

@@ -27,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="espnet_spike.bin.new_recipe",
-        description=__doc__ + " A SOURCE is a Kaldi data directory (feats.scp alone will do), a "
+        description=f"{__doc__} A SOURCE is a Kaldi data directory (feats.scp alone will do), a "
         "table of audio files and transcripts (.csv, .tsv, .jsonl), or a lhotse manifest (cuts, or "
         "supervisions with the recordings beside them; .jsonl.gz).",
     )

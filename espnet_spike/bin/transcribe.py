@@ -13,7 +13,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog="espnet-spike transcribe",
-        description=__doc__ + " Any format and rate that soundfile reads; channels are averaged. "
+        description=f"{__doc__} Any format and rate that soundfile reads; channels are averaged. "
         "Long files are cut where nothing is said.",
     )
     parser.add_argument("audio", nargs="+", type=Path, help="files and folders")

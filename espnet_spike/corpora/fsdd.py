@@ -25,12 +25,16 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_spike.corpora.download import download, extract_tar
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.files import name_some, write_table
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger("fsdd")
 
@@ -155,7 +159,7 @@ def compose_sets(train_utterances: int, seed: int) -> dict[str, list[Utterance]]
     }
 
 
-def join(utterance: Utterance, waves: dict[Recording, "np.ndarray"], seed: int) -> "np.ndarray":  # noqa: F821
+def join(utterance: Utterance, waves: dict[Recording, "np.ndarray"], seed: int) -> "np.ndarray":
     """Return the audio of an utterance: gaps before, between and after its digits, noise over all.
 
     Levels are left as they are: two speakers are 14 dB quieter than the others.
@@ -206,7 +210,7 @@ def find_recordings(corpus_dir: Path) -> Path:
     return folder
 
 
-def read_recording(path: Path) -> "np.ndarray":  # noqa: F821
+def read_recording(path: Path) -> "np.ndarray":
     """Return the samples ``(N,)`` int16 of a recording.
 
     Raises:

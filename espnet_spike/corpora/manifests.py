@@ -115,8 +115,8 @@ def _table(source: Path, delimiter: str, columns: Mapping[str, str]) -> Iterator
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(
-                        f"{source}, line {reader.line_num}: {len(reader.fieldnames)} columns are "
-                        "expected",
+                        f"{source}, line {reader.line_num}: {len(reader.fieldnames or ())} columns "
+                        "are expected",
                         f"a field that holds {'a tab' if delimiter == chr(9) else 'a comma'} "
                         "stands in double quotes",
                     )
@@ -156,8 +156,8 @@ def _item(where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> Ite
     except ValueError as error:
         raise UserError(f"{where}: start, end and duration are in seconds: {error}") from error
     words = str(found.get("text", ""))
-    fields = (str(found.get(name, "")) for name in ("id", "speaker"))
-    return Item(str(found["audio"]), words, *fields, start, end)
+    name, speaker = (str(found.get(key, "")) for key in ("id", "speaker"))
+    return Item(str(found["audio"]), words, name, speaker, start, end)
 
 
 def _json_lines(source: Path, columns: Mapping[str, str]) -> Iterator[Item]:
@@ -240,7 +240,7 @@ def _kaldi(folder: Path) -> list[Item]:
     data = DataDir.read(folder)
     items = []
     for utt, text in data.text.items():
-        known = {"id": utt, "text": text, "speaker": data.utt2spk.get(utt, "")}
+        known: dict[str, Any] = {"id": utt, "text": text, "speaker": data.utt2spk.get(utt, "")}
         known["speed"] = data.utt2speed.get(utt, 1.0)
         if not data.wav:
             if utt in data.feats:
@@ -250,8 +250,9 @@ def _kaldi(folder: Path) -> list[Item]:
         recording = segment.recording if segment else utt
         if (data.segments and segment is None) or recording not in data.wav:
             continue
-        place = {"start": segment.start, "end": segment.end} if segment else {}
-        items.append(Item(data.wav[recording], **known, **place))
+        if segment:
+            known |= {"start": segment.start, "end": segment.end}
+        items.append(Item(data.wav[recording], **known))
     if not items:
         raise UserError(f"{folder}: text and audio have no utterance in common")
     return items

@@ -6,6 +6,7 @@ provide just what is used here, ``save_ark`` and ``load_mat``.
 
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class ArkReader:
     """Read the matrices that scp entries ``path:offset`` name, as a context manager."""
 
     def __init__(self) -> None:
-        self._files: dict[str, object] = {}
+        self._files: dict[str, BinaryIO] = {}
 
     def __enter__(self) -> "ArkReader":
         return self
@@ -111,7 +112,7 @@ class ArkReader:
             )
         return matrix
 
-    def _open(self, path: str):
+    def _open(self, path: str) -> BinaryIO:
         if path not in self._files:
             if len(self._files) >= OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()

@@ -6,10 +6,14 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from espnet_spike.errors import UserError
+
+if TYPE_CHECKING:
+    import soundfile
 
 # What stands in a WAV header when the writer could not seek back to fill in the size.
 _SIZE_UNKNOWN = 0x7FFF0000
@@ -118,25 +122,27 @@ def parse_source(value: str, name: str, allow_pipes: bool = False) -> Source:
     return Source(value, command=command)
 
 
-def _run_command(source: Source, name: str) -> io.BytesIO:
+def _run_command(command: str, name: str) -> io.BytesIO:
     done = subprocess.run(
-        source.command, shell=True, capture_output=True, stdin=subprocess.DEVNULL, check=False
+        command, shell=True, capture_output=True, stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise UserError(
             f"{name}: the command of its wav.scp entry ended with status {done.returncode}: "
-            f"{source.command}" + "".join(f"\n  {line}" for line in last)
+            f"{command}" + "".join(f"\n  {line}" for line in last)
         )
     return io.BytesIO(done.stdout)
 
 
-def _open(source: Source, name: str):
+def _open(source: Source, name: str) -> "soundfile.SoundFile":
     import soundfile
 
     if source.command is not None:
-        file = _run_command(source, name)
+        file = _run_command(source.command, name)
     else:
+        if source.path is None:
+            raise ValueError(f"{source}: neither a file nor a command")
         file = source.path
         if not Path(source.path).is_file():
             raise UserError(f"{name}: audio file {source.path} does not exist")

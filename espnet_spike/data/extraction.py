@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,9 +38,11 @@ class Make(Protocol):
 
     def __call__(self, utt: str) -> "tuple[np.ndarray, float] | str":
         """Return the matrix ``(T, D)`` and seconds of audio, or why the utterance is dropped."""
+        ...
 
     def part(self, utterances: Iterable[str]) -> "Make":
         """Return what makes these utterances only: it is sent to another machine."""
+        ...
 
 
 @dataclass
@@ -232,7 +235,7 @@ def _make_shard_apart(task: Task, utterances: list[str], ark: Path) -> Shard:
     return shard
 
 
-def _start(process: multiprocessing.Process) -> None:
+def _start(process: ForkProcess) -> None:
     """Start a process; Ctrl-C waits for it, for Python loses it in the callbacks around a fork."""
     if threading.current_thread() is not threading.main_thread():
         process.start()
@@ -251,9 +254,9 @@ def _run_processes(tasks: list[Task], jobs: list, nj: int, bar: "tqdm") -> list[
     """Run every job in a process of its own, ``nj`` at a time; an error ends all of them."""
     context = multiprocessing.get_context("fork")
     done = context.Value("d", 0.0)
-    shards: list[Shard | None] = [None] * len(jobs)
+    shards: dict[int, Shard] = {}
     waiting = list(reversed(range(len(jobs))))
-    running: dict[Connection, tuple[int, multiprocessing.Process]] = {}
+    running: dict[Connection, tuple[int, ForkProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < nj:
@@ -266,6 +269,7 @@ def _run_processes(tasks: list[Task], jobs: list, nj: int, bar: "tqdm") -> list[
                 _start(process)
                 out.close()
             for result in wait(list(running), timeout=0.2):
+                assert isinstance(result, Connection)  # wait takes other things as well
                 index, process = running[result]
                 try:
                     outcome = result.recv()
@@ -288,7 +292,7 @@ def _run_processes(tasks: list[Task], jobs: list, nj: int, bar: "tqdm") -> list[
             if process.pid is not None:
                 process.terminate()
                 process.join()
-    return shards
+    return [shards[index] for index in range(len(jobs))]
 
 
 def _finish(task: Task, made: list[tuple[Path, Shard]]) -> FeatureDir:

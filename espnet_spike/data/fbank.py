@@ -239,7 +239,7 @@ class Fbank:
                 shaped[:] = self._frames(sharp)
                 shaped[:, 0] = (1 - alpha) * frames[:, 0]
             shaped *= self.window
-            parts = scipy.fft.rfft(padded[: last - first]).view(np.float32)
+            parts = np.asarray(scipy.fft.rfft(padded[: last - first])).view(np.float32)
             parts *= parts
             power = parts[:, ::2] + parts[:, 1::2]
             for filters, bins, bank in self.bands:

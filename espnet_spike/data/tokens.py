@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from espnet_spike.errors import UserError
 
@@ -58,11 +59,12 @@ def train_sentencepiece(
     """
     import sentencepiece
 
+    trainer: Any = sentencepiece.SentencePieceTrainer  # it gets its methods at run time
     asked = size
     while True:
         model = io.BytesIO()
         try:
-            sentencepiece.SentencePieceTrainer.train(
+            trainer.train(
                 sentence_iterator=iter(texts),
                 model_writer=model,
                 vocab_size=size,
@@ -93,11 +95,17 @@ def _fitting_size(complaint: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def pieces_of(model: bytes) -> list[tuple[str, float]]:
-    """Return the pieces of a sentencepiece model with their scores, ``<unk>`` among them."""
+def _processor(model: bytes | None) -> Any:
+    """Return a sentencepiece model, whose class gets its methods at run time."""
     import sentencepiece
 
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    make: Any = sentencepiece.SentencePieceProcessor
+    return make(model_proto=model)
+
+
+def pieces_of(model: bytes) -> list[tuple[str, float]]:
+    """Return the pieces of a sentencepiece model with their scores, ``<unk>`` among them."""
+    processor = _processor(model)
     return [(processor.id_to_piece(i), processor.get_score(i)) for i in range(len(processor))]
 
 
@@ -119,9 +127,7 @@ def unknown_units(
     unknown: Counter[str] = Counter()
     hit = 0
     if token_type == "bpe":
-        import sentencepiece
-
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        processor = _processor(model)
 
         def find(words: str) -> list[str]:
             encoded = processor.encode(words, out_type="immutable_proto")

@@ -10,6 +10,7 @@ spiking ones, see ``espnet_spike.encoders.spiking_mamba_blocks``.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
@@ -115,7 +116,7 @@ class SpeechMambaEncoder(BlockEncoder):
         ValueError: for an unknown or impossible value, naming the known ones.
     """
 
-    def __init__(self, input_size: int, **backbone: object) -> None:
+    def __init__(self, input_size: int, **backbone: Any) -> None:
         super().__init__()
         self.build(input_size, Backbone(**backbone), FatPoints())
 
@@ -270,7 +271,7 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
         sparsity_loss: str = "paper",
         lambda_act: float = 1e-4,
         lambda_T: float = 1e-6,
-        **backbone: object,
+        **backbone: Any,
     ) -> None:
         BlockEncoder.__init__(self)
         points = FatPoints(fat_points, fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k)
@@ -326,7 +327,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         r_max: float = 0.30,
         lambda_q: float = 0.5,
         lambda_b: float = 0.5,
-        **backbone: object,
+        **backbone: Any,
     ) -> None:
         BlockEncoder.__init__(self)
         conf = Backbone(**backbone)

@@ -11,6 +11,7 @@ in_proj, x_proj and out_proj read spikes only, and the scan's input is a select;
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class SpikingMamba(Mamba):
         **conf: of ``Mamba``.
     """
 
-    def __init__(self, dim: int, lif: dict, **conf: object) -> None:
+    def __init__(self, dim: int, lif: dict, **conf: Any) -> None:
         super().__init__(dim, **conf)
         inner = self.out_proj.in_features
         self.f5 = NormedLIF(dim, lif)

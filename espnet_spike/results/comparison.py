@@ -25,7 +25,8 @@ class Pooled:
     @property
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
         """Errors (U,) and reference units (U,), over all runs."""
-        return sum(run.errors for run in self.runs), sum(run.lengths for run in self.runs)
+        errors = np.sum([run.errors for run in self.runs], axis=0)
+        return errors, np.sum([run.lengths for run in self.runs], axis=0)
 
     @property
     def rate(self) -> float:

@@ -11,6 +11,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -31,7 +32,7 @@ INK, MUTED, GRID, FIRST, SECOND, BAND, PAPER = COLOURS = [f"#0{n}0{n}0{n}" for n
 VARIABLES = dict(zip(COLOURS, NAMES, strict=True))
 PIXELS_A_POINT = 1.45  # at full size; text of 9 points is 13 pixels high
 SPIKE_COLOUR = (0.13, 0.53, 0.80)  # reads on white and on black; more spikes are more opaque
-STYLE = {
+STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a word may hold a dollar sign
     "font.size": 9,
@@ -71,7 +72,7 @@ def draw(width: float, height: float) -> Figure:
     return figure
 
 
-def _axes(figure: Figure, *place: object, **kwargs: object) -> Axes:
+def _axes(figure: Figure, *place: Any, **kwargs: Any) -> Axes:
     axes = figure.add_subplot(*place, **kwargs)
     axes.patch.set_visible(False)
     return axes
@@ -80,7 +81,7 @@ def _axes(figure: Figure, *place: object, **kwargs: object) -> Axes:
 def _styled(function: Callable[..., tuple[str, Figure]]) -> Callable[..., str]:
     """Let a function that returns a Figure return its SVG."""
 
-    def styled(*args: object, **kwargs: object) -> str:
+    def styled(*args: Any, **kwargs: Any) -> str:
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         with matplotlib.rc_context(STYLE), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # glyphs that its own fonts lack

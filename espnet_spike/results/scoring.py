@@ -193,7 +193,8 @@ def align(
         path: the folder of the set.
         keys, speakers, refs, hyps: of the U utterances, in the same order.
     """
-    output = jiwer.process_words(refs, hyps, reference_transform=list, hypothesis_transform=list)
+    process: Any = jiwer.process_words  # its types know text only; list leaves units as they are
+    output = process(refs, hyps, reference_transform=list, hypothesis_transform=list)
     table = np.zeros((len(keys), len(COLUMNS)), dtype=np.int64)
     alignments = []
     for row, ref, hyp, chunks in zip(table, refs, hyps, output.alignments, strict=True):
@@ -220,7 +221,7 @@ def rates(counts: np.ndarray) -> dict[str, Any]:
     return {
         "err": percent(errors.sum(), length),
         **{name: percent(count, length) for name, count in zip(COLUMNS, sums, strict=True)},
-        "sentence_err": percent((errors > 0).sum(), len(counts)),
+        "sentence_err": percent(int((errors > 0).sum()), len(counts)),
         "sentences": len(counts),
         "units": int(length),
         "counts": {name: int(count) for name, count in zip(COLUMNS, sums, strict=True)},
@@ -233,8 +234,8 @@ def error_rates(
     """Return word and character error rate in % of texts by utterance."""
 
     def rate(cut: Callable[[str], list[str]]) -> float:
-        units = [[cut(normalize(texts[utt])) for utt in refs] for texts in (refs, hyps)]
-        return percent(kaldialign.batch_error_rate(*units)["total"], sum(map(len, units[0])))
+        ref, hyp = ([cut(normalize(texts[utt])) for utt in refs] for texts in (refs, hyps))
+        return percent(kaldialign.batch_error_rate(ref, hyp)["total"], sum(map(len, ref)))
 
     return rate(word_units), rate(character_units)
 

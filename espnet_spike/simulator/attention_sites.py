@@ -140,6 +140,7 @@ class Probabilities:
         """Return decay over distance times the row's normalisation ``(heads, keys)``."""
         span, place = self.keys.of(n)
         count = span.stop - span.start
+        assert self.gamma is not None  # sites of decay are those of attention that has it
         powers = self.gamma[:, None] ** np.arange(count)
         if not self.row_norm:
             return powers

@@ -71,7 +71,7 @@ def build_core(hardware: Hardware) -> Core:
         f"-GBranchTargetALU={int(target_alu)}",
     ]
     ours = [RTL / "prim_clock_gating.sv", RTL / "ibex_sim_top.sv", RTL / "testbench.cc"]
-    record = {
+    record: dict[str, object] = {
         "rtl": version,
         "verilator": verilator.name,
         "cxx": cxx.name,
@@ -88,6 +88,7 @@ def build_core(hardware: Hardware) -> Core:
         command = [*verilator.command, *VERILATOR_FLAGS, "--Mdir", "model", *parameters]
         env = {"VERILATOR_ROOT": str(verilator.root)}
         toolchain.run([*command, *include, *rtl], partial, env)
+        assert verilator.root is not None  # find_verilator knows it
         _compile(partial, verilator.root)
         (partial / "record.json").write_text(json.dumps(record, indent=1) + "\n")
 

@@ -110,7 +110,7 @@ def build_firmware(compiler: str = "zig") -> Firmware:
     flags = [*FLAGS[compiler], *COMMON_FLAGS]
     files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".c", ".S"))
     depends = sorted(path for path in SOURCES.iterdir() if path.is_file())
-    record = {"compiler": tool.name, "flags": flags}
+    record: dict[str, object] = {"compiler": tool.name, "flags": flags}
     key = toolchain.digest(json.dumps(record), *depends)
 
     def build(partial: Path) -> None:

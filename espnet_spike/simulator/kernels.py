@@ -343,12 +343,14 @@ def _scan(u, delta, a, b, c, d, table, h, y, channels, states, *shifts) -> None:
 @model("scan_event")
 def _scan_event(u, delta, a, b, c, d, table, h, y, channels, states, *shifts_and_events) -> None:
     *shifts, events_b, events_c, count_b, count_c = shifts_and_events
-    dense = []
-    for events, count in ((events_b, count_b), (events_c, count_c)):
+
+    def filled(events, count):
         full = np.zeros(states, np.int64)
         full[events["index"][:count]] = events["value"][:count]
-        dense.append(full)
-    _scan_with(*dense, u, delta, a, d, table, h, y, *shifts)
+        return full
+
+    b, c = filled(events_b, count_b), filled(events_c, count_c)
+    _scan_with(b, c, u, delta, a, d, table, h, y, *shifts)
 
 
 def _scan_with(b, c, u, delta, a, d, table, h, y, input_shift, state_shift, fade_shift) -> None:

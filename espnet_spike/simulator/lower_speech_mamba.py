@@ -71,7 +71,7 @@ def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
 def _norm(tape: Tape, name: str, layer: int) -> Site:
     """Return the site of a LayerNorm or RMSNorm."""
     kind = "layernorm" if isinstance(tape.modules[name], torch.nn.LayerNorm) else "rmsnorm"
-    x, bias = tape.input(name), tape.parameter(f"{name}.bias") if kind == "layernorm" else None
+    x, bias = tape.input(name), tape.bias(name) if kind == "layernorm" else None
     weight = tape.parameter(f"{name}.weight").reshape(-1)
     bias = None if bias is None else bias.reshape(-1)
     return ops.norm(name, "norm", layer, kind, weight, bias, x.reshape(len(x), -1))
@@ -108,6 +108,7 @@ def _point(
     sites = []
     forms = {} if table is None else ops.of_kinds(dense=table)
     if module.activation is not None:  # the two-sided form keeps it
+        assert dense is not None and table is not None
         sites.append(Site(f"{name}.activation", "neuron", layer, ops.of_kinds(event=table)))
         flat = dense(flat)
     forms |= ops.of_kinds(event=ops.threshold(flat, _T(module), module.two_sided))
@@ -135,7 +136,7 @@ def _lif(tape: Tape, name: str, layer: int) -> list[Site]:
 def _linear(
     tape: Tape, name: str, part: str, layer: int, events: Events | None = None
 ) -> list[Site]:
-    weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+    weight, bias = tape.parameter(f"{name}.weight"), tape.bias(name)
     x = tape.input(name)
     return ops.linear(name, part, layer, weight, bias, x.reshape(len(x), -1), events)
 
@@ -193,12 +194,13 @@ def _spiking_attention(tape: Tape, name: str, layer: int, heads: int) -> list[Si
         sites += more
         spikes.append(y)
     keys = tape.keys()
-    dense, _ = attention.scores(name, layer, *spikes[:2], heads, keys)
-    p = attention.Linear(*spikes[:2], heads, keys)
-    for site in (dense, attention.context(name, layer, p, spikes[2], None, heads, keys)):
+    q, k, v = spikes
+    dense, _ = attention.scores(name, layer, q, k, heads, keys)
+    p = attention.Linear(q, k, heads, keys)
+    for site in (dense, attention.context(name, layer, p, v, None, heads, keys)):
         forms = {coding: site.forms[coding] for coding in ("dense", "dense_unrolled")}
         sites.append(Site(site.name, site.part, layer, forms))
-    sites += attention.spike_products(name, layer, *spikes, heads, keys)
+    sites += attention.spike_products(name, layer, q, k, v, heads, keys)
     sites.append(_context_requantize(tape, name, layer, tape.input(f"{name}.neuron_out")))
     more, events, _ = _point(tape, f"{name}.neuron_out", layer)
     sites += [*more, *_linear(tape, f"{name}.linear_out", "attention output", layer, events)]
@@ -284,6 +286,7 @@ def _ssm(tape: Tape, name: str, layer: int) -> tuple[list[Site], Array]:
         selected.append(values)
     A = -np.exp(module.A_log.detach().double().numpy())
     D = module.D.detach().double().numpy()
-    scan = layers.Scan(u, softplus(steps), A, *selected, D, tape.keys())
+    B, C = selected
+    scan = layers.Scan(u, softplus(steps), A, B, C, D, tape.keys())
     sites.append(scan.site(f"{name}.scan", layer))
     return sites, tape.output(name)

@@ -1,5 +1,7 @@
 """IML-Spikeformer and its ReLU twin as kernel calls."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -54,7 +56,7 @@ def _norm(tape: Tape, name: str, layer: int) -> Site:
     module = tape.modules[name]
     if not isinstance(module, LayerNorm):
         raise unsupported(f"{name}: norm {type(module).__name__}")
-    weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+    weight, bias = tape.parameter(f"{name}.weight"), tape.bias(name)
     return ops.norm(name, "norm", layer, "layernorm", weight, bias, tape.input(name))
 
 
@@ -87,7 +89,7 @@ def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events,
 
 
 def _linear(tape: Tape, name: str, part: str, layer: int, x: Array, events: Events) -> list[Site]:
-    weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+    weight, bias = tape.parameter(f"{name}.weight"), tape.bias(name)
     return ops.linear(name, part, layer, weight, bias, x.reshape(len(x), -1), events)
 
 
@@ -110,7 +112,7 @@ def _front_end(tape: Tape) -> list[Site]:
     return [*sites, *_linear(tape, "embed.out", "front end", 0, y, events)]
 
 
-def _block(tape: Tape, name: str, layer: int, block: torch.nn.Module) -> list[Site]:
+def _block(tape: Tape, name: str, layer: int, block: Any) -> list[Site]:
     attn, ffn, keys = f"{name}.attn", f"{name}.ffn", tape.keys()
     heads = block.attn.heads
     sites = [_norm(tape, f"{name}.norm_attn", layer)]

@@ -218,7 +218,7 @@ def model_name(asr_exp: Path) -> str:
         more = points == "optimized" or (isinstance(points, list) and "F9" in points)
         return "E, optimized" if more else "E"
     names = {"speech_mamba": "dense", "spiking_speech_mamba": "S"}
-    name = names.get(config["encoder"], config["encoder"])
+    name = names.get(config["encoder"], str(config["encoder"]))
     return f"{name} (ReLU twin)" if conf.get("neuron") == "relu" else name
 
 

@@ -1,7 +1,8 @@
 """What a layer did, written down while the network runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ class Tape:
     """
 
     def __init__(self, encoder: nn.Module) -> None:
-        self.encoder = encoder
-        self.modules = dict(encoder.named_modules())
+        # what an encoder and its modules have depends on their class: lowerings know theirs
+        self.encoder: Any = encoder
+        self.modules: dict[str, Any] = dict(encoder.named_modules())
         self.lengths: list[int] = []
         self._inputs: dict[str, list[Array]] = {}
         self._outputs: dict[str, list[Array]] = {}
@@ -72,15 +74,19 @@ class Tape:
         """Return which frame belongs to which utterance."""
         return Keys(self.lengths)
 
-    def parameter(self, name: str) -> Array | None:
-        """Return a parameter or buffer by its dotted name; None where there is none."""
+    def parameter(self, name: str) -> Array:
+        """Return a parameter or buffer by its dotted name."""
         place, _, leaf = name.rpartition(".")
-        value = getattr(self.modules[place], leaf, None)
-        return None if value is None else value.detach().double().numpy()
+        return getattr(self.modules[place], leaf).detach().double().numpy()
+
+    def bias(self, name: str) -> Array | None:
+        """Return the bias of a module; None where it has none."""
+        given = getattr(self.modules[name], "bias", None) is not None
+        return self.parameter(f"{name}.bias") if given else None
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterable[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Run torch on so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -57,7 +57,10 @@ def missing(what: str) -> UserError:
 def available(compiler: str = "zig") -> str:
     """Return what is missing to simulate with a RISC-V compiler, or an empty string."""
     try:
-        rtl_folder(), find_verilator(), find_cxx(), find_riscv_compiler(compiler)
+        rtl_folder()
+        find_verilator()
+        find_cxx()
+        find_riscv_compiler(compiler)
     except UserError as error:
         return error.message
     return ""

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from espnet_spike.errors import UserError, did_you_mean
 
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     ``--asr_args --max_epoch=3`` works with and without a space in the value.
     """
 
-    def __init__(self, **kwargs: object) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         for place in range(len(words) - 2, -1, -1):
             if words[place] in takes_any:
                 words[place : place + 2] = [f"{words[place]}={words[place + 1]}"]
-        return super().parse_known_args(words, namespace)
+        return super().parse_known_args(words, namespace or argparse.Namespace())
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2; an unknown option gets the nearest known one."""

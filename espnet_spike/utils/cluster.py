@@ -333,7 +333,9 @@ def _ready(futures: Iterable["Future"]) -> "set[Future]":
     from distributed import wait
 
     try:
-        return wait(list(futures), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
+        # of a client that is not asynchronous: no coroutine
+        found: Any = wait(list(futures), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")
+        return found.done
     except TimeoutError:
         return set()
 

@@ -73,9 +73,9 @@ def run_jobs(name: str, jobs: Sequence[Job], poll: Callable[[], None]) -> None:
             while True:
                 states = [process.poll() for process in processes]
                 poll()
-                failed = [number for number, state in enumerate(states) if state]
-                if failed:
-                    _fail(name, failed[0], jobs, states[failed[0]])
+                for number, state in enumerate(states):
+                    if state:
+                        _fail(name, number, jobs, state)
                 if None not in states:
                     return
                 time.sleep(POLL_SECONDS)

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -174,6 +175,7 @@ def _stream(command: Sequence[str], log: Path, lock: int) -> int:
                 pass_fds=[lock],
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
+            assert isinstance(child.stdout, io.BufferedReader)  # not text
             while chunk := child.stdout.read1(1 << 16):
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.flush()
@@ -218,9 +220,9 @@ def run_stage(
     """
     marker_path = expdir / ".done" / f"{name}.json"
     log = expdir / "log" / f"{name}.log"
-    unhashed = UNHASHED_OPTIONS | set(unhashed)
+    left_out = UNHASHED_OPTIONS | set(unhashed)
     try:
-        key = fingerprint(command, inputs, unhashed)
+        key = fingerprint(command, inputs, left_out)
     except UserError as error:
         if not dry_run:
             raise UserError(f"stage {stage}: {error.message}", error.hint) from None
@@ -235,7 +237,7 @@ def run_stage(
         print(f"stage {stage}: done before, inputs and options unchanged ({name})")
         return False
     started = [*launcher, *command]
-    if dry_run:
+    if dry_run or key is None:  # there is a key but in a dry run
         print(f"stage {stage}: would run\n  {shlex.join(started)}")
         return False
     existing = next(p for p in [expdir.absolute(), *expdir.absolute().parents] if p.exists())
@@ -268,7 +270,7 @@ def run_stage(
                 hint_for(tail, status),
             )
         if set(inputs) & set(outputs):  # mended in place: the next call sees the mended files
-            key = fingerprint(command, inputs, unhashed)
+            key = fingerprint(command, inputs, left_out)
         seconds = time.monotonic() - start
         Marker(key, shlex.join(command), time.strftime("%FT%T%z"), round(seconds, 2)).write(
             marker_path

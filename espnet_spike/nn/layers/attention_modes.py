@@ -6,6 +6,7 @@ baselines in the same block.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +160,7 @@ QK_MODES: dict[str, type[SpikingAttention]] = {
 }
 
 
-def build_attention(qk_mode: str, *args: object, **kwargs: object) -> SpikingAttention:
+def build_attention(qk_mode: str, *args: Any, **kwargs: Any) -> SpikingAttention:
     """Return the attention named ``qk_mode``; arguments as of ``SpikingAttention``.
 
     Raises:

@@ -1,5 +1,7 @@
 """The neurons by name: what ``neuron:`` in a configuration chooses from."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,7 +74,7 @@ class NeuronFactory:
         self.norm = neuron == "lif" if norm is None else norm
         self.time_steps: int = self(1).time_steps
 
-    def __call__(self, dim: int, **override: object) -> nn.Module:
+    def __call__(self, dim: int, **override: Any) -> nn.Module:
         """Return a neuron layer of ``dim`` channels, whose input is normalised."""
         return self.cls(dim, **(self.conf | override))
 

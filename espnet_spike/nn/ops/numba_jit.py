@@ -1,13 +1,14 @@
 """The compiler of all numba kernels and functions they share; ``*_numba.py`` alone import it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
 from numba.extending import overload
 
 
-def jit(**options: object) -> Callable[[Callable], Callable]:
+def jit(**options: Any) -> Callable[[Callable], Callable]:
     """Compile, and keep the machine code on disk where there is a writable place for it."""
     options |= {"nogil": True, "error_model": "numpy"}
 
