@@ -66,7 +66,7 @@ def read_batch(corpus_dir, count, fbank_config=ROOT / "conf/fbank.yaml"):
 
     from espnet_spike.corpora.librispeech import find_corpus, read_part
     from espnet_spike.data.fbank import load_config
-    from espnet_spike.data.feature_extractor import FrontEnd
+    from espnet_spike.data.feature_extractor import FeatureExtractor
 
     folder = find_corpus(corpus_dir) / PART
     data = read_part(folder)
@@ -74,11 +74,11 @@ def read_batch(corpus_dir, count, fbank_config=ROOT / "conf/fbank.yaml"):
     chosen = sorted(seconds, key=lambda utt: (abs(seconds[utt] - SECONDS), utt))[:count]
     if len(chosen) < count:
         raise UserError(f"{folder}: {len(chosen)} utterances", f"--batch {max(len(chosen), 1)}")
-    front_end = FrontEnd(16000, load_config(fbank_config))
+    feature_extractor = FeatureExtractor(16000, load_config(fbank_config))
     features = []
     for utt in chosen:
         wave, _ = soundfile.read(data.wav[utt], dtype="int16")
-        features.append(torch.from_numpy(front_end(wave.astype("float32"), utt)))
+        features.append(torch.from_numpy(feature_extractor(wave.astype("float32"), utt)))
     return features, [data.text[utt].split() for utt in chosen]
 
 

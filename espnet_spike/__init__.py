@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.counting.energy import read_cost_model as read_cost_model
     from espnet_spike.data.fbank import Fbank as Fbank
     from espnet_spike.data.fbank import FbankConfig as FbankConfig
-    from espnet_spike.data.feature_extractor import FrontEnd as FrontEnd
+    from espnet_spike.data.feature_extractor import FeatureExtractor as FeatureExtractor
     from espnet_spike.encoders.block_encoder import BlockEncoder as BlockEncoder
     from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder as IMLSpikeformerEncoder
     from espnet_spike.encoders.speech_mamba import (
@@ -58,8 +58,8 @@ _WHERE = {
     "EventSpeechMambaEncoder": "encoders.speech_mamba",
     "Fbank": "data.fbank",
     "FbankConfig": "data.fbank",
+    "FeatureExtractor": "data.feature_extractor",
     "FrameLIF": "nn.neurons.frame_lif",
-    "FrontEnd": "data.feature_extractor",
     "ILIF": "nn.neurons.lif",
     "IMLS": "nn.neurons.imls",
     "IMLSpikeformerEncoder": "encoders.iml_spikeformer",
@@ -84,7 +84,7 @@ _WHERE = {
     "register_model": "tasks.registry",
 }
 
-__all__ = [*_WHERE, "__version__"]
+__all__ = [*_WHERE, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

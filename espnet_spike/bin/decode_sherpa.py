@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not path.is_file():
             option = " --int8" if args.int8 else ""
             raise UserError(f"{path}: missing", f"export_onnx --out {args.onnx}{option} makes it")
-    from espnet_spike.data.feature_extractor import FrontEnd
+    from espnet_spike.data.feature_extractor import FeatureExtractor
     from espnet_spike.data.kaldi_dir import DataDir
     from espnet_spike.data.text_normalization import profile
     from espnet_spike.export import sherpa
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     others = {folder: read_table(folder / "text") for folder in args.decode_dir}
     for folder, texts in others.items():
         check_same_keys(data.text, texts, args.data_dir / "text", folder / "text")
-    fs = FrontEnd.find(args.onnx).fs
+    fs = FeatureExtractor.find(args.onnx).fs
     said = sherpa.decode(model, args.onnx / "tokens.txt", data, fs)
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(args.out / "text", said)

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # ESPnet prints the model at length
     from espnet_spike import __version__
     from espnet_spike.data.feature_dir import FeatureDir
-    from espnet_spike.data.feature_extractor import FrontEnd, hand_on
+    from espnet_spike.data.feature_extractor import FeatureExtractor, hand_on
     from espnet_spike.export import onnx_check, sherpa
     from espnet_spike.export.onnx_graph import OnnxCTC
     from espnet_spike.results.normalization import find_normalization
@@ -78,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         cut_tokens("")  # reads its file now: that of a pack will be gone
         hand_on(exp, out)
         try:
-            front_end = FrontEnd.find(exp)
+            feature_extractor = FeatureExtractor.find(exp)
         except UserError:
-            front_end = None  # features that were extracted elsewhere
+            feature_extractor = None  # features that were extracted elsewhere
     comment = f"espnet_spike {__version__}, encoder {options.encoder}"
     graph = CTCGraph(trained.model, options.input_size).eval()
     paths = {"onnx": out / "model.onnx"}
@@ -147,14 +147,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     for path in paths.values():
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
-    rate = front_end.fs if front_end else "RATE"
+    rate = feature_extractor.fs if feature_extractor else "RATE"
     print(
         f"sherpa_onnx.OfflineRecognizer.from_zipformer_ctc({str(paths['onnx'])!r}, "
         f"{str(out / 'tokens.txt')!r}, sample_rate={rate}, feature_dim={options.input_size})"
     )
-    if front_end is None:
+    if feature_extractor is None:
         print("it is not known what features the model was trained on: sherpa-onnx may differ")
-    elif differences := sherpa.feature_differences(front_end):
+    elif differences := sherpa.feature_differences(feature_extractor):
         print(f"features differ: {'; '.join(differences)} (conf/fbank_sherpa.yaml has the former)")
 
 

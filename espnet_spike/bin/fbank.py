@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from espnet_spike.data.extraction import run_tasks
     from espnet_spike.data.fbank import extractor, load_config
-    from espnet_spike.data.feature_extractor import FrontEnd
+    from espnet_spike.data.feature_extractor import FeatureExtractor
 
     config = load_config(args.config)
     cluster = cluster_of(args)
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     directories = run_tasks(tasks, args.nj, "s of audio", cluster, args.utterances_a_task)
     for task, made in zip(tasks, directories, strict=True):
-        FrontEnd(rate, config).write(task.target)
+        FeatureExtractor(rate, config).write(task.target)
         dropped = len(task.text) - len(made.feats)
         logger.info(
             "%s: %d utterances, %d dropped as shorter than one frame, %.2f h at %d Hz, %d frames",

@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.chunk_ms <= 0:
         raise UserError(f"--chunk_ms {args.chunk_ms:g} must be positive")
     from espnet_spike.data.audio import Source, change_rate, read
-    from espnet_spike.data.feature_extractor import FrontEnd
+    from espnet_spike.data.feature_extractor import FeatureExtractor
     from espnet_spike.inference.streaming import Transcriber
     from espnet_spike.tasks.loading import load_model, open_model
 
     with open_model(args.asr_exp) as folder:
-        front_end = FrontEnd.find(folder.path, args.fbank_config, args.fs)
-        config, rate = front_end.fbank, front_end.fs
+        feature_extractor = FeatureExtractor.find(folder.path, args.fbank_config, args.fs)
+        config, rate = feature_extractor.fbank, feature_extractor.fs
         wave, found = read(Source(args.wav, path=args.wav), args.wav)
         if found != rate and not args.fs:
             raise UserError(

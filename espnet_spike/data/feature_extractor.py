@@ -1,4 +1,4 @@
-"""What a model hears: rate and definition of its features, kept beside it from stage 3 on.
+"""Feature settings stored with a model: rate and definition, kept beside it from stage 3 on.
 
 ``features.yaml`` is written with the features and handed on to the experiment and its pack, so
 that a trained model can be given audio without being told how it was trained.
@@ -18,7 +18,7 @@ FEATURES = "features.yaml"
 
 
 @dataclass(frozen=True)
-class FrontEnd:
+class FeatureExtractor:
     """Sampling rate in Hz and definition of the features."""
 
     fs: int
@@ -27,7 +27,7 @@ class FrontEnd:
     @classmethod
     def find(
         cls, folder: Path, fbank_config: Path | None = None, fs: int | None = None
-    ) -> "FrontEnd":
+    ) -> "FeatureExtractor":
         """Read what lies beside a model; ``fbank_config`` and ``fs`` come first when given.
 
         Raises:

@@ -222,14 +222,14 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
         lines += [
             "",
             "import soundfile",
-            "from espnet_spike import FrontEnd",
+            "from espnet_spike import FeatureExtractor",
             "",
             f'wave, rate = soundfile.read("speech.wav", dtype="int16")  # mono, {rate}',
         ]
         lines += [f"assert rate == {contents.fs}"] if contents.fs else []
         lines += [
-            "front_end = FrontEnd.find(folder, fs=rate)",
-            'features = front_end(wave.astype("float32"))  # (frames, bins)',
+            "extract = FeatureExtractor.find(folder, fs=rate)",
+            'features = extract(wave.astype("float32"))  # (frames, bins)',
         ]
     else:
         lines += [

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_spike.data.fbank import FbankConfig
-from espnet_spike.data.feature_extractor import FrontEnd
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
 from espnet_spike.utils.install import how_to_install
 
@@ -68,14 +68,14 @@ def token_lines(token_list: Sequence[str], token_type: str) -> list[str]:
     return lines
 
 
-def feature_differences(front_end: FrontEnd) -> list[str]:
+def feature_differences(feature_extractor: FeatureExtractor) -> list[str]:
     """Return what sherpa-onnx computes otherwise than the features of a model, as sentences."""
     return [
         f"{item.name} is {getattr(FBANK, item.name)} in sherpa-onnx, "
-        f"{getattr(front_end.fbank, item.name)} in training"
+        f"{getattr(feature_extractor.fbank, item.name)} in training"
         for item in fields(FbankConfig)
         if item.name not in ("compression_method", "num_mel_bins")
-        and getattr(FBANK, item.name) != getattr(front_end.fbank, item.name)
+        and getattr(FBANK, item.name) != getattr(feature_extractor.fbank, item.name)
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from espnet_spike.data.audio import change_rate, inspect, parse_source, read
-from espnet_spike.data.feature_extractor import FrontEnd
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.inference.batches import make_batches
@@ -135,7 +135,7 @@ class Recognizer:
             if lm_exp is not None:
                 files["lm_train_config"] = str(lm_exp.resolve() / "config.yaml")
                 files["lm_file"] = str(model_file(lm_exp.resolve(), settings.lm))
-            self.front_end = FrontEnd.find(exp, fbank_config, fs)
+            self.feature_extractor = FeatureExtractor.find(exp, fbank_config, fs)
             # the configuration names its files as seen from the recipe
             with contextlib.chdir(exp.parent.parent):
                 self.search = BeamSearch(files, settings, device)
@@ -196,15 +196,15 @@ class Recognizer:
     def audio(self, path: Path, name: str) -> np.ndarray:
         """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged."""
         wave, rate = read(parse_source(str(path), name), name)
-        return change_rate(wave, rate, self.front_end.fs)
+        return change_rate(wave, rate, self.feature_extractor.fs)
 
     def cut(self, wave: np.ndarray, max_seconds: float) -> list[tuple[int, int]]:
         """Cut samples ``(N,)`` at CTC blanks into stretches of at most ``max_seconds``."""
-        window = int(max_seconds * self.front_end.fs)
+        window = int(max_seconds * self.feature_extractor.fs)
         pieces, start = [], 0
         while len(wave) - start > window:
             heard = wave[start : start + window]
-            posteriors = self.log_posteriors(self.front_end(heard))
+            posteriors = self.log_posteriors(self.feature_extractor(heard))
             place = quietest(posteriors, EARLIEST)
             end = start + round(place / len(posteriors) * window)
             pieces.append((start, end))
@@ -262,7 +262,7 @@ class Recognizer:
         """
         from tqdm import tqdm
 
-        fs = self.front_end.fs
+        fs = self.feature_extractor.fs
         seconds = {}
         for name, path in files.items():
             info = inspect(parse_source(str(path), name), name)
@@ -271,14 +271,16 @@ class Recognizer:
             yield from self._transcribe_greedily(files, seconds, times)
             return
         short = {name for name in files if seconds[name] <= max_seconds}
-        frames = {name: self.front_end.frames(round(seconds[name] * fs)) for name in short}
+        frames = {name: self.feature_extractor.frames(round(seconds[name] * fs)) for name in short}
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
         with tqdm(total=sum(seconds.values()), desc="audio", bar_format=layout, delay=2) as bar:
             for batch in make_batches(frames, self.batch_size):
                 stretches = []
                 for name in batch:
                     wave = self.audio(files[name], name)
-                    stretches.append((Stretch(name, 0, len(wave)), self.front_end(wave, name)))
+                    stretches.append(
+                        (Stretch(name, 0, len(wave)), self.feature_extractor(wave, name))
+                    )
                 for (stretch, _), piece in zip(
                     stretches, self._pieces(stretches, times), strict=True
                 ):
@@ -291,7 +293,9 @@ class Recognizer:
                 cuts = [Stretch(name, *cut) for cut in self.cut(wave, max_seconds)]
                 for n in range(0, len(cuts), self.batch_size):
                     part = cuts[n : n + self.batch_size]
-                    stretches = [(s, self.front_end(wave[s.first : s.last], name)) for s in part]
+                    stretches = [
+                        (s, self.feature_extractor(wave[s.first : s.last], name)) for s in part
+                    ]
                     transcript.pieces += self._pieces(stretches, times)
                     bar.update(sum(s.last - s.first for s in part) / fs)
                 yield transcript
@@ -301,7 +305,7 @@ class Recognizer:
     ) -> Iterator[Transcript]:
         tokenizer = self.speech2text.tokenizer
         for name, path in files.items():
-            features = self.front_end(self.audio(path, name), name)
+            features = self.feature_extractor(self.audio(path, name), name)
             ids, spans, frames, score = self.greedy(features) if len(features) else ([], [], 0, 0.0)
             said = [self.model.token_list[i] for i in ids]
             text = "" if tokenizer is None else tokenizer.tokens2text(said).strip()
@@ -316,7 +320,8 @@ class Recognizer:
         pieces = []
         for stretch, features in stretches:
             text, ids, score = next(results) if len(features) else ("", [], 0.0)
-            start, end = stretch.first / self.front_end.fs, stretch.last / self.front_end.fs
+            fs = self.feature_extractor.fs
+            start, end = stretch.first / fs, stretch.last / fs
             words, aligned = ((), True)
             if times:
                 words, aligned = self.words(features, ids, start, end - start)

@@ -12,7 +12,7 @@ from torch import nn
 
 from espnet_spike.bin import decode_sherpa, export_onnx
 from espnet_spike.data.fbank import FbankConfig, extractor
-from espnet_spike.data.feature_extractor import FrontEnd
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
 from espnet_spike.export import onnx_check, onnx_graph, pack, sherpa
 from espnet_spike.export.onnx_graph import LEVEL_OFFSET, CTCGraph, OnnxCTC, export
@@ -464,7 +464,7 @@ def test_sherpa_says_what_greedy_ctc_says(speech, tmp_path, name):
 
 def test_a_set_decoded_by_sherpa_is_compared_with_stage_10(speech, tmp_path, capsys):
     export_talkative("relu", speech, tmp_path)
-    FrontEnd(16000, sherpa.FBANK).write(tmp_path)
+    FeatureExtractor(16000, sherpa.FBANK).write(tmp_path)
     soundfile.write(tmp_path / "a.wav", speech, 16000)
     soundfile.write(tmp_path / "b.wav", np.repeat(speech[8000:], 2), 32000)
     stereo = np.stack([speech, np.zeros_like(speech)], 1)
@@ -505,8 +505,8 @@ def test_a_set_decoded_by_sherpa_is_compared_with_stage_10(speech, tmp_path, cap
 
 
 def test_differences_of_features_are_told():
-    assert not sherpa.feature_differences(FrontEnd(16000, sherpa.FBANK))
-    told = sherpa.feature_differences(FrontEnd(16000, FbankConfig()))
+    assert not sherpa.feature_differences(FeatureExtractor(16000, sherpa.FBANK))
+    told = sherpa.feature_differences(FeatureExtractor(16000, FbankConfig()))
     assert len(told) == 3 and "high_freq is -400.0 in sherpa-onnx, 0.0 in training" in told
     from espnet_spike.data.fbank import load_config
 

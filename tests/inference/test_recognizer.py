@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.bin import decode, fbank, pack, transcribe
-from espnet_spike.data.feature_extractor import FEATURES, FrontEnd, hand_on
+from espnet_spike.data.feature_extractor import FEATURES, FeatureExtractor, hand_on
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.export import pack as pack_module
@@ -155,7 +155,7 @@ def test_a_long_file_is_the_sum_of_its_pieces(recipe, recognizer, tmp_path):
 def test_a_greedy_search_hears_the_whole_in_one_pass(recipe, recognizer, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "long.wav", babble(40.0, 7), RATE)
     files = {"long": tmp_path / "long.wav"}
-    features = recognizer.front_end(recognizer.audio(files["long"], "long"))
+    features = recognizer.feature_extractor(recognizer.audio(files["long"], "long"))
     posteriors = recognizer.log_posteriors(features)
     best = posteriors.argmax(axis=1)
     expected = [int(k) for k, _ in itertools.groupby(best) if k != 0]
@@ -189,7 +189,7 @@ class Hearing(Recognizer):
     """Finds blank where the audio is silent, ten frames a second."""
 
     def __init__(self):
-        self.front_end = self
+        self.feature_extractor = self
 
     fs = 100
 
@@ -273,10 +273,10 @@ def test_what_is_not_known_is_asked_for(recipe, tmp_path):
 
 
 def test_features_are_handed_on(recipe, tmp_path):
-    front_end = FrontEnd.find(recipe / "exp/asr_tiny")
-    assert front_end.fs == RATE and front_end.fbank.num_mel_bins == DIMENSION
+    feature_extractor = FeatureExtractor.find(recipe / "exp/asr_tiny")
+    assert feature_extractor.fs == RATE and feature_extractor.fbank.num_mel_bins == DIMENSION
     hand_on(recipe / "dump/test", tmp_path / "b")
-    assert FrontEnd.find(tmp_path / "b") == front_end
-    assert FrontEnd.find(tmp_path / "b", fs=16000).fs == 16000
+    assert FeatureExtractor.find(tmp_path / "b") == feature_extractor
+    assert FeatureExtractor.find(tmp_path / "b", fs=16000).fs == 16000
     hand_on(tmp_path, tmp_path / "b")
     assert not (tmp_path / "b" / FEATURES).exists()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.data.fbank import FbankConfig, extractor
-from espnet_spike.data.feature_extractor import FEATURES, FrontEnd
+from espnet_spike.data.feature_extractor import FEATURES, FeatureExtractor
 from espnet_spike.encoders.speech_mamba import (
     EventSpeechMambaEncoder,
     SpeechMambaEncoder,
@@ -178,7 +178,7 @@ def test_the_command_finds_what_greedy_ctc_finds_offline(tmp_path, capsys, name)
     from espnet_spike.bin import stream as command
 
     model = experiment(tmp_path, name)
-    FrontEnd(8000, FbankConfig()).write(tmp_path)
+    FeatureExtractor(8000, FbankConfig()).write(tmp_path)
     feats, offline = heard(model, noise(tmp_path / "a.wav"), FbankConfig())
     assert len(offline) > 3
     ctc = CTCStream(model)
@@ -214,7 +214,7 @@ def test_the_command_takes_the_features_that_lie_beside_the_model(tmp_path, caps
     own = FbankConfig(low_freq=300.0, remove_dc_offset=False)
     offline, default = heard(model, wave, own)[1], heard(model, wave, FbankConfig())[1]
     assert offline != default
-    FrontEnd(8000, own).write(tmp_path)
+    FeatureExtractor(8000, own).write(tmp_path)
     command.main(["--asr_exp", str(tmp_path), str(tmp_path / "a.wav")])
     text = CharTokenizer().tokens2text([TOKENS[i] for i in offline])
     assert f"text: {text}\n" in capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_the_command_refuses_audio_of_another_rate(tmp_path, capsys):
 
     experiment(tmp_path, "dense")
     noise(tmp_path / "a.wav")
-    FrontEnd(16000, FbankConfig()).write(tmp_path)
+    FeatureExtractor(16000, FbankConfig()).write(tmp_path)
     words = ["--asr_exp", str(tmp_path), str(tmp_path / "a.wav")]
     with pytest.raises(
         UserError, match=r"a\.wav has 8000 Hz, and the model takes 16000 Hz"

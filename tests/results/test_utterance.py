@@ -8,7 +8,7 @@ import yaml
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.data.feature_extractor import FrontEnd
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.inference.recognizer import Recognizer
 from espnet_spike.results.utterance import record
 from tests.helpers.tiny_model import DIMENSION, make_texts, tiny_experiment, write_features
@@ -33,7 +33,7 @@ def test_the_report_has_the_words_of_a_transcript(tmp_path, name):
     config = yaml.safe_load((exp / "config.yaml").read_text())
     config |= {"token_type": kind, "token_list": [*config["token_list"][:3], *letters, "<sos/eos>"]}
     (exp / "config.yaml").write_text(yaml.safe_dump(config))
-    FrontEnd(8000, FbankConfig(num_mel_bins=DIMENSION)).write(exp)
+    FeatureExtractor(8000, FbankConfig(num_mel_bins=DIMENSION)).write(exp)
     (tmp_path / "decode.yaml").write_text("beam_size: 1\n")
     texts = {utt: text for utt, text in make_texts(6, seed=4).items() if len(text) >= 6}
     data = FeatureDir.read(write_features(tmp_path / "dump", texts, seed=4, seconds=2.0))

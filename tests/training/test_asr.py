@@ -16,7 +16,7 @@ import yaml
 from espnet_spike.bin import asr_train, collect_stats
 from espnet_spike.data.ark import ArkReader, ArkWriter
 from espnet_spike.data.fbank import FbankConfig
-from espnet_spike.data.feature_extractor import FrontEnd
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, SNAPSHOT, best_checkpoint, read_epochs
 from espnet_spike.utils.cli import run
@@ -263,9 +263,9 @@ def test_changed_transcripts_are_refused_although_the_training_is_finished(work,
 
 
 def test_features_of_another_kind_are_refused(work):
-    FrontEnd(16000, FbankConfig()).write(work / "train")
+    FeatureExtractor(16000, FbankConfig()).write(work / "train")
     train(work)
-    FrontEnd(16000, FbankConfig(mel_floor=128.0)).write(work / "train")
+    FeatureExtractor(16000, FbankConfig(mel_floor=128.0)).write(work / "train")
     with pytest.raises(UserError, match="data: features"):
         train(work)
 
