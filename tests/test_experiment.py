@@ -15,20 +15,6 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import EPOCHS, best_checkpoint, is_whole, read_epochs
 
 
-def epoch(number, valid=1.0, train=1.0, applied=5, steps=5, moved=True, probe=(2.0, 1.0)):
-    return {
-        "epoch": number,
-        "max_epoch": 9,
-        "steps": steps,
-        "applied": applied,
-        "parameters_moved": moved,
-        "probe_loss": list(probe) if number == 1 else [None, None],
-        "train": {"loss": train},
-        "valid": {"loss": valid},
-        "seconds": 1.0,
-    }
-
-
 def write_pth(path, content=b"x" * 1000):
     """A file as torch writes it, of one tensor."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -37,7 +23,8 @@ def write_pth(path, content=b"x" * 1000):
 
 
 def test_of_an_epoch_trained_twice_the_last_record_counts(tmp_path):
-    lines = [epoch(1), epoch(2, 8.0), epoch(3, 9.0), epoch(2, 5.0)]
+    losses = [(1, 1.0), (2, 8.0), (3, 9.0), (2, 5.0)]
+    lines = [{"epoch": number, "valid": {"loss": loss}} for number, loss in losses]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / EPOCHS).write_text(text + '{"epoch": 3, "val')  # killed while writing
     epochs = read_epochs(tmp_path)

@@ -14,7 +14,6 @@ from espnet_spike.experiment import best_checkpoint
 from espnet_spike.tasks import arguments, oom_scan
 from espnet_spike.tasks.config import read_training_config
 from espnet_spike.training import options as training_options
-from espnet_spike.training import resume
 from espnet_spike.training.data import (
     check_data_dir,
     check_finite,
@@ -22,6 +21,7 @@ from espnet_spike.training.data import (
     data_options,
     feature_size,
 )
+from espnet_spike.training.judge import is_finished
 from espnet_spike.training.splits import split
 from espnet_spike.utils.files import write_lines
 
@@ -49,7 +49,7 @@ def train(options: argparse.Namespace) -> Path | None:
     exp_dir = options.output_dir
     data = _data_files(options)
     request = training_options.request_digest(config, options, data)
-    if resume.is_finished(exp_dir, request):
+    if is_finished(exp_dir, request):
         _logger.info("already finished: %s", exp_dir)
         return best_checkpoint(exp_dir)
 

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from espnet_spike.experiment import FINISHED, LOG, best_checkpoint, read_epochs
+from espnet_spike.experiment import LOG
 from espnet_spike.tasks import determinism
 from espnet_spike.tasks.build import build_on_meta
 from espnet_spike.training import options as training_options
 from espnet_spike.training import resume
+from espnet_spike.training.judge import finish, judge
 from espnet_spike.training.progress import logged
-from espnet_spike.training.sanity import check_finished, check_learnt
-from espnet_spike.utils import files, yaml
+from espnet_spike.utils import yaml
 
 _logger = logging.getLogger(__name__)
 
@@ -62,12 +62,8 @@ def train_guarded(
         task.main(args=copy.deepcopy(args))
     if not leader:
         return None
-    epochs = read_epochs(exp_dir)
-    check_learnt(epochs, log)
-    check_finished(epochs, vars(args), log)
-    best = best_checkpoint(exp_dir)
-    files.write_json(exp_dir / FINISHED, {"request": request, "files": [best.name]})
-    return best
+    judge(exp_dir)
+    return finish(exp_dir, request)
 
 
 def _prepare(

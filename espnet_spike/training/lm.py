@@ -11,7 +11,7 @@ from espnet_spike.experiment import best_checkpoint
 from espnet_spike.tasks import arguments, oom_scan
 from espnet_spike.tasks.config import read_training_config
 from espnet_spike.training import options as training_options
-from espnet_spike.training import resume
+from espnet_spike.training.judge import is_finished
 from espnet_spike.utils.files import file_digest, write_lines
 
 # fold_length of ESPnet's recipes, in tokens, for batch_type folded
@@ -40,7 +40,7 @@ def train(options: argparse.Namespace) -> Path | None:
             raise UserError(f"the path {text} holds a comma", "ESPnet splits there; rename it")
     data = {f"text {number}": text for number, text in enumerate(given, 1)}
     request = training_options.request_digest(config, options, data)
-    if resume.is_finished(options.output_dir, request):
+    if is_finished(options.output_dir, request):
         _logger.info("already finished: %s", options.output_dir)
         return best_checkpoint(options.output_dir)
 

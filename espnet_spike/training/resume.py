@@ -15,7 +15,6 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import (
     CHECKPOINT,
     EPOCHS,
-    FINISHED,
     PREVIOUS_CHECKPOINT,
     SNAPSHOT,
     is_whole,
@@ -109,17 +108,6 @@ def check_unchanged(
 def write_snapshot(exp_dir: Path, config: Mapping[str, Any]) -> None:
     """Record the configuration of an experiment, in JSON values."""
     write_json(exp_dir / SNAPSHOT, {"config": dict(config)})
-
-
-def is_finished(exp_dir: Path, request: str) -> bool:
-    """Return whether this very request was finished here and its checkpoint is still there."""
-    try:
-        record = json.loads((exp_dir / FINISHED).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return False
-    return record["request"] == request and all(
-        is_whole(exp_dir / name) for name in record["files"]
-    )
 
 
 def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:

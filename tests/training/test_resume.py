@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import CHECKPOINT, EPOCHS, FINISHED, PREVIOUS_CHECKPOINT, is_whole
+from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT
 from espnet_spike.training import resume
-from espnet_spike.utils import files
 
 CRITERIA = [("valid", "loss", "min")]
 CONFIG = {
@@ -150,13 +149,3 @@ def test_before_the_first_epoch_a_change_starts_again(tmp_path, caplog):
 def test_a_folder_of_another_program_is_refused(exp):
     with pytest.raises(UserError, match="trained by another program"):
         resume.check_unchanged(exp, CONFIG)
-
-
-def test_finished_only_for_the_same_request_and_whole_files(exp):
-    files.write_json(exp / FINISHED, {"request": "r", "files": ["3epoch.pth"]})
-    assert resume.is_finished(exp, "r")
-    assert not resume.is_finished(exp, "another")
-    truncate(exp / "3epoch.pth")
-    assert not is_whole(exp / "3epoch.pth") and not resume.is_finished(exp, "r")
-    (exp / FINISHED).write_text("{")
-    assert not resume.is_finished(exp, "r")

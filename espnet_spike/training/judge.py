@@ -1,15 +1,62 @@
-"""Whether a training learnt anything, and whether it came to its end."""
+"""Judge what ESPnet leaves: did the training learn, did it come to its end, is it done?"""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import Epochs
+from espnet_spike.experiment import (
+    FINISHED,
+    LOG,
+    Epochs,
+    best_checkpoint,
+    is_whole,
+    read_config,
+    read_epochs,
+)
+from espnet_spike.utils.files import write_json
 
 # A loss that moved less than this, relatively, has not moved.
 UNMOVED = 1e-6
+
+
+def judge(exp_dir: Path) -> None:
+    """Judge a training by the records in its folder; see `check_learnt` and `check_finished`.
+
+    Raises:
+        UserError: nothing was learnt, or the training did not come to its end.
+    """
+    epochs, log = read_epochs(exp_dir), exp_dir / LOG
+    check_learnt(epochs, log)
+    check_finished(epochs, read_config(exp_dir), log)
+
+
+def finish(exp_dir: Path, request: str) -> Path:
+    """Record that a request is done, and return the model file to decode with.
+
+    Args:
+        exp_dir: folder of the experiment.
+        request: digest by which `is_finished` knows the request again.
+
+    Raises:
+        UserError: there is no whole model file.
+    """
+    best = best_checkpoint(exp_dir)
+    write_json(exp_dir / FINISHED, {"request": request, "files": [best.name]})
+    return best
+
+
+def is_finished(exp_dir: Path, request: str) -> bool:
+    """Return whether this very request was finished here and its checkpoint is still there."""
+    try:
+        record = json.loads((exp_dir / FINISHED).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return record["request"] == request and all(
+        is_whole(exp_dir / name) for name in record["files"]
+    )
 
 
 def stopped_early(epochs: Epochs, patience: int | None, criterion: Sequence[str]) -> bool:

@@ -1,13 +1,25 @@
+import json
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.errors import UserError
-from espnet_spike.training.sanity import check_finished, check_learnt, stopped_early
+from espnet_spike.experiment import EPOCHS
+from espnet_spike.training.judge import (
+    check_finished,
+    check_learnt,
+    finish,
+    is_finished,
+    judge,
+    stopped_early,
+)
 
 LOG = Path("train.log")
+CONFIG = {"max_epoch": 3, "patience": 1, "early_stopping_criterion": ["valid", "loss", "min"]}
 
 
 def epoch(number, valid=1.0, train=1.0, applied=5, steps=5, moved=True, probe=(2.0, 1.0)):
@@ -63,10 +75,46 @@ def test_early_stopping_is_that_of_espnet(losses, patience):
 
 
 def test_finished():
-    config = {"max_epoch": 3, "patience": 1, "early_stopping_criterion": ["valid", "loss", "min"]}
-    check_finished([epoch(1), epoch(2), epoch(3)], config, LOG)
-    check_finished([epoch(1, 1.0), epoch(2, 2.0), epoch(3, 3.0)], config | {"max_epoch": 9}, LOG)
+    check_finished([epoch(1), epoch(2), epoch(3)], CONFIG, LOG)
+    check_finished([epoch(1, 1.0), epoch(2, 2.0), epoch(3, 3.0)], CONFIG | {"max_epoch": 9}, LOG)
     with pytest.raises(UserError, match="ended after 2 of 3 epochs"):
-        check_finished([epoch(1, 2.0), epoch(2, 1.0)], config, LOG)
+        check_finished([epoch(1, 2.0), epoch(2, 1.0)], CONFIG, LOG)
     with pytest.raises(UserError, match="ended after 2 of 3 epochs"):
-        check_finished([epoch(1), epoch(2)], config | {"patience": None}, LOG)
+        check_finished([epoch(1), epoch(2)], CONFIG | {"patience": None}, LOG)
+
+
+@pytest.fixture
+def exp(tmp_path):
+    """What ESPnet leaves after three epochs."""
+    config = CONFIG | {"best_model_criterion": [["valid", "loss", "min"]]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = [epoch(number, 4.0 - number) for number in (1, 2, 3)]
+    (tmp_path / EPOCHS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    torch.save({"weight": torch.ones(50)}, tmp_path / "valid.loss.ave.pth")
+    return tmp_path
+
+
+def test_a_folder_is_judged_by_its_records(exp):
+    judge(exp)
+    lines = (exp / EPOCHS).read_text().splitlines()
+    (exp / EPOCHS).write_text("\n".join(lines[:2]) + "\n")
+    with pytest.raises(UserError, match="ended after 2 of 3 epochs"):
+        judge(exp)
+    (exp / EPOCHS).unlink()
+    with pytest.raises(UserError, match="no epoch was trained"):
+        judge(exp)
+
+
+def test_finished_only_for_the_same_request_and_whole_files(exp):
+    assert not is_finished(exp, "r")
+    best = finish(exp, "r")
+    assert best == exp / "valid.loss.ave.pth"
+    assert is_finished(exp, "r") and not is_finished(exp, "another")
+    whole = best.read_bytes()
+    best.write_bytes(whole[:200])
+    assert not is_finished(exp, "r")
+    with pytest.raises(UserError, match="truncated or damaged"):
+        finish(exp, "r")
+    best.write_bytes(whole)
+    (exp / "spike_finished.json").write_text("{")
+    assert not is_finished(exp, "r")
