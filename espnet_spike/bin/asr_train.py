@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
     if "deterministic" in options:
         determinism.ask()
-    from espnet_spike.training.asr import train
+    from espnet_spike.training.request import asr_request
+    from espnet_spike.training.train import train
 
-    best = train(options)
+    best = train(asr_request(vars(options)))
     if best is not None:
         logging.getLogger(__name__).info("trained: %s", best)
 

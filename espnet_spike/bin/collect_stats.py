@@ -25,9 +25,10 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
+    from espnet_spike.training.request import statistics_request
     from espnet_spike.training.statistics import collect
 
-    collect(options)
+    collect(statistics_request(vars(options)))
 
 
 if __name__ == "__main__":

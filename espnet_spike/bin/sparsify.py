@@ -39,15 +39,17 @@ def _steps(value: str) -> tuple[str, ...]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    options = get_parser().parse_args(argv)
+    options = vars(get_parser().parse_args(argv))
     if "deterministic" in options:
         determinism.ask()
     logger = logging.getLogger(__name__)
-    from espnet_spike.training import sparsify
+    from espnet_spike.training.request import asr_request
+    from espnet_spike.training.sparsify import sparsify
 
-    best = sparsify.sparsify(options)
+    asr_exp, steps = options.pop("asr_exp"), options.pop("steps")
+    best = sparsify(asr_request(options), asr_exp, steps)
     if best is None:
-        logger.info("skipped: %s has no spike_meta.sparsify", options.config)
+        logger.info("skipped: %s has no spike_meta.sparsify", options["config"])
     else:
         logger.info("sparsified: %s", best)
 

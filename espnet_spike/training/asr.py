@@ -1,171 +1,197 @@
-"""Train an ASR model: check everything, run ESPnet, judge what came out."""
+"""What an ASR model is trained on: features and transcripts of utterances."""
 
 import argparse
 import copy
 import logging
 import traceback
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from espnet_spike.data.feature_extractor import FEATURES, hand_on
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import best_checkpoint
-from espnet_spike.tasks import arguments, oom_scan
-from espnet_spike.tasks.config import read_training_config
-from espnet_spike.training import options as training_options
-from espnet_spike.training.data import (
-    check_data_dir,
-    check_finite,
-    damage,
-    data_options,
-    feature_size,
-)
-from espnet_spike.training.judge import is_finished
+from espnet_spike.training.check import check_data_dir, check_finite, damage, feature_size
 from espnet_spike.training.splits import split
 from espnet_spike.utils.files import write_lines
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
 FOLD_LENGTH = (800, 150)
+SHAPES = "shapes"  # folder of the lengths of what is trained on
 SPLITS = "splits"  # folder of the parts of a large corpus
 
 _logger = logging.getLogger(__name__)
 
 
-def train(options: argparse.Namespace) -> Path | None:
-    """Train, or go on training, and return the model file to decode with.
+class Part(NamedTuple):
+    """The training or the validation part of `Features`."""
 
-    In a process that a launcher started beside the first, return None.
+    name: str
+    """``train`` or ``valid``, as in the names of ESPnet's options"""
+    folder: Path
+    stats_dir: Path
+
+
+@dataclass(frozen=True)
+class Features:
+    """Two data directories with features, and their statistics.
 
     Args:
-        options: of ``espnet_spike.bin.asr_train``.
-
-    Raises:
-        UserError: bad input, a changed configuration, nothing learnt, or an unfinished training.
+        train_dir: holds ``feats.scp`` and ``text``.
+        valid_dir: holds the same.
+        stats_dir: made by ``collect_stats``.
+        num_splits: into how many parts the lists of the training data are cut.
     """
-    config, meta = read_training_config(options.config)
-    oom_scan.ask(meta.get("scan_batches"))
-    training_options.check_token_options(options)
-    exp_dir = options.output_dir
-    data = _data_files(options)
-    request = training_options.request_digest(config, options, data)
-    if is_finished(exp_dir, request):
-        _logger.info("already finished: %s", exp_dir)
-        return best_checkpoint(exp_dir)
 
-    for folder in (options.train_dir, options.valid_dir):
-        check_data_dir(folder)
-    size = feature_size(options.stats_dir / "train" / "speech_shape")
+    train_dir: Path
+    valid_dir: Path
+    stats_dir: Path
+    num_splits: int = 1
 
-    from espnet_spike.tasks.asr import SpikeASRTask
-    from espnet_spike.tasks.config_check import check_training_config
-    from espnet_spike.training.guard import train_guarded
+    @property
+    def task(self) -> type:
+        """ESPnet's task, with our encoders in it."""
+        from espnet_spike.tasks.asr import SpikeASRTask
 
-    tokens = len(options.token_list.read_text(encoding="utf-8").splitlines())
-    check_training_config(
-        SpikeASRTask, config, options.config, options.asr_args, tokens, input_size=size
-    )
-    args = espnet_args(config, options, size)
+        return SpikeASRTask
 
-    def prepare(model: Any) -> None:
-        hand_on(options.train_dir, exp_dir)
-        check_finite(options.stats_dir / "train", options.train_dir)
-        check_finite(options.stats_dir / "valid", options.valid_dir)
-        _drop_short(options, args, model)
-        if args.multiple_iterator:
-            shapes = options.output_dir / "shapes" / "train"
-            tables = {name: shapes / name for name in ("speech_shape", "text_shape")}
-            tables |= {name: options.train_dir / name for name in ("feats.scp", "text")}
-            split(tables, options.num_splits, options.output_dir / SPLITS)
-
-    try:
-        return train_guarded(SpikeASRTask, args, config, request, prepare, data)
-    except UserError as error:
-        if _is_of_data(error.__cause__):
-            raise damage(options.train_dir) or damage(options.valid_dir) or error from error
-        raise
-
-
-def _data_files(options: argparse.Namespace) -> dict[str, Path]:
-    """Return the files that tell whether an experiment still has its data."""
-    files = {"features": options.train_dir / FEATURES}
-    for part, folder in (("train", options.train_dir), ("valid", options.valid_dir)):
-        files[f"{part} text"] = folder / "text"
-        files[f"{part} frames"] = options.stats_dir / part / "speech_shape"
-    # a missing file is told later; features that were made elsewhere have no description
-    return {name: path for name, path in files.items() if path.is_file()}
-
-
-def _is_of_data(error: BaseException | None) -> bool:
-    """Return whether ESPnet failed in reading features; it does not name the utterance."""
-    # the text, since a data loading process hands on its traceback as text
-    text = "".join(traceback.format_exception(error)) if error is not None else ""
-    return "espnet2/train/dataset.py" in text
-
-
-def espnet_args(
-    config: Mapping[str, Any], options: argparse.Namespace, size: int
-) -> argparse.Namespace:
-    """Return ESPnet's arguments for a training on features of dimension ``size``.
-
-    Raises:
-        UserError: unknown or malformed options.
-    """
-    from espnet_spike.tasks.asr import SpikeASRTask
-
-    words = training_options.espnet_options(options)
-    shapes = options.output_dir / "shapes"
-    parts = getattr(options, "num_splits", 1)
-    if parts < 1:
-        raise UserError(f"--num_splits {parts}", "give a whole number from 1 up")
-    for part, folder in (("train", options.train_dir), ("valid", options.valid_dir)):
-        shape_dir = shapes / part
-        if parts > 1 and part == "train":  # folders of parts with the names of the files
-            folder = shape_dir = options.output_dir / SPLITS
-            words += ["--multiple_iterator", "true"]
-        words += data_options(part, folder)
-        words += [f"--{part}_shape_file", str(shape_dir / "speech_shape")]
-        words += [f"--{part}_shape_file", str(shape_dir / "text_shape")]
-    args = arguments.parse_espnet(SpikeASRTask, config, words, options.asr_args)
-    args.input_size = size
-    if args.batch_type == "folded" and not args.fold_length:
-        args.fold_length = list(FOLD_LENGTH)
-    if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
-        stats_file = str(options.stats_dir / "train" / "feats_stats.npz")
-        args.normalize_conf = {"stats_file": stats_file, **args.normalize_conf}
-    return args
-
-
-def _drop_short(options: argparse.Namespace, args: argparse.Namespace, model: Any) -> None:
-    """Write the shape files without the utterances that are too short; list those, count them."""
-    from espnet_spike.tasks.asr import SpikeASRTask
-    from espnet_spike.tasks.output_length import OutputLength
-    from espnet_spike.training.short_utterances import drop_short
-
-    length = OutputLength(
-        model, lambda: SpikeASRTask.build_model(copy.deepcopy(args)), args.input_size
-    )
-    preprocess = SpikeASRTask.build_preprocess_fn(args, train=False)
-
-    def tokenize(text: str) -> list[int]:
-        return preprocess("utt", {"text": text})["text"].tolist()
-
-    lines = []
-    for part, folder in (("train", options.train_dir), ("valid", options.valid_dir)):
-        stats = options.stats_dir / part
-        dropped = drop_short(
-            stats / "speech_shape",
-            stats / f"text_shape.{options.token_type}",
-            folder / "text",
-            options.output_dir / "shapes" / part,
-            length,
-            tokenize,
-            ctc=model.ctc is not None,
+    @property
+    def parts(self) -> tuple[Part, Part]:
+        """The training and the validation part."""
+        return (
+            Part("train", self.train_dir, self.stats_dir / "train"),
+            Part("valid", self.valid_dir, self.stats_dir / "valid"),
         )
-        lines += [f"{part} {utt} {reason}" for utt, reason in dropped]
-        if dropped:
-            _logger.warning("%s: %d utterances are too short and dropped", part, len(dropped))
-    listing = options.output_dir / "dropped.txt"
-    write_lines(listing, lines)
-    if lines:
-        _logger.warning("the dropped utterances are listed in %s", listing)
+
+    def files(self) -> dict[str, Path]:
+        """Return the description of the features, and of each part text and lengths."""
+        # features that were made elsewhere have no description
+        files = {"features": self.train_dir / FEATURES}
+        for name, folder, stats_dir in self.parts:
+            files[f"{name} text"] = folder / "text"
+            files[f"{name} frames"] = stats_dir / "speech_shape"
+        return {name: path for name, path in files.items() if path.is_file()}
+
+    def check(self) -> int:
+        """Check that files are there and statistics finite; return the dimension of the features.
+
+        Raises:
+            UserError: the first mistake.
+        """
+        if self.num_splits < 1:
+            raise UserError(f"--num_splits {self.num_splits}", "give a whole number from 1 up")
+        for part in self.parts:
+            check_data_dir(part.folder)
+        size = feature_size(self.stats_dir / "train" / "speech_shape")
+        for part in self.parts:
+            check_finite(part.stats_dir, part.folder)
+        return size
+
+    def words(self, exp_dir: Path) -> list[str]:
+        """Return ESPnet's options for what `prepare` writes to ``exp_dir``.
+
+        Raises:
+            UserError: a path holds a comma.
+        """
+        words = []
+        for name, folder, _ in self.parts:
+            shapes = exp_dir / SHAPES / name
+            if self.num_splits > 1 and name == "train":
+                # folders of parts with the names of the files
+                folder = shapes = exp_dir / SPLITS
+                words += ["--multiple_iterator", "true"]
+            words += feature_options(name, folder, shapes / "speech_shape", shapes / "text_shape")
+        return words
+
+    def complete(self, args: argparse.Namespace) -> None:
+        """Set what neither the YAML nor an option says."""
+        if args.batch_type == "folded" and not args.fold_length:
+            args.fold_length = list(FOLD_LENGTH)
+        if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
+            stats_file = str(self.stats_dir / "train" / "feats_stats.npz")
+            args.normalize_conf = {"stats_file": stats_file, **args.normalize_conf}
+
+    def prepare(self, exp_dir: Path, args: argparse.Namespace, model: Any) -> None:
+        """Write the lists of the utterances that are trained on to ``exp_dir``.
+
+        Args:
+            exp_dir: folder of the experiment.
+            args: ESPnet's arguments.
+            model: on the meta device.
+
+        Raises:
+            UserError: no utterance is long enough, or there are fewer than parts.
+        """
+        hand_on(self.train_dir, exp_dir)
+        self._drop_short(exp_dir, args, model)
+        if self.num_splits > 1:
+            shapes = exp_dir / SHAPES / "train"
+            tables = {name: shapes / name for name in ("speech_shape", "text_shape")}
+            tables |= {name: self.train_dir / name for name in ("feats.scp", "text")}
+            split(tables, self.num_splits, exp_dir / SPLITS)
+
+    def explain(self, error: BaseException | None) -> UserError | None:
+        """Return which utterance made ESPnet fail with ``error``, which does not name it, or None.
+
+        All features are read for it, if it was in reading them.
+        """
+        # the text, since a data loading process hands on its traceback as text
+        text = "".join(traceback.format_exception(error)) if error is not None else ""
+        if "espnet2/train/dataset.py" not in text:
+            return None
+        return self.damage()
+
+    def damage(self) -> UserError | None:
+        """Read all features; return what is wrong with them, or None."""
+        return damage(self.train_dir) or damage(self.valid_dir)
+
+    def _drop_short(self, exp_dir: Path, args: argparse.Namespace, model: Any) -> None:
+        """Write the shape files without utterances that are too short; list and count those."""
+        from espnet_spike.tasks.output_length import OutputLength
+        from espnet_spike.training.short_utterances import drop_short
+
+        task: Any = self.task
+        length = OutputLength(model, lambda: task.build_model(copy.deepcopy(args)), args.input_size)
+        preprocess = task.build_preprocess_fn(args, train=False)
+
+        def tokenize(text: str) -> list[int]:
+            return preprocess("utt", {"text": text})["text"].tolist()
+
+        lines = []
+        for name, folder, stats_dir in self.parts:
+            dropped = drop_short(
+                stats_dir / "speech_shape",
+                stats_dir / f"text_shape.{args.token_type}",
+                folder / "text",
+                exp_dir / SHAPES / name,
+                length,
+                tokenize,
+                ctc=model.ctc is not None,
+            )
+            lines += [f"{name} {utt} {reason}" for utt, reason in dropped]
+            if dropped:
+                _logger.warning("%s: %d utterances are too short and dropped", name, len(dropped))
+        listing = exp_dir / "dropped.txt"
+        write_lines(listing, lines)
+        if lines:
+            _logger.warning("the dropped utterances are listed in %s", listing)
+
+
+def feature_options(part: str, folder: Path, *shape_files: Path) -> list[str]:
+    """Return ESPnet's options for features, transcripts and their lengths.
+
+    Args:
+        part: ``train`` or ``valid``.
+        folder: a data directory, or a folder with the parts of its files.
+        shape_files: lengths of features, and of transcripts if they are known.
+
+    Raises:
+        UserError: the path holds a comma.
+    """
+    if "," in str(folder):
+        raise UserError(f"the path {folder} holds a comma", "ESPnet splits there; rename it")
+    words = []
+    for source in (f"{folder / 'feats.scp'},speech,kaldi_ark", f"{folder / 'text'},text,text"):
+        words += [f"--{part}_data_path_and_name_and_type", source]
+    for path in shape_files:
+        words += [f"--{part}_shape_file", str(path)]
+    return words

@@ -4,10 +4,11 @@ ESPnet rewrites ``config.yaml`` before it finds that a checkpoint does not fit, 
 in place, and trains on with a truncated ``Nepoch.pth`` until the final averaging fails.
 """
 
+import argparse
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from espnet_spike.experiment import (
     SNAPSHOT,
     is_whole,
 )
-from espnet_spike.utils.files import flatten, write_json
+from espnet_spike.utils.files import file_digest, flatten, write_json
+from espnet_spike.utils.yaml import write_config
 
 # What may change between the runs of one experiment, besides anything that begins with wandb_.
 MAY_CHANGE = frozenset(
@@ -49,11 +51,38 @@ def may_change(key: str) -> bool:
     return key in MAY_CHANGE or key.startswith("wandb_")
 
 
-def check_unchanged(
-    exp_dir: Path,
-    config: Mapping[str, Any],
-    fill_defaults: Callable[[dict[str, Any], dict[str, Any]], None] = lambda old, new: None,
-) -> None:
+def snapshot(args: argparse.Namespace, data: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what an experiment is started with, in JSON values, to compare a later run with.
+
+    Token list, BPE model and the files ``data`` stand by their content, not by their path.
+    """
+    config = dict(vars(args))
+    files = {key: config.pop(key) for key in ("token_list", "bpemodel")}
+    files |= {f"{DATA}{name}": path for name, path in data.items()}
+    for key, path in files.items():
+        if path is not None:
+            config[f"{key} (content)"] = f"sha256:{file_digest(Path(path))[:16]}"
+    return json.loads(json.dumps(config, default=str))
+
+
+def _fill_defaults(task: type, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Fill the defaults of the classes that both configurations choose alike into both.
+
+    So a default that is spelt out, or a new argument with a default, is no change.
+    """
+    from espnet2.utils.get_default_kwargs import get_default_kwargs
+
+    for choices in task.class_choices_list:
+        name = new.get(choices.name)
+        if name is None or name != old.get(choices.name):
+            continue
+        defaults = json.loads(json.dumps(get_default_kwargs(choices.get_class(name)), default=str))
+        for config in (old, new):
+            key = f"{choices.name}_conf"
+            config[key] = defaults | config.get(key, {})
+
+
+def check_unchanged(exp_dir: Path, config: Mapping[str, Any], task: type) -> None:
     """Compare a configuration with the one the experiment was started with.
 
     An experiment without a finished epoch has nothing to lose: it starts again, and says so.
@@ -61,7 +90,7 @@ def check_unchanged(
     Args:
         exp_dir: folder of the experiment.
         config: JSON values.
-        fill_defaults: puts the same defaults into the old and the new configuration, in place.
+        task: an ESPnet task class, whose defaults are no change.
 
     Raises:
         UserError: a key changed that must not; lists every such key, old and new value.
@@ -77,7 +106,7 @@ def check_unchanged(
             )
         return
     before, now = json.loads(path.read_text(encoding="utf-8"))["config"], dict(config)
-    fill_defaults(before, now)
+    _fill_defaults(task, before, now)
     old, new = flatten(before), flatten(now)
     changed = [
         key
@@ -105,9 +134,21 @@ def check_unchanged(
     )
 
 
-def write_snapshot(exp_dir: Path, config: Mapping[str, Any]) -> None:
-    """Record the configuration of an experiment, in JSON values."""
-    write_json(exp_dir / SNAPSHOT, {"config": dict(config)})
+def config_file(exp_dir: Path) -> Path:
+    """Return where an experiment keeps the YAML that it is trained with."""
+    return exp_dir / "train_config.yaml"
+
+
+def record(exp_dir: Path, config: Mapping[str, Any], started_with: Mapping[str, Any]) -> None:
+    """Record what an experiment is trained with.
+
+    Args:
+        exp_dir: folder of the experiment.
+        config: content of the YAML.
+        started_with: a `snapshot`, for `check_unchanged`.
+    """
+    write_config(config_file(exp_dir), config)
+    write_json(exp_dir / SNAPSHOT, {"config": dict(started_with)})
 
 
 def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:

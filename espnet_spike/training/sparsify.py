@@ -19,7 +19,7 @@ import argparse
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ import torch
 from espnet_spike.data.feature_extractor import hand_on
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import best_checkpoint, read_config
-from espnet_spike.tasks.config import META, read_training_config
+from espnet_spike.tasks.config import META
 from espnet_spike.tasks.loading import build
-from espnet_spike.training import asr
+from espnet_spike.training.asr import Features
 from espnet_spike.training.calibration import (
     Batch,
     Calibration,
@@ -39,6 +39,8 @@ from espnet_spike.training.calibration import (
     naive_thresholds,
     task_loss,
 )
+from espnet_spike.training.request import TrainingRequest, with_config
+from espnet_spike.training.train import train
 from espnet_spike.utils import files, yaml
 from espnet_spike.utils.options import check_keys
 
@@ -50,16 +52,19 @@ LEARNT = 0.05
 _logger = logging.getLogger(__name__)
 
 
-def read_part(path: Path) -> tuple[dict[str, Any], Calibration, dict[str, Any]] | None:
-    """Return the training configuration, how to calibrate, and what fine-tuning changes.
+def read_part(path: Path, meta: Mapping[str, Any]) -> tuple[Calibration, dict[str, Any]] | None:
+    """Return how to calibrate, and what fine-tuning changes.
+
+    Args:
+        path: the YAML, for messages.
+        meta: its ``spike_meta``.
 
     Returns:
-        None if the YAML has no part ``sparsify``.
+        None if there is no part ``sparsify``.
 
     Raises:
         UserError: an unknown key or impossible value in it.
     """
-    config, meta = read_training_config(path)
     part = meta.get("sparsify")
     if part is None:
         return None
@@ -73,16 +78,20 @@ def read_part(path: Path) -> tuple[dict[str, Any], Calibration, dict[str, Any]] 
         changes = {META: {"scan_batches": meta["scan_batches"]}, **changes}
     try:
         check_keys(f"{META}.sparsify", part, Calibration)
-        return config, Calibration(**part), dict(changes)
+        return Calibration(**part), dict(changes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def sparsify(options: argparse.Namespace) -> Path | None:
+def sparsify(
+    request: TrainingRequest[Features], asr_exp: Path, steps: Sequence[str]
+) -> Path | None:
     """Run the stage.
 
     Args:
-        options: of ``espnet_spike.bin.sparsify``.
+        request: of a training in the folder of the sparse model, with the YAML of the dense one.
+        asr_exp: the trained experiment.
+        steps: some of ``calibrate`` and ``finetune``.
 
     Returns:
         the model file to decode with; None if the YAML does not ask for the stage.
@@ -90,23 +99,20 @@ def sparsify(options: argparse.Namespace) -> Path | None:
     Raises:
         UserError: bad input, or fine-tuning that learnt nothing.
     """
-    part = read_part(options.config)
+    part = read_part(request.path, request.meta)
     if part is None:
         return None
-    config, conf, changes = part
-    init = options.output_dir / "calibration" / "init.pth"
-    if "calibrate" in options.steps:
-        calibrate(options, conf, init)
-    if "finetune" not in options.steps:
+    conf, changes = part
+    init = request.exp_dir / "calibration" / "init.pth"
+    if "calibrate" in steps:
+        calibrate(asr_exp, request.data.train_dir, conf, init)
+    if "finetune" not in steps:
         return init
     if not init.is_file():
         raise UserError(f"no thresholds yet: {init} is missing", "run the step calibrate first")
-    finetune = options.output_dir / "finetune.yaml"
-    yaml.write_config(finetune, merge(config, finetuning_changes(init, changes)))
-    options = argparse.Namespace(**vars(options))
-    options.config = finetune
-    del options.steps, options.asr_exp
-    return asr.train(options)
+    finetune = request.exp_dir / "finetune.yaml"
+    yaml.write_config(finetune, merge(request.config, finetuning_changes(init, changes)))
+    return train(with_config(request, finetune))
 
 
 def finetuning_changes(init: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,16 +130,16 @@ def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def calibrate(options: argparse.Namespace, conf: Calibration, init: Path) -> None:
-    """Choose thresholds for the model of ``options.asr_exp`` and write ``init``.
+def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> None:
+    """Choose thresholds for the model of ``asr_exp`` on its training data and write ``init``.
 
     A finished calibration of the same model, data and settings is kept.
 
     Raises:
         UserError: no trained model, or one without plain ReLU points.
     """
-    args, model_file = _experiment(options.asr_exp)
-    utterances = choose_utterances(options.asr_exp, conf.utterances, conf.seed)
+    args, model_file = _experiment(asr_exp)
+    utterances = choose_utterances(asr_exp, conf.utterances, conf.seed)
     key = files.digest(
         json.dumps([files.digest(model_file.read_bytes()), vars(conf), utterances]).encode()
     )
@@ -143,7 +149,7 @@ def calibrate(options: argparse.Namespace, conf: Calibration, init: Path) -> Non
         _logger.info("already calibrated: %s", init)
         return
     model = build(args, model_file)
-    batches = load_batches(args, options.train_dir, utterances)
+    batches = load_batches(args, train_dir, utterances)
     calibrator = Calibrator(model, lambda: batches, conf, init.parent, key)
     thresholds = calibrator.run()
     temporary = init.with_suffix(".tmp")

@@ -13,6 +13,7 @@ from espnet_spike.bin import sparsify as command
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import best_checkpoint, read_config, read_epochs
 from espnet_spike.nn.layers.fatrelu import FATReLU, named_fatrelus
+from espnet_spike.tasks.config import read_training_config
 from espnet_spike.tasks.loading import build
 from espnet_spike.training.calibration import (
     STATE,
@@ -228,7 +229,7 @@ def test_mistakes_in_the_part(tmp_path, part, message):
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"spike_meta": {"sparsify": part}}))
     with pytest.raises(UserError, match=message):
-        read_part(path)
+        read_part(path, read_training_config(path)[1])
 
 
 CONFIG = {

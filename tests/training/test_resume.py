@@ -5,6 +5,7 @@ import torch
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT
+from espnet_spike.tasks.asr import SpikeASRTask
 from espnet_spike.training import resume
 
 CRITERIA = [("valid", "loss", "min")]
@@ -120,32 +121,34 @@ def test_a_fresh_folder(tmp_path, caplog):
         {"max_epoch": 50},
         {"patience": 3, "ngpu": 2, "num_workers": 4},
         {"log_interval": 10, "use_wandb": True, "wandb_name": "x"},
+        {"encoder_conf": {"output_size": 64, "num_blocks": 6}},  # a default, spelt out
     ],
 )
 def test_what_may_change(exp, change):
-    resume.write_snapshot(exp, CONFIG)
-    resume.check_unchanged(exp, CONFIG | change)
+    resume.record(exp, {}, CONFIG)
+    resume.check_unchanged(exp, CONFIG | change, SpikeASRTask)
 
 
 def test_what_may_not_change_is_listed_with_old_and_new(exp):
-    resume.write_snapshot(exp, CONFIG)
-    changed = CONFIG | {"encoder_conf": {"output_size": 32, "num_blocks": 3}, "max_epoch": 9}
+    resume.record(exp, {}, CONFIG)
+    change = {"encoder_conf": {"output_size": 32, "num_blocks": 3}, "max_epoch": 9, "seed": 1}
     with pytest.raises(UserError) as info:
-        resume.check_unchanged(exp, changed)
+        resume.check_unchanged(exp, CONFIG | change, SpikeASRTask)
     text = str(info.value)
     assert "encoder_conf.output_size: 64 -> 32" in text
-    assert "encoder_conf.num_blocks: (not set) -> 3" in text
+    assert "encoder_conf.num_blocks: 6 -> 3" in text  # 6 is the default
+    assert "seed: (not set) -> 1" in text
     assert "max_epoch:" not in text
     assert "--asr_tag NEW" in text
 
 
 def test_before_the_first_epoch_a_change_starts_again(tmp_path, caplog):
-    resume.write_snapshot(tmp_path, CONFIG)
+    resume.record(tmp_path, {}, CONFIG)
     with caplog.at_level(logging.WARNING):
-        resume.check_unchanged(tmp_path, CONFIG | {"encoder": "conformer"})
+        resume.check_unchanged(tmp_path, CONFIG | {"encoder": "conformer"}, SpikeASRTask)
     assert 'encoder: "transformer" -> "conformer"' in caplog.text
 
 
 def test_a_folder_of_another_program_is_refused(exp):
     with pytest.raises(UserError, match="trained by another program"):
-        resume.check_unchanged(exp, CONFIG)
+        resume.check_unchanged(exp, CONFIG, SpikeASRTask)

@@ -1,24 +1,13 @@
-"""Whether what a training reads is sound: features, transcripts, shapes and statistics."""
+"""Whether what a training is given is sound: features, statistics, GPUs, disk.
 
+Nothing is written here.
+"""
+
+import shutil
 from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import name_some, read_table
-
-
-def data_options(part: str, folder: Path) -> list[str]:
-    """Return ESPnet's options for the features and transcripts of a data directory.
-
-    Raises:
-        UserError: the path holds a comma, at which ESPnet would split it.
-    """
-    if "," in str(folder):
-        raise UserError(f"the path {folder} holds a comma", "ESPnet splits there; rename it")
-    option = f"--{part}_data_path_and_name_and_type"
-    return [
-        *(option, f"{folder / 'feats.scp'},speech,kaldi_ark"),
-        *(option, f"{folder / 'text'},text,text"),
-    ]
 
 
 def check_data_dir(folder: Path) -> None:
@@ -48,27 +37,6 @@ def feature_size(shape_file: Path) -> int:
         some = ", ".join(f"{utt} has {size}" for size, utt in sizes.items())
         raise UserError(f"{shape_file}: the feature dimension differs: {some}")
     return int(next(iter(sizes)))
-
-
-def check_finite(stats_dir: Path, data_dir: Path) -> None:
-    """Check that the feature statistics are finite.
-
-    One NaN frame in one utterance makes ESPnet skip every update and end with status 0.
-
-    Raises:
-        UserError: they are not; names the utterances whose features are to blame.
-    """
-    import numpy as np
-
-    path = stats_dir / "feats_stats.npz"
-    if not path.is_file():
-        raise UserError(f"missing: {path}", "run the stats stage (7) first")
-    with np.load(path) as stats:
-        if np.isfinite(stats["sum"]).all() and np.isfinite(stats["sum_square"]).all():
-            return
-    raise damage(data_dir) or UserError(
-        f"{path} is not finite, but the features now are", "run the stats stage (7) again"
-    )
 
 
 def check_keys(data_dir: Path) -> None:
@@ -104,6 +72,43 @@ def check_keys(data_dir: Path) -> None:
             )
 
 
+def check_finite(stats_dir: Path, data_dir: Path) -> None:
+    """Check that the feature statistics are finite.
+
+    One NaN frame in one utterance makes ESPnet skip every update and end with status 0.
+
+    Raises:
+        UserError: they are not; names the utterances whose features are to blame.
+    """
+    import numpy as np
+
+    path = stats_dir / "feats_stats.npz"
+    if not path.is_file():
+        raise UserError(f"missing: {path}", "run the stats stage (7) first")
+    with np.load(path) as stats:
+        if np.isfinite(stats["sum"]).all() and np.isfinite(stats["sum_square"]).all():
+            return
+    raise damage(data_dir) or UserError(
+        f"{path} is not finite, but the features now are", "run the stats stage (7) again"
+    )
+
+
+def check_complete(stats_dir: Path, data_dir: Path) -> None:
+    """Check that there are statistics of every utterance.
+
+    Raises:
+        UserError: naming those without.
+    """
+    wanted = read_table(data_dir / "feats_shape").keys()
+    found = read_table(stats_dir / "speech_shape").keys()
+    if wanted != found:
+        raise UserError(
+            f"{stats_dir}: {len(found)} of {len(wanted)} utterances have statistics, "
+            f"missing: {name_some(wanted - found)}",
+            f"see {stats_dir.parent / 'stats.log'}",
+        )
+
+
 def damage(data_dir: Path) -> UserError | None:
     """Read all features of a data directory; return what is wrong with them, or None.
 
@@ -128,12 +133,30 @@ def damage(data_dir: Path) -> UserError | None:
     )
 
 
-def _check_complete(stats_dir: Path, data_dir: Path) -> None:
-    wanted = read_table(data_dir / "feats_shape").keys()
-    found = read_table(stats_dir / "speech_shape").keys()
-    if wanted != found:
+def check_machine(folder: Path, ngpu: int, parameters: int, keep_nbest: int) -> None:
+    """Check that there are as many GPUs as are asked for, and that the checkpoints will fit.
+
+    Those are two with Adam's state, the best epochs, and an average.
+
+    Args:
+        folder: of the experiment; it need not exist.
+        ngpu: how many GPUs are asked for.
+        parameters: of the model.
+        keep_nbest: how many best epochs are kept.
+
+    Raises:
+        UserError: names what is asked for and what there is.
+    """
+    import torch
+
+    found = torch.cuda.device_count()
+    if ngpu > found:
+        raise UserError(f"--ngpu {ngpu}, but {found} GPUs are seen", f"give --ngpu {found}")
+    needed = 4 * parameters * (2 * 3 + keep_nbest + 2)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
         raise UserError(
-            f"{stats_dir}: {len(found)} of {len(wanted)} utterances have statistics, "
-            f"missing: {name_some(wanted - found)}",
-            f"see {stats_dir.parent / 'stats.log'}",
+            f"{folder}: {free / 1e9:.2f} GB free, training needs about {needed / 1e9:.2f} GB",
+            "free disk space, or lower keep_nbest_models",
         )

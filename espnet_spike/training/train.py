@@ -1,0 +1,122 @@
+"""Train a model in five steps: check, prepare, run, judge, finish."""
+
+import argparse
+import copy
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_spike.errors import UserError
+from espnet_spike.experiment import LOG, best_checkpoint
+from espnet_spike.tasks import determinism, oom_scan
+from espnet_spike.tasks.config_check import Checked, check_training_config
+from espnet_spike.training import resume
+from espnet_spike.training.check import check_machine
+from espnet_spike.training.judge import finish, is_finished, judge
+from espnet_spike.training.processes import rank
+from espnet_spike.training.progress import logged
+from espnet_spike.training.request import TrainingRequest
+
+_logger = logging.getLogger(__name__)
+
+
+def train(request: TrainingRequest) -> Path | None:
+    """Train, or go on training, and return the model file to decode with.
+
+    Where a launcher started several processes, all but the first only check and run; ESPnet's
+    process group makes them wait until the first has prepared the folder. They return None.
+
+    Raises:
+        UserError: bad input, a changed configuration, nothing learnt, or an unfinished training.
+    """
+    exp_dir = request.exp_dir
+    if is_finished(exp_dir, request.digest):
+        _logger.info("already finished: %s", exp_dir)
+        return best_checkpoint(exp_dir)
+    args, model = check(request)
+    number = rank(args.dist_launcher)
+    if number == 0:
+        prepare(request, args, model)
+    oom_scan.ask(request.meta.get("scan_batches"))
+    try:
+        run(request.data.task, args, number)
+    except UserError as error:
+        raise request.data.explain(error.__cause__) or error from error.__cause__
+    if number > 0:
+        return None
+    judge(exp_dir)
+    return finish(exp_dir, request.digest)
+
+
+def check(request: TrainingRequest) -> Checked:
+    """Check tokens, data and configuration; nothing is written.
+
+    Returns:
+        ESPnet's arguments, and the model that they describe.
+
+    Raises:
+        UserError: the first mistake; of the configuration, all of them.
+    """
+    tokens = request.tokens.check()
+    size = request.data.check()
+    checked = check_training_config(
+        request.data.task,
+        request.config,
+        request.path,
+        request.overrides,
+        tokens,
+        size,
+        words=[*request.words(), *request.data.words(request.exp_dir)],
+    )
+    checked.args.config = str(resume.config_file(request.exp_dir))
+    request.data.complete(checked.args)
+    return checked
+
+
+def prepare(request: TrainingRequest, args: argparse.Namespace, model: Any) -> None:
+    """Make the folder of the experiment ready.
+
+    First nothing may have changed since the experiment was begun; last, and only if all has gone
+    well, the folder records what it is trained with.
+
+    Args:
+        request: what was asked for.
+        args: ESPnet's arguments.
+        model: on the meta device.
+
+    Raises:
+        UserError: changed configuration or data, or a machine that does not suffice.
+    """
+    exp_dir = request.exp_dir
+    parameters = sum(p.numel() for p in model.parameters())
+    nbest = args.keep_nbest_models
+    nbest = max(nbest) if isinstance(nbest, Sequence) else nbest
+    check_machine(exp_dir, args.ngpu, parameters, nbest)
+    started_with = resume.snapshot(args, request.data.files())
+    resume.check_unchanged(exp_dir, started_with, request.data.task)
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    determinism.check(exp_dir)
+    request.data.prepare(exp_dir, args, model)
+    resume.repair(exp_dir, args.best_model_criterion, nbest)
+    resume.record(exp_dir, request.config, started_with)
+    _logger.info("%.2f million parameters", parameters / 1e6)
+
+
+def run(task: Any, args: argparse.Namespace, number: int) -> None:
+    """Run ESPnet in ``args.output_dir``, with its full log in a file there.
+
+    Args:
+        task: ``SpikeASRTask`` or ``SpikeLMTask``.
+        args: ESPnet's arguments.
+        number: of this process; each has a log of its own.
+
+    Raises:
+        UserError: whatever ESPnet raises, which is its cause.
+    """
+    log = Path(args.output_dir) / (LOG if number == 0 else f"train.rank{number}.log")
+    if number == 0:
+        _logger.info("training in %s, full log in %s", args.output_dir, log)
+    with logged(log, show_epochs=number == 0):
+        # a copy: ESPnet changes its arguments
+        task.main(args=copy.deepcopy(args))
