@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.encoders.monitor import spike_counts
+from espnet_spike.results.utterance import choose_utterance, record
+from tests.export.test_reparameterize import MODEL, experiment
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"neuron": "ternary", "T": 3},
+        {"neuron": "ilif"},
+        {"neuron": "lif"},
+        {"imls_stat": "utt"},
+        {"imls_stat": "ema"},
+    ],
+)
+def test_counts_of_the_picture_are_those_of_the_neurons(tmp_path, conf):
+    from espnet_spike.encoders.monitor import layer_spikes
+    from espnet_spike.nn.neurons.base import named_neurons
+    from tests.export.test_reparameterize import load
+
+    exp, data = experiment(tmp_path, **conf)
+    utt, feats = next(iter(FeatureDir.read(data).feats.items()))
+    encoder = load(exp).encoder
+    from espnet_spike.data.ark import ArkReader
+
+    with ArkReader() as reader, torch.no_grad(), layer_spikes(encoder) as layers:
+        speech = torch.from_numpy(reader.read(utt, feats).copy())[None]
+        encoder(speech, torch.tensor([speech.shape[1]]))
+    neurons = named_neurons(encoder)
+    assert set(layers) == set(neurons)
+    for name, layer in layers.items():
+        assert np.array_equal(layer.counts, layer.counts.round())
+        assert 0 <= layer.counts.min() and layer.counts.max() <= layer.levels
+        rate = layer.counts.sum() / (layer.counts.size * layer.levels)
+        assert rate == pytest.approx(neurons[name].firing.rate.item(), rel=1e-5)
+
+
+def test_binary_execution_draws_the_same(tmp_path):
+    from espnet_spike.encoders.spike_options import SpikeOptions
+
+    exp, folder = experiment(tmp_path)
+    data = FeatureDir.read(folder)
+    utt = choose_utterance(data.durations)
+    one, two = (
+        record(exp / MODEL, data, utt, [3, 4], SpikeOptions(spike_mode=mode))
+        for mode in ("integer", "binary")
+    )
+    assert one.words is not None and one.frames == len(one.layers[-1].counts)
+    assert set(one.log_gammas) == {"encoders.0.attn.decay", "encoders.1.attn.decay"}
+    same = [np.mean(a.counts == b.counts) for a, b in zip(one.layers, two.layers, strict=True)]
+    assert min(same) > 0.99
+
+
+@pytest.mark.parametrize("name", ["SpikingSpeechMambaEncoder", "EventSpeechMambaEncoder"])
+def test_the_layers_of_speech_mamba(name):
+    from espnet_spike.encoders import speech_mamba
+    from espnet_spike.encoders.monitor import layer_spikes
+    from espnet_spike.nn.layers.fatrelu import sparsities
+    from espnet_spike.nn.neurons.base import firing_rates
+
+    torch.manual_seed(0)
+    small = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "dropout_rate": 0.0}
+    encoder = getattr(speech_mamba, name)(20, **small).eval()
+    speech = torch.randn(1, 60, 20)
+    with torch.no_grad(), layer_spikes(encoder) as layers:
+        xs, _, _ = encoder(speech, torch.tensor([60]))
+    expected = firing_rates(encoder) or {k: 1 - v for k, v in sparsities(encoder).items()}
+    assert set(layers) == set(expected)
+    for key, layer in layers.items():
+        assert layer.counts.ndim == 2 and len(layer.counts) >= xs.shape[1]
+        assert layer.counts.mean() == pytest.approx(expected[key].item(), abs=1e-6)
+
+
+def test_values_behind_fatrelu_are_events():
+    from espnet_spike.nn.layers.fatrelu import FATReLU
+
+    layer = FATReLU(T=1.0)
+    x = torch.randn(1, 5, 4)
+    counts, levels = spike_counts(layer, (x,), layer(x))
+    assert levels == 1 and torch.equal(counts, (x[0] > 1.0).float())

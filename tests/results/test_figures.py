@@ -1,0 +1,78 @@
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from espnet_spike.inference.ctc import Word
+from espnet_spike.results.utterance import Recording
+
+
+def test_crowded_words_do_not_stand_on_each_other():
+    from espnet_spike.results.figures import spike_raster
+
+    words = [Word("NINETEEN", 0.1 * i, 0.1 * i + 0.05) for i in range(20)]
+    svg = spike_raster(Recording("utt", 2.0, np.zeros((200, 80)), words=words))
+    assert svg.count("NINETEEN") == 20
+
+
+PROBE = """<script>addEventListener("load", () => {
+const found = [];
+for (const svg of document.querySelectorAll("svg")) {
+  const box = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")];
+  const boxes = texts.map(t => t.getBoundingClientRect());
+  let overlaps = [];
+  boxes.forEach((a, i) => boxes.forEach((b, j) => { if (i < j &&
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3)
+    overlaps.push(texts[i].textContent + " / " + texts[j].textContent); }));
+  const outside = texts.filter((t, i) => boxes[i].left < box.left - 2
+    || boxes[i].right > box.right + 2).map(t => t.textContent);
+  const images = [...svg.querySelectorAll("image")].filter(image => {
+    const copy = document.querySelector(`img[src="${image.getAttribute("href")}"]`);
+    return copy.naturalWidth && image.getBoundingClientRect().width; }).length;
+  const shapes = [...svg.querySelectorAll("path,use,rect")].filter(
+    s => { const r = s.getBoundingClientRect(); return r.width + r.height > 0; }).length;
+  found.push({label: svg.getAttribute("aria-label"), width: box.width, height: box.height,
+    shapes, images, wanted: svg.querySelectorAll("image").length, texts: texts.length,
+    overlaps, outside}); }
+const result = document.createElement("pre"); result.id = "probe";
+result.textContent = JSON.stringify({figures: found, sideways:
+  document.documentElement.scrollWidth - document.documentElement.clientWidth});
+document.body.append(result); });</script>"""
+
+
+def chromium(tmp_path, *options):
+    """Run the browser headless; return what it writes, or skip where there is none."""
+    found = [*filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))]
+    if not found:
+        pytest.skip("no Chromium: apt-get install chromium")
+    command = [found[0], "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("width", [1100, 500])
+def test_a_browser_draws_every_figure(spiking, tmp_path, width):
+    (tmp_path / "page.html").write_text(spiking)
+    size = f"--window-size={width},900"
+    _, log = chromium(tmp_path, size, "--dump-dom", f"file://{tmp_path}/page.html")
+    assert "CONSOLE" not in log, log
+    # measured by a script, which the page's own policy would not let run
+    copies = re.findall(r'<image [^>]*href="([^"]*)"', spiking)
+    probe = "".join(f'<img hidden src="{source}">' for source in copies) + PROBE
+    probed = re.sub(r"<meta http-equiv=[^>]*>", "", spiking).replace("</body>", probe + "</body>")
+    (tmp_path / "probed.html").write_text(probed)
+    dom, _ = chromium(tmp_path, size, "--dump-dom", f"file://{tmp_path}/probed.html")
+    found = json.loads(re.search(r'<pre id="probe">(.*?)</pre>', dom, re.DOTALL)[1])
+    assert found["sideways"] == 0  # the page itself does not scroll sideways
+    assert len(found["figures"]) == spiking.count("<svg ") >= 7
+    for figure in found["figures"]:
+        assert figure["width"] > 200 and figure["height"] > 50, figure
+        assert figure["shapes"] > 3 and figure["texts"] > 3, figure
+        assert figure["images"] == figure["wanted"], figure
+        assert not figure["outside"] and not figure["overlaps"], figure
