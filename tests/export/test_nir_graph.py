@@ -4,57 +4,17 @@ import builtins
 import json
 
 import nir
-import numpy as np
 import pytest
 import torch
 import yaml
 
 from espnet_spike.bin import export_nir
-from espnet_spike.counting.counter import Counter
-from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.encoders.speech_mamba import SpikingSpeechMambaEncoder
 from espnet_spike.errors import UserError
-from espnet_spike.export.nir_graph import Check, build, calls, outside, parameter_names
-from espnet_spike.export.nir_runner import run_graph
-from espnet_spike.nn.norms import MaskedBatchNorm
+from espnet_spike.export.nir_graph import Check, build, calls
 from tests.counting.test_counter import MAMBA, MODES, SMALL, speech
 from tests.helpers import tiny_model
-
-
-def exported(encoder, tmp_path):
-    """Return what became of an encoder with norms as after training, read back from a file."""
-    encoder = encoder.double().eval()
-    x, lengths = speech()
-    with torch.no_grad():
-        for module in encoder.modules():
-            if isinstance(module, MaskedBatchNorm):
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.3, 2)
-                module.weight.normal_()  # of either sign
-                module.bias.normal_(0, 0.3)
-        with Counter(encoder) as counter:
-            encoder(x.double(), lengths)
-        with calls(encoder) as found:
-            encoder(x.double(), lengths)
-        export = build(nir, found)
-        nir.write(tmp_path / "graph.nir", nir.NIRGraph(export.nodes, export.edges))
-        check = Check()
-        check.add(nir.read(tmp_path / "graph.nir"), export)
-    left = outside(encoder, export, counter.costs)
-    names = [row["name"] for row in left["parameters"]]
-    assert sorted([*names, *export.parameters]) == sorted(parameter_names(encoder))
-    assert all(row["why"] for rows in left.values() for row in rows)
-    inside = {(name, "neuron") for name in export.cores}
-    inside |= {(name, "linear") for name in export.synapses}
-    inside |= {(core.norm.name, "norm") for core in export.cores.values() if core.norm}
-    operations = {(row["layer"], row["kind"]) for row in left["operations"]}
-    assert inside | operations == set(counter.costs) and not inside & operations
-    return export, check
-
-
-def spikeformer(**conf):
-    torch.manual_seed(0)
-    return IMLSpikeformerEncoder(20, **(SMALL | {"T": 3} | conf))
+from tests.helpers.nir_files import exported, spikeformer
 
 
 @pytest.mark.parametrize("neuron", ["lif", "imls", "ilif"])
@@ -109,34 +69,6 @@ def test_a_changed_weight_is_seen():
     check = Check()
     check.add(nir.NIRGraph(export.nodes, export.edges), export)
     assert check.different > 0 and check.current > 1e-3
-
-
-@pytest.mark.parametrize("decay_input", [True, False])
-@pytest.mark.parametrize("v_reset", [0.0, -0.3])
-def test_lif_is_that_of_nir_whatever_its_constants(decay_input, v_reset, tmp_path):
-    conf = {"v_th": 0.4, "tau": 1.5, "v_reset": v_reset, "decay_input": decay_input}
-    _, check = exported(spikeformer(neuron="lif", neuron_conf=conf), tmp_path)
-    assert check.spikes > 100 and check.different == 0
-
-
-def test_a_neuron_fires_at_its_threshold():
-    """Ours fire at the threshold, NIR above it: the number exported lies just below."""
-    torch.manual_seed(0)
-    encoder = SpikingSpeechMambaEncoder(20, **MAMBA).double().eval()
-    x, lengths = speech()
-    with torch.no_grad(), calls(encoder) as found:
-        encoder(x.double(), lengths)
-    lif = build(nir, found).nodes["encoders.0.attn.neuron_out"]
-    at = torch.full((1, 1, 8), 1.0, dtype=torch.float64)  # over tau it is the threshold 0.5
-    nodes = {"in": nir.Input({"input": np.array([8])}), "lif": lif}
-    graph = nir.NIRGraph(
-        nodes | {"out": nir.Output({"output": np.array([8])})}, [("in", "lif"), ("lif", "out")]
-    )
-    assert run_graph(graph, {"in": at})["out"].all()
-    assert not run_graph(graph, {"in": at - 1e-12})["out"].any()
-    nodes["lif"] = nir.CubaLIF(*[np.ones(8)] * 5)
-    with pytest.raises(UserError, match="CubaLIF"):
-        run_graph(nir.NIRGraph(nodes, [("in", "lif")]), {"in": at})
 
 
 def experiment(tmp_path, encoder, conf):

@@ -7,7 +7,7 @@ from espnet_spike.bin import explore as command
 from espnet_spike.errors import UserError
 from espnet_spike.simulator import simulate as simulation
 from espnet_spike.simulator.explore import Point, front
-from tests.simulator.test_replay import record
+from tests.helpers.simulated import record
 
 pytestmark = pytest.mark.xdist_group("simulator")
 

@@ -1,0 +1,134 @@
+import gzip
+import json
+
+import pytest
+import soundfile
+
+from espnet_spike.corpora.own import import_set
+from espnet_spike.data.audio import parse_source, read
+from espnet_spike.errors import UserError
+from tests.helpers.tables import NAMES, TEXTS, write_csv
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "jsonl.gz"])
+def test_tables_of_any_kind_give_the_same(audio, kind):
+    path = audio.parent / f"all.{kind}"
+    if "json" in kind:
+        rows = [
+            {"audio_filepath": n, "text": t, "speaker": f"s{i % 2}", "duration": 1.0}
+            for i, (n, t) in enumerate(zip(NAMES, TEXTS, strict=True))
+        ]
+        opener = gzip.open if kind.endswith("gz") else open
+        with opener(path, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        write_csv(path, "," if kind == "csv" else "\t")
+    data = import_set(path, audio, channel="1")
+    assert data.text == dict(zip(["a_1", "b", "c", "d"], TEXTS, strict=True))
+    assert data.utt2spk == {"a_1": "s0", "b": "s1", "c": "s0", "d": "s1"}
+    assert data.wav["a_1"] == str(audio / "a 1.flac")
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (("clip", "text", "x"), "no column for audio; there are clip, text, x"),
+        (("path", "said", "x"), "no column for text"),
+    ],
+)
+def test_an_unknown_column_is_asked_for_and_can_be_named(audio, header, said):
+    path = write_csv(audio / "all.csv", header=header)
+    with pytest.raises(UserError, match=said) as caught:
+        import_set(path, channel="mean")
+    assert "--columns" in caught.value.hint
+    columns = {"audio": header[0], "text": header[1]}
+    assert len(import_set(path, columns=columns, channel="mean").text) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("path,text\nnone.wav,A\n", r"none\.wav is not there"),
+        ("path,text\nb.ogg,A,B\n", "line 2: 2 columns are expected"),
+        ("path,text\n", "holds no utterance"),
+        ("path,text\nb.ogg,!?\n", "no utterance has words"),
+        ("path,text,start,end\nb.ogg,A,one,2\n", "line 2: start, end"),
+        ("id,path,text\nu,b.ogg,A\nu,c.wav,B\n", "two utterances are called u"),
+    ],
+)
+def test_a_bad_table_is_refused_with_the_place(audio, content, said):
+    (audio / "bad.csv").write_text(content)
+    with pytest.raises(UserError, match=said):
+        import_set(audio / "bad.csv", normalization="upper")
+
+
+def recording(audio, name, channels=(0,)):
+    info = soundfile.info(audio / name)
+    return {
+        "id": name,
+        "sources": [
+            {"type": "file", "channels": list(channels), "source": str(audio / name)},
+        ],
+        "sampling_rate": info.samplerate,
+        "num_samples": info.frames,
+        "duration": info.duration,
+        "channel_ids": list(channels),
+    }
+
+
+def supervision(name, start, duration, text, channel=0):
+    keys = ("id", "recording_id", "start", "duration", "channel", "text", "speaker")
+    return dict(
+        zip(keys, (f"{name}-{start}", name, start, duration, channel, text, "s"), strict=True)
+    )
+
+
+def write_lines(path, rows):
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def test_lhotse_supervisions_and_cuts_give_the_same(audio):
+    length = soundfile.info(audio / "c.wav").duration
+    stereo = recording(audio, "d.wav", (0, 1))
+    stereo["sources"][0]["source"] = str(audio.parent / "d.wav")
+    (audio / "d.wav").rename(audio.parent / "d.wav")
+    supervisions = [
+        supervision("c.wav", 0, length, "whole"),
+        supervision("b.ogg", 0.2, 0.5, "piece"),
+        supervision("d.wav", 0, 0.5, "right", 1),
+    ]
+    recordings = [recording(audio, "c.wav"), recording(audio, "b.ogg"), stereo]
+    write_lines(audio / "x_recordings_train.jsonl.gz", recordings)
+    path = write_lines(audio / "x_supervisions_train.jsonl.gz", supervisions)
+    data = import_set(path)
+    assert set(data.text.values()) == {"whole", "piece", "right"}
+    assert data.segments["b.ogg-0.2"].start == pytest.approx(0.2)
+    assert data.segments["b.ogg-0.2"].end == pytest.approx(0.7)
+    assert data.segments["c.wav-0"].end == -1
+    cuts = []
+    for row, rec in zip(supervisions, recordings, strict=True):
+        cut = {"id": row["id"], "start": row["start"] / 2, "duration": row["duration"]}
+        inside = row | {"start": row["start"] / 2}
+        cuts.append(
+            {**cut, "channel": row["channel"], "supervisions": [inside]}
+            | {"recording": rec, "type": "MonoCut"}
+        )
+    again = import_set(write_lines(audio / "cuts.jsonl.gz", cuts))
+    assert again == data
+    value = data.wav[data.segments["d.wav-0"].recording]
+    assert not read(parse_source(value, "d"), "d")[0].any()
+
+
+def test_what_lhotse_has_and_we_cannot_is_said(audio):
+    mixed = {"id": "m", "tracks": [], "type": "MixedCut"}
+    with pytest.raises(UserError, match=r"line 1: cut m .*MixedCut"):
+        import_set(write_lines(audio / "cuts.jsonl.gz", [mixed]))
+    path = write_lines(audio / "supervisions.jsonl.gz", [supervision("c.wav", 0, 1, "A")])
+    with pytest.raises(UserError, match=r"recordings are not beside it \(recordings\.jsonl\.gz\)"):
+        import_set(path)
+    perturbed = recording(audio, "c.wav") | {"transforms": [{"name": "Speed"}]}
+    write_lines(audio / "recordings.jsonl.gz", [perturbed])
+    with pytest.raises(UserError, match="is transformed"):
+        import_set(path)

@@ -1,0 +1,44 @@
+"""Small encoders that can be simulated, recorded on noise."""
+
+import torch
+
+from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+from espnet_spike.encoders.speech_mamba import (
+    EventSpeechMambaEncoder,
+    SpeechMambaEncoder,
+    SpikingSpeechMambaEncoder,
+)
+from espnet_spike.simulator.record import record_encoder
+
+MAMBA = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 4}
+
+
+IML = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
+
+
+TWO_SIDED = [f"F{number}" for number in range(1, 8)]
+
+
+ENCODERS = {
+    "iml": lambda: IMLSpikeformerEncoder(20, **IML),
+    "iml_options": lambda: IMLSpikeformerEncoder(
+        20, T=1, qkv_bias=True, inner_norm=True, imls_stat="ema", hdm=False, decay_norm=False, **IML
+    ),
+    "twin": lambda: IMLSpikeformerEncoder(20, neuron="relu", **IML),
+    "dense": lambda: SpeechMambaEncoder(12, **MAMBA),
+    "event": lambda: EventSpeechMambaEncoder(
+        12, fat_points="optimized", fat_threshold=0.2, block="mamba_ffn", **MAMBA
+    ),
+    "two_sided": lambda: EventSpeechMambaEncoder(
+        12, fat_points=TWO_SIDED, fat_two_sided=TWO_SIDED, fat_threshold=0.2, **MAMBA
+    ),
+    "spiking": lambda: SpikingSpeechMambaEncoder(12, **MAMBA),
+}
+
+
+def record(name):
+    torch.manual_seed(0)
+    encoder = ENCODERS[name]()
+    size = 20 if name.startswith(("iml", "twin")) else 12
+    utterances = [(2 * torch.randn(1, n, size), torch.tensor([n])) for n in (45, 31)]
+    return encoder, utterances, record_encoder(encoder, utterances)
