@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from espnet_spike.utils.files import write_bytes
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -145,7 +147,5 @@ def write_report(
     stem.parent.mkdir(parents=True, exist_ok=True)
     record = {"title": title, "rows": rows, "notes": notes, "machine": facts}
     for ending, content in ((".json", json.dumps(record, indent=1) + "\n"), (".md", text)):
-        temporary = stem.with_name(f".{stem.name}{ending}.tmp{os.getpid()}")
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, stem.with_name(stem.name + ending))
+        write_bytes(stem.with_name(stem.name + ending), content.encode())
     return text

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from espnet_spike.utils.files import write_json
 
         options.cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.cache, [*passed, key][-_REMEMBERED:])
+        write_json(options.cache, [*passed, key][-_REMEMBERED:], sort_keys=True)
     _logger.info("configurations are good")
 
 

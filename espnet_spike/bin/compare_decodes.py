@@ -48,11 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{len(args.dirs)} folders, {len(first)} in --group, {len(second)} in --vs",
             "give two folders, or --group DIR ... --vs DIR ...",
         )
-    import json
     from dataclasses import asdict
 
     from espnet_spike.results.comparison import common_sets, compare, pool
-    from espnet_spike.utils.files import write_lines
+    from espnet_spike.utils.files import write_json
 
     report = {"metric": args.metric, "sets": {}}
     print(f"first:  {' '.join(map(str, first))}\nsecond: {' '.join(map(str, second))}")
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "difference": asdict(difference),
         }
     if args.json:
-        write_lines(args.json, [json.dumps(report, indent=1)])
+        write_json(args.json, report)
 
 
 if __name__ == "__main__":

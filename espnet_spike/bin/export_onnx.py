@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [folder.name for folder in args.check_dir]
     if len(set(names)) < len(names):
         raise UserError(f"--check_dir: two folders are named alike: {' '.join(sorted(names))}")
-    import json
     import logging
 
     from espnet_spike.export.onnx_check import quantize
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.results.normalization import find_normalization
     from espnet_spike.results.scoring import token_units
     from espnet_spike.tasks.loading import load_model, open_model
-    from espnet_spike.utils.files import write_lines
+    from espnet_spike.utils.files import write_json, write_lines
 
     sets = {folder.name: FeatureDir.read(folder) for folder in args.check_dir}
     out = args.out
@@ -139,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 cells.append(f"{size / 1e6:.2f}" if size else "")
                 print(f"| {name}, {graph_name} | {' | '.join(cells)} |")
         print()
-    write_lines(out / "export.json", [json.dumps(report, indent=1, ensure_ascii=False)])
+    write_json(out / "export.json", report, ensure_ascii=False)
     if problems:
         raise UserError(
             f"{paths['onnx']} does not agree with torch: {'; '.join(problems)}",

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import re
 import shlex
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import new_folder
 from espnet_spike.utils.resources import need_checkout
 
 logger = logging.getLogger("new_recipe")
@@ -116,9 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.valid_from_train:
         divide(data, "train", "dev", args.valid_from_train)
     words = source_words(args, sets)
-    staging = target.with_name(f".{target.name}.tmp{os.getpid()}")
-    try:
-        shutil.copytree(recipes / TEMPLATE, staging)
+    with new_folder(target) as staging:
+        shutil.copytree(recipes / TEMPLATE, staging, dirs_exist_ok=True)
         values = {
             "sources": shlex.join(words),
             "test_sets": " ".join(tests) or "dev",
@@ -132,9 +131,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             ),
         }
         fill(staging, values)
-        os.replace(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     logger.info("made %s: %s, %s", target, values["token_type"], values["feats_type"])
     if not tests:
         logger.warning("no --test NAME=SOURCE: the validation set is decoded, which flatters")

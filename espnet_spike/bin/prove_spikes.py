@@ -25,11 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a line a set; exit with an error when the proof does not hold."""
     args = get_parser().parse_args(argv)
     sets = named_dirs(args.sets)
-    import json
     from dataclasses import asdict
 
     from espnet_spike.export.reparameterize import prove_spikes
-    from espnet_spike.utils.files import write_lines
+    from espnet_spike.utils.files import write_json
 
     proofs = prove_spikes(args.asr_exp, args.asr_model_file, sets)
     print("| set | utterances | float64: other counts | fp32: other counts | fp32: same result |")
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if args.json:
         figures = {name: asdict(proof) for name, proof in proofs.items()}
-        write_lines(args.json, [json.dumps(figures, indent=1)])
+        write_json(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from espnet_spike.data import tokens
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-from espnet_spike.utils.files import iter_table, write_lines
+from espnet_spike.utils.files import iter_table, write_bytes, write_lines
 
 logger = logging.getLogger("tokenize")
 SHOWN = 10  # unknown units named a set
@@ -54,7 +54,7 @@ def make_tokens(
         pieces = tokens.pieces_of(model)
         write_lines(out / "train.txt", texts)
         write_lines(out / "bpe.vocab", (f"{piece}\t{score:g}" for piece, score in pieces))
-        tokens.write_bytes(out / "bpe.model", model)
+        write_bytes(out / "bpe.model", model)
         units = [piece for piece, _ in pieces if piece != tokens.UNKNOWN]
     else:
         counts = tokens.count_units(texts, token_type)

@@ -18,7 +18,6 @@ Run in the recipe folder: ``python -m espnet_spike.corpora.fsdd``.
 """
 
 import logging
-import os
 import random
 import shutil
 import zlib
@@ -31,7 +30,7 @@ from espnet_spike.corpora.download import download, extract_tar
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-from espnet_spike.utils.files import name_some, write_table
+from espnet_spike.utils.files import name_some, new_folder, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,17 +237,14 @@ def prepare(recordings: Path, data_dir: Path, train_utterances: int, seed: int) 
     sets = compose_sets(train_utterances, seed)
     used = {recording for utts in sets.values() for utt in utts for recording in utt.recordings}
     waves = {recording: read_recording(recordings / f"{recording.name}.wav") for recording in used}
-    audio, staging = data_dir / "wav", data_dir / f".wav.tmp{os.getpid()}"
-    try:
+    audio = data_dir / "wav"
+    with new_folder(audio) as staging:
         for name, utterances in sets.items():
-            (staging / name).mkdir(parents=True)
+            (staging / name).mkdir()
             for utterance in tqdm(utterances, desc=name, unit="utt", delay=1):
                 wave = join(utterance, waves, seed)
                 soundfile.write(staging / name / f"{utterance.name}.wav", wave, RATE, "PCM_16")
         shutil.rmtree(audio, ignore_errors=True)
-        os.replace(staging, audio)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     for name, utterances in sets.items():
         data = DataDir(
             wav={utt.name: str(audio / name / f"{utt.name}.wav") for utt in utterances},

@@ -31,7 +31,7 @@ from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.describe import subsampling_factor
 from espnet_spike.tasks.loading import load_model
-from espnet_spike.utils.files import name_some, read_table, write_lines
+from espnet_spike.utils.files import name_some, read_table, write_json
 from espnet_spike.utils.provenance import environment, portable_path
 
 COUNT = "count.json"
@@ -304,9 +304,9 @@ def count_sets(
             "environment": environment(),
         }
         (out / name).mkdir(parents=True, exist_ok=True)
-        write_lines(out / name / COUNT, [json.dumps(report, ensure_ascii=False)])
+        write_json(out / name / COUNT, report, indent=None, ensure_ascii=False)
         metrics = neurobench_metrics(model, result)
-        write_lines(out / name / NEUROBENCH, [json.dumps(metrics, ensure_ascii=False, indent=1)])
+        write_json(out / name / NEUROBENCH, metrics, ensure_ascii=False)
         results[name] = report
     return results
 

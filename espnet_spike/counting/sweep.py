@@ -1,6 +1,5 @@
 """The trade-off of a trained model: errors against energy at other levels or thresholds."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from espnet_spike.results.energy_tables import big
 from espnet_spike.results.formatting import table
 from espnet_spike.results.scoring import align, normalized_pairs, rates, word_units
 from espnet_spike.tasks.loading import open_model
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import write_json, write_lines
 
 
 @dataclass(frozen=True)
@@ -293,6 +292,6 @@ def write(
     content = {"experiment": experiment, "normalization": normalization}
     content["cost_model"] = asdict(model)
     content["sets"] = {name: [asdict(p) for p in points] for name, points in found.items()}
-    write_lines(out / "sweep.json", [json.dumps(content, indent=1)])
+    write_json(out / "sweep.json", content)
     write_lines(out / "sweep.md", lines)
     return lines

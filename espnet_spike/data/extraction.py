@@ -5,6 +5,7 @@ process writes one ark file a stretch and reads it back. What comes out does not
 number of processes, except for the names of the ark files. On a cluster a stretch is a task.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -23,9 +24,9 @@ import numpy as np
 from espnet_spike.data.ark import ArkReader, ArkWriter
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cluster import UTTERANCES, ClusterConfig, number_of_tasks, own_name
+from espnet_spike.utils.cluster import UTTERANCES, ClusterConfig, number_of_tasks
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
-from espnet_spike.utils.files import write_table
+from espnet_spike.utils.files import LEFTOVERS, replacing, write_table
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -168,26 +169,26 @@ def run_tasks(
         folder = task.target / "data"
         folder.mkdir(parents=True, exist_ok=True)
         (task.target / "feats.scp").unlink(missing_ok=True)
-        for left in folder.glob(".feats.*.ark.tmp*"):  # of a run that was killed
+        for left in folder.glob(LEFTOVERS):  # of a run that was killed
             left.unlink()
         parts = number_of_tasks(len(task.costs), utterances_a_task) if cluster else nj
         for index, utterances in enumerate(split(task.costs, parts), 1):
-            jobs.append((number, utterances, folder / f".feats.{index}.ark.tmp{os.getpid()}"))
+            jobs.append((number, utterances, folder / f"feats.{index}.ark"))
     try:
-        shards = _run_jobs(tasks, jobs, nj, unit, cluster)
-        by_task: dict[int, list[tuple[Path, Shard]]] = {n: [] for n in range(len(tasks))}
-        for (number, _, temporary), shard in zip(jobs, shards, strict=True):
-            ark = temporary.with_name(temporary.name.split(".tmp")[0].lstrip("."))
-            os.replace(temporary, ark)
-            by_task[number].append((ark, shard))
+        with contextlib.ExitStack() as stack:
+            written = [(n, utts, stack.enter_context(replacing(ark))) for n, utts, ark in jobs]
+            shards = _run_jobs(tasks, written, nj, unit, cluster)
     except OSError as error:
         where = error.filename or tasks[0].target
         raise UserError(f"{where}: {error.strerror}", "is the disk full?") from error
     finally:
-        for task in tasks:
-            for left in (task.target / "data").glob(f".feats.*.ark.tmp{os.getpid()}*"):
+        for task in tasks:  # of workers of the cluster that were ended
+            for left in (task.target / "data").glob(LEFTOVERS):
                 left.unlink()
-    return [_finish(task, by_task[number]) for number, task in enumerate(tasks)]
+    made: list[list[tuple[Path, Shard]]] = [[] for _ in tasks]
+    for (number, _, ark), shard in zip(jobs, shards, strict=True):
+        made[number].append((ark, shard))
+    return [_finish(task, shards) for task, shards in zip(tasks, made, strict=True)]
 
 
 def _run_jobs(
@@ -226,13 +227,8 @@ def _run_on_cluster(
 
 def _make_shard_apart(task: Task, utterances: list[str], ark: Path) -> Shard:
     """Make a shard on a worker. Another one may be at it, too, if this one seems to be dead."""
-    own = own_name(ark)
-    try:
-        shard = _make_shard(task, utterances, own, lambda cost: None)
-        os.replace(own, ark)
-    finally:
-        own.unlink(missing_ok=True)
-    return shard
+    with replacing(ark) as own:
+        return _make_shard(task, utterances, own, lambda cost: None)
 
 
 def _start(process: ForkProcess) -> None:

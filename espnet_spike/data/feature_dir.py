@@ -9,7 +9,7 @@ from typing import IO, NamedTuple
 
 from espnet_spike.data.kaldi_dir import speakers_to_utterances
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import iter_table, read_table, replacing, write_table
+from espnet_spike.utils.files import iter_table, read_table, replacing_text, write_table
 
 TABLES = ("feats.scp", "feats_shape", "utt2dur", "text", "utt2spk")
 
@@ -62,7 +62,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
             if not files:
                 path.mkdir(parents=True, exist_ok=True)
                 # feats.scp first, so in place last: it says that the directory is complete
-                files = [stack.enter_context(replacing(path / name)) for name in TABLES]
+                files = [stack.enter_context(replacing_text(path / name)) for name in TABLES]
             shape = f"{row.frames},{row.dim}"
             values = (row.feats, shape, row.duration, row.text, row.speaker)
             for file, value in zip(files, values, strict=True):

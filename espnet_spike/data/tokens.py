@@ -1,11 +1,9 @@
 """Token lists: sentencepiece pieces, characters or words, as ESPnet numbers them."""
 
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
@@ -144,13 +142,3 @@ def unknown_units(
         unknown.update(found)
         hit += bool(found)
     return unknown, hit
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

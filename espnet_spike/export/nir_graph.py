@@ -25,7 +25,6 @@ stand for the subtracting one that the slots of IMLS are equal to (``nn.neurons.
 
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +48,7 @@ from espnet_spike.nn.neurons.lif import ILIF, LIF
 from espnet_spike.nn.neurons.ternary import TernaryMomentum
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.tasks.loading import encoder_inputs, load_model
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import replacing, write_json
 from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.provenance import environment
 
@@ -511,8 +510,7 @@ def export_nir(
     if not export.cores:
         raise UserError(f"encoder: {args.encoder} has no spiking neurons that NIR could hold")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp{os.getpid()}")
-    try:
+    with replacing(out) as temporary:
         nir.write(temporary, nir.NIRGraph(export.nodes, export.edges))
         graph, check = nir.read(temporary), Check()
         for speech, lengths in inputs:
@@ -525,9 +523,6 @@ def export_nir(
                 f"the graph gives other spikes than the encoder: {json.dumps(vars(check))}",
                 "nothing was written; please report this",
             )
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     first = next(iter(export.cores.values())).call.module
     numbers = {name: x.numel() for name, x in encoder.named_parameters()}
     manifest = {
@@ -547,7 +542,7 @@ def export_nir(
         "environment": environment(),
     }
     beside = out.with_name(f"{out.name}.json")
-    write_lines(beside, [json.dumps(manifest, indent=1, ensure_ascii=False)])
+    write_json(beside, manifest, ensure_ascii=False)
     return manifest, beside
 
 

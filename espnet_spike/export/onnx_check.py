@@ -22,7 +22,7 @@ from espnet_spike.export.onnx_graph import LEVEL_OFFSET, CTCGraph, OnnxCTC, impo
 from espnet_spike.inference.ctc import best_path
 from espnet_spike.results.scoring import score_set
 from espnet_spike.utils.cli import quiet
-from espnet_spike.utils.files import write_table
+from espnet_spike.utils.files import replacing, write_table
 
 CLOSE = 1e-3
 """Difference of log-probabilities that rounding alone does not reach in the middle."""
@@ -199,15 +199,11 @@ def quantize(source: Path, target: Path) -> None:
     """
     import_extra("onnx")
     quantization = import_extra("onnxruntime.quantization")
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with quiet(logging.WARNING):  # it recommends a preparation for models of another kind
-            quantization.quantize_dynamic(
-                source,
-                temporary,
-                op_types_to_quantize=["MatMul"],
-                weight_type=quantization.QuantType.QInt8,
-            )
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # onnxruntime recommends a preparation for models of another kind
+    with replacing(target) as temporary, quiet(logging.WARNING):
+        quantization.quantize_dynamic(
+            source,
+            temporary,
+            op_types_to_quantize=["MatMul"],
+            weight_type=quantization.QuantType.QInt8,
+        )

@@ -30,6 +30,7 @@ from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.nn.ops.backends import scripted
 from espnet_spike.tasks.output_length import OutputLength
+from espnet_spike.utils.files import replacing
 from espnet_spike.utils.install import how_to_install
 
 LEVEL_OFFSET = 2 * math.log(32768)
@@ -229,13 +230,9 @@ def export(graph: CTCGraph, path: Path, metadata: Mapping[str, str]) -> None:
         ) from error
     model = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(model, dict(metadata))
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         onnx.save(model, str(temporary))
         onnx.checker.check_model(str(temporary))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

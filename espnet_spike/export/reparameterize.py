@@ -8,7 +8,6 @@ be equal; and, as a figure and no condition, the whole encoder in fp32.
 
 import copy
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.tasks.loading import encoder_inputs, load_model
+from espnet_spike.utils.files import replacing_bytes, write_json
 from espnet_spike.utils.yaml import write_config
 
 LAYER_TOLERANCE = 1e-5
@@ -103,14 +103,11 @@ def reparameterize(
         "fold_qk": fold_qk,
     }
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{path.name}.tmp{os.getpid()}"
-    torch.save(model.state_dict(), temporary)
-    os.replace(temporary, out / path.name)
+    with replacing_bytes(out / path.name) as file:
+        torch.save(model.state_dict(), file)
     write_config(out / "config.yaml", config)
     hand_on(asr_exp, out)
-    temporary = out / f".{PROOF}.tmp{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(proof), indent=1) + "\n")
-    os.replace(temporary, out / PROOF)
+    write_json(out / PROOF, asdict(proof))
     return proof
 
 

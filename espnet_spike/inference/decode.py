@@ -1,7 +1,6 @@
 """Decode test sets with a trained model: plan, run the jobs, put their parts together."""
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,14 @@ from espnet_spike.inference.batches import (
 from espnet_spike.tasks.arguments import split_args
 from espnet_spike.utils.cluster import ClusterConfig, number_of_tasks, own_name
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
-from espnet_spike.utils.files import name_some, read_table, write_lines, write_table
+from espnet_spike.utils.files import (
+    name_some,
+    read_table,
+    text_digest,
+    write_json,
+    write_lines,
+    write_table,
+)
 from espnet_spike.utils.jobs import Job, run_jobs, visible_gpus
 from espnet_spike.utils.provenance import environment, portable_path
 from espnet_spike.utils.yaml import read_yaml, write_config
@@ -216,7 +222,7 @@ def fingerprint(plan: Plan, run: Run) -> str:
         *(f"{key} {feats[key]}" for key in run.keys),
         *map(_stamp, files),
     ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return text_digest("\n".join(parts))
 
 
 def prepare(plan: Plan) -> list[list[Run]]:
@@ -283,7 +289,7 @@ def decode(plan: Plan, cluster: ClusterConfig | None = None) -> dict[str, dict[s
     for name, record in records.items():
         record["finished"] = time.strftime("%FT%T%z")
         record["wall_seconds"] = round(time.time() - start, 2)
-        write_lines(plan.out / name / RECORD, [json.dumps(record, indent=1, ensure_ascii=False)])
+        write_json(plan.out / name / RECORD, record, ensure_ascii=False)
     write_config(plan.out / INFERENCE, next(iter(records.values()))["options"])
     _remove_parts(plan)
     return records

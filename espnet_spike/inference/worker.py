@@ -5,7 +5,6 @@ Importing ESPnet takes several seconds, so one process decodes its share of ever
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import time
@@ -22,7 +21,7 @@ from espnet_spike.inference.batches import DONE, PARENT, PROGRESS
 from espnet_spike.tasks.arguments import parse_espnet
 from espnet_spike.tasks.espnet import asr_inference
 from espnet_spike.utils.cli import Parser
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import write_json
 
 Speech2Text = asr_inference.Speech2Text
 
@@ -132,7 +131,7 @@ def infer(words: Sequence[str]) -> None:
         "threads": torch.get_num_threads(),
         "options": options,
     }
-    write_lines(output_dir / DONE, [json.dumps(report, indent=1, default=str)])
+    write_json(output_dir / DONE, report, default=str)
 
 
 def _stop_without_parent() -> None:

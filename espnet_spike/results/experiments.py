@@ -1,6 +1,5 @@
 """Collect what the experiments of a recipe have yielded, each into its ``results.json``."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import read_config, read_epochs
 from espnet_spike.results.energy_tables import set_counts
-from espnet_spike.utils.files import read_json, read_lines, write_lines
+from espnet_spike.utils.files import read_json, read_lines, write_json
 from espnet_spike.utils.provenance import portable, portable_path
 
 RESULTS = "results.json"
@@ -163,7 +162,7 @@ def write_results(experiment: Experiment, corpus_dir: Path | None = None) -> dic
     for name, figures in new["sets"].items():
         new["sets"][name] = old.get("sets", {}).get(name, {}) | figures
     merged = old | new
-    write_lines(path, [json.dumps(merged, indent=1, ensure_ascii=False)])
+    write_json(path, merged, ensure_ascii=False)
     return merged
 
 

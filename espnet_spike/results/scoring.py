@@ -6,7 +6,6 @@ S, D and I, and on rare occasions its total, can differ; kaldialign's ``sclite_m
 printed beside ours.
 """
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -23,7 +22,7 @@ import numpy as np
 from espnet_spike.data.text_normalization import profile
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.results.bootstrap import SEED, Interval, error_interval
-from espnet_spike.utils.files import name_some, read_lines, read_table, write_lines
+from espnet_spike.utils.files import name_some, read_lines, read_table, write_json, write_lines
 
 SPACE = "<space>"  # how ESPnet writes a space among characters
 METRICS = ("wer", "cer", "ter")
@@ -409,5 +408,5 @@ def score_set(
         write_lines(folder / "alignment.txt", alignment_lines(score))
         write_lines(folder / "counts.tsv", count_lines(score.counts))
     result["oov_tokens"] = sum(token not in vocabulary for ref in score.refs for token in ref)
-    write_lines(set_dir / "result.json", [json.dumps(result, indent=1, ensure_ascii=False)])
+    write_json(set_dir / "result.json", result, ensure_ascii=False)
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from espnet_spike.simulator import toolchain
 from espnet_spike.simulator.hardware import MULTIPLIERS, Hardware
+from espnet_spike.utils.files import write_json
 
 RTL = Path(__file__).parent / "rtl"
 _LOWRISC = "vendor/lowrisc_ip/ip"
@@ -90,7 +91,7 @@ def build_core(hardware: Hardware) -> Core:
         toolchain.run([*command, *include, *rtl], partial, env)
         assert verilator.root is not None  # find_verilator knows it
         _compile(partial, verilator.root)
-        (partial / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+        write_json(partial / "record.json", record)
 
     built = toolchain.build_once("ibex", key, build)
     return Core(built / "sim", record | {"key": key})

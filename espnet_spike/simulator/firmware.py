@@ -8,6 +8,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.simulator import toolchain
+from espnet_spike.utils.files import write_json
 
 SOURCES = Path(__file__).parent / "csrc"
 
@@ -122,7 +123,7 @@ def build_firmware(compiler: str = "zig") -> Firmware:
         for path in partial.iterdir():
             if path.is_dir():
                 toolchain.shutil.rmtree(path)
-        (partial / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+        write_json(partial / "record.json", record)
 
     built = toolchain.build_once("firmware", key, build)
     return Firmware(built / "firmware.elf", record | {"key": key})

@@ -1,8 +1,6 @@
 """Cycles of a trained encoder: record, replay, fit, extrapolate, write down."""
 
-import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from espnet_spike.simulator.replay import (
     simulate,
     sum_totals,
 )
-from espnet_spike.utils.files import read_json
+from espnet_spike.utils.files import read_json, replacing_bytes, write_json
 from espnet_spike.utils.provenance import environment
 
 FOLDER = "simulate"
@@ -198,12 +196,12 @@ def simulate_experiment(
         figures |= {"model": model_name(asr_exp), "checkpoint": checkpoint, "data": data_dir.name}
         figures |= {"environment": environment()}
         found[name] = figures
-        write_json(folder / f"{name}.json", figures)
+        write_json(folder / f"{name}.json", figures, ensure_ascii=False)
         plot(folder / f"{name}.png", figures)
     results = read_json(asr_exp / RESULTS) if (asr_exp / RESULTS).is_file() else {}
     kept = {name: summary(figures) for name, figures in found.items()}
     results["simulate"] = results.get("simulate", {}) | kept
-    write_json(asr_exp / RESULTS, results)
+    write_json(asr_exp / RESULTS, results, ensure_ascii=False)
     return found
 
 
@@ -253,16 +251,8 @@ def write_events(path: Path, recording: Recording) -> None:
         form = site.forms.get("event")
         if form is not None and form.events.shape[1]:
             arrays[site.name] = form.events.astype(np.uint32)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}.npz")
-    np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON in one step."""
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing_bytes(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def plot(path: Path, figures: dict[str, Any]) -> None:
@@ -283,6 +273,5 @@ def plot(path: Path, figures: dict[str, Any]) -> None:
             axes.plot(*zip(*pairs, strict=True), mark, label=label, fillstyle="none")
     axes.set(xlabel="event sparsity of the input", ylabel="cycles saved against dense (%)")
     axes.legend()
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}.png")
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, path)
+    with replacing_bytes(path) as file:
+        figure.savefig(file, dpi=120, format="png")

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import new_folder
 from espnet_spike.utils.install import how_to_install
 
 CACHE = "ESPNET_SPIKE_CACHE"
@@ -197,12 +198,6 @@ def build_once(name: str, key: str, build: Callable[[Path], None]) -> Path:
     with (base / f"{name}-{key}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            partial = base / f".{name}-{key}.tmp{os.getpid()}"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
+            with new_folder(target) as partial:
                 build(partial)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
     return target

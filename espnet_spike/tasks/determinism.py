@@ -12,6 +12,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, PREVIOUS_CHECKPOINT
+from espnet_spike.utils.files import write_json
 
 ASKED = "ESPNET_SPIKE_DETERMINISTIC"  # in the environment: reaches processes that ESPnet spawns
 RECORD = "deterministic.json"
@@ -65,5 +66,5 @@ def check(exp_dir: Path) -> None:
                 f"set OMP_NUM_THREADS={before}, or train under another --asr_tag",
             )
         return
-    path.write_text(json.dumps({"threads": threads}) + "\n", encoding="utf-8")
+    write_json(path, {"threads": threads}, indent=None)
     _logger.info("deterministic, with %d threads", threads)

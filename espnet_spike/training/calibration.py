@@ -139,7 +139,7 @@ class Calibrator:
                 continue
             self._try(p, name, _percentile(values[name], p))
             state["done"] = number + 1
-            write_json(self.path, state)
+            write_json(self.path, state, sort_keys=True)
         return self._finish()
 
     def _try(self, p: float, name: str, T: float) -> None:
@@ -166,7 +166,7 @@ class Calibrator:
             raise RuntimeError(f"calibration went wrong: {'; '.join(wrong)}")
         self.state["final_ratio"] = ratio
         self.state["sparsity"] = self._sparsity()
-        write_json(self.path, self.state)
+        write_json(self.path, self.state, sort_keys=True)
         _logger.info("loss ratio %.4f, sparsity %.3f", ratio, self.state["sparsity"])
         return thresholds
 
@@ -182,7 +182,7 @@ class Calibrator:
     def _note(self, p: float, name: str, T: float | None, ratio: float, accepted: bool) -> None:
         step = {"percentile": p, "point": name, "T": T, "ratio": ratio, "accepted": accepted}
         self.state["log"].append(step)
-        write_json(self.path, self.state)
+        write_json(self.path, self.state, sort_keys=True)
         verb = "raised" if accepted else "frozen, would be"
         _logger.info("%g %%: %s %s %s, loss ratio %.4f", p, name, verb, _show(T), ratio)
 

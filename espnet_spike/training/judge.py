@@ -44,7 +44,7 @@ def finish(exp_dir: Path, request: str) -> Path:
         UserError: there is no whole model file.
     """
     best = best_checkpoint(exp_dir)
-    write_json(exp_dir / FINISHED, {"request": request, "files": [best.name]})
+    write_json(exp_dir / FINISHED, {"request": request, "files": [best.name]}, sort_keys=True)
     return best
 
 

@@ -20,7 +20,7 @@ from espnet_spike.experiment import (
     SNAPSHOT,
     is_whole,
 )
-from espnet_spike.utils.files import file_digest, flatten, write_json
+from espnet_spike.utils.files import LEFTOVERS, file_digest, flatten, replacing_bytes, write_json
 from espnet_spike.utils.yaml import write_config
 
 # What may change between the runs of one experiment, besides anything that begins with wandb_.
@@ -148,7 +148,7 @@ def record(exp_dir: Path, config: Mapping[str, Any], started_with: Mapping[str, 
         started_with: a `snapshot`, for `check_unchanged`.
     """
     write_config(config_file(exp_dir), config)
-    write_json(exp_dir / SNAPSHOT, {"config": dict(started_with)})
+    write_json(exp_dir / SNAPSHOT, {"config": dict(started_with)}, sort_keys=True)
 
 
 def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:
@@ -163,7 +163,7 @@ def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None
         criteria: ``best_model_criterion``, (phase, key, min or max).
         nbest: how many best epochs are averaged, the largest ``keep_nbest_models``.
     """
-    for leftover in exp_dir.glob("*.tmp"):
+    for leftover in exp_dir.glob(LEFTOVERS):
         leftover.unlink()
     checkpoint, previous = exp_dir / CHECKPOINT, exp_dir / PREVIOUS_CHECKPOINT
     there = checkpoint.exists() or previous.exists()
@@ -240,9 +240,8 @@ def _load(path: Path) -> dict[str, Any]:
 def _save(states: Any, path: Path) -> None:
     import torch
 
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(states, temporary)
-    os.replace(temporary, path)
+    with replacing_bytes(path) as file:
+        torch.save(states, file)
 
 
 def _show(config: Mapping[str, Any], key: str) -> str:

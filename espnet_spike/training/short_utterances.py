@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.output_length import OutputLength
-from espnet_spike.utils.files import iter_table, read_table, replacing
+from espnet_spike.utils.files import iter_table, read_table, replacing_text
 
 
 def ctc_frames(tokens: Sequence[int]) -> int:
@@ -59,7 +59,10 @@ def drop_short(
     dropped = []
     kept = 0
     out_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(out_dir / "speech_shape") as speech, replacing(out_dir / "text_shape") as tokens:
+    with (
+        replacing_text(out_dir / "speech_shape") as speech,
+        replacing_text(out_dir / "text_shape") as tokens,
+    ):
         for utt, frames, count, values in _sizes(speech_shape, text_shape):
             enough = needed.get(utt, count) if ctc else 1
             if count == 0:

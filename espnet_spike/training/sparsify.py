@@ -152,13 +152,12 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     batches = load_batches(args, train_dir, utterances)
     calibrator = Calibrator(model, lambda: batches, conf, init.parent, key)
     thresholds = calibrator.run()
-    temporary = init.with_suffix(".tmp")
     stage_one = torch.load(model_file, map_location="cpu", weights_only=True)
-    torch.save(finetuning_state(stage_one, thresholds), temporary)
-    temporary.replace(init)
+    with files.replacing_bytes(init) as file:
+        torch.save(finetuning_state(stage_one, thresholds), file)
     state = calibrator.state
     report = {k: state[k] for k in ("key", "thresholds", "final_ratio", "sparsity", "base_loss")}
-    files.write_json(record, report | {"model": str(model_file)})
+    files.write_json(record, report | {"model": str(model_file)}, sort_keys=True)
     _logger.info("thresholds of %d points: %s", len(thresholds), record)
 
 
@@ -201,9 +200,8 @@ def sparsify_naively(
     thresholds, reached = naive_thresholds(model, lambda: batches, sparsity)
     output_dir.mkdir(parents=True, exist_ok=True)
     best = output_dir / model_file.name
-    temporary = best.with_suffix(".tmp")
-    torch.save(model.state_dict(), temporary)
-    temporary.replace(best)
+    with files.replacing_bytes(best) as file:
+        torch.save(model.state_dict(), file)
     record = {
         "model": str(model_file),
         "sparsity": reached,
@@ -211,7 +209,7 @@ def sparsify_naively(
         "utterances": len(chosen),
         "thresholds": thresholds,
     }
-    files.write_json(output_dir / "naive.json", record)
+    files.write_json(output_dir / "naive.json", record, sort_keys=True)
     hand_on(asr_exp, output_dir)
     yaml.write_config(output_dir / "config.yaml", vars(args))
     return best

@@ -1,10 +1,11 @@
-"""Files of lines, tables and JSON: read with checks, written under another name, then renamed."""
+"""Files of lines, tables and JSON: read with checks, written aside and renamed when complete."""
 
 import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -76,22 +77,72 @@ def read_table(path: Path) -> dict[str, str]:
     return table
 
 
+# what killed processes may leave of files that they were writing
+LEFTOVERS = ".*.tmp*"
+
+
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Open a file under a temporary name; rename it at the end, remove it after an error."""
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name in the folder of ``path`` to write under; it becomes ``path`` at the end.
+
+    So a reader never sees half a file, and after an error the old one stays. Every call has a
+    temporary name of its own; what an error leaves under it is removed.
+    """
+    temporary = _temporary(path)
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_text(path: Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 file that takes the place of ``path`` at the end; see ``replacing``."""
+    with replacing(path) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+
+
+@contextlib.contextmanager
+def replacing_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that takes the place of ``path`` at the end; see ``replacing``."""
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            yield file
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` that gets its name at the end; see ``replacing``.
+
+    Raises:
+        OSError: at the end, when ``path`` is a folder that is not empty.
+    """
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    # machines that share a disk may have processes of the same number
+    return path.with_name(f".{path.name}.tmp{os.urandom(6).hex()}")
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines under a temporary name, then rename: a reader never sees half a file."""
-    with replacing(path) as file:
+    """Write lines, see ``replacing``."""
+    with replacing_text(path) as file:
         file.writelines(f"{line}\n" for line in lines)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, see ``replacing``."""
+    with replacing_bytes(path) as file:
+        file.write(content)
 
 
 def write_table(path: Path, table: Mapping[str, object]) -> None:
@@ -131,6 +182,18 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def write_json(path: Path, content: Any, *, indent: int | None = 1, **layout: Any) -> None:
+    """Write JSON, see ``replacing``.
+
+    Args:
+        path: the file.
+        content: what ``json.dumps`` takes.
+        indent: spaces per level; None for one line.
+        layout: further arguments of ``json.dumps``.
+    """
+    write_lines(path, [json.dumps(content, indent=indent, **layout)])
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return ``{"encoder_conf.output_size": 64, ...}`` with JSON values.
 
@@ -157,13 +220,11 @@ def digest(*parts: str | bytes) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the hex digest of a file's content, read piece by piece."""
+    """Return the hex digest of a file's content, read in blocks."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name in the same folder, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def text_digest(text: str) -> str:
+    """Return the hex digest of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()

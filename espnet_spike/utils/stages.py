@@ -14,7 +14,6 @@ same, the command is skipped. Options that change how a command runs, but not wh
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -31,6 +30,7 @@ from pathlib import Path
 from espnet_spike import __version__
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser
+from espnet_spike.utils.files import file_digest, text_digest, write_json
 
 # a change of these gives the same output
 UNHASHED_OPTIONS = frozenset(
@@ -50,7 +50,7 @@ def _file_key(path: Path) -> str:
     stat = path.stat()
     if stat.st_size > HASHED_BY_CONTENT:
         return f"{stat.st_size}:{stat.st_mtime_ns}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_digest(path)
 
 
 def fingerprint(
@@ -84,7 +84,7 @@ def fingerprint(
             parts.append(f"{path}={_file_key(path)}")
         else:
             raise UserError(f"{path} does not exist", "run the earlier stages first (--stage 1)")
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return text_digest("\0".join(parts))
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,7 @@ class Marker:
     def write(self, path: Path) -> None:
         """Write the marker in one step, so that an interrupted write leaves none."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Marker | None":

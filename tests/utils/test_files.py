@@ -1,10 +1,16 @@
+"""Files are complete or not there, read with checks; digests are those that results hold."""
+
+import ast
+import hashlib
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import espnet_spike
 from espnet_spike.errors import UserError
 from espnet_spike.utils import files
 from espnet_spike.utils.files import last_lines, read_table, write_table
@@ -99,3 +105,148 @@ CONFIGS = st.dictionaries(
 def test_flat_configurations_differ_exactly_where_nested_ones_do(a, b):
     a, b = json.loads(json.dumps(a)), json.loads(json.dumps(b))
     assert (files.flatten(a) == files.flatten(b)) == (a == b)
+
+
+PACKAGE = Path(espnet_spike.__file__).parent
+
+
+class Stop(Exception):
+    """What ends a writer before its end."""
+
+
+def write_half(opened, content):
+    with opened as file:
+        if isinstance(file, Path):
+            file.write_bytes(content)
+        else:
+            file.write(content)
+            file.flush()
+        raise Stop
+
+
+@pytest.mark.parametrize(
+    ("opener", "content"),
+    [
+        (files.replacing, b"half"),
+        (files.replacing_text, "half"),
+        (files.replacing_bytes, b"half"),
+    ],
+)
+def test_an_error_leaves_the_old_file_and_nothing_else(opener, content, tmp_path):
+    path = tmp_path / "table.scp"
+    for before in (False, True):
+        with pytest.raises(Stop):
+            write_half(opener(path), content)
+        assert path.exists() is before
+        path.write_bytes(b"old")
+    assert [file.name for file in tmp_path.iterdir()] == ["table.scp"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "list"
+    path.write_text("old\n")
+
+    def lines():
+        for number in range(3):
+            assert path.read_text() == "old\n"
+            (left,) = tmp_path.glob(files.LEFTOVERS)  # in the same folder: the rename is atomic
+            assert left != path
+            yield str(number)
+
+    files.write_lines(path, lines())
+    assert path.read_text() == "0\n1\n2\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_do_not_share_a_name(tmp_path):
+    path = tmp_path / "list"
+    with files.replacing_text(path) as one, files.replacing_text(path) as other:
+        one.write("one")
+        other.write("the other")
+    assert path.read_text() == "one"  # the one that ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "recipes" / "own"
+    with pytest.raises(Stop), files.new_folder(path) as folder:
+        (folder / "run.sh").write_text("half")
+        raise Stop
+    assert not any((tmp_path / "recipes").iterdir())
+    with files.new_folder(path) as folder:
+        (folder / "run.sh").write_text("whole")
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["run.sh"]
+    with pytest.raises(OSError, match="not empty"), files.new_folder(path):
+        pass  # never in place of what somebody else has made
+    assert list((tmp_path / "recipes").iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ({}, '{\n "wer": {\n  "\\u6c34": [\n   1,\n   2\n  ]\n },\n "cer": null\n}\n'),
+        (
+            {"ensure_ascii": False},
+            '{\n "wer": {\n  "水": [\n   1,\n   2\n  ]\n },\n "cer": null\n}\n',
+        ),
+        (
+            {"sort_keys": True},
+            '{\n "cer": null,\n "wer": {\n  "\\u6c34": [\n   1,\n   2\n  ]\n }\n}\n',
+        ),
+        (
+            {"indent": None, "ensure_ascii": False},
+            '{"wer": {"水": [1, 2]}, "cer": null}\n',
+        ),
+    ],
+)
+def test_json_bytes(layout, expected, tmp_path):
+    content = {"wer": {"水": [1, 2]}, "cer": None}
+    files.write_json(tmp_path / "result.json", content, **layout)
+    assert (tmp_path / "result.json").read_bytes() == expected.encode()
+    assert files.read_json(tmp_path / "result.json") == content
+
+
+def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "result.json"
+    files.write_json(path, {"wer": 1})
+    with pytest.raises(TypeError, match="set"):
+        files.write_json(path, {"wer": {1}})
+    assert json.loads(path.read_text()) == {"wer": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_digests(tmp_path):
+    path = tmp_path / "model"
+    path.write_bytes("水".encode() * 10**5)
+    assert files.file_digest(path) == hashlib.sha256("水".encode() * 10**5).hexdigest()
+    assert files.text_digest("水") == hashlib.sha256("水".encode()).hexdigest()
+    assert files.digest("ab", "c") != files.digest("a", "bc")
+    assert files.digest("水") == files.digest("水".encode())
+
+
+# who renames otherwise, and why
+RENAMES = {
+    "corpora/download.py": "what has arrived stays under its name for the next try",
+    "export/pack.py": "ESPnet packs into a folder, from which the archive is checked",
+    "inference/decode.py": "of two attempts the first to end gives the folder its name",
+    "tasks/trainer.py": "the checkpoint of the epoch before is kept",
+    "training/resume.py": "the checkpoint of the epoch before takes the place of a damaged one",
+    "utils/files.py": "here",
+}
+
+
+def test_nobody_writes_and_renames_by_hand():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner, name = ast.unparse(node.func.value), node.func.attr
+            of_os = (owner, name) in {("os", "replace"), ("os", "rename"), ("shutil", "move")}
+            # a path's own; those of a string and of a data class take more arguments
+            of_path = name in ("rename", "replace") and len(node.args) == 1 and not node.keywords
+            if of_os or (of_path and owner != "os"):
+                found.add(str(path.relative_to(PACKAGE)))
+    assert found == set(RENAMES)
