@@ -73,7 +73,7 @@ normalization=none         # of reference and hypothesis before scoring {none|up
 energy_model="horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"  # conf/energy
 # Hardware
 simulate=false             # count hardware cycles in a whole run, too; --stage simulate always does
-hardware="conf/hardware/small.yaml"  # cores to count them on, YAMLs in the root
+hardware="conf/hardware/small.yaml"  # cores to count them on, YAML files
 simulate_utterances=20     # utterances of the first test set to record
 ### end of options
 
@@ -148,12 +148,12 @@ stage_fbank() {
   if [[ $feats_type == extracted ]]; then options=() command=copy_feats; else
     set -- --input "$fbank_config"
   fi
-  step "$feats_type" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" \
+  step "$feats_tag" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" \
     -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" --nj "$nj" "${cluster_options[@]}" "${fbank_pairs[@]}"
 }
 
 stage_filter() {
-  step filter --input "$feats/org/$source_set" --input "$feats/org/$valid_set" \
+  step "$filter_marker" --input "$feats/org/$source_set" --input "$feats/org/$valid_set" \
     --output "$feats/$source_set" --output "$feats/$valid_set" \
     -- "$py" -m espnet_spike.bin.filter_utts --min_frames "$min_frames" --max_frames "$max_frames" \
     "$feats/org/$source_set" "$feats/$source_set" "$feats/org/$valid_set" "$feats/$valid_set"
@@ -229,29 +229,24 @@ stage_score() {
 }
 
 stage_count() {
-  local model set models=() hypotheses=()
+  local set hypotheses=()
   for set in "${tests[@]}"; do
     hypotheses+=(--input "$decode_dir/$set/token_int")
   done
-  for model in $energy_model; do
-    [[ $model == *.yaml ]] || model=$root/conf/energy/$model.yaml
-    models+=(--input "$model")
-  done
-  step "count_${final_tag}_$inference_tag" "${models[@]}" --input "$expdir/.done/$final_marker.json" \
+  step "count_${final_tag}_$inference_tag" "${cost_models[@]/#/--input=}" --input "$expdir/.done/$final_marker.json" \
     "${eval_dirs[@]/#/--input=}" "${hypotheses[@]}" "${counts[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.count --asr_exp "$final_exp" --energy_model "$energy_model" \
     --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
 stage_simulate() {
-  local lack core cores=() outputs=()
+  local lack core outputs=()
   if [[ $stage != 13 ]]; then
     lack=$("$py" -m espnet_spike.bin.simulate --check 2>&1) ||
       { skip "$(tr -s '\n ' ' ' <<<"${lack#error: }")"; return; }
     $simulate || { skip "no --simulate true"; return; }
   fi
-  for core in $hardware; do
-    cores+=("$(realpath --relative-to=. "$root/$core")")
+  for core in "${cores[@]}"; do
     outputs+=("$final_exp/simulate/$(basename "$core" .yaml).json")
   done
   step "simulate_$final_tag" --input "$expdir/.done/$final_marker.json" --input "${eval_dirs[0]}" \

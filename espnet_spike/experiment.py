@@ -1,10 +1,14 @@
-"""What lies in an experiment folder, and whether its training has learnt and finished.
+"""The name of an experiment's folder, its contents, and the state of its training.
 
 Light: standard library and yaml only, so that commands which merely look at a folder start fast.
 """
 
+import hashlib
 import json
+import os.path
 import pickle
+import re
+import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +30,105 @@ LOG = "train.log"
 # A spiking layer that fires less is as good as dead; one that fires more tells little by spikes.
 DEAD, SATURATED = 0.01, 0.60
 
+# These may change between two calls without starting a new experiment: a longer training goes on
+# in the same folder.
+RESUMABLE_KEYS = frozenset(
+    {"max_epoch", "patience", "num_workers", "ngpu", "log_interval", "log_level", "use_tensorboard"}
+)
+
 Epochs = list[dict[str, Any]]
+
+
+def experiment_tag(
+    config: str,
+    arguments: str = "",
+    suffixes: Sequence[str] = (),
+    conf_dirs: Sequence[Path] = (),
+    expdir: Path | None = None,
+) -> str:
+    """Return ``<config name without .yaml and 'train_'>_<suffixes>_<arguments>``.
+
+    Of several files of one name the first in ``conf_dirs`` gives the name alone. Any other adds a
+    digest of its place, so that two files never share a folder; unless ``expdir`` has a finished
+    experiment of just this file under the name alone.
+
+    Args:
+        config: path of a configuration.
+        arguments: options over it.
+        suffixes: further parts of the name; empty ones are left out.
+        conf_dirs: folders of configurations, the most important one first; those right in them go
+            before those in folders below. Without any the name alone is returned.
+        expdir: the folder of all experiments.
+
+    Raises:
+        UserError: the arguments have an open quote.
+
+    >>> experiment_tag("conf/train_transformer.yaml", "", ["fbank", "bpe30"])
+    'transformer_fbank_bpe30'
+    """
+    base, rest = config_name(config), arguments_tag(arguments)
+    tag = "_".join([base, *filter(None, suffixes)]) + rest
+    if not conf_dirs or _is_first(config, conf_dirs) or _finished_before(tag, config, expdir):
+        return tag
+    place = hashlib.sha256(os.path.normpath(config).encode()).hexdigest()[:6]
+    return "_".join([f"{base}-{place}", *filter(None, suffixes)]) + rest
+
+
+def config_name(config: str | Path) -> str:
+    """Return the name of a configuration, without the folder, the ending and ``train_``."""
+    return Path(config).stem.removeprefix("train_")
+
+
+def arguments_tag(arguments: str) -> str:
+    """Turn options over a configuration into part of a folder name.
+
+    Raises:
+        UserError: an open quote.
+
+    >>> arguments_tag("--encoder_conf T=4 --max_epoch 90 --ctc_weight 0.5")
+    '_encoder_confT=4_ctc_weight0.5'
+    """
+    try:
+        words = shlex.split(arguments)
+    except ValueError as error:
+        raise UserError(
+            f"cannot read the arguments {arguments!r}: {error}", "check the quotes"
+        ) from None
+    tag, keep = "", True
+    for word in words:
+        if word.startswith("--"):
+            key, _, value = word.removeprefix("--").partition("=")
+            keep = key.replace("-", "_") not in RESUMABLE_KEYS
+            tag += f"_{key}{value}" if keep else ""
+        elif keep:
+            tag += word
+    return re.sub(r"[^\w.=+-]", "_", tag)
+
+
+def _is_first(config: str, conf_dirs: Sequence[Path]) -> bool:
+    """Return whether a configuration is the first of its name."""
+    name = config_name(config)
+    for pattern in ("*.y*ml", "*/**/*.y*ml"):
+        for folder in conf_dirs:
+            files = sorted(folder.glob(pattern), key=lambda f: (f.stem != f"train_{name}", f))
+            for file in files:
+                if config_name(file) == name:
+                    return os.path.realpath(file) == os.path.realpath(config)
+    return False
+
+
+def _finished_before(tag: str, config: str, expdir: Path | None) -> bool:
+    """Return whether a training or a decoding of this very file is done under a name."""
+    made = re.compile(rf"(train|lm|decode_.+)_{re.escape(tag)}(_seed\d+|_lm_.+)?")
+    for marker in sorted((expdir / ".done").glob("*.json")) if expdir is not None else ():
+        if made.fullmatch(marker.stem):
+            try:
+                command = json.loads(marker.read_text(encoding="utf-8"))["command"]
+            except (OSError, ValueError, KeyError):
+                continue
+            if config in shlex.split(command):
+                return True
+    return False
 
 
 def is_whole(path: Path) -> bool:

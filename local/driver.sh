@@ -1,22 +1,71 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # What run.sh needs around its stages: the environment, names of folders, checks, and `step`.
 
-find_config() { # find_config OPTION: set it to the file it names, as seen from the recipe
-  local -n file=$1
-  local place places=("$recipe_dir" "$root")
-  # a name that the user gives is meant as seen from where they stand; a default is the recipe's
-  [[ -z ${option_given[$1]:-} ]] || places=("$caller_dir" "${places[@]}")
+find_file() { # find_file OPTION NAME [default]: sets found to the file NAME, as seen from the recipe
+  # A default is the recipe's. What the user gives is meant as seen from where they stand, but in
+  # the root the recipe's own file goes before the root's; ./NAME and ../NAME are theirs alone.
+  local name=$2 place places=("$recipe_dir" "$root")
+  if [[ ${3:-} != default && -n ${option_given[$1]:-} ]]; then
+    if [[ $name == ./* || $name == ../* ]]; then
+      places=("$caller_dir")
+    elif [[ $caller_dir != "$root" ]]; then
+      places=("$caller_dir" "${places[@]}")
+    fi
+  fi
+  found=
   for place in "${places[@]}"; do
-    place=$place/$file
-    [[ $file != /* ]] || place=$file
+    place=$place/$name
+    [[ $name != /* ]] || place=$name
     [[ -f $place ]] || continue
-    place=$(realpath "$place")
-    file=$place
-    [[ $place != "$root"/* ]] || file=$(realpath --relative-to="$recipe_dir" "$place")
-    echo "$1: $file"
+    found=$(realpath "$place")
+    [[ $found != "$root"/* ]] || found=$(realpath --relative-to="$recipe_dir" "$found")
     return
   done
-  fail "--$1 $file: no such file" "looked in ${places[*]}"
+  fail "--$1 $name: no such file" "looked in ${places[*]}"
+}
+
+find_config() { # find_config OPTION: set it to the file it names, as seen from the recipe
+  local -n file=$1
+  local found
+  find_file "$1" "$file"
+  file=$found
+  echo "$1: $file"
+}
+
+find_named() { # find_named OPTION NAME FOLDER: as find_file, for a file whose name names results
+  find_file "$1" "$2"
+  local other=$root/$3/${2##*/}
+  [[ ! -f $other || $found -ef $other ]] ||
+    fail "--$1 $2: $3/${2##*/} has the same name" "results are named by it; rename yours"
+  [[ -z ${option_given[$1]:-} ]] || echo "$1: $found"
+}
+
+find_cores() { # sets cores, the files of --hardware
+  local name found
+  cores=()
+  for name in $hardware; do
+    find_named hardware "$name" conf/hardware
+    cores+=("$found")
+  done
+}
+
+find_cost_models() { # sets cost_models, the files of --energy_model; its YAMLs as seen from the recipe
+  local name found names=()
+  cost_models=()
+  for name in $energy_model; do
+    if [[ $name == *.yaml ]]; then
+      find_named energy_model "$name" conf/energy
+      names+=("$found") cost_models+=("$found")
+    else
+      names+=("$name") cost_models+=("$root/conf/energy/$name.yaml")
+    fi
+  done
+  energy_model=${names[*]}
+}
+
+tag_of() { # tag_of CONFIG WORDS...: the part of a folder's name that stands for a config
+  "$py" -m espnet_spike.bin.experiment_tag --config "$1" --conf_dirs conf "$root/conf" \
+    --expdir "$expdir" "${@:2}"
 }
 
 stage_number() { # stage_number OPTION: set it to the number of the stage it names
@@ -109,6 +158,8 @@ prepare() {
   ! $use_lm || find_config lm_config
   split_options=()
   [[ $num_splits_asr == 1 ]] || split_options=(--num_splits "$num_splits_asr")
+  find_cost_models
+  find_cores
   cluster_options=()
   if [[ -n $cluster ]]; then
     find_config cluster
@@ -124,28 +175,39 @@ prepare() {
 
   source_set=$train_set
   [[ -z $speed_perturb_factors ]] || source_set=${train_set}_sp
-  feats=$dumpdir/$feats_type
+  # features of another configuration than the recipe's are other features, and so is all after them
+  feats_tag=$feats_type filter_marker=filter
+  if [[ $feats_type == fbank ]]; then
+    local found
+    find_file fbank_config "${recipe_default[fbank_config]}" default
+    if [[ $found != "$fbank_config" ]]; then
+      feats_tag=$(tag_of "$fbank_config")
+      [[ $feats_tag == fbank[_-]* ]] || feats_tag=fbank_$feats_tag
+      filter_marker=filter_$feats_tag
+    fi
+  fi
+  feats=$dumpdir/$feats_tag
   token_tag=$token_type
   [[ $token_type != bpe ]] || token_tag=bpe_$bpemode$nbpe
   token_dir=data/token_list/$token_tag
   token_options=(--token_list "$token_dir/tokens.txt" --token_type "$token_type")
   [[ $token_type != bpe ]] || token_options+=(--bpemodel "$token_dir/bpe.model")
-  data_tag=${feats_type}_${token_tag}${speed_perturb_factors:+_sp}
+  data_tag=${feats_tag}_${token_tag}${speed_perturb_factors:+_sp}
   stats_dir=$expdir/asr_stats_$data_tag
   local seed_tag=
   [[ $seed == 0 ]] || seed_tag=seed$seed
-  [[ -n $asr_tag ]] || asr_tag=$("$py" -m espnet_spike.bin.experiment_tag --config "$asr_config" \
-    --args="$asr_args" "$data_tag")${seed_tag:+_$seed_tag}
+  [[ -n $asr_tag ]] ||
+    asr_tag=$(tag_of "$asr_config" --args="$asr_args" "$data_tag")${seed_tag:+_$seed_tag}
   asr_exp=$expdir/asr_$asr_tag
   lm_options=() lm_inputs=()
   if $use_lm; then
-    [[ -n $lm_tag ]] || lm_tag=$("$py" -m espnet_spike.bin.experiment_tag --config "$lm_config" "$token_tag")
+    [[ -n $lm_tag ]] || lm_tag=$(tag_of "$lm_config" "$token_tag")
     lm_exp=$expdir/lm_$lm_tag
     lm_options=(--lm_exp "$lm_exp")
     lm_inputs=(--input "$expdir/.done/lm_$lm_tag.json")
   fi
-  [[ -n $inference_tag ]] || inference_tag=$("$py" -m espnet_spike.bin.experiment_tag \
-    --config "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}
+  [[ -n $inference_tag ]] ||
+    inference_tag=$(tag_of "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}
   # what is decoded: the trained model, or what the sparsify stage makes of it
   final_tag=$asr_tag final_marker=train_$asr_tag
   if [[ -n $naive_sparsity ]]; then

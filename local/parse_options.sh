@@ -12,6 +12,7 @@
 # is a number takes a number.
 
 declare -A option_default option_help option_given
+declare -A recipe_default # as option_default, with what a recipe's run.sh gives before the bare --
 given_options=() # what followed a bare --, or everything
 
 _read_option_block() {
@@ -114,13 +115,21 @@ _check_value() { # _check_value NAME VALUE: against the default's kind and the {
   fi
 }
 
+_note_recipe_defaults() {
+  local known
+  for known in "${!option_help[@]}"; do recipe_default[$known]=${!known:-}; done
+}
+
 parse_options() { # parse_options SCRIPT ARGS...: sets the variables; --help prints and leaves
   local script=$1 name value
   shift
   given_options=("$@")
+  _note_recipe_defaults
   while [[ $# -gt 0 ]]; do
     case $1 in
-      --) given_options=("${@:2}") option_given=() ;; # a recipe's own options before, the user's after
+      --) # a recipe's own options before, the user's after
+        given_options=("${@:2}") option_given=()
+        _note_recipe_defaults ;;
       --help | -h) usage; exit 0 ;;
       --*)
         name=${1#--}

@@ -2,9 +2,11 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import EPOCHS, best_checkpoint, is_whole, read_epochs
+from espnet_spike.experiment import (
+    EPOCHS,
+    RESUMABLE_KEYS,
+    arguments_tag,
+    best_checkpoint,
+    experiment_tag,
+    is_whole,
+    read_epochs,
+)
 
 
 def write_pth(path, content=b"x" * 1000):
@@ -123,3 +133,96 @@ def test_looking_at_an_experiment_does_not_import_torch():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_the_config_and_the_suffixes_name_the_experiment():
+    tag = experiment_tag("conf/train_iml_spikeformer.yaml", "", ["fbank_bpe_unigram30", "sp"])
+    assert tag == "iml_spikeformer_fbank_bpe_unigram30_sp"
+
+
+def test_a_longer_training_stays_in_its_folder():
+    assert arguments_tag("--max_epoch 90") == ""
+    assert arguments_tag("--max_epoch=90 --patience 3") == ""
+    assert arguments_tag("--encoder_conf T=4 --max_epoch 9") == "_encoder_confT=4"
+
+
+@given(st.text(alphabet="abc /\\'\"=-_.ü\n", max_size=30))
+def test_a_tag_is_one_folder_name(value):
+    tag = arguments_tag(f"--key {shlex.quote(value)}")
+    assert "/" not in tag and "\n" not in tag and " " not in tag
+
+
+def test_resumable_keys_are_spelled_as_espnet_does():
+    assert all(key.islower() and "-" not in key for key in RESUMABLE_KEYS)
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """Return a function that writes files into a recipe's folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"# {name}\n")
+
+    return write
+
+
+def tag(config, arguments=""):
+    folders = [Path("conf"), Path("root/conf")]
+    return experiment_tag(config, arguments, ["fbank"], folders, Path("exp"))
+
+
+def test_two_configurations_of_one_name_never_share_a_folder(configs, tmp_path):
+    files = [
+        "conf/train_x.yaml",
+        "conf/x.yaml",
+        "conf/ablation/train_x.yaml",
+        "root/conf/train_x.yaml",
+        "root/conf/x.yml",
+        str(tmp_path / "elsewhere/train_x.yaml"),
+        str(tmp_path / "elsewhere/x.yaml"),
+    ]
+    configs(*files)
+    tags = [tag(file) for file in files]
+    assert tags[0] == "x_fbank"  # as ever
+    assert len(set(tags)) == len(files)
+    for other in tags[1:]:
+        assert re.fullmatch("x-[0-9a-f]{6}_fbank", other)
+    assert [tag(file, "--ctc_weight 1") for file in files] == [t + "_ctc_weight1" for t in tags]
+    assert tag("conf/ablation/../ablation/train_x.yaml") == tags[2]
+    assert tag(str(tmp_path / "conf/train_x.yaml")) == "x_fbank"
+
+
+@pytest.mark.parametrize(
+    ("files", "first"),
+    [
+        (["root/conf/train_x.yaml", "root/conf/ablation/train_x.yaml"], "root/conf/train_x.yaml"),
+        (["conf/ablation/train_x.yaml", "conf/other/train_x.yaml"], "conf/ablation/train_x.yaml"),
+        (["conf/ablation/train_x.yaml", "root/conf/train_x.yaml"], "root/conf/train_x.yaml"),
+    ],
+)
+def test_the_first_configuration_of_a_name_gives_it_alone(configs, files, first):
+    configs(*files)
+    assert [file for file in files if tag(file) == "x_fbank"] == [first]
+
+
+def test_a_finished_experiment_keeps_its_name(configs):
+    mine, other = "/home/me/train_x.yaml", "/home/other/train_x.yaml"
+    done = Path("exp/.done")
+    done.mkdir(parents=True)
+
+    def finish(name, config):
+        command = f"python -m espnet_spike.bin.asr_train --config {config} --output_dir exp/asr_x"
+        (done / f"{name}.json").write_text(json.dumps({"command": command}))
+
+    assert tag(mine) != "x_fbank"
+    finish("train_x_fbank", mine)
+    assert tag(mine) == "x_fbank"
+    assert tag(other) != "x_fbank"
+    assert tag(mine, "--ctc_weight 1") != "x_fbank_ctc_weight1"  # was not trained
+    finish("decode_transformer_fbank_x_fbank_lm_lm", other)
+    assert tag(other) == "x_fbank"
+    (done / "train_x_fbank.json").write_text("{")
+    assert tag(mine) != "x_fbank"

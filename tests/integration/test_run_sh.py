@@ -19,9 +19,9 @@ STAGES = (
 def run_sh(root, tmp_path):
     """Call run.sh from another folder."""
 
-    def call(*options, script=root / "run.sh"):
+    def call(*options, script=root / "run.sh", cwd=tmp_path):
         return subprocess.run(
-            ["bash", str(script), *options], cwd=tmp_path, capture_output=True, text=True
+            ["bash", str(script), *options], cwd=cwd, capture_output=True, text=True
         )
 
     return call
@@ -192,19 +192,97 @@ def test_an_environment_of_ones_own_is_checked(root, tmp_path):
     assert result.returncode == 1 and "no interpreter" in result.stderr
 
 
-def test_a_default_config_is_the_recipes_and_a_given_one_is_looked_up_from_here(run_sh, tmp_path):
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/train_iml_spikeformer.yaml").write_text("encoder: from_here\n")
-    stop = (
-        "--test_sets",
-        "test",
-        "--lm_config",
-        "none.yaml",
-        "--use_lm",
-    )  # stops after the look-up
-    assert "\nasr_config: conf/train_iml_spikeformer.yaml\n" in "\n" + run_sh(*stop).stdout
-    given = run_sh("--asr_config", "conf/train_iml_spikeformer.yaml", *stop)
-    assert f"asr_config: {tmp_path}/conf/train_iml_spikeformer.yaml" in given.stdout
+CONFIG_OPTIONS = {
+    "asr_config": "conf/train_iml_spikeformer.yaml",
+    "inference_config": "conf/decode_asr.yaml",
+    "fbank_config": "conf/fbank.yaml",
+    "lm_config": "conf/lm.yaml",
+    "cluster": "conf/cluster/slurm.yaml",
+    "hardware": "conf/hardware/small.yaml",
+    "energy_model": "conf/energy/horowitz45_fp32.yaml",
+}
+
+
+def found(result):
+    """Return what the driver says of the files of options."""
+    lines = dict(re.findall(r"^(\w+): (\S.*)$", result.stdout, flags=re.MULTILINE))
+    return {name: lines.get(name) for name in CONFIG_OPTIONS}
+
+
+@pytest.mark.parametrize("option", CONFIG_OPTIONS)
+def test_which_file_an_option_names(run_sh, checkout, tmp_path, option):
+    name = CONFIG_OPTIONS[option]
+    recipe, here = checkout / "egs/mine", tmp_path
+
+    def use(word, cwd):
+        given = (f"--{option}", word) if word else ()
+        # the missing file stops the driver after all look-ups
+        stop = ("--use_lm", "--cluster", "conf/cluster/slurm.yaml", *given, "--env", "nowhere")
+        result = run_sh("--recipe", "mine", *stop, script=checkout / "run.sh", cwd=cwd)
+        assert result.returncode == 1
+        return found(result)[option] or result.stderr
+
+    assert use(name, checkout) == f"../../{name}"
+    (recipe / name).parent.mkdir(parents=True, exist_ok=True)
+    (recipe / name).touch()
+    if option in ("hardware", "energy_model"):  # results are named by the file
+        assert f"{name} has the same name" in use(name, checkout)
+        assert f"../../{name}" == use(f"./{name}", checkout)
+        return
+    assert use(name, checkout) == name
+    if option != "cluster":
+        assert use(None, checkout) == name
+    assert use(f"./{name}", checkout) == f"../../{name}"
+    assert use(str(checkout / name), here) == f"../../{name}"
+    assert use(name, here) == name
+    (here / name).parent.mkdir(parents=True, exist_ok=True)
+    (here / name).touch()
+    assert use(name, here) == str(here / name)
+    assert use(name, recipe) == name
+    if option != "cluster":
+        assert use(None, here) == name
+    assert "no such file" in use("./conf/none.yaml", checkout)
+
+
+def test_two_files_of_one_name_have_folders_of_their_own(run_sh, checkout, tmp_path):
+    """Of all options that change what is trained or decoded; the recipe's keep their names."""
+    options = ("--recipe", "mine", "--env", sys.prefix, "--dry_run", "--use_lm", "--stage", "3")
+
+    def folders(*more):
+        call = (*options, "--stop_stage", "decode", *more)
+        result = run_sh(*call, script=checkout / "run.sh", cwd=checkout)
+        assert result.returncode == 0, result.stderr
+        shown = {
+            "features": r"bin\.filter_utts .* (\S+)",
+            "lm": r"bin\.lm_train .*--output_dir (\S+)",
+            "asr": r"bin\.asr_train .*--output_dir (\S+)",
+            "decode": r"bin\.decode .*--out (\S+)",
+        }
+        return [re.search(line, result.stdout).group(1) for line in shown.values()]
+
+    usual = [
+        "dump/fbank/dev",
+        "exp/lm_lm_bpe_unigram30",
+        "exp/asr_iml_spikeformer_fbank_bpe_unigram30",
+        "exp/asr_iml_spikeformer_fbank_bpe_unigram30/decode_asr_lm_lm_bpe_unigram30",
+    ]
+    assert folders("--asr_config", CONFIG_OPTIONS["asr_config"]) == usual
+    given = []
+    for option in ("fbank_config", "lm_config", "asr_config", "inference_config"):
+        copy = tmp_path / "other" / CONFIG_OPTIONS[option]
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(checkout / CONFIG_OPTIONS[option], copy)
+        given += [f"--{option}", str(copy)]
+    lm, asr = "lm_lm-@_bpe_unigram30", "exp/asr_iml_spikeformer-@_fbank-@_bpe_unigram30"
+    apart = ["dump/fbank-@/dev", f"exp/{lm}", asr, f"{asr}/decode_asr-@_{lm}"]
+    assert [re.sub("-[0-9a-f]{6}", "-@", folder) for folder in folders(*given)] == apart
+    sherpa = folders("--fbank_config", "conf/fbank_sherpa.yaml")
+    assert sherpa == [folder.replace("fbank", "fbank_sherpa") for folder in usual]
+    script = checkout / "egs/mine/run.sh"  # a recipe that has made it its own
+    text = script.read_text()
+    assert " -- " in text
+    script.write_text(text.replace(" -- ", " --fbank_config conf/fbank_sherpa.yaml -- "))
+    assert folders() == usual
 
 
 def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
