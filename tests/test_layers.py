@@ -294,6 +294,7 @@ CONTROL = {
         cache = "{}".format("espnet_spike")
         usage = f"espnet_spike.bin.{name} says more"
         usage = "espnet_spike.bin." + name + " says more"
+        lines = ["# Readme", "import espnet_spike.task", f"{stem}.counting.{kind}"]
         rest = 5 % rest
         rest = rest + ".data"
         ''',
@@ -435,7 +436,7 @@ UP = {  # a low package reaches up by: code whose last line is the violation
     "a constant on the way": "f(p := 'espnet_spike')\nx = p + '.counting'",
     "a removed suffix": "x = __package__.removesuffix('.nn.ops') + '.counting'",
     "a removed prefix": "x = 'x.espnet_spike.counting'.removeprefix('x.')",
-    "a part from the right": "x = 'espnet_spike.nn'.rpartition('.')[0] + '.counting'",
+    "a part from the right": "x = 'espnet_spike.errors'.rpartition('.')[0] + '.counting'",
     "a split from the right": "x = __package__.rsplit('.', 2)[0] + '.counting'",
     "a replaced part": "x = __package__.replace('nn.ops', 'counting')",
     "an attribute of the package": "import espnet_spike.errors\nespnet_spike.counting.ledger.f()",
