@@ -1,8 +1,9 @@
-"""Spikes of every layer while an encoder runs."""
+"""What modules take and return while an encoder runs, and the spikes of every layer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -31,26 +32,59 @@ class LayerSpikes:
 
 
 @contextmanager
-def layer_spikes(encoder: nn.Module) -> Iterator[dict[str, LayerSpikes]]:
-    """Collect the spikes of every neuron layer, or what FATReLUs let pass, within the context."""
-    found: dict[str, LayerSpikes] = {}
-    modules = named_neurons(encoder) or named_fatrelus(encoder)
+def watching(
+    modules: Mapping[str, nn.Module], see: Callable[[str, nn.Module, tuple, Any], object]
+) -> Iterator[None]:
+    """Call ``see(name, module, arguments, output)`` after each forward pass within the context."""
 
-    def keep(name: str, module: nn.Module, args: tuple, out: Tensor | SpikeTrain) -> None:
-        counts, levels = spike_counts(module, args, out)
-        if "ssm_reverse" in name:  # runs from the end to the start
-            counts = counts.flip(0)
-        found[name] = LayerSpikes(name, counts.flatten(1).numpy(), levels)
+    def hook(name: str) -> Callable[[nn.Module, tuple, Any], None]:
+        def after(module: nn.Module, args: tuple, out: Any) -> None:
+            see(name, module, args, out)  # returned, it would take the place of the output
 
-    handles = [
-        module.register_forward_hook(lambda m, args, out, name=name: keep(name, m, args, out))
-        for name, module in modules.items()
-    ]
+        return after
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
-        yield found
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def captured[T](
+    modules: Mapping[str, nn.Module], keep: Callable[[str, nn.Module, tuple, Any], T]
+) -> Iterator[dict[str, T]]:
+    """Collect by name what ``keep`` makes of each module's latest call within the context.
+
+    Args:
+        modules: by name.
+        keep: takes name, module, its arguments and its output.
+
+    Yields:
+        a dictionary that fills while the modules run, in the order of their first calls.
+    """
+    found: dict[str, T] = {}
+
+    def see(name: str, *call: Any) -> None:
+        found[name] = keep(name, *call)
+
+    with watching(modules, see):
+        yield found
+
+
+@contextmanager
+def layer_spikes(encoder: nn.Module) -> Iterator[dict[str, LayerSpikes]]:
+    """Collect the spikes of every neuron layer, or what FATReLUs let pass, within the context."""
+
+    def keep(name: str, module: nn.Module, args: tuple, out: Tensor | SpikeTrain) -> LayerSpikes:
+        counts, levels = spike_counts(module, args, out)
+        if "ssm_reverse" in name:  # runs from the end to the start
+            counts = counts.flip(0)
+        return LayerSpikes(name, counts.flatten(1).numpy(), levels)
+
+    with captured(named_neurons(encoder) or named_fatrelus(encoder), keep) as found:
+        yield found
 
 
 def spike_counts(

@@ -25,8 +25,8 @@ stand for the subtracting one that the slots of IMLS are equal to (``nn.neurons.
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
 from espnet_spike.counting.module_rules import FOLLOWS_INPUT
+from espnet_spike.encoders.monitor import captured
 from espnet_spike.errors import UserError
 from espnet_spike.export.nir_runner import run_graph
 from espnet_spike.nn.neurons.base import Neuron
@@ -97,26 +98,16 @@ class Call:
     y: Tensor
 
 
-@contextmanager
-def calls(encoder: nn.Module) -> Iterator[dict[str, Call]]:
+def calls(encoder: nn.Module) -> AbstractContextManager[dict[str, Call]]:
     """Collect the calls of neurons, linear layers and batch norms within the context, by name.
 
     The tensors are kept, so that each storage belongs to one of them only.
     """
-    found: dict[str, Call] = {}
-    handles = []
-    for name, module in encoder.named_modules():
-        if isinstance(module, Neuron | nn.Linear | MaskedBatchNorm):
-
-            def note(module: nn.Module, args: tuple, y: Tensor, name: str = name) -> None:
-                found[name] = Call(name, module, args[0], args[1] if len(args) > 1 else None, y)
-
-            handles.append(module.register_forward_hook(note))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    kinds = Neuron | nn.Linear | MaskedBatchNorm
+    return captured(
+        {name: module for name, module in encoder.named_modules() if isinstance(module, kinds)},
+        lambda name, module, args, y: Call(name, module, *(*args, None)[:2], y),
+    )
 
 
 def same_values(a: Tensor, b: Tensor) -> bool:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_spike.encoders.monitor import spike_counts
+from espnet_spike.encoders.monitor import captured, spike_counts
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
@@ -93,33 +93,19 @@ class CTCGraph(nn.Module):
             x_lens: ``(N,)``.
         """
         x = scripted(pad_frames)(x + LEVEL_OFFSET, self.min_frames)
-        with self._watching() as seen:
+        with captured(self.watched, _layer_output) as seen:
             encoded, olens = self.model.encode(x, x_lens.clamp(min=self.min_frames))
         encoded = encoded[0] if isinstance(encoded, tuple) else encoded
         olens = torch.where(x_lens < self.min_frames, torch.zeros_like(olens), olens)
         return self.model.ctc.log_softmax(encoded), olens, *(seen[n] for n in self.watched)
 
-    @contextlib.contextmanager
-    def _watching(self) -> Iterator[dict[str, Tensor]]:
-        seen: dict[str, Tensor] = {}
 
-        def keep(name: str, module: nn.Module, args: tuple, out: Any) -> None:
-            if name.startswith("spikes"):
-                seen[name] = spike_counts(module, args, out)[0]
-                return
-            while isinstance(out, tuple):  # ESPnet's blocks hand on masks and positions too
-                out = out[0]
-            seen[name] = out
-
-        handles = [
-            module.register_forward_hook(lambda m, args, out, name=name: keep(name, m, args, out))
-            for name, module in self.watched.items()
-        ]
-        try:
-            yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
+def _layer_output(name: str, module: nn.Module, args: tuple, out: Any) -> Tensor:
+    if name.startswith("spikes"):
+        return spike_counts(module, args, out)[0]
+    while isinstance(out, tuple):  # ESPnet's blocks hand on masks and positions too
+        out = out[0]
+    return out
 
 
 def pad_frames(x: Tensor, frames: int) -> Tensor:

@@ -8,8 +8,8 @@ be equal; and, as a figure and no condition, the whole encoder in fp32.
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.data.feature_extractor import hand_on
+from espnet_spike.encoders.monitor import captured
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import read_config
@@ -214,19 +215,9 @@ def encode(encoder: nn.Module, speech: Tensor, lengths: Tensor) -> tuple[Tensor,
     return (xs[0] if isinstance(xs, tuple) else xs), counts
 
 
-@contextmanager
-def neuron_inputs(module: nn.Module) -> Iterator[dict[str, tuple]]:
+def neuron_inputs(module: nn.Module) -> AbstractContextManager[dict[str, tuple]]:
     """Collect the arguments of every neuron inside ``module``, by name, within the context."""
-    seen: dict[str, tuple] = {}
-    handles = [
-        neuron.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args}))
-        for name, neuron in named_neurons(module).items()
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    return captured(named_neurons(module), lambda _name, _neuron, args, _out: args)
 
 
 def layer_differences(trained: nn.Module, merged: nn.Module, speech: Tensor) -> list[float]:
@@ -234,16 +225,11 @@ def layer_differences(trained: nn.Module, merged: nn.Module, speech: Tensor) -> 
 
     What is compared is the input of the neurons right behind the merged matrices.
     """
-    blocks: list[tuple] = []
-    handles = [
-        block.attn.register_forward_pre_hook(lambda _, args: blocks.append(args))
-        for block in trained.encoders
-    ]
-    trained(speech, torch.tensor([speech.shape[1]]))
-    for handle in handles:
-        handle.remove()
+    attention = {str(number): block.attn for number, block in enumerate(trained.encoders)}
+    with captured(attention, lambda _name, _attention, args, _out: args) as blocks:
+        trained(speech, torch.tensor([speech.shape[1]]))
     differences = []
-    for args, theirs, ours in zip(blocks, trained.encoders, merged.encoders, strict=True):
+    for args, theirs, ours in zip(blocks.values(), trained.encoders, merged.encoders, strict=True):
         with neuron_inputs(theirs.attn) as expected:
             theirs.attn(*args)
         with neuron_inputs(ours.attn) as got:

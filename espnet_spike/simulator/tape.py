@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.encoders.monitor import watching
 from espnet_spike.errors import UserError
 from espnet_spike.simulator.attention_sites import Keys
 from espnet_spike.simulator.operations import Array
@@ -31,24 +32,15 @@ class Tape:
     @torch.no_grad()
     def record(self, utterances: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Encode utterances, one a batch; ``(1, F, D)`` and its length."""
-        handles = [
-            module.register_forward_hook(
-                lambda _, args, out, name=name: self._keep(name, args, out)
-            )
-            for name, module in self.modules.items()
-            if name
-        ]
-        try:
+        inside = {name: module for name, module in self.modules.items() if name}
+        with watching(inside, self._keep):
             for speech, lengths in utterances:
                 xs = self.encoder(speech, lengths)[0]
                 self.lengths.append((xs[0] if isinstance(xs, tuple) else xs).shape[1])
-        finally:
-            for handle in handles:
-                handle.remove()
         if not self.lengths:
             raise UserError("no utterance is long enough for the encoder")
 
-    def _keep(self, name: str, args: tuple, out: object) -> None:
+    def _keep(self, name: str, _module: nn.Module, args: tuple, out: object) -> None:
         out = out[0] if isinstance(out, tuple) else out
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
             self._inputs.setdefault(name, []).append(args[0][0].float().numpy())

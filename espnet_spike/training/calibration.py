@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from espnet_spike.encoders.monitor import watching
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.fatrelu import FATReLU, inverse_softplus, mean_sparsity, named_fatrelus
 from espnet_spike.utils.files import write_json
@@ -291,23 +292,16 @@ def collect_activations(
     values: dict[str, list[Tensor]] = {name: [] for name in layers}
     costs = dict.fromkeys(layers, 0.0)
 
-    def record(name: str) -> Callable[..., None]:
-        def hook(layer: FATReLU, inputs: tuple, y: Tensor) -> None:
-            mask = inputs[1] if len(inputs) > 1 else None
-            y = y if mask is None else y[mask]
-            passed = y[y != 0].abs().flatten().sort().values.cpu()
-            values[name].append(_thin(passed, max(1, max_values // len(batches))))
-            costs[name] += float(layer.sparsity.numel) * layer.macs
+    def see(name: str, layer: FATReLU, inputs: tuple, y: Tensor) -> None:
+        mask = inputs[1] if len(inputs) > 1 else None
+        y = y if mask is None else y[mask]
+        passed = y[y != 0].abs().flatten().sort().values.cpu()
+        values[name].append(_thin(passed, max(1, max_values // len(batches))))
+        costs[name] += float(layer.sparsity.numel) * layer.macs
 
-        return hook
-
-    handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
-    try:
+    with watching(layers, see):
         for _ in each_forward(model, batches):
             pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: torch.cat(a).sort().values for name, a in values.items()}, costs
 
 

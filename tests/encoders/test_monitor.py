@@ -1,9 +1,12 @@
+"""Modules are watched within a context; their spikes are those that the neurons count."""
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.encoders.monitor import spike_counts
+from espnet_spike.encoders.monitor import captured, spike_counts, watching
 from espnet_spike.results.utterance import choose_utterance, record
 from tests.export.test_reparameterize import MODEL, experiment
 
@@ -84,3 +87,36 @@ def test_values_behind_fatrelu_are_events():
     x = torch.randn(1, 5, 4)
     counts, levels = spike_counts(layer, (x,), layer(x))
     assert levels == 1 and torch.equal(counts, (x[0] > 1.0).float())
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def test_what_modules_take_and_return_is_captured_in_the_order_of_their_calls():
+    net, x = network(), torch.randn(5, 3)
+    expected = net(x)
+    modules = {"last": net[2], "first": net[0]}
+    with captured(modules, lambda name, module, args, out: (name, module, args, out)) as found:
+        assert not found
+        for _ in range(2):
+            net(torch.zeros(1, 3))
+            assert torch.equal(net(x), expected)  # what is kept does not take its place
+    assert [*found] == ["first", "last"]
+    name, module, args, out = found["last"]
+    assert (name, module) == ("last", net[2])
+    assert torch.equal(out, expected) and torch.equal(args[0], net[1](found["first"][3]))
+    net(torch.zeros(1, 3))
+    assert torch.equal(found["last"][3], expected)  # of the latest call within the context
+
+
+def test_every_call_is_seen_and_nothing_stays_behind():
+    net, seen = network(), []
+    with watching(dict(net.named_children()), lambda name, *_: seen.append(name)):
+        net(torch.zeros(1, 3))
+        net(torch.zeros(1, 3))
+    assert seen == ["0", "1", "2"] * 2
+    with pytest.raises(RuntimeError), watching({"0": net[0]}, lambda *_: None):
+        net(torch.zeros(1, 4))
+    assert not any(module._forward_hooks for module in net.modules())
