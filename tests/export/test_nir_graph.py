@@ -12,6 +12,7 @@ from espnet_spike.bin import export_nir
 from espnet_spike.encoders.speech_mamba import SpikingSpeechMambaEncoder
 from espnet_spike.errors import UserError
 from espnet_spike.export.nir_graph import Check, build, calls
+from espnet_spike.utils.install import how_to_install
 from tests.counting.test_counter import MAMBA, MODES, SMALL, speech
 from tests.helpers import tiny_model
 from tests.helpers.nir_files import exported, spikeformer
@@ -114,8 +115,9 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         return taken(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_nir)
-    with pytest.raises(UserError, match=r"espnet_spike\[nir\]"):
+    with pytest.raises(UserError, match="the package nir is missing") as error:
         export_nir.main(words)
+    assert error.value.hint == how_to_install("nir")
 
 
 def test_an_encoder_without_spikes_is_refused(tmp_path):
