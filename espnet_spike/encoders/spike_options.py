@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from torch import nn
-
 from espnet_spike.errors import UserError
 
 
@@ -66,7 +64,7 @@ class SpikeOptions:
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return [word for key, value in given.items() for word in (f"--{key}", str(value))]
 
-    def apply(self, encoder: nn.Module) -> None:
+    def apply(self, encoder: Any) -> None:
         """Set a trained encoder up, in place.
 
         Raises:

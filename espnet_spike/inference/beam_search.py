@@ -8,7 +8,6 @@ from espnet_spike.inference.decode import Settings
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 
 class BeamSearch:
@@ -30,10 +29,10 @@ class BeamSearch:
         from espnet_spike.tasks.espnet import asr_inference
 
         options = _options(settings) | {"batch_size": settings.batch_size, "device": device}
-        self.speech2text = asr_inference.Speech2Text(**options | files)
+        self.speech2text = asr_inference.Speech2Text(**{**options, **files})
         if self.speech2text.tokenizer is not None:
             self.speech2text.tokenizer.text2tokens("")  # reads its files now, not at first use
-        self.model: torch.nn.Module = self.speech2text.asr_model
+        self.model: Any = self.speech2text.asr_model
         self.batch_size = settings.batch_size
         settings.execution.apply(self.model.encoder)
 
@@ -60,7 +59,7 @@ class BeamSearch:
             found.append(((text or "").strip(), list(ids), score))
         return found
 
-    def _search(self, batch: Sequence["np.ndarray"]) -> list[list[tuple]]:
+    def _search(self, batch: Sequence["np.ndarray"]) -> list[Any]:
         """Return the n best results of each utterance."""
         import torch
 

@@ -66,7 +66,7 @@ def quietest(log_posteriors: np.ndarray, earliest: float) -> float:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], blank.astype(np.int8), [0]])))
     starts, ends = edges[::2], edges[1::2]
     longest = np.flatnonzero(ends - starts == (ends - starts).max())[-1]
-    return first + (starts[longest] + ends[longest]) / 2
+    return first + float(starts[longest] + ends[longest]) / 2
 
 
 def align(log_posteriors: np.ndarray, ids: Sequence[int]) -> list[Span] | None:

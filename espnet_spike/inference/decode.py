@@ -335,6 +335,13 @@ def _remove_parts(plan: Plan) -> None:
             shutil.rmtree(run.output_dir)
 
 
+def _report(run: Run) -> dict[str, Any]:
+    report = run.report()
+    if report is None:
+        raise UserError(f"{run.output_dir}: the decoding has not finished", "run it again")
+    return report
+
+
 def merge(plan: Plan, name: str) -> dict[str, Any]:
     """Put the parts of a set together, sorted by utterance, and describe how it was decoded.
 
@@ -347,7 +354,7 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
     """
     set_dir, data = plan.out / name, plan.sets[name]
     runs = [run for runs in plan.runs for run in runs if run.set_dir == set_dir]
-    reports = [run.report() for run in runs]
+    reports = [_report(run) for run in runs]
     for stale in (set_dir / "result.json", set_dir / RECORD):
         stale.unlink(missing_ok=True)
     for folder in set_dir.glob("score_*"):

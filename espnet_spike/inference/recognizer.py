@@ -342,7 +342,7 @@ def linear_masks() -> Iterator[None]:
         frames = torch.arange(xs.shape[length_dim], device=xs.device)
         return (frames >= ilens.to(xs.device)[:, None])[..., None].expand_as(xs)
 
-    modules = (global_mvn, utterance_mvn)
+    modules: tuple[Any, ...] = (global_mvn, utterance_mvn)
     before = [module.make_pad_mask for module in modules]
     for module in modules:
         module.make_pad_mask = make_pad_mask

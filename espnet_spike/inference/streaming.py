@@ -7,10 +7,10 @@ the causal encoders carry their states (``nn.stream_state``), norms use running 
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from espnet_spike.errors import UserError
 from espnet_spike.inference.ctc import collapse
@@ -32,7 +32,7 @@ class EncoderStream:
         UserError: the encoder cannot stream.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         if not hasattr(encoder, "forward_chunk"):
             raise UserError(
                 f"the encoder {type(encoder).__name__} cannot stream",
@@ -97,7 +97,7 @@ class CTCStream:
         UserError: the model, or its normalisation, needs whole utterances.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         from espnet2.layers.global_mvn import GlobalMVN
 
         normalize = getattr(model.normalize, "normalize", model.normalize)
@@ -163,7 +163,7 @@ class Transcriber:
         rate: of the audio in Hz.
     """
 
-    def __init__(self, model: nn.Module, config: "FbankConfig", rate: int) -> None:
+    def __init__(self, model: Any, config: "FbankConfig", rate: int) -> None:
         self.rate = rate
         self.fbank = FbankStream(config, rate)
         self.ctc = CTCStream(model)

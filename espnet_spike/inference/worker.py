@@ -41,7 +41,8 @@ class MeteredSpeech2Text(Speech2Text):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.execution.apply(self.asr_model.encoder)
+        model: Any = self.asr_model
+        self.execution.apply(model.encoder)
         self.utterances = 0
         self.seconds = 0.0
         self._nested = False
@@ -121,7 +122,7 @@ def infer(words: Sequence[str]) -> None:
     finally:
         asr_inference.Speech2Text = Speech2Text
         MeteredSpeech2Text.progress = None
-    speech2text = MeteredSpeech2Text.instance
+    speech2text: Any = MeteredSpeech2Text.instance  # made by inference()
     report = {
         "fingerprint": own.fingerprint,
         "utterances": speech2text.utterances,

@@ -143,7 +143,8 @@ def _check_scalar(key: str, value: Any, action: argparse.Action) -> Problems:
     if isinstance(value, str) and action.type is not None:
         # argparse converts a default that is a text, as it does a word of the command line
         try:
-            value = action.type(value)
+            convert: Any = action.type  # a function; its type allows the name of a registered one
+            value = convert(value)
         except (ValueError, TypeError, argparse.ArgumentTypeError):
             if _NUMBER_AS_TEXT.fullmatch(value):
                 return [_number_as_text(key, value)]

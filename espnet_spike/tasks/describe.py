@@ -1,6 +1,6 @@
 """What a configuration builds: parameters by part, layers, neurons, subsampling; without data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,16 @@ def describe(
 
     config, meta = read_training_config(path)
     meta = {"vocab_size": VOCAB_SIZE, "input_size": INPUT_SIZE} | meta
-    vocab_size = vocab_size or meta["vocab_size"]
-    input_size = input_size or meta["input_size"]
-    args, model = check_training_config(SpikeASRTask, config, path, extra, vocab_size, input_size)
+    tokens: int = vocab_size or meta["vocab_size"]
+    size: int = input_size or meta["input_size"]
+    args, model = check_training_config(SpikeASRTask, config, path, extra, tokens, size)
     return {
         "config": str(path),
         "encoder_name": args.encoder,
         "decoder_name": args.decoder if model.decoder is not None else None,
         "ctc_weight": model.ctc_weight,
-        "vocab_size": vocab_size,
-        "input_size": input_size,
+        "vocab_size": tokens,
+        "input_size": size,
     } | describe_model(model)
 
 
@@ -126,4 +126,4 @@ def _count(module: Any) -> int:
 
 def _layers(module: Any, name: str) -> int | None:
     layers = getattr(module, name, None)
-    return len(layers) if hasattr(layers, "__len__") else None
+    return len(layers) if isinstance(layers, Sized) else None

@@ -115,7 +115,7 @@ class _LateModules(importlib.abc.MetaPathFinder):
 
 
 @contextlib.contextmanager
-def _with_finder(finder: type[importlib.abc.MetaPathFinder]) -> Iterator[None]:
+def _with_finder(finder: Any) -> Iterator[None]:
     sys.meta_path.insert(0, finder)
     try:
         yield

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tarfile import TarError
+from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
@@ -36,7 +37,7 @@ class Trained:
         to_text: makes a text of token numbers.
     """
 
-    model: nn.Module
+    model: Any
     options: Namespace
     checkpoint: Path
     to_text: Callable[[Sequence[int]], str]
@@ -154,8 +155,8 @@ def load_model(
     return Trained(network, options, file, to_text)
 
 
-def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> nn.Module:
-    """Build a model and load its parameters, on the CPU.
+def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> Any:
+    """Build an ``ESPnetASRModel`` and load its parameters, on the CPU.
 
     Args:
         args: its configuration.
@@ -185,7 +186,7 @@ def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> nn
 
 @torch.no_grad()
 def encoder_inputs(
-    model: nn.Module, data: Path, utterances: int | None = None
+    model: Any, data: Path, utterances: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what the encoder gets for each utterance, or the first: ``(1, F, D)`` and lengths."""
     feats = FeatureDir.read(data).feats

@@ -63,7 +63,7 @@ class SpikeASRModel(ESPnetASRModel):
         text: torch.Tensor,
         text_lengths: torch.Tensor,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | None], torch.Tensor]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Compute the training loss.
 
         Args:
@@ -87,22 +87,25 @@ class SpikeASRModel(ESPnetASRModel):
             stats[f"loss_{name}"] = value.detach().reshape(1)
         if auxiliary:
             stats["loss"] = loss.detach()
-        rates = firing_rates(self.encoder)
+        encoder: Any = self.encoder  # never None: that is for models of other tasks
+        rates = firing_rates(encoder)
         for name, rate in rates.items():
             stats[f"firing_rate_{name}"] = rate.detach().reshape(1)
         if rates:
             stats["firing_rate"] = torch.stack(list(rates.values())).detach().mean().reshape(1)
-        spreads = {} if self.training else threshold_spreads(self.encoder)
+        spreads = {} if self.training else threshold_spreads(encoder)
         for name, spread in spreads.items():
             stats[f"threshold_spread_{name}"] = spread.detach().reshape(1)
         if spreads:
             stats["threshold_spread"] = torch.stack(list(spreads.values())).mean().reshape(1)
-        zeros = sparsities(self.encoder)
+        zeros = sparsities(encoder)
         for name, share in zeros.items():
             stats[f"sparsity_{name}"] = share.detach().reshape(1)
         if zeros:
-            stats["sparsity"] = mean_sparsity(self.encoder).reshape(1)
-            stats["sparsity_macs"] = mean_sparsity(self.encoder, mac_weighted=True).reshape(1)
+            for name, weighted in (("sparsity", False), ("sparsity_macs", True)):
+                mean = mean_sparsity(encoder, mac_weighted=weighted)
+                assert mean is not None  # there are points
+                stats[name] = mean.reshape(1)
         return loss, stats, weight
 
 

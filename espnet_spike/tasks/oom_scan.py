@@ -104,10 +104,11 @@ def scan(model: "torch.nn.Module", factory: Any, use_amp: bool, distributed: boo
     tried = 0
     with unchanged(model), _room(model, copies=3 if distributed else 2):
         for part in (build() for build in factory.build_funcs) if several else [factory]:
-            if not isinstance(part, SequenceIterFactory) or not part.shape_files:
+            files = getattr(part, "shape_files", [])
+            if not isinstance(part, SequenceIterFactory) or not files:
                 _logger.warning("batches of %s are not scanned", type(part).__name__)
                 return
-            batches = worst_batches(list(part.sampler), part.shape_files)
+            batches = worst_batches(list(part.sampler), files)
             if not distributed:  # a sum over all processes must find each of them
                 batches = list(dict.fromkeys(map(tuple, batches)))
             for batch in batches:
@@ -119,14 +120,15 @@ def scan(model: "torch.nn.Module", factory: Any, use_amp: bool, distributed: boo
 def _try(model: "torch.nn.Module", factory: Any, keys: Batch, use_amp: bool) -> None:
     import torch
     from espnet2.torch_utils.device_funcs import to_device
-    from espnet2.train.trainer import autocast_args
+    from espnet2.train import trainer
 
     utt_ids, batch = factory.collate_fn([factory.dataset[key] for key in keys])
     sizes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items() if v.dim() > 1)
     device = next(model.parameters()).device
+    options: dict[str, Any] = trainer.autocast_args
     try:
         batch = to_device({**batch, "utt_id": utt_ids}, str(device))
-        with torch.autocast("cuda", enabled=use_amp, **autocast_args):
+        with torch.autocast("cuda", enabled=use_amp, **options):
             found = model(**batch)
             loss = found["loss"] if isinstance(found, dict) else found[0]
         loss.mean().backward()
@@ -197,7 +199,8 @@ class RemembersShapes:
         cls, args: Any, distributed_option: Any, mode: str, kwargs: dict | None = None
     ) -> Any:
         """Build the factory as ESPnet does; its ``shape_files`` are those of this part."""
-        factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
+        task: Any = super()  # that of the class this is mixed into
+        factory = task.build_iter_factory(args, distributed_option, mode, kwargs)
         files = (kwargs or {}).get("shape_files", getattr(args, f"{mode}_shape_file", []))
         factory.shape_files = list(files)
         return factory

@@ -21,11 +21,12 @@ class OutputLength:
 
     Args:
         model: an ``ESPnetASRModel``, possibly on the meta device.
-        build: makes the same model with real parameters; called only in the last case.
+        build: makes the same model with real parameters; called only in the last case,
+            in which None is an error.
         input_size: feature dimension.
     """
 
-    def __init__(self, model: nn.Module, build: Callable[[], nn.Module], input_size: int) -> None:
+    def __init__(self, model: Any, build: Callable[[], nn.Module] | None, input_size: int) -> None:
         self._known: dict[int, int] = {}
         self._sorted: list[int] = []
         adaptor = _postencoder_length(model.postencoder)
@@ -34,6 +35,8 @@ class OutputLength:
             self._compute = lambda frames: adaptor(encoder(frames))
             self.exact_formula = True
         else:
+            if build is None:
+                raise ValueError("the length cannot be told without running the model")
             self._compute = _by_running(build, input_size)
             self.exact_formula = False
 
@@ -55,7 +58,7 @@ class OutputLength:
         return self(frames) >= needed
 
 
-def _encoder_length(encoder: nn.Module | None) -> Callable[[int], int] | None:
+def _encoder_length(encoder: Any) -> Callable[[int], int] | None:
     """Return the length formula of an encoder, or None if it is not known."""
     if encoder is None:
         return lambda frames: frames
@@ -78,13 +81,15 @@ def _encoder_length(encoder: nn.Module | None) -> Callable[[int], int] | None:
 def _after_convs(frames: int, convs: Sequence[nn.Conv1d | nn.Conv2d]) -> int:
     for conv in convs:
         kernel = conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
-        frames = (frames + 2 * conv.padding[0] - kernel) // conv.stride[0] + 1
+        padding = conv.padding[0]
+        assert isinstance(padding, int)  # not "same" or "valid"
+        frames = (frames + 2 * padding - kernel) // conv.stride[0] + 1
         if frames < 1:
             return 0
     return frames
 
 
-def _postencoder_length(postencoder: nn.Module | None) -> Callable[[int], int] | None:
+def _postencoder_length(postencoder: Any) -> Callable[[int], int] | None:
     if postencoder is None:
         return lambda frames: frames
     if hasattr(postencoder, "length_adaptor_ratio"):

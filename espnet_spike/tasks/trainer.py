@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -141,6 +141,7 @@ class _Probe:
         self.loss_before: float | None = None
 
     def __len__(self) -> int:
+        assert isinstance(self.iterator, Sized)
         return len(self.iterator)
 
     def __iter__(self) -> Iterator[Any]:
@@ -195,5 +196,6 @@ def _fingerprint(model: torch.nn.Module) -> list[float]:
 
 def _means(reporter: SubReporter) -> dict[str, float | None]:
     """Aggregate the statistics of a phase as ESPnet's reporter will; non-finite is None."""
-    means = {key: float(aggregate(values)) for key, values in reporter.stats.items()}
+    found: dict[str, Any] = {key: aggregate(values) for key, values in reporter.stats.items()}
+    means = {key: float(mean) for key, mean in found.items()}
     return {key: mean if math.isfinite(mean) else None for key, mean in means.items()}
