@@ -10,9 +10,13 @@ Another package adds its encoders through the entry-point group ``espnet_spike.e
     my_encoder = "my_package.encoder:MyEncoder"
 """
 
+import ast
 import logging
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 
 from espnet_spike.errors import UserError
 
@@ -69,34 +73,68 @@ def register_all() -> None:
     A plugin that cannot be imported costs a warning; asking for its encoder raises a
     ``UserError`` that names the distribution.
     """
+    from espnet_spike.tasks.espnet import encoder_choices
+
     for name, where in ENCODERS.items():
         register_encoder(name, _load(where))
     for name, where in MODELS.items():
         register_model(name, _load(where))
-    for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=_origin):
-        _register_plugin(entry_point)
+    for entry_point in _plugins():
+        cls, reason = _load_plugin(entry_point, encoder_choices.classes)
+        name = entry_point.name.lower()
+        if cls is not None:
+            encoder_choices.classes[name] = cls
+        # A clash leaves the class that was there first; only a free name gets the explanation.
+        elif name not in encoder_choices.classes:
+            encoder_choices.classes[name] = _broken_class(entry_point, reason)
 
 
 def encoder_origins() -> dict[str, str]:
-    """Return every encoder name with where it comes from: ESPnet, this package or a plugin."""
-    from espnet_spike.tasks.espnet import encoder_choices
+    """Return every encoder name with where it comes from: ESPnet, this package or a plugin.
 
-    register_all()
-    plugins = {ep.name: _distribution(ep) for ep in entry_points(group=ENTRY_POINT_GROUP)}
-    origins = {}
-    for name, cls in encoder_choices.classes.items():
-        if name in ENCODERS:
-            origins[name] = "espnet_spike"
-        elif cls.__module__.startswith("espnet2."):
-            origins[name] = "espnet"
-        elif hasattr(cls, "broken"):
-            origins[name] = f"{plugins[name]} (broken: {cls.broken})"
+    Plugins are imported, to see whether they can be; ESPnet's encoders and ours are not.
+    """
+    places = espnet_encoders() | {name: where.replace(":", ".") for name, where in ENCODERS.items()}
+    origins = dict.fromkeys(places, "espnet") | dict.fromkeys(ENCODERS, "espnet_spike")
+    for entry_point in _plugins():
+        cls, reason = _load_plugin(entry_point, places)
+        name, distribution = entry_point.name.lower(), _distribution(entry_point)
+        if cls is not None:
+            places.setdefault(name, _place(cls))
+            origins.setdefault(name, distribution)
         else:
-            origins[name] = plugins.get(name, cls.__module__)
+            origins.setdefault(name, f"{distribution} (broken: {reason})")
     return origins
 
 
+def espnet_encoders() -> dict[str, str]:
+    """Return the encoders of ESPnet: name -> the class in full, read from the source of its task.
+
+    Raises:
+        ValueError: the source has no such choices.
+    """
+    package = find_spec("espnet2")
+    if package is None or not package.submodule_search_locations:
+        raise ValueError("ESPnet is not installed")
+    path = Path(package.submodule_search_locations[0]) / "tasks" / "asr.py"
+    homes: dict[str, str] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.ImportFrom(module=str(module), names=names):
+                homes |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in names}
+            case ast.Assign(targets=[ast.Name("encoder_choices")], value=ast.Call(keywords=found)):
+                (classes,) = [word.value for word in found if word.arg == "classes"]
+                return {word.arg: homes[word.value.id] for word in classes.keywords}
+    raise ValueError(f"{path} has no encoder_choices")
+
+
 def _register(classes: dict[str, type], kind: str, name: str, cls: type, base: type) -> None:
+    _check_class(kind, name, cls, base)
+    _check_free(kind, name, cls, classes.get(name))
+    classes[name] = cls
+
+
+def _check_class(kind: str, name: str, cls: type, base: type) -> None:
     if name != name.lower():
         raise UserError(
             f"{kind} name {name!r} is not lower case", f"register it as {name.lower()!r}"
@@ -108,31 +146,49 @@ def _register(classes: dict[str, type], kind: str, name: str, cls: type, base: t
             f"{kind} {name!r}: {cls!r} is not a subclass of {base.__name__}",
             f"derive the class from {base.__module__}.{base.__name__}",
         )
-    taken = classes.get(name)
-    if taken is not None and taken is not cls:
+
+
+def _check_free(kind: str, name: str, cls: type, taken: type | str | None) -> None:
+    """Raise if another class has the name; ``taken`` is that class, or its name in full."""
+    place = taken if isinstance(taken, str) else taken and _place(taken)
+    if place is not None and taken not in (cls, _place(cls)):
         raise UserError(
-            f"{kind} name {name!r} is taken by {taken.__module__}.{taken.__qualname__}",
-            f"register {cls.__module__}.{cls.__qualname__} under another name",
+            f"{kind} name {name!r} is taken by {place}",
+            f"register {_place(cls)} under another name",
         )
-    classes[name] = cls
 
 
-def _register_plugin(entry_point: EntryPoint) -> None:
-    from espnet_spike.tasks.espnet import encoder_choices
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _plugins() -> list[EntryPoint]:
+    return sorted(entry_points(group=ENTRY_POINT_GROUP), key=_origin)
+
+
+def _load_plugin(
+    entry_point: EntryPoint, taken: Mapping[str, type | str]
+) -> tuple[type | None, str]:
+    """Return a plugin's encoder; or None, after a warning, and why it cannot be used.
+
+    Args:
+        entry_point: of the plugin.
+        taken: the encoders there are: name -> class, or its name in full.
+    """
+    from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
     try:
-        register_encoder(entry_point.name, entry_point.load())
+        cls = entry_point.load()
+        _check_class("encoder", entry_point.name, cls, AbsEncoder)
+        _check_free("encoder", entry_point.name, cls, taken.get(entry_point.name))
     # Whatever another package's import raises must not stop a user who does not need it.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, UserError):
             reason = error.message
         _logger.warning("encoder plugin %s: %s", _origin(entry_point), reason)
-        name = entry_point.name.lower()
-        taken = encoder_choices.classes.get(name)
-        # A clash leaves the class that was there first; only a free name gets the explanation.
-        if taken is None:
-            encoder_choices.classes[name] = _broken_class(entry_point, reason)
+        return None, reason
+    return cls, ""
 
 
 def _broken_class(entry_point: EntryPoint, reason: str) -> type:

@@ -1,6 +1,7 @@
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -99,6 +100,42 @@ def test_asking_for_a_broken_plugin_names_its_distribution(plugins, name, reason
         encoder_choices.get_class(name)(input_size=80)
     with pytest.raises(UserError, match="broken-package"):
         check_choice("encoder", name, {}, encoder_choices.classes)
+
+
+def test_encoders_of_espnet_are_those_that_its_task_imports():
+    classes = {name: cls for name, cls in encoder_choices.classes.items() if _is_espnet(cls)}
+    assert registry.espnet_encoders() == {
+        n: f"{c.__module__}.{c.__name__}" for n, c in classes.items()
+    }
+    assert "conformer" in classes
+
+
+def _is_espnet(cls):
+    return cls.__module__.split(".")[0] == "espnet2"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [(None, "not installed"), ("encoder_choices = {}", "asr.py has no encoder_choices")],
+)
+def test_without_the_choices_of_espnet_nothing_is_listed(tmp_path, monkeypatch, source, message):
+    spec = None
+    if source is not None:
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / "asr.py").write_text(source)
+        spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(registry, "find_spec", lambda name: spec)
+    with pytest.raises(ValueError, match=message):
+        registry.espnet_encoders()
+
+
+def test_origins_are_the_same_whether_the_task_is_imported_or_not(plugins, caplog):
+    origins = registry.encoder_origins()
+    registry.register_all()
+    assert set(origins) == set(encoder_choices.classes)
+    for name, cls in encoder_choices.classes.items():
+        assert _is_espnet(cls) == (origins[name] == "espnet")
+        assert hasattr(cls, "broken") == ("broken: " in origins[name])
 
 
 def test_origins(plugins):
