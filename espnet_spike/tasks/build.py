@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from espnet_spike.errors import UserError
@@ -16,8 +18,38 @@ def build_on_meta(task: type, args: argparse.Namespace) -> Any:
     """Build a task's model without memory for its parameters; ``args`` stay as they are."""
     import torch
 
-    with quiet(), torch.device("meta"):
-        return task.build_model(copy.deepcopy(args))
+    with quiet():
+        try:
+            with parameters_on_meta():
+                return task.build_model(copy.deepcopy(args))
+        except Exception:  # a constructor may compute with parameters: then all has to be there
+            with torch.device("meta"):
+                return task.build_model(copy.deepcopy(args))
+
+
+def parameters_on_meta() -> AbstractContextManager[Any]:
+    """Create parameters on the meta device, where they need no memory; other tensors on the CPU.
+
+    ``torch.device("meta")`` puts all tensors there. Computing with them, as positional encodings
+    do, makes torch import its compiler, which takes longer than to build a model.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class ParametersOnMeta(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if func is torch.empty and kwargs.get("device") is None:  # as torch.nn's modules do
+                kwargs = kwargs | {"device": "meta"}
+            if func in (torch.Tensor.normal_, torch.nn.init.normal_):
+                tensor = args[0] if args else kwargs["tensor"]
+                if tensor.is_meta:  # there are no values to draw
+                    return tensor
+            return func(*args, **kwargs)
+
+    return ParametersOnMeta()
 
 
 def token_names(vocab_size: int) -> list[str]:

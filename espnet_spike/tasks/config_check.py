@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet
-from espnet_spike.tasks.build import build_on_meta, token_names
+from espnet_spike.tasks.build import build_on_meta, parameters_on_meta, token_names
 from espnet_spike.tasks.config_values import (
     GIVEN,
     Problems,
@@ -20,6 +20,8 @@ from espnet_spike.tasks.config_values import (
     check_value,
     numbers_as_text,
 )
+from espnet_spike.tasks.late_imports import late_imports
+from espnet_spike.tasks.registry import ENCODERS, MODELS, load_class
 from espnet_spike.utils.cli import quiet
 
 # What the commands set themselves: key -> where a user sets it instead.
@@ -43,6 +45,29 @@ RESERVED = {
     "required": "nothing",
     "multiple_iterator": "--num_splits_asr",
 } | {name: "--asr_args" for name in DISTRIBUTED}
+
+# parts of a model that `own_model` knows: kind -> name in the YAML -> its class
+OWN_PARTS = {
+    "encoder": ENCODERS,
+    "decoder": {"transformer": "espnet2.asr.decoder.transformer_decoder:TransformerDecoder"},
+    "model": MODELS,
+    "specaug": {"specaug": "espnet2.asr.specaug.specaug:SpecAug"},
+    "normalize": {
+        "global_mvn": "espnet2.layers.global_mvn:GlobalMVN",
+        "utterance_mvn": "espnet2.layers.utterance_mvn:UtteranceMVN",
+    },
+}
+OPTIONAL = {"decoder", "specaug", "normalize"}
+DEFAULTS = {"model": "spike_asr", "normalize": "utterance_mvn"}
+# options of the training that leave the sizes of a model as they are
+TRAINING = frozenset(
+    "accum_grad batch_bins batch_size batch_type best_model_criterion early_stopping_criterion"
+    " exclude_weight_decay exclude_weight_decay_conf fold_length grad_clip grad_clip_type init"
+    " keep_nbest_models log_interval max_epoch num_att_plot num_iters_per_epoch num_workers optim"
+    " optim_conf patience scheduler scheduler_conf sort_batch sort_in_batch use_amp"
+    " use_matplotlib use_tensorboard val_scheduler_criterion valid_batch_bins valid_batch_size"
+    " valid_batch_type".split()
+)
 
 
 class Checked(NamedTuple):
@@ -133,6 +158,71 @@ def check_training_config(
     return Checked(args, model)
 
 
+def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> Any | None:
+    """Build a model of one of this package's encoders without ESPnet's task, on the meta device.
+
+    The task imports the trainer and all encoders and decoders of ESPnet, which takes as long as to
+    import torch. What shapes the model is checked as in `check_training_config`; values of options
+    of the training are not.
+
+    Args:
+        config: content of the YAML, without ``spike_meta``.
+        vocab_size: number of tokens.
+        input_size: feature dimension.
+
+    Returns:
+        The model, as the task builds it; None where the configuration asks for other parts, or is
+        not right: then the task builds it, or `check_training_config` tells what is wrong.
+    """
+    confs = {kind: config.get(f"{kind}_conf", {}) for kind in (*OWN_PARTS, "ctc")}
+    known = TRAINING | OWN_PARTS.keys() | {f"{kind}_conf" for kind in confs} | {"frontend"}
+    names = {kind: config.get(kind, DEFAULTS.get(kind)) for kind in OWN_PARTS}
+    names = {kind: name for kind, name in names.items() if name is not None}
+    if not config.keys() <= known or any(n not in OWN_PARTS[kind] for kind, n in names.items()):
+        return None
+    if not all(isinstance(conf, Mapping) for conf in confs.values()):
+        return None
+    with late_imports():
+        from espnet2.asr.ctc import CTC
+
+        classes = {kind: load_class(OWN_PARTS[kind][name]) for kind, name in names.items()}
+    problems = check_conf("ctc_conf", confs["ctc"], CTC, GIVEN["ctc"])
+    for kind in OWN_PARTS:
+        found = {names[kind]: classes[kind]} if kind in names else {}
+        problems += check_choice(kind, names.get(kind), confs[kind], found, kind in OPTIONAL)
+    args = argparse.Namespace(frontend_conf={}, batch_type=None, decoder=names.get("decoder"))
+    args.model_conf, args.encoder_conf = confs["model"], confs["encoder"]
+    problems += numbers_as_text(config) + _check_asr(config, args)
+    if problems:
+        return None
+    if names.get("normalize") == "global_mvn":  # its file may be made later; see _of_sizes
+        del classes["normalize"]
+
+    def build(kind: str, **given: Any) -> Any:
+        return classes[kind](**given, **confs[kind]) if kind in classes else None
+
+    try:
+        with quiet(), parameters_on_meta():
+            encoder = build("encoder", input_size=input_size)
+            sizes = {"encoder_output_size": encoder.output_size()}
+            return build(
+                "model",
+                vocab_size=vocab_size,
+                token_list=token_names(vocab_size),
+                frontend=None,
+                specaug=build("specaug"),
+                normalize=build("normalize"),
+                preencoder=None,
+                encoder=encoder,
+                postencoder=None,
+                decoder=build("decoder", vocab_size=vocab_size, **sizes),
+                ctc=CTC(odim=vocab_size, **sizes, **confs["ctc"]),
+                joint_network=None,
+            )
+    except Exception:  # whatever a constructor says to its values, `check_training_config` tells
+        return None
+
+
 def _of_sizes(args: argparse.Namespace, tokens: Sequence[str]) -> argparse.Namespace:
     """Return arguments that build a model of the same sizes and read no file."""
     args = argparse.Namespace(**vars(args))
@@ -177,7 +267,9 @@ def _check_optimizer(args: argparse.Namespace) -> Problems:
     if problems or numbers_as_text({"o": args.optim_conf, "s": args.scheduler_conf}):
         return problems
     try:
-        optim = optim_classes[args.optim]([torch.nn.Parameter(torch.zeros(1))], **args.optim_conf)
+        optim = _without_compiler(optim_classes[args.optim])(
+            [torch.nn.Parameter(torch.zeros(1))], **args.optim_conf
+        )
     except Exception as error:  # whatever an optimizer says to values it does not like
         return [f"optim_conf: {error}"]
     if args.scheduler is not None:
@@ -187,6 +279,19 @@ def _check_optimizer(args: argparse.Namespace) -> Problems:
         except Exception as error:
             return [f"scheduler_conf: {error}"]
     return []
+
+
+def _without_compiler(optim: type) -> type:
+    """Return an optimizer class that takes parameters as another does, if not compiled.
+
+    torch imports its compiler to keep it from one method; here nothing is compiled.
+    """
+    from torch.optim import Optimizer
+
+    if optim.add_param_group is not Optimizer.add_param_group:
+        return optim
+    plain = Optimizer.add_param_group.__wrapped__
+    return type(optim.__name__, (optim,), {"add_param_group": plain})
 
 
 def _check_asr(config: Mapping[str, Any], args: argparse.Namespace) -> Problems:

@@ -27,18 +27,23 @@ def describe(
     Raises:
         UserError: a mistake in the configuration.
     """
-    from espnet_spike.tasks.asr import SpikeASRTask
-    from espnet_spike.tasks.config_check import check_training_config
+    from espnet_spike.tasks.config_check import check_training_config, own_model
 
     config, meta = read_training_config(path)
     meta = {"vocab_size": VOCAB_SIZE, "input_size": INPUT_SIZE} | meta
     tokens: int = vocab_size or meta["vocab_size"]
     size: int = input_size or meta["input_size"]
-    args, model = check_training_config(SpikeASRTask, config, path, extra, tokens, size)
+    model = None if extra else own_model(config, tokens, size)
+    encoder, decoder = config.get("encoder"), config.get("decoder")
+    if model is None:
+        from espnet_spike.tasks.asr import SpikeASRTask
+
+        args, model = check_training_config(SpikeASRTask, config, path, extra, tokens, size)
+        encoder, decoder = args.encoder, args.decoder
     return {
         "config": str(path),
-        "encoder_name": args.encoder,
-        "decoder_name": args.decoder if model.decoder is not None else None,
+        "encoder_name": encoder,
+        "decoder_name": decoder if model.decoder is not None else None,
         "ctc_weight": model.ctc_weight,
         "vocab_size": tokens,
         "input_size": size,

@@ -43,17 +43,17 @@ def late_imports() -> Iterator[None]:
     What has been imported before stays as it is. The garbage collector waits as well: an import
     makes many objects, and keeps them all.
     """
-    import torch
+    with _without_garbage_collection():
+        import torch
 
-    with (
-        _without_garbage_collection(),
-        _with_attribute(torch.compiler, "disable", not_compiled),
-        _with_attribute(typeguard, "typechecked", checked_on_call),
-        _with_functions(FUNCTIONS),
-        _with_finder(_LateModules),
-        _without_note(),
-    ):
-        yield
+        with (
+            _with_attribute(torch.compiler, "disable", not_compiled),
+            _with_attribute(typeguard, "typechecked", checked_on_call),
+            _with_functions(FUNCTIONS),
+            _with_finder(_LateModules),
+            _without_note(),
+        ):
+            yield
 
 
 def not_compiled(

@@ -76,9 +76,9 @@ def register_all() -> None:
     from espnet_spike.tasks.espnet import encoder_choices
 
     for name, where in ENCODERS.items():
-        register_encoder(name, _load(where))
+        register_encoder(name, load_class(where))
     for name, where in MODELS.items():
-        register_model(name, _load(where))
+        register_model(name, load_class(where))
     for entry_point in _plugins():
         cls, reason = _load_plugin(entry_point, encoder_choices.classes)
         name = entry_point.name.lower()
@@ -207,7 +207,8 @@ def _broken_class(entry_point: EntryPoint, reason: str) -> type:
     return type("BrokenEncoder", (AbsEncoder,), members | {"__module__": __name__})
 
 
-def _load(where: str) -> type:
+def load_class(where: str) -> type:
+    """Return the class ``module:Class``."""
     module, _, name = where.partition(":")
     return getattr(import_module(module), name)
 

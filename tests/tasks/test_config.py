@@ -29,9 +29,9 @@ def check(config, extra="", task=SpikeASRTask, **more):
     return check_training_config(task, config, "c.yaml", extra, **more)
 
 
-def changed(change):
-    """GOOD with values replaced; a dotted key reaches into a mapping."""
-    config = yaml.safe_load(yaml.safe_dump(GOOD))
+def changed(change, good=GOOD):
+    """A configuration with values replaced; a dotted key reaches into a mapping."""
+    config = yaml.safe_load(yaml.safe_dump(good))
     for key, value in change.items():
         target = config
         *path, last = key.split(".")

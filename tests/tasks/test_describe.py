@@ -1,18 +1,26 @@
 import json
+from argparse import Namespace
 
 import pytest
+import torch
 import yaml
 
 from espnet_spike.bin import describe as command
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.asr import SpikeASRTask
-from espnet_spike.tasks.build import token_names
-from espnet_spike.tasks.config_check import check_training_config
+from espnet_spike.tasks.build import build_on_meta, parameters_on_meta, token_names
+from espnet_spike.tasks.config import read_training_config
+from espnet_spike.tasks.config_check import check_training_config, own_model
 from espnet_spike.tasks.describe import describe, describe_model
+from espnet_spike.tasks.registry import ENCODERS
 from tests.conftest import ROOT
-from tests.tasks.test_config import GOOD
+from tests.tasks.test_config import GOOD, changed
 
 CONFIGS = sorted((ROOT / "conf").glob("train_*.yaml"))
+OURS = [path for path in CONFIGS if yaml.safe_load(path.read_text())["encoder"] in ENCODERS]
+OURS += sorted((ROOT / "egs/fsdd/conf").glob("train_*mamba*.yaml"))
+SMALL = yaml.safe_load((ROOT / "egs/fsdd/conf/train_iml_spikeformer.yaml").read_text())
+del SMALL["spike_meta"]
 
 
 @pytest.fixture
@@ -114,3 +122,76 @@ def test_our_encoder_tells_its_neurons():
     description = describe(ROOT / "conf" / "train_iml_spikeformer.yaml")
     assert len(description["neurons"]) >= description["layers"]["encoder"]
     assert all("class" in neuron for neuron in description["neurons"].values())
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_a_model_built_without_the_task_is_the_one_that_the_task_builds(path):
+    config, _ = read_training_config(path)
+    ours = own_model(config, vocab_size=40, input_size=80)
+    theirs = check_training_config(SpikeASRTask, config, path, vocab_size=40).model
+    assert type(ours) is type(theirs) and repr(ours) == repr(theirs)
+    assert sizes(ours) == sizes(theirs)
+    assert (ours.ctc_weight, ours.token_list) == (theirs.ctc_weight, theirs.token_list)
+    assert describe_model(ours) == describe_model(theirs)
+
+
+def sizes(model):
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder": "conformer"},
+        {"encoder": None},
+        {"decoder": "rnn"},
+        {"preencoder": "sinc"},
+        {"frontend": "default"},
+        {"frontend_conf": {"n_fft": 512}},
+        {"encodr": "iml_spikeformer"},
+        {"seed": 1},
+        {"encoder_conf.no_such": 1},
+        {"encoder_conf.output_size": "big"},
+        {"encoder_conf.output_size": 17},
+        {"encoder_conf": 3},
+        {"model_conf.ctc_weight": 0.3},
+        {"model_conf.lsm_weight": "1e-1"},
+        {"ctc_conf": {"dropout": 0.1}},
+        {"specaug": None, "specaug_conf": {"apply_time_warp": False}},
+    ],
+    ids=str,
+)
+def test_other_parts_and_mistakes_are_left_to_the_task(change):
+    assert own_model(SMALL, 30, 80) is not None
+    assert own_model(changed(change, SMALL), 30, 80) is None
+
+
+def test_a_mistake_is_told_as_ever(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(changed({"encoder_conf.no_such": 1}, SMALL)))
+    with pytest.raises(UserError, match="encoder_conf: unknown key no_such"):
+        describe(path)
+
+
+class ComputesWithParameters:
+    """A task whose model needs parameters and other tensors on one device."""
+
+    @staticmethod
+    def build_model(args):
+        layer = torch.nn.Linear(2, 3)
+        if args.fails:
+            raise ValueError("no such model")
+        layer.sums = torch.ones(3) + layer.weight.sum(1)
+        return layer
+
+
+def test_parameters_take_no_memory_whatever_is_computed_with_them():
+    with parameters_on_meta():
+        layers = torch.nn.Embedding(4, 2), torch.nn.LSTM(2, 2), torch.nn.LayerNorm(2)
+        other = torch.nn.init.normal_(torch.zeros(3))
+    assert all(p.is_meta for layer in layers for p in layer.parameters())
+    assert other.device.type == "cpu" and other.any()
+    model = build_on_meta(ComputesWithParameters, Namespace(fails=False))
+    assert model.weight.is_meta and model.sums.is_meta
+    with pytest.raises(ValueError, match="no such model"):
+        build_on_meta(ComputesWithParameters, Namespace(fails=True))
