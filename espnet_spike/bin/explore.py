@@ -25,7 +25,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="hardware YAML in which values may be lists",
     )
     parser.add_argument("--utterances", type=int, default=5, help="how many to record")
-    parser.add_argument("--cost_model", default="horowitz45_sram1m", help="prices of energy")
+    parser.add_argument(
+        "--cost_model",
+        default="horowitz45_sram1m",
+        help="prices of energy: a name in conf/processor_energy, or a YAML file",
+    )
     parser.add_argument("--best", type=int, default=10, help="points to print")
     parser.add_argument("--nj", type=int, help="simulators at once; one a core if not given")
     return parser
@@ -35,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
     from espnet_spike.simulator import toolchain
-    from espnet_spike.simulator.energy import cost_model
+    from espnet_spike.simulator.energy import read_prices
     from espnet_spike.simulator.hardware import read_grid
 
     if lack := toolchain.available():
         raise UserError(lack, toolchain.install_hint())
-    grid, prices = list(read_grid(args.grid)), cost_model(args.cost_model)
+    grid, prices = list(read_grid(args.grid)), read_prices(args.cost_model)
     if any(hardware.multiplier == "none" for hardware in grid):
         raise UserError(f"{args.grid}: multiplier none cannot run a whole model", "leave it out")
     from espnet_spike.results.formatting import table

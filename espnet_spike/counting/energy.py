@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from espnet_spike.counting.costs import PRODUCTS, Cost, Costs, total
-from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.errors import UserError
 from espnet_spike.results.bootstrap import MIN_UTTERANCES, Z95, Interval, draw_sums, sampling_unit
-from espnet_spike.utils.resources import config_file, shipped
-from espnet_spike.utils.yaml import read_yaml
+from espnet_spike.utils.resources import shipped
+from espnet_spike.utils.yaml import read_named
 
 DEFAULT = "horowitz45_fp32"
 OPERATIONS = ("mac", "ac", "multiply", "add", "special")
@@ -120,21 +120,8 @@ def read_cost_model(name: str, folder: Path | None = None) -> CostModel:
     Raises:
         UserError: there is none, or it is incomplete.
     """
-    folder = folder or shipped("energy")
-    path = config_file(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        raise UserError(
-            f"no cost model {name}{did_you_mean(name, known)}", f"there are: {', '.join(known)}"
-        )
-    content = read_yaml(path)
-    fields = set(CostModel.__dataclass_fields__) - {"name"}
-    if set(content) != fields:
-        wrong = ", ".join(sorted(set(content) ^ fields))
-        raise UserError(
-            f"{path}: missing or unknown keys: {wrong}",
-            f"see {shipped(f'energy/{DEFAULT}.yaml')}",
-        )
+    keys = set(CostModel.__dataclass_fields__) - {"name"}
+    path, content = read_named(name, folder or shipped("energy"), keys, "cost model")
     if set(content["operations"]) != set(OPERATIONS):
         raise UserError(f"{path}: operations must have prices of {', '.join(OPERATIONS)}")
     access = content["memory"].get("access")

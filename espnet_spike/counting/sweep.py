@@ -25,6 +25,7 @@ from espnet_spike.results.formatting import table
 from espnet_spike.results.scoring import align, normalized_pairs, rates, word_units
 from espnet_spike.tasks.loading import open_model
 from espnet_spike.utils.files import write_json, write_lines
+from espnet_spike.utils.pareto import pareto
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,6 @@ class Point:
     pareto: bool = False
 
 
-def pareto(points: Sequence[Point], column: str = "total") -> list[bool]:
-    """Return which points no other beats: as good in both errors and energy, better in one."""
-
-    def beats(a: Point, b: Point) -> bool:
-        first, second = (a.wer, getattr(a, column)), (b.wer, getattr(b, column))
-        return first != second and all(x <= y for x, y in zip(first, second, strict=True))
-
-    return [not any(beats(other, point) for other in points) for point in points]
-
-
 def recognise(search: BeamSearch, data: FeatureDir) -> tuple[dict[str, str], dict[str, list[int]]]:
     """Return utterance -> text, and utterance -> tokens."""
     texts, tokens = {}, {}
@@ -205,7 +196,7 @@ def sweep(
             point = measure(search, setting, data, model, twin, normalization)
             print(f"{name}: {point.setting}: WER {point.wer:.2f} %", flush=True)
             points.append(point)
-        flags = pareto(points)
+        flags = pareto([(point.wer, point.total) for point in points])
         found[name] = [
             Point(**(asdict(p) | {"pareto": best})) for p, best in zip(points, flags, strict=True)
         ]
@@ -249,11 +240,8 @@ def plot(path: Path, title: str, points: Sequence[Point]) -> None:
             color="tab:blue",
             ecolor="lightgrey",
         )
-        best = sorted(
-            (e, p.wer)
-            for e, p, ok in zip(energy, points, pareto(points, column), strict=True)
-            if ok
-        )
+        flags = pareto([(p.wer, getattr(p, column)) for p in points])
+        best = sorted((e, p.wer) for e, p, ok in zip(energy, points, flags, strict=True) if ok)
         axis.plot(*zip(*best, strict=True), color="tab:orange", label="Pareto set")
         for number, (e, p) in enumerate(
             sorted(zip(energy, points, strict=True), key=lambda x: x[0])

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_spike.simulator.energy import DEFAULT, energy_uj
+from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
 from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.record import Recording
 from espnet_spike.simulator.simulate import simulate_recording
+from espnet_spike.utils.pareto import pareto
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,6 @@ class Point:
     latency_ms: float
     energy_uj: float
 
-    def beats(self, other: "Point") -> bool:
-        """Tell whether this is nowhere worse and somewhere better, in time and energy."""
-        ours, theirs = (self.latency_ms, self.energy_uj), (other.latency_ms, other.energy_uj)
-        return ours != theirs and ours[0] <= theirs[0] and ours[1] <= theirs[1]
-
 
 def explore(
     recordings: Mapping[str, Recording],
@@ -49,17 +45,17 @@ def explore(
         recordings: of the models, by name.
         grid: the cores.
         log: model -> file of its simulated calls.
-        cost: name of the cost model.
+        cost: name of the prices, see ``read_prices``.
         jobs: simulators at once.
     """
-    points = []
+    points, prices = [], read_prices(cost)
     for hardware in grid:
         for name, recording in recordings.items():
             figures = simulate_recording(recording, hardware, log(name), jobs, few=True)
             points += [
                 Point(
                     *(name, coding, hardware.name, counts["cycles"], counts["latency_ms"]),
-                    energy_uj(counts, cost),
+                    energy_uj(counts, prices),
                 )
                 for coding, counts in figures["codings"].items()
             ]
@@ -68,4 +64,5 @@ def explore(
 
 def front(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other beats in both time and energy, the fastest first."""
-    return [point for point in points if not any(other.beats(point) for other in points)]
+    best = pareto([(point.latency_ms, point.energy_uj) for point in points])
+    return [point for point, unbeaten in zip(points, best, strict=True) if unbeaten]

@@ -10,7 +10,7 @@ import numpy as np
 from espnet_spike.experiment import read_config
 from espnet_spike.results.experiments import RESULTS
 from espnet_spike.simulator import toolchain
-from espnet_spike.simulator.energy import DEFAULT, cost_model, energy_uj
+from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
 from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.machine import Machine, sum_counters
 from espnet_spike.simulator.operations import Site
@@ -78,7 +78,7 @@ def simulate_recording(
     totals = extrapolate(recording.sites, recording.codings, costs)
     return {
         "how": "replay-extrapolated",
-        "energy": f"{DEFAULT} ({cost_model(DEFAULT).source})",
+        "energy": f"{DEFAULT} ({read_prices().source})",
         "machine": machine.record,
         "utterances": recording.utterances,
         "frames": recording.frames,
@@ -110,7 +110,7 @@ def _per_frame(
         seconds = hardware.seconds(total["cycles"] / recording.frames)
         figures |= {
             "latency_ms": round(seconds * 1e3, 4),
-            "energy_uj": round(energy_uj(figures), 3),
+            "energy_uj": round(energy_uj(figures, read_prices()), 3),
         }
         place[key[-1]] = figures
     return nested

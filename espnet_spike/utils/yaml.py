@@ -1,13 +1,14 @@
 """YAML files, read strictly and written."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.resources import config_file
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,6 +49,36 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no key: value pairs", "write one 'key: value' a line")
     return config
+
+
+def read_named(
+    name: str, folder: Path, keys: Collection[str], what: str
+) -> tuple[Path, dict[str, Any]]:
+    """Read a YAML file of a folder by its name without the ending, or any file by its path.
+
+    Args:
+        name: such as ``horowitz45_fp32``, or a path that ends in ``.yaml`` or ``.yml``.
+        folder: where names are looked up.
+        keys: that the file has to have, and no others.
+        what: what it holds, for errors.
+
+    Returns:
+        The path and the content.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or a key is missing or unknown.
+    """
+    path = config_file(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    if not path.is_file():
+        raise UserError(
+            f"no {what} {name}{did_you_mean(name, known)}", f"there are: {', '.join(known)}"
+        )
+    content = read_yaml(path)
+    if set(content) != set(keys):
+        wrong = ", ".join(sorted({*content} ^ {*keys}))
+        raise UserError(f"{path}: missing or unknown keys: {wrong}", f"see the files of {folder}")
+    return path, content
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -5,11 +5,9 @@ import json
 import pytest
 import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from espnet_spike.bin import sweep as command
-from espnet_spike.counting.sweep import Point, Setting, pareto, recognise
+from espnet_spike.counting.sweep import Setting, recognise
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.encoders.speech_mamba import EventSpeechMambaEncoder
@@ -77,16 +75,6 @@ def test_only_an_impossible_setting_is_the_users_error():
     # what goes wrong under a setting is not the setting's fault, and keeps its traceback
     with pytest.raises(ValueError, match=r"^odd$"), Setting(scale=2.0).applied(found["imls"]):
         raise ValueError("odd")
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
-def test_pareto_points_are_beaten_by_none(pairs):
-    points = [Point("", w, (0, 0), 0, e, 0, 0, None, None) for w, e in pairs]
-    flags = pareto(points)
-    assert any(flags)
-    for (w, e), best in zip(pairs, flags, strict=True):
-        beaten = any(a <= w and b <= e and (a, b) != (w, e) for a, b in pairs)
-        assert best != beaten
 
 
 def make_experiment(tmp_path, ctc_weight):

@@ -1,7 +1,7 @@
 import pytest
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.yaml import read_yaml
+from espnet_spike.utils.yaml import read_named, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,15 @@ def test_yaml_with_anchors_and_nothing(tmp_path):
     assert read_yaml(path) == {}
     with pytest.raises(UserError, match="no such configuration file"):
         read_yaml(tmp_path / "absent.yaml")
+
+
+def test_a_file_is_found_by_its_name_or_path(tmp_path):
+    (tmp_path / "known.yaml").write_text("a: 1\nb: 2\n")
+    for name in ("known", str(tmp_path / "known.yaml")):
+        path, content = read_named(name, tmp_path, {"a", "b"}, "example")
+        assert path.stem == "known" and content == {"a": 1, "b": 2}
+    with pytest.raises(UserError, match=r"no example knwon \(did you mean 'known'") as error:
+        read_named("knwon", tmp_path, {"a", "b"}, "example")
+    assert error.value.hint == "there are: known"
+    with pytest.raises(UserError, match=r"known\.yaml: missing or unknown keys: b, c"):
+        read_named("known", tmp_path, {"a", "c"}, "example")
