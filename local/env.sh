@@ -86,7 +86,9 @@ make_env() {
       fail "no Python 3.12 was found, and uv could not fetch one" \
         "install Python 3.12 (pyenv, conda or your distribution) and pass --python PATH"
   fi
-  "$uv" pip sync --quiet --python "$root/.venv/bin/python" --require-hashes "$root/$lock" >&2 ||
+  # compiled now: else every command's first start compiles ESPnet and torch, and each start does
+  # where PYTHONDONTWRITEBYTECODE is set
+  "$uv" pip sync --quiet --compile-bytecode --python "$root/.venv/bin/python" --require-hashes "$root/$lock" >&2 ||
     fail "the packages of $lock could not be installed" "see the lines above; run the same command again"
   "$uv" pip install --quiet --python "$root/.venv/bin/python" --no-deps --no-build-isolation \
     --editable "$root" >&2
