@@ -13,7 +13,7 @@ from espnet_spike.bin import asr_train, collect_stats, lm_train
 from espnet_spike.experiment import read_epochs
 from espnet_spike.utils.cli import run
 from tests.helpers.features import write_features, write_tokens
-from tests.training.test_asr import CONFIG
+from tests.helpers.tiny_training import CONFIG
 from tests.training.test_lm import CONFIG as LM_CONFIG
 
 pytestmark = pytest.mark.usefixtures("one_thread")

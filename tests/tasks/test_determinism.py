@@ -21,7 +21,7 @@ from espnet_spike.tasks import determinism
 from espnet_spike.utils.cli import run
 from espnet_spike.utils.files import read_table
 from tests.helpers.features import write_features, write_tokens
-from tests.training.test_asr import CONFIG
+from tests.helpers.tiny_training import CONFIG
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,498 +1,84 @@
-"""Training through ESPnet on a few synthetic utterances, and every way in which it can go wrong."""
+"""What an ASR training is told of its data."""
 
-import json
-import multiprocessing
-import os
-import shutil
-import signal
-import time
+from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import yaml
 
-from espnet_spike.bin import asr_train, collect_stats
-from espnet_spike.data.ark import ArkReader, ArkWriter
-from espnet_spike.data.fbank import FbankConfig
-from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import CHECKPOINT, SNAPSHOT, best_checkpoint, read_epochs
-from espnet_spike.utils.cli import run
-from espnet_spike.utils.files import read_table
-from tests.helpers.features import write_features, write_tokens
+from espnet_spike.training.asr import Features, feature_options
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-CONFIG = {
-    "spike_meta": {"vocab_size": 7},
-    "encoder": "transformer",
-    "encoder_conf": {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1},
-    "decoder": "transformer",
-    "decoder_conf": {"num_blocks": 1, "attention_heads": 2, "linear_units": 32},
-    "model_conf": {"ctc_weight": 0.3},
-    "normalize": "utterance_mvn",
-    "optim": "adam",
-    "optim_conf": {"lr": 0.002},
-    "batch_type": "unsorted",
-    "batch_size": 2,
-    "num_workers": 0,
-    "max_epoch": 2,
-    "num_att_plot": 0,
-    "use_matplotlib": False,
-    "use_tensorboard": False,
-    "best_model_criterion": [["valid", "cer_ctc", "min"], ["valid", "acc", "max"]],
-    "keep_nbest_models": 2,
-}
-TRAIN = {"u1": "ab", "u2": "bc a", "u3": "cab", "u4": "abc b", "u5": "c"}
-DEV = {"v1": "ba", "v2": "cb"}
+FEATURES = Features(Path("train"), Path("dev"), Path("stats"))
 
 
-def write_data(folder):
-    write_features(folder / "train", TRAIN)
-    write_features(folder / "dev", DEV, seed=1)
-    write_tokens(folder / "tokens.txt")
-    return folder
+def test_shapes_of_both_parts_are_read_from_the_experiment():
+    words = FEATURES.words(Path("exp"))
+    found = list(zip(words[::2], words[1::2], strict=True))
+    assert found == [
+        ("--train_data_path_and_name_and_type", "train/feats.scp,speech,kaldi_ark"),
+        ("--train_data_path_and_name_and_type", "train/text,text,text"),
+        ("--train_shape_file", "exp/shapes/train/speech_shape"),
+        ("--train_shape_file", "exp/shapes/train/text_shape"),
+        ("--valid_data_path_and_name_and_type", "dev/feats.scp,speech,kaldi_ark"),
+        ("--valid_data_path_and_name_and_type", "dev/text,text,text"),
+        ("--valid_shape_file", "exp/shapes/valid/speech_shape"),
+        ("--valid_shape_file", "exp/shapes/valid/text_shape"),
+    ]
 
 
-def write_config(folder, **change):
-    config = {key: value for key, value in (CONFIG | change).items() if value is not ...}
-    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+def test_only_the_training_part_is_cut():
+    words = Features(Path("train"), Path("dev"), Path("stats"), 2).words(Path("exp"))
+    assert "exp/splits/feats.scp,speech,kaldi_ark" in words and "exp/splits/text_shape" in words
+    assert words[words.index("--multiple_iterator") + 1] == "true"
+    assert "dev/feats.scp,speech,kaldi_ark" in words
+    with pytest.raises(UserError, match="--num_splits 0"):
+        Features(Path("train"), Path("dev"), Path("stats"), 0).check()
 
 
-def stats(folder):
-    collect_stats.main(
-        f"--asr_config {folder}/c.yaml --train_dir {folder}/train --valid_dir {folder}/dev "
-        f"--token_list {folder}/tokens.txt --token_type char --output_dir {folder}/stats".split()
-    )
+def test_a_comma_in_a_path_is_refused():
+    with pytest.raises(UserError, match="the path a,b holds a comma"):
+        feature_options("train", Path("a,b"))
 
 
-def train(folder, extra="", exp="exp", more=()):
-    options = (
-        f"--config {folder}/c.yaml --train_dir {folder}/train --valid_dir {folder}/dev "
-        f"--stats_dir {folder}/stats --token_list {folder}/tokens.txt --token_type char "
-        f"--output_dir {folder}/{exp}"
-    )
-    asr_train.main([*options.split(), "--asr_args", extra, *more])
-    return folder / exp
+def test_what_is_not_there_is_told_by_the_check(work):
+    features = Features(work / "train", work / "dev", work / "stats")
+    assert features.check() == 80
+    names = ["train text", "train frames", "valid text", "valid frames"]
+    assert list(features.files()) == names
+    (work / "train" / "features.yaml").write_text("fs: 16000\n")
+    assert list(features.files()) == ["features", *names]
+    (work / "dev" / "text").unlink()
+    assert "valid text" not in features.files()
+    with pytest.raises(UserError, match="missing: work/dev/text"):
+        features.check()
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Data, statistics and a finished training of two epochs."""
-    folder = write_data(tmp_path_factory.mktemp("data dir"))
-    write_config(folder)
-    # the paths hold a space, so no string splitting here
-    common = ["--train_dir", f"{folder}/train", "--valid_dir", f"{folder}/dev"]
-    common += ["--token_list", f"{folder}/tokens.txt", "--token_type", "char"]
-    collect_stats.main(
-        ["--asr_config", f"{folder}/c.yaml", *common, "--output_dir", f"{folder}/stats"]
-    )
-    asr_train.main(
-        [
-            "--config",
-            f"{folder}/c.yaml",
-            *common,
-            "--stats_dir",
-            f"{folder}/stats",
-            "--output_dir",
-            f"{folder}/exp",
-        ]
-    )
-    return folder
+def arguments(**change):
+    values = {"batch_type": "folded", "fold_length": [], "normalize": "global_mvn"}
+    return Namespace(**values | {"normalize_conf": {}} | change)
 
 
-@pytest.fixture
-def work(data, tmp_path, monkeypatch):
-    """A folder of its own with the data, relative paths and no experiment."""
-    folder = Path("work")
-    monkeypatch.chdir(tmp_path)
-    for name in ("dev", "tokens.txt", "c.yaml", "train"):
-        source = data / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, _made(folder) / name)
-    for part in ("train", "dev"):
-        scp = folder / part / "feats.scp"
-        scp.write_text(scp.read_text().replace(str(data), str(folder)))
-    shutil.copytree(data / "stats", folder / "stats")
-    return folder
+def test_what_nobody_says_is_set():
+    args = arguments()
+    FEATURES.complete(args)
+    assert args.fold_length == [800, 150]
+    assert args.normalize_conf == {"stats_file": "stats/train/feats_stats.npz"}
+    args = arguments(fold_length=[1, 2], normalize_conf={"stats_file": "x", "norm_vars": False})
+    FEATURES.complete(args)
+    assert (args.fold_length, args.normalize_conf["stats_file"]) == ([1, 2], "x")
+    args = arguments(batch_type="numel", normalize="utterance_mvn")
+    FEATURES.complete(args)
+    assert (args.fold_length, args.normalize_conf) == ([], {})
 
 
-def _made(folder):
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def weights(path):
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def poison(folder, utt, value=np.nan):
-    """Rewrite the features of a data directory with one bad frame."""
-    entries = read_table(folder / "feats.scp")
-    with ArkReader() as reader:
-        feats = {u: reader.read(u, entry).copy() for u, entry in entries.items()}
-    feats[utt][3] = value
-    ark = folder / "data" / "feats.2.ark"
-    with ArkWriter(ark) as writer:
-        lines = [f"{u} {ark}:{writer.write(u, f)}\n" for u, f in feats.items()]
-    (folder / "feats.scp").write_text("".join(lines))
-
-
-def test_what_a_training_leaves(data, capsys):
-    exp = data / "exp"
-    config = yaml.safe_load((exp / "config.yaml").read_text())
-    assert "spike_meta" not in config and config["model"] == "spike_asr"
-    assert best_checkpoint(exp).name == "valid.cer_ctc.ave.pth"
-    epochs = read_epochs(exp)
-    assert [e["epoch"] for e in epochs] == [1, 2]
-    assert all(e["applied"] == e["steps"] == 2 and e["parameters_moved"] for e in epochs)
-    assert (exp / "dropped.txt").read_text() == ""
-    assert "2epoch results" in (exp / "train.log").read_text()
-
-
-def test_statistics(data):
-    shapes = read_table(data / "stats" / "train" / "text_shape.char")
-    assert shapes == {utt: f"{len(text)},7" for utt, text in TRAIN.items()}
-    found = np.load(data / "stats" / "train" / "feats_stats.npz")
-    with ArkReader() as reader:
-        entries = read_table(data / "train" / "feats.scp").items()
-        feats = np.concatenate([reader.read(*entry) for entry in entries])
-    np.testing.assert_allclose(found["sum"], feats.sum(0), rtol=1e-3, atol=1e-2)
-    assert found["count"] == len(feats)
-
-
-def test_a_finished_training_returns_at_once(work, data, monkeypatch):
-    exp = train(work)
-    before = {path.name: path.stat().st_mtime_ns for path in exp.iterdir()}
-    monkeypatch.setattr("espnet_spike.training.asr.feature_size", None)
-    train(work)
-    assert {path.name: path.stat().st_mtime_ns for path in exp.iterdir()} == before
-    assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
-
-
-def test_a_scan_of_the_worst_batches_changes_nothing(work, data):
-    """The training has dropout, so random numbers must be as before, too."""
-    write_config(work, spike_meta={"scan_batches": True})
-    exp = train(work)
-    assert "worst batches fit into memory" in (exp / "train.log").read_text()
-    assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
-
-
-def test_lists_read_in_parts_train_on_every_utterance(work):
-    write_config(work, spike_meta={"scan_batches": True})
-    words = ["--num_splits", "2", "--asr_args", "--max_epoch 2"]
-    exp = train(work, more=words)
-    log = (exp / "train.log").read_text()
-    assert "Building 1th iter-factory" in log and "the 2 worst batches fit" in log
-    assert [e["batches"] for e in read_epochs(exp)] == [2, 2]
-    parts = [read_table(exp / "splits/text" / f"split.{n}") for n in range(2)]
-    assert parts[0] | parts[1] == read_table(work / "train/text") and len(parts[0]) == 3
-    with pytest.raises(UserError, match="multiple_iterator: true -> false"):
-        train(work, "--max_epoch 3")
-
-
-def test_a_batch_that_does_not_fit_is_named_before_the_first_update(work, monkeypatch):
-    from espnet_spike.tasks.model import SpikeASRModel
-
-    whole = SpikeASRModel.forward
-
-    def forward(self, speech, *args, **kwargs):
-        if len(speech) == 3:
-            torch.empty(1 << 50)  # torch's own error
-        return whole(self, speech, *args, **kwargs)
-
-    monkeypatch.setattr(SpikeASRModel, "forward", forward)
-    with pytest.raises(
-        UserError, match=r"batch of 3 utterances .*speech \(3, 60, 80\).* u3 "
-    ) as info:
-        write_config(work, spike_meta={"scan_batches": True})
-        train(work)
-    assert "lower batch_bins" in info.value.hint and "accum_grad" in info.value.hint
-    assert not (work / "exp" / CHECKPOINT).exists()
-    write_config(work)
-    with pytest.raises(UserError, match="can't allocate memory") as info:
-        train(work)  # without a scan the cure is named, too
-    assert "lower batch_bins" in info.value.hint
-
-
-def test_more_epochs_go_on_in_the_same_folder(work, capfd):
-    whole = train(work, "--max_epoch 4", exp="whole")
-    exp = train(work)
-    capfd.readouterr()
-    assert train(work, "--max_epoch 4 --log_interval 1") == exp
-    shown = capfd.readouterr().out
-    assert "epoch 3/4" in shown and "epoch 2/4" not in shown and "ETA" in shown
-    assert [e["epoch"] for e in read_epochs(exp)] == [1, 2, 3, 4]
-    assert same(weights(exp / "4epoch.pth"), weights(whole / "4epoch.pth"))
-
-
-def test_a_changed_configuration_is_refused_and_harms_nothing(work):
-    exp = train(work)
-    before = {path.name: path.read_bytes() for path in exp.iterdir() if path.is_file()}
-    with pytest.raises(UserError) as info:
-        train(work, "--encoder_conf linear_units=64 --max_epoch 9 --optim_conf lr=0.1")
-    text = str(info.value)
-    assert "encoder_conf.linear_units: 32 -> 64" in text and "optim_conf.lr: 0.002 -> 0.1" in text
-    assert "max_epoch:" not in text and "--asr_tag NEW" in text
-    assert {path.name: path.read_bytes() for path in exp.iterdir() if path.is_file()} == before
-    # a default that is spelt out is no change
-    train(work, "--encoder_conf normalize_before=true --max_epoch 3")
-    (work / "tokens.txt").write_text((work / "tokens.txt").read_text().replace("a", "d"))
-    with pytest.raises(UserError, match=r'token_list .content.: "sha256'):
-        train(work)
-
-
-@pytest.mark.parametrize(("part", "folder"), [("train", "train"), ("valid", "dev")])
-def test_changed_transcripts_are_refused_although_the_training_is_finished(work, part, folder):
-    exp = train(work)
-    before = (exp / "2epoch.pth").read_bytes()
-    text = work / folder / "text"
-    lines = text.read_text().splitlines()
-    text.write_text("\n".join([*lines[:-1], lines[-1].split()[0] + " ab"]) + "\n")
-    with pytest.raises(UserError, match=rf'data: {part} text .content.: "sha256') as info:
-        train(work)
-    assert "--asr_tag NEW" in info.value.hint
-    assert (exp / "2epoch.pth").read_bytes() == before
-    text.write_text("\n".join(lines) + "\n")
-    train(work)
-
-
-def test_features_of_another_kind_are_refused(work):
-    FeatureExtractor(16000, FbankConfig()).write(work / "train")
-    train(work)
-    FeatureExtractor(16000, FbankConfig(mel_floor=128.0)).write(work / "train")
-    with pytest.raises(UserError, match="data: features"):
-        train(work)
-
-
-def test_experiments_that_do_not_tell_their_data_go_on(work):
-    exp = train(work)
-    record = json.loads((exp / SNAPSHOT).read_text())
-    told = {key for key in record["config"] if key.startswith("data: ")}
-    assert len(told) == 4
-    record["config"] = {k: v for k, v in record["config"].items() if k not in told}
-    (exp / SNAPSHOT).write_text(json.dumps(record))
-    train(work, "--max_epoch 3")
-    assert told <= json.loads((exp / SNAPSHOT).read_text())["config"].keys()
-
-
-def test_a_truncated_checkpoint_goes_back_an_epoch(work, data, caplog):
-    exp = train(work)
-    for name in (CHECKPOINT, "2epoch.pth"):
-        (exp / name).write_bytes((exp / name).read_bytes()[:5000])
-    train(work, "--patience 9")
-    assert "going on from the last whole epoch, 1" in caplog.text
-    assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
-
-
-def test_killed_training_resumes(work):
-    whole = train(work, "--max_epoch 6", exp="whole")
-    child = start(work, "--max_epoch 6", wait_for_epochs=2)
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    done = len(read_epochs(work / "exp"))
-    assert 2 <= done < 6
-    exp = train(work, "--max_epoch 6")
-    assert len(read_epochs(exp)) == 6
-    assert same(weights(exp / "6epoch.pth"), weights(whole / "6epoch.pth"))
-
-
-def test_ctrl_c_leaves_with_130_and_resumes(work):
-    child = start(work, "--max_epoch 500", wait_for_epochs=1)
-    os.kill(child.pid, signal.SIGINT)
-    child.join(30)
-    assert child.exitcode == 130
-    done = len(read_epochs(work / "exp"))
-    train(work, f"--max_epoch {done + 1}")
-    assert read_epochs(work / "exp")[-1]["epoch"] == done + 1
-
-
-def start(work, extra, wait_for_epochs):
-    """Train in a forked process and return it when so many epochs are finished."""
-    context = multiprocessing.get_context("fork")
-    child = context.Process(target=run, args=(lambda argv: train(work, extra),))
-    child.start()
-    deadline = time.monotonic() + 60
-    while len(read_epochs(work / "exp")) < wait_for_epochs:
-        assert child.is_alive() and time.monotonic() < deadline
-        time.sleep(0.005)
-    return child
-
-
-@pytest.mark.parametrize(
-    ("extra", "cause"),
-    [
-        ("--optim_conf lr=0.0", "no parameter changed"),
-        ("--optim_conf lr=1.0e-14", "did not move|no parameter changed"),
-        ("--optim_conf lr=1.0e+30", "is not finite|no update was applied"),
-        ("--accum_grad 10", "accum_grad is larger than the number of batches"),
-        ("--freeze_param encoder decoder ctc", "training failed"),
-    ],
-)
-def test_nothing_learnt_is_an_error_each_time(work, extra, cause):
-    for _ in range(2):
-        with pytest.raises(UserError, match=cause):
-            train(work, extra)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_bad_frame_is_named_by_the_statistics(work, value):
-    poison(work / "train", "u3", value)
-    with pytest.raises(UserError, match=r"u3.*not finite"):
-        stats(work)
-
-
-def test_a_bad_frame_is_named_by_the_training(work):
-    poison(work / "train", "u4")
-    with pytest.raises(UserError, match="NaN or infinite in utterance u4"):
-        train(work)  # the statistics are of before
-    found = dict(np.load(work / "stats" / "train" / "feats_stats.npz"))
-    found["sum"][0] = np.nan
-    np.savez(work / "stats" / "train" / "feats_stats.npz", **found)
-    shutil.rmtree(work / "exp")
-    with pytest.raises(UserError, match=r"u4.*not finite"):
-        train(work)
-    assert not (work / "exp" / "train.log").exists()
-
-
-def test_a_truncated_ark_is_named_by_statistics_and_training(work):
-    ark = work / "train" / "data" / "feats.1.ark"
+def test_only_an_error_in_reading_features_is_explained(work):
+    features = Features(work / "train", work / "dev", work / "stats")
+    code = compile("raise OSError('cannot read')", "x/espnet2/train/dataset.py", "exec")
+    ark = work / "dev" / "data" / "feats.1.ark"
     ark.write_bytes(ark.read_bytes()[:-100])
-    for step in (train, stats):
-        with pytest.raises(UserError, match=r"u5: .*truncated or damaged ark"):
-            step(work)
-
-
-def drop_line(path):
-    path.write_text(path.read_text().split("\n", 1)[1])
-
-
-def turn_round(path):
-    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda d: drop_line(d / "text"), "feats.scp and text do not name the same .*: u1"),
-        (lambda d: drop_line(d / "feats.scp"), "do not name the same utterances: u1"),
-        (lambda d: turn_round(d / "text"), "text are not in the same order"),
-        (lambda d: (d / "text").write_text("u1 ab\nu2\n"), "text: nothing behind u2"),
-    ],
-)
-def test_files_that_do_not_match_are_named_by_the_statistics(work, harm, message):
-    harm(work / "train")
-    with pytest.raises(UserError, match=message):
-        stats(work)
-
-
-def test_firing_rates_are_in_log_and_tensorboard(work):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    write_config(work, encoder="iml_spikeformer", use_tensorboard=True)
-    exp = train(work, "--max_epoch 1")
-    events = EventAccumulator(str(exp / "tensorboard" / "valid")).Reload()
-    tags = set(events.Tags()["scalars"])
-    rates = {key for key in read_epochs(exp)[0]["valid"] if key.startswith("firing_rate_")}
-    assert rates and rates | {"firing_rate"} <= tags
-    log = (exp / "train.log").read_text()
-    assert all(f"{rate}=" in log for rate in rates)
-
-
-def test_short_utterances_are_dropped_counted_and_listed(work, caplog):
-    for file, shape in (("speech_shape", "u2 7,80"), ("text_shape.char", "u2 4,7")):
-        path = work / "stats" / "train" / file
-        lines = [shape if line.startswith("u2") else line for line in path.read_text().split("\n")]
-        path.write_text("\n".join(lines))
-    exp = train(work)
-    listed = (exp / "dropped.txt").read_text()
-    assert listed == "train u2 1 encoder frames, CTC needs 4\n"
-    assert "train: 1 utterances are too short" in caplog.text
-    assert "u2" not in (exp / "shapes" / "train" / "speech_shape").read_text()
-
-
-def test_no_utterance_left(work):
-    path = work / "stats" / "valid" / "speech_shape"
-    path.write_text("v1 6,80\nv2 5,80\n")
-    with pytest.raises(UserError, match=r"no utterance .* long enough.*v1"):
-        train(work)
-
-
-def test_early_stopping_is_a_good_end(work):
-    best = "--early_stopping_criterion valid cer_ctc max --patience 0 --max_epoch 50"
-    exp = train(work, best)
-    done = len(read_epochs(exp))
-    assert done < 50
-    train(work, best)
-    assert len(read_epochs(exp)) == done
-
-
-def test_an_unfinished_training_is_an_error(work, monkeypatch):
-    from espnet_spike.tasks.trainer import SpikeTrainer
-
-    whole = SpikeTrainer.train_one_epoch.__func__
-
-    def stop_in_the_second(cls, **kwargs):
-        return whole(cls, **kwargs) or kwargs["reporter"].get_epoch() == 2
-
-    monkeypatch.setattr(SpikeTrainer, "train_one_epoch", classmethod(stop_in_the_second))
-    with pytest.raises(UserError, match="ended after 2 of 4 epochs"):
-        train(work, "--max_epoch 4")
-
-
-@pytest.mark.parametrize(
-    ("encoder", "conf"),
-    [
-        ("iml_spikeformer", CONFIG["encoder_conf"]),
-        ("conformer", CONFIG["encoder_conf"]),
-        ("rnn", {"num_layers": 1, "hidden_size": 8, "output_size": 8, "subsample": [2]}),
-    ],
-)
-def test_other_encoders_and_statistics_over_the_corpus(work, encoder, conf):
-    change = {"encoder": encoder, "encoder_conf": conf, "normalize": "global_mvn"}
-    write_config(work, **change, model_conf=..., batch_type="sorted")  # the RNN wants that
-    exp = train(work, "--model_conf ctc_weight=1.0 --max_epoch 1")
-    config = yaml.safe_load((exp / "config.yaml").read_text())
-    assert config["normalize_conf"]["stats_file"] == "work/stats/train/feats_stats.npz"
-    record = read_epochs(exp)[0]
-    assert ("firing_rate" in record["valid"]) == (encoder == "iml_spikeformer")
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda w: (w / "tokens.txt").unlink(), "no such token list"),
-        (lambda w: (w / "train" / "feats.scp").unlink(), "missing: .*feats.scp"),
-        (lambda w: shutil.rmtree(w / "stats"), "run the stats stage"),
-        (lambda w: (w / "c.yaml").unlink(), "no such configuration file"),
-        (lambda w: write_config(w, encodr="x"), "did you mean 'encoder'"),
-        (lambda w: write_config(w, frontend="default"), "takes audio"),
-    ],
-)
-def test_what_is_missing_is_named(work, harm, message):
-    harm(work)
-    with pytest.raises(UserError, match=message):
-        train(work)
-
-
-def test_gpus_are_counted(work, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(UserError, match="--ngpu 4, but 1 GPUs are seen"):
-        train(work, "--ngpu 4")
-
-
-def test_disk_space_is_checked(work, monkeypatch):
-    usage = shutil.disk_usage(".")
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="GB free, training needs about"):
-        train(work)
-
-
-def test_the_record_is_plain_json(data):
-    for line in (data / "exp" / "epochs.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert features.explain(None) is None
+    assert features.explain(ValueError("of the model")) is None
+    with pytest.raises(OSError) as caught:
+        exec(code)
+    found = features.explain(caught.value)
+    assert found is not None and "v2" in found.message

@@ -7,6 +7,7 @@ import yaml
 from espnet_spike.bin import lm_train
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import best_checkpoint, read_epochs
+from espnet_spike.training.lm import Texts
 from espnet_spike.utils.files import read_table
 from tests.helpers.features import write_tokens
 
@@ -91,3 +92,28 @@ def test_what_is_wrong_is_named(folder):
     (folder / "valid").unlink()
     with pytest.raises(UserError, match="no such text"):
         train(folder)
+
+
+def test_what_is_read_of_the_texts(tmp_path):
+    one, two, valid = (tmp_path / name for name in ("one", "two", "valid"))
+    one.write_text("u1 ab\nu2\n")
+    two.write_text("u3 c  d \n")
+    valid.write_text("v1 a\n")
+    texts = Texts((one, two), valid, tmp_path / "stats", "char")
+    assert list(texts.files()) == ["text 1", "text 2", "text 3"]
+    texts.check()
+    train, dev = texts.parts
+    assert (train.path, train.empty) == (tmp_path / "stats/train/text", 1)
+    assert (dev.path, dev.empty) == (valid, 0)
+    assert not train.path.exists()  # a check writes nothing
+    assert f"{valid},text,text" in texts.words(tmp_path / "exp")
+    valid.write_text("v1\n")
+    with pytest.raises(UserError, match="valid holds no text, only keys"):
+        Texts((one,), valid, tmp_path / "stats", "char").check()
+    valid.write_text("")
+    with pytest.raises(UserError, match="valid is empty"):
+        Texts((one,), valid, tmp_path / "stats", "char").check()
+    comma = tmp_path / "a,b"
+    comma.write_text("v1 a\n")
+    with pytest.raises(UserError, match="holds a comma"):
+        Texts((one,), comma, tmp_path / "stats", "char").check()

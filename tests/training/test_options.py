@@ -1,16 +1,21 @@
-import pytest
+import argparse
 
-from espnet_spike.errors import UserError
-from espnet_spike.tasks import arguments
+from espnet_spike.tasks.arguments import DISTRIBUTED
+from espnet_spike.training.options import add_training_options
+
+NEEDED = ["--output_dir", "exp", "--token_list", "tokens.txt"]
 
 
-def test_a_device_that_is_not_there_is_named(monkeypatch):
-    arguments.check_device("cpu")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    for name in ("cuda", "gpu", "cuda:0"):
-        with pytest.raises(UserError, match=f"--device {name}: not on this machine"):
-            arguments.check_device(name)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    arguments.check_device("cuda"), arguments.check_device("cuda:1")
-    with pytest.raises(UserError, match="cuda:2"):
-        arguments.check_device("cuda:2")
+def parse(what, *words):
+    parser = argparse.ArgumentParser()
+    add_training_options(parser, what)
+    return vars(parser.parse_args([*NEEDED, *words]))
+
+
+def test_options_that_came_later_are_absent_unless_given():
+    """Finished experiments are known by all options, so no default may be added."""
+    kept = {"output_dir", "token_list", "token_type", "bpemodel", "ngpu", "seed", *DISTRIBUTED}
+    assert parse("asr").keys() == kept | {"asr_args"}
+    assert parse("lm").keys() == kept | {"lm_args"}
+    given = parse("asr", "--deterministic", "--num_splits", "3")
+    assert given["deterministic"] is True and given["num_splits"] == 3

@@ -1,0 +1,70 @@
+"""Statistics through ESPnet, and what is wrong with the data they are of."""
+
+import numpy as np
+import pytest
+
+from espnet_spike.data.ark import ArkReader
+from espnet_spike.errors import UserError
+from espnet_spike.utils.files import read_table
+from tests.helpers.features import write_features
+from tests.helpers.tiny_training import DEV, TRAIN, poison, stats
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_statistics(data):
+    shapes = read_table(data / "stats" / "train" / "text_shape.char")
+    assert shapes == {utt: f"{len(text)},7" for utt, text in TRAIN.items()}
+    found = np.load(data / "stats" / "train" / "feats_stats.npz")
+    with ArkReader() as reader:
+        entries = read_table(data / "train" / "feats.scp").items()
+        feats = np.concatenate([reader.read(*entry) for entry in entries])
+    np.testing.assert_allclose(found["sum"], feats.sum(0), rtol=1e-3, atol=1e-2)
+    assert found["count"] == len(feats)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_bad_frame_is_named_by_the_statistics(work, value):
+    poison(work / "train", "u3", value)
+    with pytest.raises(UserError, match=r"u3.*not finite"):
+        stats(work)
+
+
+def drop_line(path):
+    path.write_text(path.read_text().split("\n", 1)[1])
+
+
+def turn_round(path):
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda d: drop_line(d / "text"), "feats.scp and text do not name the same .*: u1"),
+        (lambda d: drop_line(d / "feats.scp"), "do not name the same utterances: u1"),
+        (lambda d: turn_round(d / "text"), "text are not in the same order"),
+        (lambda d: (d / "text").write_text("u1 ab\nu2\n"), "text: nothing behind u2"),
+    ],
+)
+def test_files_that_do_not_match_are_named_by_the_statistics(work, harm, message):
+    harm(work / "train")
+    with pytest.raises(UserError, match=message):
+        stats(work)
+
+
+def test_features_of_two_dimensions_are_refused(work):
+    write_features(work / "narrow", DEV, size=40)
+    (work / "dev").rename(work / "wide")
+    (work / "narrow").rename(work / "dev")
+    with pytest.raises(UserError, match="80 dimensions in work/train and 40 in work/dev"):
+        stats(work)
+
+
+def test_a_run_that_fails_leaves_no_statistics(work):
+    ark = work / "train" / "data" / "feats.1.ark"
+    ark.write_bytes(ark.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"u5: .*truncated or damaged ark"):
+        stats(work)
+    for part in ("train", "valid"):
+        assert not (work / "stats" / part / "feats_stats.npz").exists()
