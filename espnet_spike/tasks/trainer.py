@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -141,8 +141,9 @@ class _Probe:
         self.loss_before: float | None = None
 
     def __len__(self) -> int:
-        assert isinstance(self.iterator, Sized)
-        return len(self.iterator)
+        # lists read in parts come without a length: ESPnet expects the TypeError of len
+        iterator: Any = self.iterator
+        return len(iterator)
 
     def __iter__(self) -> Iterator[Any]:
         for utt_ids, batch in self.iterator:
