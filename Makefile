@@ -2,11 +2,15 @@
 RECIPE ?= fsdd
 PYTHON := .venv/bin/python
 
-.PHONY: test lint env results bench lock
+.PHONY: test test-fast lint env results bench lock
 
 test:            ## make the environment if needed, then run every test
 	bash local/env.sh --group test
 	$(PYTHON) -m pytest -n auto --dist loadgroup
+
+test-fast:       ## all tests but those that run whole recipes or train for long
+	bash local/env.sh --group test
+	$(PYTHON) -m pytest -n auto --dist loadgroup --ignore tests/integration
 
 lint:            ## format and check Python and shell
 	bash local/env.sh --group test
