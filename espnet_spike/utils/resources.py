@@ -1,7 +1,8 @@
 """Files that come with the package, and files that only a checkout has.
 
 The configurations of ``conf/`` are part of the package: the folder is linked as
-``espnet_spike/conf``, and a wheel holds a copy there. Recipes, the driver and the benchmarks are
+``espnet_spike/conf``, so that a wheel holds a copy there; a checkout is read at its root, since not
+every copy of a checkout keeps links. Recipes, the driver and the benchmarks are
 not; what needs them asks for the checkout. The standard library alone, on Python 3.9 or newer:
 ``espnet_spike.bin.check_environment`` runs where nothing else does.
 """
@@ -27,14 +28,16 @@ def shipped(name: str) -> Path:
     Raises:
         UserError: there is none of that name; the nearest one is named.
     """
-    folder = Path(str(resources.files("espnet_spike") / _FOLDER)).resolve()
+    root = checkout()
+    package = Path(str(resources.files("espnet_spike")))
+    folder = ((package if root is None else root) / _FOLDER).resolve()
     path = folder / name
     if path.exists():
         return path
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder: this copy of espnet_spike lacks its configurations",
-            "copy the checkout with its symbolic links, or install the package anew",
+            "install the package anew",
         )
     known = sorted(str(found.relative_to(folder)) for found in folder.rglob("*.yaml"))
     raise UserError(

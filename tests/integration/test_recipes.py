@@ -44,9 +44,9 @@ def checkout(root, tmp_path_factory) -> Path:
         check=True,
     ).stdout
     for name in filter(None, listed.split("\0")):
-        if (root / name).is_file():
+        if (root / name).is_file() or (root / name).is_symlink():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, copy / name)
+            shutil.copy2(root / name, copy / name, follow_symlinks=False)
     return copy
 
 

@@ -72,3 +72,20 @@ def test_a_copy_without_the_link_says_so(tmp_path, root):
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True)
     assert "lacks its configurations" in result.stderr
+
+
+def test_a_checkout_copied_without_its_links_has_its_configurations(root, tmp_path):
+    copy = tmp_path / "a copy"
+    shutil.copytree(root / "espnet_spike" / "utils", copy / "espnet_spike" / "utils")
+    for name in ("espnet_spike/__init__.py", "espnet_spike/errors.py", "run.sh"):
+        shutil.copy(root / name, copy / name)
+    shutil.copytree(root / "conf", copy / "conf")
+    (copy / "egs").mkdir()
+    code = "from espnet_spike.utils.resources import shipped; print(shipped('fbank.yaml'))"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.strip() == str((copy / "conf/fbank.yaml").resolve()), result.stderr
