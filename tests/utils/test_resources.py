@@ -84,7 +84,8 @@ def test_a_checkout_copied_without_its_links_has_its_configurations(root, tmp_pa
     code = "from espnet_spike.utils.resources import shipped; print(shipped('fbank.yaml'))"
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(copy)},
+        cwd=copy,
+        env={},
         capture_output=True,
         text=True,
     )
