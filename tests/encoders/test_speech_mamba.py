@@ -10,14 +10,11 @@ from espnet_spike.encoders.speech_mamba import (
     SpeechMambaEncoder,
     SpikingSpeechMambaEncoder,
 )
-from espnet_spike.encoders.spiking_mamba_blocks import SpikformerAttention
-from espnet_spike.nn.layers.conv_subsampling import FRONT_ENDS, ConvFrontEnd
 from espnet_spike.nn.layers.fatrelu import FATReLU, Pass, mean_sparsity, named_fatrelus, sparsities
 from espnet_spike.nn.layers.mamba import CausalConv
-from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_mask
 from espnet_spike.nn.neurons.base import firing_rates
-from espnet_spike.nn.norms import MaskedBatchNorm
 from tests.conftest import ROOT
+from tests.helpers.norms import excited
 
 SMALL = {
     **{"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2},
@@ -109,49 +106,6 @@ def test_causal_sees_no_later_frame():
     full, _, _ = make()(xs, ILENS[:1])
     other, _, _ = make()(changed, ILENS[:1])
     assert not torch.allclose(full[:, 0], other[:, 0])
-
-
-@torch.no_grad()
-def test_attention_window():
-    lengths = torch.tensor([5, 2, 0])
-    visible = attention_mask(lengths, 5, (1, 0))[:, 0]
-    assert visible[0].tolist() == [[j in (i - 1, i) for j in range(5)] for i in range(5)]
-    assert visible[1, :2].tolist() == [
-        [True, False, False, False, False],
-        [True, True] + 3 * [False],
-    ]
-    assert visible.any(-1).all()  # every row sees something: no softmax over nothing
-    assert attention_mask(lengths, 5)[:, 0, 0].sum(1).tolist() == [5, 2, 1]
-    torch.manual_seed(0)
-    attention = SelfAttention(8, 2).double()
-    x = torch.randn(3, 5, 8, dtype=torch.float64)
-    wide = attention(x, None, attention_mask(lengths, 5, (9, 9)))
-    torch.testing.assert_close(wide[0], attention(x, None, attention_mask(lengths, 5))[0])
-    assert wide.isfinite().all()
-
-
-@torch.no_grad()
-def test_attention_is_that_of_espnet():
-    from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
-
-    theirs, ours = MultiHeadedAttention(2, 8, 0.0).double(), SelfAttention(8, 2).double()
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 7, 8, dtype=torch.float64)
-    lengths = torch.tensor([7, 4])
-    mask = valid(lengths, 7)
-    want = theirs(x, x, x, mask[:, None])
-    got = ours(x, mask, attention_mask(lengths, 7))
-    torch.testing.assert_close(got[mask], want[mask])
-
-
-@pytest.mark.parametrize("name", list(FRONT_ENDS))
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 17])
-def test_front_end_lengths(name, frames):
-    front_end = ConvFrontEnd(13, 6, name)
-    out, olens = front_end(torch.randn(2, frames, 13), torch.tensor([frames, 1]))
-    assert out.shape == (2, -(-frames // 4), 6)
-    assert olens.tolist() == [-(-frames // 4), 1]
-    assert front_end.factor == 4
 
 
 def event(points, **conf):
@@ -314,14 +268,6 @@ def spiking(**conf):
     return excited(make(SpikingSpeechMambaEncoder, tau=1.5, v_th=0.5, **conf))
 
 
-def excited(network):
-    """Lift the input of the neurons, so that every layer fires."""
-    for norm in network.modules():
-        if isinstance(norm, MaskedBatchNorm):
-            nn.init.constant_(norm.bias, 0.3)
-    return network
-
-
 @torch.no_grad()
 def test_spiking_padding_does_not_matter():
     encoder = spiking()
@@ -378,28 +324,6 @@ def test_spiking_gradients_and_rate_losses():
     )
     for (name, _), grad in zip(encoder.named_parameters(), grads, strict=True):
         assert grad.isfinite().all() and grad.any(), name
-
-
-@torch.no_grad()
-def test_spikformer_attention_by_its_equation():
-    torch.manual_seed(0)
-    attention = excited(SpikformerAttention(8, 2, {"v_th": 0.3})).double().eval()
-    x = torch.randn(2, 7, 8, dtype=torch.float64)
-    mask = valid(torch.tensor([7, 4]), 7)
-    spikes = attention.neuron_in(x, mask)
-    q, k, v = (
-        getattr(attention, f"neuron_{n}")(getattr(attention, f"linear_{n}")(spikes), mask)
-        for n in "qkv"
-    )
-    heads = []
-    for h in range(2):
-        part = slice(4 * h, 4 * h + 4)
-        scores = q[..., part] @ k[..., part].mT
-        assert scores.any()
-        heads.append(scores @ v[..., part] * 0.125)
-    context = attention.neuron_out(torch.cat(heads, -1), mask)
-    want = attention.norm_out(attention.linear_out(context), mask)
-    assert torch.equal(attention(x, mask)[mask], want[mask])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import json
-
 import editdistance
 import kaldialign
 import numpy as np
@@ -7,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_spike.bin import compare_decodes, score
 from espnet_spike.errors import UserError
 from espnet_spike.results import scoring
+from tests.helpers.scored import run_score, write
 
 word = st.sampled_from(["one", "two", "three", "你好", "été", "o"])
 sentence = st.lists(word, min_size=1, max_size=8)
@@ -82,36 +80,6 @@ def test_alignment_columns_of_wide_letters_line_up():
     ref, hyp, marks = lines[2:5]
     assert (ref, hyp) == ("REF: 今天 x  好", "HYP: 今   好 吗")
     assert marks.split() == ["S", "S", "S"]
-
-
-@pytest.fixture
-def decoded(tmp_path):
-    """A data folder, a decode folder and a function that writes hypotheses into it."""
-    data = tmp_path / "dump" / "test"
-    data.mkdir(parents=True)
-    refs = {f"u{i:02d}": f"one two {'three' if i % 2 else 'four'}" for i in range(24)}
-    write(data / "text", refs)
-    write(data / "utt2spk", {utt: f"s{i % 3}" for i, utt in enumerate(refs)})
-    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\n" + "\n".join("onetwhrefu"))
-
-    def put(tag, hyps):
-        folder = tmp_path / "exp" / "asr_x" / tag / "test"
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "text", hyps)
-        return folder
-
-    return data, refs, put
-
-
-def write(path, table):
-    path.write_text("".join(f"{key} {value}\n" for key, value in table.items()))
-
-
-def run_score(data, folder, *more):
-    tokens = data.parent.parent / "tokens.txt"
-    arguments = ["--token_type", "char", "--token_list", str(tokens), "--out", str(folder.parent)]
-    score.main([*arguments, *more, f"test={data}"])
-    return json.loads((folder / "result.json").read_text())
 
 
 def test_score_writes_what_it_prints(decoded, capsys):
@@ -219,84 +187,6 @@ def test_fewer_than_twenty_utterances_are_marked(count):
     errors = np.ones(count, dtype=int)
     counts = scoring.Counts(None, ["u"] * count, ["s"] * count, np.stack([errors] * 4, axis=1))
     assert counts.interval.meaningful == (count >= 20)
-
-
-def test_compare_two_decodings(decoded, capsys, tmp_path):
-    data, refs, put = decoded
-    bad = put("decode_a", {utt: "one two" for utt in refs})
-    good = put("decode_b", refs | {"u00": "one two"})
-    for folder in (bad, good):
-        run_score(data, folder)
-    target = tmp_path / "comparison.json"
-    compare_decodes.main([str(bad.parent), str(good.parent), "--json", str(target)])
-    found = json.loads(target.read_text())["sets"]["test"]["difference"]
-    assert found["difference"] == pytest.approx(-100 * 23 / 72)
-    assert found["interval"]["high"] < 0
-    assert found["p_second_better"] == 1.0
-    assert "P(second better) 1.000" in capsys.readouterr().out
-    # folders of one set do as well
-    compare_decodes.main([str(bad), str(good)])
-    assert "P(second better) 1.000" in capsys.readouterr().out
-
-
-def test_compare_pools_runs(decoded, capsys):
-    data, refs, put = decoded
-    runs = {
-        "a1": refs | {"u00": "one"},
-        "a2": refs | {"u01": "one"},
-        "b1": refs,
-        "b2": refs | {"u00": "one", "u01": "one"},
-    }
-    folders = {tag: put(tag, hyps) for tag, hyps in runs.items()}
-    for folder in folders.values():
-        run_score(data, folder)
-    group = [str(folders[tag].parent) for tag in ("a1", "a2")]
-    other = [str(folders[tag].parent) for tag in ("b1", "b2")]
-    capsys.readouterr()
-    compare_decodes.main(["--group", *group, "--vs", *other])
-    printed = capsys.readouterr().out
-    # the same errors in the same utterances, however they are spread over the seeds
-    assert "second - first +0.00" in printed
-    assert "each run: 0.00, 5.56" in printed
-
-
-def test_compare_refuses_other_utterances_and_references(decoded):
-    data, refs, put = decoded
-    first = put("a", refs)
-    run_score(data, first)
-    write(data / "text", {**refs, "u00": "one two three four"})
-    second = put("b", refs)
-    run_score(data, second)
-    with pytest.raises(UserError, match="other references: u00"):
-        compare_decodes.main([str(first.parent), str(second.parent)])
-    write(data / "text", {k: v for k, v in refs.items() if k != "u00"})
-    write(second / "text", {k: v for k, v in refs.items() if k != "u00"})
-    run_score(data, second)
-    with pytest.raises(UserError, match="not of the same utterances: u00"):
-        compare_decodes.main([str(first.parent), str(second.parent)])
-
-
-def test_compare_refuses_rates_under_another_normalization(decoded):
-    data, refs, put = decoded
-    first, second = put("a", refs), put("b", {utt: text.upper() for utt, text in refs.items()})
-    run_score(data, first)
-    run_score(data, second, "--normalization", "lower")
-    message = "a/test is scored under text normalization none, .*b/test under lower"
-    with pytest.raises(UserError, match=message):
-        compare_decodes.main([str(first.parent), str(second.parent)])
-    with pytest.raises(UserError, match=message):
-        compare_decodes.main(["--group", str(first), str(second), "--vs", str(first)])
-
-
-def test_compare_wants_scored_folders(decoded):
-    _, refs, put = decoded
-    folder = put("a", refs)
-    with pytest.raises(UserError, match="no scored set in common"):
-        compare_decodes.main([str(folder.parent), str(folder.parent)])
-    with pytest.raises(UserError, match="1 folders"):
-        compare_decodes.main([str(folder)])
-    with pytest.raises(UserError, match="no such folder"):
-        compare_decodes.main([str(folder), "/nowhere"])
 
 
 def test_error_rates_are_those_of_a_scored_set():

@@ -8,13 +8,13 @@ import yaml
 from espnet_spike.bin import describe as command
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.asr import SpikeASRTask
-from espnet_spike.tasks.build import build_on_meta, parameters_on_meta, token_names
+from espnet_spike.tasks.build import build_on_meta, parameters_on_meta
 from espnet_spike.tasks.config import read_training_config
 from espnet_spike.tasks.config_check import check_training_config, own_model
 from espnet_spike.tasks.describe import describe, describe_model
 from espnet_spike.tasks.registry import ENCODERS
 from tests.conftest import ROOT
-from tests.tasks.test_config import GOOD, changed
+from tests.helpers.configs import GOOD, changed
 
 CONFIGS = sorted((ROOT / "conf").glob("train_*.yaml"))
 OURS = [path for path in CONFIGS if yaml.safe_load(path.read_text())["encoder"] in ENCODERS]
@@ -75,12 +75,6 @@ def test_command_prints_text_and_json(config, capsys):
     command.main(["--asr_config", str(config), "--json"])
     parsed = json.loads(capsys.readouterr().out)
     assert f"{parsed['parameters']['total']:,}" in text
-
-
-def test_token_names():
-    assert len(token_names(7)) == len(set(token_names(7))) == 7
-    with pytest.raises(UserError, match="too small"):
-        token_names(2)
 
 
 def test_shared_configs_are_of_equal_size():

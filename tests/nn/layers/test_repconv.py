@@ -8,17 +8,7 @@ from espnet_spike.nn.layers.repconv import RepConv, fold_norm
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
 from espnet_spike.nn.norms import MaskedBatchNorm
-
-
-def trained(module):
-    """Give every batch norm statistics and weights that are not the initial ones."""
-    for m in module.modules():
-        if isinstance(m, MaskedBatchNorm):
-            nn.init.normal_(m.running_mean)
-            nn.init.uniform_(m.running_var, 0.5, 2.0)
-            nn.init.uniform_(m.weight, 0.5, 2.0)
-            nn.init.normal_(m.bias)
-    return module.eval()
+from tests.helpers.norms import trained
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float, 1e-5), (torch.double, 1e-12)])

@@ -6,36 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from espnet_spike.nn.layers.attention_modes import QK_MODES, build_attention
+from espnet_spike.nn.layers.attention_modes import QK_MODES
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.layers.spiking_attention import FoldedMap, SpikingAttention, split_heads
 from espnet_spike.nn.neurons.factory import NeuronFactory
-from tests.nn.layers.test_repconv import trained
-
-DIM, HEADS = 8, 2
-LENGTHS = torch.tensor([9, 5, 1])
-
-
-def make(qk_mode="bilinear", dtype=torch.double, neuron="imls", decay=None, seed=0, **conf):
-    torch.manual_seed(seed)
-    mask = DecayMask(1, 2, HEADS, **(decay or {}))
-    attn = build_attention(qk_mode, DIM, HEADS, NeuronFactory(neuron, 4), mask, **conf)
-    for name, p in attn.named_parameters():
-        if "bias" in name:
-            nn.init.normal_(p)
-    return trained(attn).to(dtype)
-
-
-def batch(dtype=torch.double, seed=1, lengths=LENGTHS):
-    torch.manual_seed(seed)
-    length = int(lengths.max())
-    mask = torch.arange(length) < lengths[:, None]
-    return torch.randn(len(lengths), length, DIM, dtype=dtype), mask, lengths
-
-
-def run(attn, x, mask, lengths):
-    with torch.no_grad():
-        return attn(x, mask, lengths)[mask]
+from tests.helpers.attention import DIM, HEADS, batch, make, run
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -54,36 +29,6 @@ def test_folded_context_equals_the_unfolded(form, mode, dtype, tolerance, bias):
     assert not hasattr(attn, "linear_q")
     attn.reparameterize(fold_qk=True)  # once more does nothing
     assert torch.equal(attn.context(xs, mask, lengths), got)
-
-
-FORMS = [
-    (qk_mode, decay, form)
-    for qk_mode in QK_MODES
-    for decay in ({}, {"mode": "none"}, {"norm": False}, {"causal": True})
-    for form in ("quadratic", "chunkwise")
-    if qk_mode != "sdsa" or (decay, form) == ({}, "quadratic")
-]
-
-
-@pytest.mark.parametrize(("qk_mode", "decay", "form"), FORMS)
-def test_inference_forms_equal_training_form(qk_mode, decay, form):
-    """Re-parameterised and on binary spikes; counts equal."""
-    attn = make(qk_mode, decay=decay, form=form)
-    data = batch()
-    expected = run(attn, *data)
-    counts = spikes(attn)
-    attn.reparameterize(fold_qk=True)
-    assert torch.allclose(run(attn, *data), expected, rtol=1e-9, atol=1e-9)
-    assert spikes(attn) == counts
-    for module in attn.modules():
-        if hasattr(module, "spike_mode"):
-            module.spike_mode = "binary"
-    assert torch.allclose(run(attn, *data), expected, rtol=1e-9, atol=1e-9)
-    assert spikes(attn) == counts
-
-
-def spikes(attn):
-    return {n: m.firing.count_sum.item() for n, m in attn.named_modules() if hasattr(m, "firing")}
 
 
 @pytest.mark.parametrize("qk_mode", QK_MODES)
@@ -180,32 +125,6 @@ def test_the_map_keeps_its_precision():
     distinct = {k: len(m.unique()) for k, m in maps.items()}
     assert distinct[1] <= 32 + 1 and distinct[6] <= 32 * 6**2 + 1
     assert distinct["bilinear"] == 60 * 60
-
-
-@pytest.mark.parametrize("qk_mode", QK_MODES)
-def test_every_parameter_gets_a_gradient(qk_mode):
-    attn = make(qk_mode, torch.float).train()
-    attn(*batch(torch.float)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in attn.parameters())
-
-
-def test_training_modes_cost_what_they_should():
-    sizes = {mode: sum(p.numel() for p in make(mode).parameters()) for mode in QK_MODES}
-    base = sizes["bilinear"]
-    assert sizes["asym"] == base + DIM  # one more threshold
-    # per projection: one more matrix and a depthwise kernel of 3, two norms; two more neurons
-    assert sizes["repconv"] == base + 3 * (DIM * DIM + 3 * DIM + 4 * DIM) + 2 * DIM
-    folded = make("bilinear")
-    folded.reparameterize(fold_qk=True)
-    grown = HEADS * DIM * DIM - 2 * DIM * DIM
-    assert sum(p.numel() for p in folded.parameters()) == base + grown
-
-
-def test_spikformer_keeps_lif_threshold():
-    attn = make("ssa", neuron="lif")
-    assert attn.neuron_out.v_th == 0.5 and attn.neuron_q.v_th == 1.0
-    assert make("ssa").neuron_q.T == 1 and make("ssa").neuron_v.T == 4
-    assert make("ssa").scale == 0.125
 
 
 def test_bad_arguments():

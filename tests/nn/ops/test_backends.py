@@ -73,13 +73,3 @@ def test_kernels_are_imported_by_the_choice_alone():
             if (kernels and path.name != "backends.py") or (compiler and not is_kernel):
                 wrong.append(f"{path.relative_to(NN)}, line {node.lineno}")
     assert not wrong
-
-
-def test_without_a_writable_cache(monkeypatch):
-    from numba.core import caching
-
-    from espnet_spike.nn.ops import numba_jit
-
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    compiled = numba_jit.jit()(lambda x: x + 1)
-    assert compiled(1) == 2

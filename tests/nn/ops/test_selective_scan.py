@@ -1,8 +1,6 @@
 """The selective scan: every backend against the loop over frames, forward and backward."""
 
-import multiprocessing
 import sys
-import threading
 from types import ModuleType
 
 import pytest
@@ -11,43 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.errors import UserError
-from espnet_spike.nn.ops import backends, selective_scan_cpu
+from espnet_spike.nn.ops import backends
 from espnet_spike.nn.ops import selective_scan as module
 from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan, selective_scan_ref
-
-NAMES = ("u", "delta", "A", "B", "C", "D", "state")
-
-
-def make_inputs(B, D, N, L, dtype=torch.float64, seed=0):
-    """Random inputs in the shapes of ``selective_scan_ref``, all leaves of autograd."""
-    g = torch.Generator().manual_seed(seed)
-
-    def randn(*shape):
-        return torch.randn(*shape, generator=g, dtype=dtype)
-
-    x = {
-        "u": randn(B, D, L),
-        "delta": (randn(B, D, L) - 2).exp(),
-        "A": -(randn(D, N).exp()) * N**0.5,
-        "B": randn(B, N, L),
-        "C": randn(B, N, L),
-        "D": randn(D),
-        "state": randn(B, D, N),
-    }
-    return {name: value.requires_grad_() for name, value in x.items()}
-
-
-def outputs_and_grads(x, lengths, backend, seed=1):
-    """Return y, the last state and the gradient of a random functional of both."""
-    y, state = selective_scan(
-        x["u"], x["delta"], x["A"], x["B"], x["C"], x["D"],
-        lengths=lengths, initial_state=x["state"], return_last_state=True, backend=backend,
-    )  # fmt: skip
-    g = torch.Generator().manual_seed(seed)
-    weights = [torch.randn(o.shape, generator=g, dtype=torch.float64) for o in (y, state)]
-    loss = sum((w.to(o.dtype) * o).sum() for w, o in zip(weights, (y, state), strict=True))
-    grads = torch.autograd.grad(loss, [x[name] for name in NAMES], materialize_grads=True)
-    return dict(zip(("y", "last_state", *NAMES), (y, state, *grads), strict=True))
+from tests.helpers.scans import make_inputs, outputs_and_grads
 
 
 @torch.no_grad()
@@ -102,19 +67,6 @@ def test_gradient_of_the_reference():
 
     def f(u, delta, A, B, C, D, state):
         return selective_scan_ref(u, delta, A, B, C, D, lengths, state)
-
-    assert torch.autograd.gradcheck(f, tuple(x.values()))
-
-
-def test_gradient_of_the_compiled_scan():
-    x = make_inputs(2, 3, 2, 5)
-
-    def f(u, delta, A, B, C, D, state):
-        return selective_scan(
-            u, delta, A, B, C, D, delta_bias=D, delta_softplus=True,
-            lengths=torch.tensor([5, 3]), initial_state=state, return_last_state=True,
-            backend="numba",
-        )  # fmt: skip
 
     assert torch.autograd.gradcheck(f, tuple(x.values()))
 
@@ -178,115 +130,6 @@ def test_padding_is_never_read(backend):
     assert not dirty["u"][1, :, 17:].any()
 
 
-def test_bit_equal_for_any_number_of_threads():
-    x = make_inputs(4, 200, 16, 70, torch.float32)
-    lengths = torch.tensor([70, 64, 3, 0])
-    assert x["u"].numel() * 16 > backends.SMALL
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 3, 1):
-            torch.set_num_threads(threads)
-            results.append(outputs_and_grads(x, lengths, "numba"))
-    finally:
-        torch.set_num_threads(before)
-    for result in results[1:]:
-        for name, value in results[0].items():
-            assert torch.equal(result[name], value), name
-
-
-def test_an_utterance_does_not_depend_on_its_batch():
-    x = make_inputs(3, 150, 4, 50, torch.float32)
-    lengths = torch.tensor([50, 20, 35])
-    batch = outputs_and_grads(x, lengths, "numba")
-    with torch.no_grad():
-        x["u"][0, 0, 0] = torch.nan  # one broken utterance stays the only one
-    broken = outputs_and_grads(x, lengths, "numba")
-    assert broken["y"][0].isnan().any()
-    assert torch.equal(broken["y"][1:], batch["y"][1:])
-    part = {k: (v if k in "AD" else v[1:2, ..., : v.shape[-1] if k == "state" else 20])
-            for k, v in x.items()}  # fmt: skip
-    alone = selective_scan(*(part[n] for n in "u delta A B C D".split()),
-                           initial_state=part["state"], backend="numba")  # fmt: skip
-    assert torch.equal(alone, batch["y"][1:2, :, :20])
-
-
-def test_exponential_over_its_whole_range():
-    # y after one step from state 1 with u = 0 is exp(delta A)
-    exponents = torch.cat([torch.linspace(-110, 87, 4001), torch.tensor([0.0, -0.0, -1e30, 200])])
-    ones = torch.ones(len(exponents), 1)
-    y = selective_scan(
-        torch.zeros(1, len(exponents), 1), ones[None], exponents[:, None],
-        torch.ones(1, 1, 1), torch.ones(1, 1, 1), initial_state=ones[None], backend="numba",
-    ).flatten()  # fmt: skip
-    expected = exponents.double().exp()
-    normal = (exponents > -87) & (exponents < 88)
-    relative = (y.double() / expected - 1)[normal].abs().max()
-    assert relative < 3e-7
-    assert (y[exponents <= -87].abs() < 2e-38).all()
-    assert y[exponents == 0].eq(1).all()
-    assert y[-1].isinf()
-
-
-def test_two_callers_at_once():
-    x = make_inputs(4, 200, 16, 70, torch.float32)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    found = []
-    try:
-        expected = outputs_and_grads(x, None, "numba")
-        callers = [
-            threading.Thread(target=lambda: found.append(outputs_and_grads(x, None, "numba")))
-            for _ in range(3)
-        ]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-    finally:
-        torch.set_num_threads(before)
-    assert len(found) == 3
-    assert all(
-        torch.equal(f["A"], expected["A"]) and torch.equal(f["y"], expected["y"]) for f in found
-    )
-
-
-def _scan_in_threads(arrays):
-    # of torch only what needs no threads of its own: those do not survive a fork
-    backends.SMALL = 0
-    torch.set_num_threads(2)
-    x = {name: torch.from_numpy(array).requires_grad_() for name, array in arrays.items()}
-    y = selective_scan(*(x[n] for n in "u delta A B C D".split()), backend="numba")
-    y.backward(torch.ones(y.shape, dtype=y.dtype))
-    return y.detach().numpy(), x["A"].grad.numpy()
-
-
-def _scan_in_a_child(queue, arrays):
-    queue.put(_scan_in_threads(arrays))
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_in_a_child_process(method, monkeypatch):
-    monkeypatch.setattr(backends, "SMALL", 0)
-    arrays = {k: v.detach().numpy() for k, v in make_inputs(2, 40, 4, 20, torch.float32).items()}
-    before = torch.get_num_threads()
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    try:
-        expected = _scan_in_threads(arrays)  # the parent has used its pool before the fork
-        child = context.Process(target=_scan_in_a_child, args=(queue, arrays))
-        child.start()
-    finally:
-        torch.set_num_threads(before)
-    try:
-        found = queue.get(timeout=60)
-        child.join(30)
-        assert child.exitcode == 0
-    finally:
-        child.kill()
-    assert all((f == e).all() for f, e in zip(found, expected, strict=True))
-
-
 def test_half_precision_is_computed_in_float32():
     x = {k: v.detach().bfloat16() for k, v in make_inputs(2, 8, 4, 40).items()}
     arguments = [x[n] for n in "u delta A B C D".split()]
@@ -297,17 +140,6 @@ def test_half_precision_is_computed_in_float32():
         torch.equal(y, exact.bfloat16())
         or (y.float() - exact).abs().max() < 0.01 * exact.abs().max()
     )
-
-
-def test_no_state_is_kept_without_a_gradient(monkeypatch):
-    seen = []
-    run = selective_scan_cpu._run
-    monkeypatch.setattr(selective_scan_cpu, "_run", lambda *a: (seen.append(a[1][-1]), run(*a)))
-    x = make_inputs(1, 4, 2, 100)
-    with torch.no_grad():
-        selective_scan(*(x[n] for n in "u delta A B C".split()), backend="numba")
-    selective_scan(*(x[n] for n in "u delta A B C".split()), backend="numba")
-    assert [states.shape[1] for states in seen] == [2, 5]
 
 
 def test_backends_that_cannot(monkeypatch):

@@ -1,0 +1,38 @@
+import pytest
+
+from espnet_spike.results.bootstrap import Interval
+from espnet_spike.results.formatting import ends, number, plural, table, thousands
+
+
+def test_a_table_has_text_on_the_left_and_numbers_on_the_right():
+    rows = [["dev", "one", 3], ["test", "two", 1.5]]
+    assert table(["set", "model", "WER"], rows, left=2) == [
+        "|set|model|WER|",
+        "|---|---|---:|",
+        "|dev|one|3|",
+        "|test|two|1.5|",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (number(3.14159), "3.14"),
+        (number(2.5, 0), "2"),
+        (number(0.0), "0.00"),
+        (number(None), "–"),
+        (plural(1, "set"), "1 set"),
+        (plural(0, "set"), "0 sets"),
+        (plural(2, "utterance"), "2 utterances"),
+        (thousands(1234567), "1 234 567"),
+        (thousands(999), "999"),
+        (thousands(None), "–"),
+    ],
+)
+def test_numbers(shown, text):
+    assert shown == text
+
+
+def test_an_interval_of_little_is_marked():
+    assert ends(Interval(-1.0, 2.345, "speakers", 30, True), "+") == ["-1.00 .. +2.35", "speakers"]
+    assert ends(Interval(1.0, 2.0, "utterances", 3, False)) == ["1.00 .. 2.00 *", "utterances"]

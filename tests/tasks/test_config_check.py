@@ -1,0 +1,147 @@
+import pytest
+
+from espnet_spike.errors import UserError
+from espnet_spike.tasks.asr import SpikeASRTask
+from espnet_spike.tasks.config import read_training_config
+from espnet_spike.tasks.config_check import check_training_config
+from espnet_spike.tasks.lm import SpikeLMTask
+from tests.conftest import ROOT
+from tests.helpers.configs import GOOD, changed
+
+
+def check(config, extra="", task=SpikeASRTask, **more):
+    return check_training_config(task, config, "c.yaml", extra, **more)
+
+
+def test_good():
+    args = check(GOOD).args
+    assert args.input_size == 80 and len(args.token_list) == 30
+    check(GOOD, "--max_epoch 3 --encoder_conf output_size=32")
+
+
+def test_options_of_the_command_are_weaker_than_those_of_the_user():
+    words = ["--token_list", "tokens.txt", "--seed", "1", "--ngpu", "3"]
+    args, model = check(GOOD, "--seed 2", words=words, vocab_size=12)
+    assert (args.token_list, args.seed, args.ngpu) == ("tokens.txt", 2, 3)
+    assert model.vocab_size == 12 and next(model.parameters()).is_meta
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encodr": "transformer"}, "unknown key encodr .did you mean 'encoder'"),
+        (
+            {"encoder": "transfomer"},
+            "encoder: unknown value 'transfomer' .did you mean 'transformer'",
+        ),
+        ({"encoder": 5}, "encoder: unknown value 5"),
+        (
+            {"encoder_conf.output_siz": 1},
+            "encoder_conf: unknown key output_siz .did you mean 'output_size'",
+        ),
+        ({"encoder_conf.input_size": 80}, "encoder_conf.input_size is given by the task"),
+        ({"encoder_conf.output_size": "64"}, "encoder_conf.output_size: must be int, not '64'"),
+        ({"encoder_conf": [1]}, "encoder_conf: must be a mapping"),
+        ({"decoder_conf.num_block": 1}, "did you mean 'num_blocks'"),
+        ({"model": "spike_ars"}, "did you mean 'spike_asr'"),
+        ({"model_conf.ctc_wieght": 1}, "did you mean 'ctc_weight'"),
+        ({"model_conf.ctc_weight": 1.5}, r"must lie in \[0, 1\]"),
+        ({"ctc_conf": {"dropout": 0.1}}, "did you mean 'dropout_rate'"),
+        ({"specaug": "specaug", "specaug_conf": {"apply_tim_warp": 1}}, "did you mean"),
+        ({"specaug": "specaugment"}, "did you mean 'specaug'"),
+        ({"normalize": "mvn"}, "normalize: unknown"),
+        ({"optim": "adamm"}, "optim: unknown .*did you mean 'adam"),
+        ({"optim_conf.lr": "2e-3"}, "optim_conf.lr: YAML reads 2e-3 as text.*write 0.002"),
+        ({"optim_conf.learning_rate": 1}, "optim_conf: unknown key learning_rate"),
+        ({"optim_conf.lr": -1.0}, "optim_conf: Invalid learning rate"),
+        ({"scheduler": "warmup"}, "scheduler: unknown .*did you mean 'warmuplr'"),
+        ({"scheduler_conf.warmup_step": 5}, "did you mean 'warmup_steps'"),
+        ({"scheduler": "exponentiallr", "scheduler_conf": {}}, "needs gamma"),
+        ({"scheduler": None}, "scheduler_conf is given, but scheduler is null"),
+        ({"batch_type": "nummel"}, "batch_type: unknown value 'nummel' .did you mean 'numel'"),
+        ({"batch_bins": 1.5}, "batch_bins: must be a whole number"),
+        ({"batch_bins": "many"}, "batch_bins: must be a whole number"),
+        ({"batch_bins": "4e6"}, "batch_bins: YAML reads 4e6 as text, .* write 4000000$"),
+        ({"specaug": "specaug", "specaug_conf": {"num_time_mask": "1e1"}}, "write 10$"),
+        ({"use_amp": "maybe"}, "use_amp: must be true or false"),
+        ({"max_epoch": None}, "max_epoch: null is not possible"),
+        ({"max_epoch": True}, "max_epoch: must be a whole number"),
+        ({"keep_nbest_models": "3"}, "keep_nbest_models: must be a list"),
+        ({"best_model_criterion": ["valid", "acc", "max"]}, "best_model_criterion: each entry"),
+        ({"best_model_criterion": [["valid", "acc", "most"]]}, "min or max"),
+        ({"early_stopping_criterion": ["valid", "loss"]}, "must be a list of 3"),
+        ({"frontend": "default"}, "frontend: default takes audio"),
+        ({"frontend_conf": {"n_fft": 512}}, "frontend_conf: there is no front end"),
+        ({"seed": 777}, "seed does not belong here; it is set by --seed"),
+        ({"token_type": "char"}, "token_type does not belong here"),
+        ({"input_size": 40}, "input_size: 40, but features have 80"),
+        ({"decoder": None, "decoder_conf": {}}, "decoder: null needs model_conf.ctc_weight 1.0"),
+        ({"model_conf.ctc_weight": 0.0}, "reports none of valid cer_ctc .*ctc_weight is 0"),
+        ({"model_conf.interctc_weight": 0.3}, "needs encoder_conf.interctc_layer_idx"),
+        ({"encoder_conf.attention_heads": 3}, "the model cannot be built"),
+        ({"encoder_conf.input_layer": "conv3d"}, "cannot be built: .*conv3d"),
+    ],
+)
+def test_mistakes(change, message):
+    with pytest.raises(UserError, match=f"(?s)c.yaml.*{message}"):
+        check(changed(change))
+
+
+def test_what_argparse_converts_is_no_mistake():
+    args = check(changed({"grad_clip": "5e0", "encoder": "Transformer", "use_amp": "false"})).args
+    assert (args.grad_clip, args.encoder, args.use_amp) == (5.0, "transformer", False)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(UserError) as info:
+        check(changed({"encodr": 1, "max_epoch": "x", "batch_type": "y"}))
+    assert all(key in str(info.value) for key in ("encodr", "max_epoch", "batch_type"))
+
+
+def test_values_of_our_encoder_are_checked_when_it_is_built():
+    ours = {"encoder": "iml_spikeformer", "encoder_conf": {"output_size": 16, "num_blocks": 1}}
+    check(GOOD | ours)
+    with pytest.raises(UserError, match="neuron"):
+        check(GOOD | ours, "--encoder_conf neuron=lifff")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--max_epochs 3", "unrecognized arguments: --max_epochs.*did you mean 'max_epoch'"),
+        ("--max_epoch three", "argument --max_epoch: invalid int value"),
+        ("--max_ep 3", "unrecognized arguments"),
+        ("--encoder_conf output_siz=64", "did you mean 'output_size'"),
+        ("--optim_conf lr=2e-3", "write 0.002"),
+        ("--batch_type 'numel", "cannot split"),
+        ("--config x.yaml", "--config cannot be given"),
+        ("--output_dir=elsewhere", "--output_dir=elsewhere cannot be given"),
+    ],
+)
+def test_mistakes_in_options(extra, message):
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        check(GOOD, extra)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_criteria_that_name_both_branches_fit_every_model(weight):
+    both = [["valid", "cer_ctc", "min"], ["valid", "acc", "max"]]
+    check(changed({"model_conf.ctc_weight": weight, "best_model_criterion": both}))
+
+
+def test_global_mvn_needs_no_statistics_yet():
+    assert check(GOOD | {"normalize": "global_mvn"}).model.normalize is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("train_*.yaml")), ids=lambda p: p.stem)
+def test_shared_training_configs(path):
+    config, meta = read_training_config(path)
+    check(config, vocab_size=meta["vocab_size"], input_size=meta["input_size"])
+
+
+def test_lm_config():
+    config, _ = read_training_config(ROOT / "conf" / "lm.yaml")
+    check(config, task=SpikeLMTask, input_size=None)
+    config["lm_conf"]["layers"] = 2
+    with pytest.raises(UserError, match=r"lm_conf: unknown key layers .did you mean 'layer'"):
+        check(config, task=SpikeLMTask, input_size=None)

@@ -1,0 +1,87 @@
+import argparse
+import logging
+
+import pytest
+
+from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import Parser, named_dirs, quiet, run, str2bool
+
+
+def parser():
+    made = Parser(prog="x")
+    made.add_argument("--asr_args", default="")
+    made.add_argument("--beam_size", type=int, default=5)
+    return made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--asr_args", "--max_epoch=3"], ["--asr_args=--max_epoch=3"]],
+)
+def test_options_for_espnet_may_look_like_options(words):
+    assert parser().parse_args([*words, "--beam_size", "2"]) == argparse.Namespace(
+        asr_args="--max_epoch=3", beam_size=2
+    )
+
+
+def test_an_option_for_espnet_without_its_word_is_refused(capsys):
+    with pytest.raises(SystemExit) as left:
+        parser().parse_args(["--asr_args"])
+    assert left.value.code == 2 and "expected one argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("--beam_sise=3", "(did you mean '--beam_size'?)"), ("--beam", "unrecognized")],
+)
+def test_unknown_and_shortened_options_are_refused(word, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        parser().parse_args([word])
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_truth_values():
+    assert [str2bool(word) for word in ("true", "No", "1", "0")] == [True, False, True, False]
+    with pytest.raises(argparse.ArgumentTypeError, match="'maybe'"):
+        str2bool("maybe")
+
+
+def test_sets_are_named_with_their_folders(tmp_path):
+    other = tmp_path / "a=b"
+    other.mkdir()
+    assert named_dirs([f"dev={tmp_path}", f"test={other}"]) == {"dev": tmp_path, "test": other}
+    for items, said in (
+        (["test"], "not NAME=DIR"),
+        (["a/b=c"], "not NAME=DIR"),
+        ([f"dev={tmp_path}", f"dev={other}"], "dev is given twice"),
+        ([f"dev={tmp_path / 'no'}"], "no such folder"),
+    ):
+        with pytest.raises(UserError, match=said):
+            named_dirs(items)
+
+
+def test_only_messages_up_to_a_level_are_held_back(caplog):
+    before = logging.root.manager.disable
+    with quiet(logging.INFO):
+        logging.getLogger("x").info("a note")
+        logging.getLogger("x").warning("a warning")
+    assert logging.root.manager.disable == before
+    assert caplog.messages == ["a warning"]
+
+
+def test_the_exit_status_tells_what_happened(capsys):
+    def main(argv):
+        raise argv[0]
+
+    for error, status, said in (
+        (UserError("no model", "train one"), 1, "error: no model\n  hint: train one\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on\n"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            run(main, [error])
+        assert left.value.code == status and capsys.readouterr().err == said
+    with pytest.raises(SystemExit) as left:
+        run(lambda argv: None, [])
+    assert left.value.code == 0
+    with pytest.raises(ZeroDivisionError):  # a bug of ours keeps its traceback
+        run(main, [ZeroDivisionError()])
