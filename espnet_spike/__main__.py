@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from espnet_spike import bin as commands
@@ -19,7 +20,7 @@ def main() -> NoReturn:
         sys.exit(0 if words else 2)
     name = words[0].replace("-", "_")
 
-    def start(argv: list[str] | None) -> None:
+    def start(argv: Sequence[str] | None) -> None:
         if name not in names:
             raise UserError(
                 f"unknown command {words[0]!r}{did_you_mean(name, names)}",

@@ -49,7 +49,8 @@ class Twin:
             return
         choices = {c.name: c for c in SpikeASRTask.class_choices_list}["encoder"]
         with torch.device("meta"):
-            self.encoder = choices.get_class(config[0])(input_size=input_size, **config[1]).eval()
+            cls: Any = choices.get_class(config[0])
+            self.encoder = cls(input_size=input_size, **config[1]).eval()
         self.input_size = input_size
 
     def costs(self, frames: int) -> Costs | None:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -41,7 +42,7 @@ class BlockEncoder(AbsEncoder):
         time_steps: that the batch of the blocks carries.
     """
 
-    embed: nn.Module
+    embed: Any  # a module with output_lengths
     pos_enc: nn.Module
     encoders: nn.ModuleList
     after_norm: nn.Module
@@ -65,7 +66,7 @@ class BlockEncoder(AbsEncoder):
                 )
         self.interctc_layer_idx = list(layers)
         self.interctc_use_conditioning = use_conditioning
-        self.conditioning_layer: nn.Module | None = None
+        self.conditioning_layer: Any = None
 
     def output_size(self) -> int:
         """Return D."""
@@ -103,7 +104,7 @@ class BlockEncoder(AbsEncoder):
         xs_pad: Tensor,
         ilens: Tensor,
         prev_states: Tensor | None = None,
-        ctc: nn.Module | None = None,
+        ctc: Any = None,
     ) -> tuple[Tensor | tuple[Tensor, list[tuple[int, Tensor]]], Tensor, None]:
         """Encode.
 

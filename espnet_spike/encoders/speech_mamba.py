@@ -348,7 +348,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             "surrogate": surrogate,
             "surrogate_alpha": surrogate_alpha,
         }
-        self.attn = {"scale": ssa_scale, "attn_v_th": attn_v_th}
+        self.attn: dict[str, Any] = {"scale": ssa_scale, "attn_v_th": attn_v_th}
         if conf.causal:
             self.attn["decay"] = tuple(ssa_decay)
         self.rates = (r_min, r_max)
@@ -363,8 +363,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Return the weighted firing-rate losses of the last forward pass."""
-        rates = [neuron.mean_rate for neuron in named_frame_lifs(self).values()]
-        losses = rate_losses(rates, *self.rates)
+        rates = (neuron.mean_rate for neuron in named_frame_lifs(self).values())
+        losses = rate_losses([rate for rate in rates if rate is not None], *self.rates)
         pairs = zip(self.lambdas.items(), losses, strict=True)
         return {name: weight * loss for (name, weight), loss in pairs if weight}
 

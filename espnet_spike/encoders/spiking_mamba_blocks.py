@@ -90,6 +90,8 @@ class SpikformerAttention(Stateful, nn.Module):
         ValueError: D is no multiple of H.
     """
 
+    log_gamma: Tensor | None
+
     def __init__(
         self,
         dim: int,
@@ -113,7 +115,7 @@ class SpikformerAttention(Stateful, nn.Module):
         for name in "qkv":
             self.add_module(f"linear_{name}", nn.Linear(dim, dim, bias=False))
             self.add_module(f"neuron_{name}", NormedLIF(dim, lif))
-        self.neuron_out = FrameLIF(dim, **lif | {"v_th": v_th})
+        self.neuron_out = FrameLIF(dim, **{**lif, "v_th": v_th})
         self.linear_out = nn.Linear(dim, dim, bias=False)
         self.norm_out = MaskedBatchNorm(dim)
 
@@ -135,24 +137,26 @@ class SpikformerAttention(Stateful, nn.Module):
         elif self.carry is None:
             context = decay_attention(q, k, v, self.log_gamma, causal=True).to(v.dtype)
         else:
-            context = self._chunk(q, k, v)
+            context = self._chunk(self.carry, self.log_gamma, q, k, v)
         context = context * self.scale
         context = self.neuron_out(context.transpose(1, 2).flatten(2), mask)
         return self.norm_out(self.linear_out(context), mask)
 
-    def _chunk(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _chunk(
+        self, carry: dict[str, Tensor], log_gamma: Tensor, q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
         """Attend within a chunk ``(B, H, n, ...)`` and, through one matrix a head, before it."""
         frames = q.shape[2]
         t = torch.arange(1, frames + 1, device=q.device, dtype=q.dtype)
-        log_gamma = self.log_gamma.to(q.dtype)[:, None]
+        log_gamma = log_gamma.to(q.dtype)[:, None]
         rising, falling = torch.exp(t * log_gamma), torch.exp((frames - t) * log_gamma)
         context = (q @ k.mT * decay_matrix(log_gamma[:, 0], frames, causal=True)) @ v
-        past = self.carry.get("kv")
+        past = carry.get("kv")
         new = (k * falling[..., None]).mT @ v
         if past is not None:
             context = context + q * rising[..., None] @ past
             new = new + rising[:, -1, None, None] * past
-        self.carry["kv"] = new
+        carry["kv"] = new
         return context
 
 

@@ -32,7 +32,8 @@ def run_graph(graph: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name in inputs:
             values[name] = inputs[name]
         else:
-            values[name] = _run_node(graph.nodes[name], sum(values[b] for b in before[name]), name)
+            first, *others = (values[b] for b in before[name])
+            values[name] = _run_node(graph.nodes[name], sum(others, first), name)
     return values
 
 

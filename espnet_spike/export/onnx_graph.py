@@ -56,7 +56,7 @@ class CTCGraph(nn.Module):
         UserError: the model has no CTC, or does not read features.
     """
 
-    def __init__(self, model: nn.Module, input_size: int, layers: bool = False) -> None:
+    def __init__(self, model: Any, input_size: int, layers: bool = False) -> None:
         super().__init__()
         if model.ctc is None:
             raise UserError(
@@ -100,7 +100,7 @@ class CTCGraph(nn.Module):
         return self.model.ctc.log_softmax(encoded), olens, *(seen[n] for n in self.watched)
 
 
-def _layer_output(name: str, module: nn.Module, args: tuple, out: Any) -> Tensor:
+def _layer_output(name: str, module: Any, args: tuple, out: Any) -> Tensor:
     if name.startswith("spikes"):
         return spike_counts(module, args, out)[0]
     while isinstance(out, tuple):  # ESPnet's blocks hand on masks and positions too
@@ -201,7 +201,7 @@ def export(graph: CTCGraph, path: Path, metadata: Mapping[str, str]) -> None:
                 torch.onnx.export(
                     graph,
                     (x, x_lens),
-                    buffer,
+                    buffer,  # pyright: ignore[reportArgumentType]  # dynamo=False takes it
                     input_names=["x", "x_lens"],
                     output_names=names,
                     dynamic_axes=axes,
@@ -258,7 +258,7 @@ def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
     from torch.onnx import symbolic_helper
 
-    epsilon = symbolic_helper._get_const(eps, "f", "eps")
+    epsilon: Any = symbolic_helper._get_const(eps, "f", "eps")
     if epsilon is None:
         epsilon = torch.finfo(torch.float32).eps
     mean = g.op("ReduceMean", g.op("Mul", x, x), axes_i=[-1], keepdims_i=1)

@@ -267,11 +267,13 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
     search = search_options(settings) | {"beam_size": 2, "maxlenratio": -10.0, "minlenratio": 0.0}
     dimensions = read_config(contents.asr_exp)["input_size"]
     speech = np.random.default_rng(0).normal(size=(CHECK_FRAMES, dimensions)).astype(np.float32)
-    expected = asr_inference.Speech2Text(**original, **search)(speech)[0]
+    expected: Any = asr_inference.Speech2Text(**original, **search)(speech)[0]
     folder.mkdir()
     with contextlib.chdir(folder):  # paths of this working directory lead nowhere there
         try:
-            found = asr_inference.Speech2Text(**unpack(archive, "unpacked"), **search)(speech)[0]
+            found: Any = asr_inference.Speech2Text(**unpack(archive, "unpacked"), **search)(speech)[
+                0
+            ]
         except (OSError, RuntimeError, TypeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"the pack does not load: {type(error).__name__}: {error}") from error
     if expected[2] != found[2] or float(expected[3].score) != float(found[3].score):

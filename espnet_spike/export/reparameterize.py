@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,7 @@ def prove_spikes(
 
 @torch.no_grad()
 def prove(
-    model: nn.Module,
+    model: Any,
     double: nn.Module,
     merged: nn.Module,
     inputs: Iterable[tuple[Tensor, Tensor]],
@@ -208,9 +209,9 @@ def encode(encoder: nn.Module, speech: Tensor, lengths: Tensor) -> tuple[Tensor,
         xs = encoder(speech, lengths)[0]
     neurons = named_neurons(encoder)
     counts = {
-        name: neurons[name].spike_train(*inputs).counts
+        name: neuron.spike_train(*inputs).counts
         for name, inputs in seen.items()
-        if isinstance(neurons[name], IMLS)
+        if isinstance(neuron := neurons[name], IMLS)
     }
     return (xs[0] if isinstance(xs, tuple) else xs), counts
 
@@ -220,7 +221,7 @@ def neuron_inputs(module: nn.Module) -> AbstractContextManager[dict[str, tuple]]
     return captured(named_neurons(module), lambda _name, _neuron, args, _out: args)
 
 
-def layer_differences(trained: nn.Module, merged: nn.Module, speech: Tensor) -> list[float]:
+def layer_differences(trained: Any, merged: Any, speech: Tensor) -> list[float]:
     """Return the difference of each attention in fp32 on the trained model's own input.
 
     What is compared is the input of the neurons right behind the merged matrices.

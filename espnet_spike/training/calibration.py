@@ -201,7 +201,7 @@ class Calibrator:
     def _sparsity(self) -> float:
         shares = []
         for _ in each_forward(self.model, self.batches()):
-            shares.append(float(mean_sparsity(self.model)))
+            shares.append(_share(self.model))
         return sum(shares) / len(shares)
 
     def _read(self, key: str) -> dict[str, Any] | None:
@@ -250,7 +250,14 @@ def violations(
     return wrong
 
 
-def each_forward(model: torch.nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[float, int]]:
+def _share(model: torch.nn.Module) -> float:
+    """Return the mean sparsity of the last forward pass of a model that has points."""
+    mean = mean_sparsity(model)
+    assert mean is not None
+    return float(mean)
+
+
+def each_forward(model: Any, batches: Iterable[Batch]) -> Iterator[tuple[float, int]]:
     """Run the batches; give the task loss of each, without auxiliary losses, and its size."""
     device = next(model.parameters()).device
     for batch in batches:
@@ -292,11 +299,12 @@ def collect_activations(
     values: dict[str, list[Tensor]] = {name: [] for name in layers}
     costs = dict.fromkeys(layers, 0.0)
 
-    def see(name: str, layer: FATReLU, inputs: tuple, y: Tensor) -> None:
+    def see(name: str, layer: Any, inputs: tuple, y: Tensor) -> None:
         mask = inputs[1] if len(inputs) > 1 else None
         y = y if mask is None else y[mask]
         passed = y[y != 0].abs().flatten().sort().values.cpu()
         values[name].append(_thin(passed, max(1, max_values // len(batches))))
+        assert layer.sparsity is not None  # set in the forward pass
         costs[name] += float(layer.sparsity.numel) * layer.macs
 
     with watching(layers, see):
@@ -361,7 +369,7 @@ def naive_thresholds(
         thresholds = {name: _percentile(a, p) for name, a in values.items()}
         for name, T in thresholds.items():
             layers[name].set_T(T)
-        shares = [float(mean_sparsity(model)) for _ in each_forward(model, batches())]
+        shares = [_share(model) for _ in each_forward(model, batches())]
         reached = sum(shares) / len(shares)
         _logger.info("percentile %.2f: mean sparsity %.4f", p, reached)
         if abs(reached - share) <= tolerance:

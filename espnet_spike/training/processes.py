@@ -54,7 +54,7 @@ def rank(launcher: str | None) -> int:
         launcher: ESPnet's ``dist_launcher``. Only a training that is told of Slurm or MPI takes its
             rank from there: whatever else runs below ``srun`` has one, too.
     """
-    name = {"slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}.get(launcher, "RANK")
+    name = {"slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}.get(launcher or "", "RANK")
     return int(os.environ.get(name, 0))
 
 
@@ -65,7 +65,7 @@ def first_host(nodelist: str) -> str:
     'gpu-a03'
     """
     # the first name ends at a comma that stands in no brackets
-    name = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodelist)[0]
+    name = re.sub(r"^((?:\[[^\]]*\]|[^,\[])*).*", r"\1", nodelist, flags=re.DOTALL)
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", name)
 
 

@@ -28,12 +28,14 @@ class Data(Protocol):
     @property
     def task(self) -> type:
         """ESPnet's task."""
+        ...
 
     def files(self) -> Mapping[str, Path]:
         """Return, by name, the files by which an experiment knows its data again.
 
         A missing one is left out: `check` tells it.
         """
+        ...
 
     def check(self) -> int | None:
         """Check the data; return the dimension of features, None for a language model.
@@ -44,6 +46,7 @@ class Data(Protocol):
 
     def words(self, exp_dir: Path) -> list[str]:
         """Return ESPnet's options for the data."""
+        ...
 
     def complete(self, args: argparse.Namespace) -> None:
         """Set what neither the YAML nor an option says in ESPnet's arguments."""

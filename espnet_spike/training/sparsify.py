@@ -245,7 +245,7 @@ def load_batches(
         ],
         preprocess=SpikeASRTask.build_preprocess_fn(args, train=False),
     )
-    collate = SpikeASRTask.build_collate_fn(args, train=False)
+    collate: Any = SpikeASRTask.build_collate_fn(args, train=False)
     batches: list[Batch] = []
     group: list[str] = []
     for utt, frames in utterances.items():

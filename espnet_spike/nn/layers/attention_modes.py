@@ -27,6 +27,8 @@ from espnet_spike.utils.options import choose
 class AsymAttention(SpikingAttention):
     """Real-valued Q, spiking K and V, so that the map needs additions only."""
 
+    neuron_k: nn.Module
+
     def build(self, neurons: NeuronFactory, qkv_bias: bool, inner_norm: bool) -> None:
         """Add the projections and a neuron on K."""
         super().build(neurons, qkv_bias, inner_norm)
@@ -48,6 +50,12 @@ class RepConvAttention(SpikingAttention):
     As Spike-driven Transformer V2. Training adds two matrices per projection; inference has one
     convolution of width 3 each.
     """
+
+    conv_q: RepConv
+    conv_k: RepConv
+    conv_v: RepConv
+    neuron_q: nn.Module
+    neuron_k: nn.Module
 
     def build(self, neurons: NeuronFactory, qkv_bias: bool, inner_norm: bool) -> None:
         """Add the convolution chains and a neuron on each."""
@@ -136,8 +144,7 @@ class SDSA(SSA):
     def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """Attend, see the base class."""
         query, key, value = self.project(self.neuron_in(x, mask), mask)
-        if isinstance(query, SpikeTrain):
-            query, key = query.value(), key.value()
+        query, key = (x.value() if isinstance(x, SpikeTrain) else x for x in (query, key))
         agreement = (query * key).masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
         gate = self.neuron_gate(agreement, mask.any(1, keepdim=True))
         if not isinstance(value, SpikeTrain):

@@ -65,17 +65,17 @@ class ConvFrontEnd(Stateful, nn.Module):
         self.layers = front_end_layers(input_layer, channels)
         self.causal = causal
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
-        channels, bins = 1, input_size
-        for kernel, stride, out_channels in self.layers:
-            conv = nn.Conv2d(channels, out_channels, kernel, stride)
-            self.convs.append(conv.to(memory_format=torch.channels_last))
-            channels, bins = out_channels, (bins - 1) // stride + 1
-            self.norms.append(nn.LayerNorm((bins, channels)))
+        inputs, bins = 1, input_size
+        for kernel, stride, outputs in self.layers:
+            conv: nn.Module = nn.Conv2d(inputs, outputs, kernel, stride)
+            self.convs.append(conv.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
+            inputs, bins = outputs, (bins - 1) // stride + 1
+            self.norms.append(nn.LayerNorm([bins, inputs]))
         # what a value of each map feeds: the positions of the next kernel that cover it
         macs = [(kernel / stride) ** 2 * out for kernel, stride, out in self.layers[1:]]
         self.f1 = nn.ModuleList(points("F1", nn.LeakyReLU(), count) for count in macs)
         self.f2 = points("F2", nn.LeakyReLU(), output_size)
-        self.out = nn.Linear(channels * bins, output_size)
+        self.out = nn.Linear(inputs * bins, output_size)
 
     @property
     def factor(self) -> int:
@@ -120,7 +120,7 @@ class ConvFrontEnd(Stateful, nn.Module):
 
     def _chunk(self, x: Tensor) -> Tensor:
         """Return the output frames ``(B, L, D)`` that a chunk ``(B, F, bins, 1)`` completes."""
-        if not self.causal:
+        if not self.causal or self.carry is None:
             raise ValueError("a stream needs causal: true")
         activations = [*self.f1, self.f2]
         for index, (kernel, stride, _) in enumerate(self.layers):

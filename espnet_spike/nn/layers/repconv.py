@@ -55,6 +55,7 @@ class RepConv(nn.Module):
         dim = len(scale_in)
         merged = SpikeConv1d(dim, dim, 3).to(expand)
         merged.weight.copy_(torch.einsum("oc,ck,ci->oik", project, depthwise, expand))
+        assert merged.bias is not None  # not left out
         merged.bias.copy_(project @ (depthwise.sum(1) * shift_in) + shift_out)
         self.merged = merged.train(self.training)
         del self.expand, self.norm_in, self.depthwise, self.project, self.norm_out

@@ -79,12 +79,14 @@ class SelfAttention(Stateful, nn.Module):
             for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
         if self.carry is not None:
-            k, v, visible = self._with_past(k, v)
+            k, v, visible = self._with_past(self.carry, k, v)
         rate = self.dropout_rate if self.training else 0.0
         context = F.scaled_dot_product_attention(q, k, v, visible, rate)
         return self.linear_out(self.f4(context.transpose(1, 2).flatten(2), mask))
 
-    def _with_past(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _with_past(
+        self, carry: dict[str, Tensor], k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Put the keys and values kept of earlier chunks before those of this one, ``(B, H, ...)``.
 
         Returns:
@@ -92,13 +94,13 @@ class SelfAttention(Stateful, nn.Module):
         """
         frames = k.shape[2]
         left, right = self.window or (None, None)
-        if right != 0:
+        if right != 0 or left is None:
             raise ValueError("a stream needs attention_window: [N, 0] or causal: true")
-        if "k" in self.carry:
-            k, v = torch.cat([self.carry["k"], k], 2), torch.cat([self.carry["v"], v], 2)
+        if "k" in carry:
+            k, v = torch.cat([carry["k"], k], 2), torch.cat([carry["v"], v], 2)
         first = max(0, k.shape[2] - left)
         # a copy: a view would keep the memory of all
-        self.carry["k"], self.carry["v"] = k[:, :, first:].clone(), v[:, :, first:].clone()
+        carry["k"], carry["v"] = k[:, :, first:].clone(), v[:, :, first:].clone()
         t = torch.arange(k.shape[2], device=k.device)
         distance = t - t[-frames:, None]
         return k, v, (distance >= -left) & (distance <= 0)

@@ -194,16 +194,18 @@ def _choose_backend(backend: str, u: Tensor, plain: bool) -> str:
 
 
 def _numba_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
-    time_major = (x.transpose(1, 2) for x in (u, delta))
     y, state = selective_scan_cpu.scan(
-        *time_major, A.t(), B.mT, C.mT, D, lengths, state.transpose(1, 2)
+        *(u.transpose(1, 2), delta.transpose(1, 2)),
+        *(A.t(), B.mT, C.mT, D, lengths, state.transpose(1, 2)),
     )
     return y.transpose(1, 2), state.transpose(1, 2)
 
 
 def _mamba_scan(u, delta, A, B, C, D):  # noqa: ANN001
     try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
+            selective_scan_fn,
+        )
     except ImportError as error:
         raise UserError(
             f"scan_backend: mamba needs the package mamba-ssm ({error})",
