@@ -66,11 +66,11 @@ def main(argv=None):
     import torch
     import torchaudio.compliance.kaldi
 
-    from espnet_spike.bin import fbank
     from espnet_spike.data.ark import ArkWriter
     from espnet_spike.data.audio import parse_source, read
     from espnet_spike.data.extraction import run_tasks
     from espnet_spike.data.fbank import Fbank, load_config
+    from espnet_spike.data.feature_sources import plan_extraction
 
     config = load_config(CONFIG)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def main(argv=None):
         def stage():
             # the progress bar is part of the stage, but not of the benchmark's output
             with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
-                tasks, _ = fbank.plan([(path / "data", path / "feats")], config, None, False)
+                tasks, _ = plan_extraction([(path / "data", path / "feats")], config)
                 run_tasks(tasks, 1)
 
         def command():

@@ -83,18 +83,17 @@ def text(n):
 
 def check(folder):
     """Stage 1: check and mend a data directory."""
-    from espnet_spike.bin import prepare_data_dir
+    from espnet_spike.data import validation
     from espnet_spike.data.audio import AudioInfo
 
     info = AudioInfo(16000, 160_000, 1)
-    prepare_data_dir.inspect = lambda source, name: info
-    return lambda: prepare_data_dir.prepare(folder / "data")
+    validation.inspect = lambda source, name: info
+    return lambda: validation.prepare(folder / "data")
 
 
 def filtering(folder):
     """Stage 4: leave out utterances by length."""
-    from espnet_spike.bin.filter_utts import filter_dir
-    from espnet_spike.data.filtering import Limits
+    from espnet_spike.data.filtering import Limits, filter_dir
 
     return lambda: filter_dir(folder / "feats", folder / "filtered", Limits())
 

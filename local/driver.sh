@@ -267,7 +267,7 @@ step() { # step NAME [--input PATH ...] [--output PATH ...] -- COMMAND ...
   [[ $node_rank == 0 ]] || { skip "machine 0 does it"; return; }
   ! $force || flags+=(--force)
   ! $dry_run || flags+=(--dry_run)
-  "$py" -m espnet_spike.utils.stages --stage "$current_stage" --name "$name" --expdir "$expdir" \
+  "$py" -m espnet_spike.bin.run_stage --stage "$current_stage" --name "$name" --expdir "$expdir" \
     --min_free_gb "$min_free_gb" "${flags[@]}" "$@"
 }
 

@@ -20,7 +20,7 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--train_dir", type=Path, required=True, help="holds feats.scp, feats_shape and text"
     )
-    parser.add_argument("--valid_dir", type=Path, required=True)
+    parser.add_argument("--valid_dir", type=Path, required=True, help="likewise")
     parser.add_argument("--stats_dir", type=Path, required=True, help="made by collect_stats")
     add_training_options(parser, "asr")
     return parser

@@ -17,7 +17,7 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--train_dir", type=Path, required=True, help="holds feats.scp, feats_shape and text"
     )
-    parser.add_argument("--valid_dir", type=Path, required=True)
+    parser.add_argument("--valid_dir", type=Path, required=True, help="likewise")
     add_training_options(parser, "asr")
     return parser
 

@@ -32,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--vs", nargs="+", type=Path, default=[], help="runs of the second system, pooled"
     )
-    parser.add_argument("--metric", choices=("wer", "cer", "ter"), default="wer")
+    parser.add_argument("--metric", choices=("wer", "cer", "ter"), default="wer", help="rate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return parser
 
@@ -48,30 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{len(args.dirs)} folders, {len(first)} in --group, {len(second)} in --vs",
             "give two folders, or --group DIR ... --vs DIR ...",
         )
-    from dataclasses import asdict
-
-    from espnet_spike.results.comparison import common_sets, compare, pool
+    from espnet_spike.results.comparison import compare_systems
     from espnet_spike.utils.files import write_json
 
     report = {"metric": args.metric, "sets": {}}
     print(f"first:  {' '.join(map(str, first))}\nsecond: {' '.join(map(str, second))}")
-    for name, systems in common_sets(first, second).items():
-        a, b = (pool(runs, args.metric) for runs in systems)
-        difference = compare(a, b)
-        print(f"\n{name}: {args.metric.upper()} %")
-        for label, pooled in (("first", a), ("second", b)):
-            runs = ", ".join(f"{rate:.2f}" for rate in pooled.rates)
-            each = f"; each run: {runs}" if len(pooled.runs) > 1 else ""
-            print(f"  {label:7s}{pooled.rate:8.2f}   95 % interval {pooled.interval()}{each}")
-        print(
-            f"  second - first {difference.difference:+.2f}   95 % interval {difference.interval}\n"
-            f"  P(second better) {difference.p_second_better:.3f}"
-        )
-        report["sets"][name] = {
-            "first": {"runs": [str(run.path) for run in a.runs], "rates": a.rates},
-            "second": {"runs": [str(run.path) for run in b.runs], "rates": b.rates},
-            "difference": asdict(difference),
-        }
+    for name, comparison in compare_systems(first, second, args.metric):
+        print("\n".join([f"\n{name}: {args.metric.upper()} %", *comparison.lines()]))
+        report["sets"][name] = comparison.figures()
     if args.json:
         write_json(args.json, report)
 

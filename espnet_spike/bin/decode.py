@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sets = named_dirs(args.sets)
     from dataclasses import replace
 
-    from espnet_spike.inference.decode import decode, make_plan, read_settings
-    from espnet_spike.utils.files import name_some
+    from espnet_spike.inference.decode import decode, make_plan, read_settings, time_lines
 
     settings = read_settings(args.inference_config, args.inference_args)
     settings = replace(
@@ -63,16 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         flush=True,
     )
     records = decode(plan, cluster)
-    width = max(len("set"), *map(len, records))
-    print(f"{'set':{width}}   utts   blank  audio s     RTF")
-    for name, record in records.items():
-        print(
-            f"{name:{width}} {record['utterances']:6d} {len(record['blank']):7d} "
-            f"{record['audio_seconds']:8.1f} {record['rtf']:7.4f}"
-        )
-        if record["blank"]:
-            blank = name_some(record["blank"])
-            print(f"  nothing was recognised in {blank}: silence, or too short for the encoder")
+    print("\n".join(time_lines(records)))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folders with the text of the same set, such as exp/asr_X/decode_asr/test",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the texts")
     parser.add_argument(
         "--normalization",
         help="of the texts, before comparing; if absent, what the export and --decode_dir were "

@@ -47,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid, prices = list(read_grid(args.grid)), read_prices(args.cost_model)
     if any(hardware.multiplier == "none" for hardware in grid):
         raise UserError(f"{args.grid}: multiplier none cannot run a whole model", "leave it out")
-    from espnet_spike.results.formatting import table
-    from espnet_spike.simulator.explore import explore, front
+    from espnet_spike.simulator.explore import explore, front_table
     from espnet_spike.simulator.simulate import FOLDER, record_experiment
 
     paths = {path.name: path for path in args.asr_exp}
@@ -63,24 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.cost_model,
         args.nj,
     )
-    best = front(points)
-    rows = [
-        [
-            *(point.model, point.coding, point.core, "yes" if point in best else ""),
-            *(f"{point.cycles:.0f}", f"{point.latency_ms:.3f}", f"{point.energy_uj:.1f}"),
-        ]
-        for point in dict.fromkeys([*points[: args.best], *best])
-    ]
-    head = [
-        "experiment",
-        "coding",
-        "core",
-        "unbeaten",
-        "cycles a frame",
-        "latency, ms",
-        "energy, µJ",
-    ]
-    print("\n".join(table(head, rows, left=4)))
+    print("\n".join(front_table(points, args.best)))
     print(
         f"\n{len(points)} points on {len(grid)} cores; unbeaten: no other is better in both time "
         f"and energy. Replay-extrapolated; energy estimated by {args.cost_model} ({prices.source})."

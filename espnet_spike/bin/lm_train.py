@@ -17,7 +17,9 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--train_text", type=Path, nargs="+", required=True, help="Kaldi text, one file or several"
     )
-    parser.add_argument("--valid_text", type=Path, required=True)
+    parser.add_argument(
+        "--valid_text", type=Path, required=True, help="to choose the best epoch by"
+    )
     parser.add_argument("--stats_dir", type=Path, required=True, help="gets the lengths of lines")
     add_training_options(parser, "lm")
     return parser

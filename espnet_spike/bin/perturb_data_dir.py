@@ -1,14 +1,9 @@
 """Add copies of a data directory at other speeds."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.data.kaldi_dir import DataDir
-from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-
-logger = logging.getLogger("perturb_data_dir")
 
 
 def get_parser() -> Parser:
@@ -24,70 +19,15 @@ def get_parser() -> Parser:
     return parser
 
 
-def parse_factors(value: str) -> list[float]:
-    """Return the factors of an option value.
-
-    Raises:
-        UserError: no number, out of 0.5 to 2, or given twice.
-    """
-    factors = []
-    for word in value.split():
-        try:
-            factor = float(word)
-        except ValueError:
-            factor = 0.0
-        if not 0.5 <= factor <= 2:
-            raise UserError(f"speed factor {word!r}: expected a number from 0.5 to 2")
-        if factor in factors:
-            raise UserError(f"speed factor {word} is given twice")
-        factors.append(factor)
-    if not factors:
-        raise UserError("no speed factors are given", "for example --factors '0.9 1.0 1.1'")
-    return factors
-
-
-def perturb(data: DataDir, factors: list[float]) -> DataDir:
-    """Return the directory with one copy of every utterance for each factor.
-
-    Raises:
-        UserError: the directory has no audio or is perturbed already.
-    """
-    if not data.wav:
-        raise UserError("speed perturbation needs audio (wav.scp)", "perturb before extracting")
-    if data.utt2speed:
-        raise UserError("this data directory is perturbed already (it has utt2speed)")
-    result = DataDir(wav=dict(data.wav) if data.segments else {})
-    for factor in factors:
-        prefix = "" if factor == 1 else f"sp{factor:g}-"
-        for utt, words in data.text.items():
-            name = prefix + utt
-            if data.segments:
-                result.segments[name] = data.segments[utt]
-            else:
-                result.wav[name] = data.wav[utt]
-            result.text[name] = words
-            result.utt2spk[name] = prefix + data.utt2spk[utt]
-            result.utt2speed[name] = factor
-    return result
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = get_parser()
     args = parser.parse_args(argv)
     if args.source.resolve() == args.target.resolve():
         parser.error("source and target are the same directory")
-    factors = parse_factors(args.factors)
-    data = DataDir.read(args.source)
-    result = perturb(data, factors)
-    result.write(args.target)
-    logger.info(
-        "%s: %d utterances from %d at speeds %s",
-        args.target,
-        len(result.text),
-        len(data.text),
-        ", ".join(f"{factor:g}" for factor in factors),
-    )
+    from espnet_spike.data.speed_perturbation import parse_factors, perturb_dir
+
+    perturb_dir(args.source, args.target, parse_factors(args.factors))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
             shipped("train_iml_spikeformer_aishell.yaml"),
             shipped("train_iml_spikeformer_librispeech960.yaml"),
         ],
+        help="YAML of the training, of one model or several",
     )
     parser.add_argument(
         "--ratio", type=float, nargs="+", default=[4.64, 4.32], help="one for each config"

@@ -23,7 +23,7 @@ def get_parser() -> Parser:
     parser.add_argument("--config", type=config_file, required=True, help="YAML of the training")
     parser.add_argument("--asr_exp", type=Path, required=True, help="the trained experiment")
     parser.add_argument("--train_dir", type=Path, required=True, help="as in training")
-    parser.add_argument("--valid_dir", type=Path, required=True)
+    parser.add_argument("--valid_dir", type=Path, required=True, help="likewise")
     parser.add_argument("--stats_dir", type=Path, required=True, help="made by collect_stats")
     parser.add_argument("--steps", type=_steps, default=STEPS, help="some of: calibrate finetune")
     add_training_options(parser, "asr")

@@ -64,18 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             seconds = min(start + size, len(wave)) / rate
             print(f"{seconds:7.2f} s  {to_text(transcriber.ctc.tokens)}", flush=True)
     print(f"text: {to_text(transcriber.ctc.tokens)}")
-    timing, encoder = transcriber.timing, model.encoder
-    wait = config.frame_length + encoder.look_ahead * config.frame_shift
-    print(
-        f"a chunk of {args.chunk_ms:g} ms: computed in {1000 * timing.percentile(50):.1f} ms "
-        f"(median), {1000 * timing.percentile(95):.1f} ms (95 %), "
-        f"{1000 * timing.percentile(100):.1f} ms (most); an output frame, one every "
-        f"{encoder.subsampling_factor * config.frame_shift:g} ms, waits for {wait:g} ms of audio"
-    )
-    print(
-        f"real-time factor {timing.rtf:.3f}; state of the stream "
-        f"{transcriber.ctc.encoder.carries.nbytes() / 1024:.0f} KiB"
-    )
+    print("\n".join(transcriber.timing_lines(args.chunk_ms)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--normalization",
         help="of the texts; if absent, what the model's decodings were scored under",
     )
-    parser.add_argument("--energy_model", default="horowitz45_fp32")
+    parser.add_argument("--energy_model", default="horowitz45_fp32", help="prices of operations")
     parser.add_argument("--out", type=Path, required=True, help="gets sweep.md, .json and plots")
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
     return parser

@@ -20,7 +20,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", type=Path, required=True, help="exp/asr_... of a recipe, or a pack (.zip)"
     )
-    parser.add_argument("--format", choices=["text", "json", "srt", "ctm"], default="text")
+    parser.add_argument(
+        "--format", choices=["text", "json", "srt", "ctm"], default="text", help="of transcripts"
+    )
     parser.add_argument("--out", type=Path, help="folder for one file each; else standard output")
     parser.add_argument(
         "--inference_config", type=config_file, help="beam search; else that of the latest decoding"

@@ -1,6 +1,17 @@
-"""Which utterances training can use."""
+"""Which utterances training can use; copies of feature directories without the others."""
 
+import logging
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_spike.data.feature_dir import Row, iter_rows, write_rows
+from espnet_spike.data.feature_extractor import hand_on
+from espnet_spike.errors import UserError
+from espnet_spike.utils.files import write_table
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,3 +34,38 @@ def reason_to_drop(frames: int, text: str, limits: Limits) -> str:
     if len(text) > frames:
         return f"text longer than audio: {len(text)} characters, {frames} frames"
     return "" if text else "no text"
+
+
+def filter_dir(source: Path, target: Path, limits: Limits) -> dict[str, str]:
+    """Write ``target`` with what is kept of ``source``; return what was dropped and why.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    dropped: dict[str, str] = {}
+
+    def kept() -> Iterator[Row]:
+        for row in iter_rows(source):
+            if reason := reason_to_drop(row.frames, row.text, limits):
+                dropped[row.utt] = reason
+            else:
+                yield row
+
+    count = write_rows(target, kept())
+    counts = Counter(reason.partition(":")[0] for reason in dropped.values())
+    summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
+    if not count:
+        raise UserError(
+            f"{source}: no utterance is left (dropped: {summary})",
+            "change --min_frames or --max_frames, or look at the data",
+        )
+    hand_on(source, target)
+    write_table(target / "dropped.txt", dropped)
+    _logger.info(
+        "%s: %d of %d utterances kept; dropped: %s",
+        target,
+        count,
+        count + len(dropped),
+        summary,
+    )
+    return dropped

@@ -1,13 +1,18 @@
 """Token lists: sentencepiece pieces, characters or words, as ESPnet numbers them."""
 
 import io
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import iter_table, write_bytes, write_lines
 
+_logger = logging.getLogger(__name__)
+SHOWN = 10  # unknown units named per set
 TOKEN_TYPES = ("bpe", "char", "word")
 BPE_MODES = ("unigram", "bpe")
 BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
@@ -142,3 +147,87 @@ def unknown_units(
         unknown.update(found)
         hit += bool(found)
     return unknown, hit
+
+
+class Transcripts:
+    """The transcripts of a Kaldi text, read anew each time: those of a large corpus stay there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[str]:
+        return (words for _, words in iter_table(self.path) if words)
+
+
+def make_tokens(
+    texts: Iterable[str], out: Path, token_type: str, nbpe: int, bpemode: str
+) -> list[str]:
+    """Write ``tokens.txt``, for ``bpe`` also ``bpe.model``, ``bpe.vocab`` and ``train.txt``.
+
+    Args:
+        texts: transcripts, gone through several times.
+        out: the folder.
+        token_type: one of ``TOKEN_TYPES``.
+        nbpe: pieces of the ``bpe`` vocabulary.
+        bpemode: one of ``BPE_MODES``.
+
+    Returns:
+        The token list.
+
+    Raises:
+        UserError: a word or character is the name of a special token, or sentencepiece refuses.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if token_type == "bpe":
+        model = train_sentencepiece(texts, nbpe, bpemode, _logger.warning)
+        pieces = pieces_of(model)
+        write_lines(out / "train.txt", texts)
+        write_lines(out / "bpe.vocab", (f"{piece}\t{score:g}" for piece, score in pieces))
+        write_bytes(out / "bpe.model", model)
+        units = [piece for piece, _ in pieces if piece != UNKNOWN]
+    else:
+        counts = count_units(texts, token_type)
+        special = {BLANK, UNKNOWN, SOS_EOS} & set(counts)
+        if special:
+            raise UserError(f"the transcripts hold {min(special)}, a name with a meaning here")
+        units = sorted(counts, key=lambda unit: (-counts[unit], unit))
+    names = token_list(units)
+    write_lines(out / "tokens.txt", names)
+    return names
+
+
+def make_token_list(
+    text: Path, out: Path, token_type: str, nbpe: int, bpemode: str, others: Iterable[Path] = ()
+) -> None:
+    """Make a token list from training transcripts; say what is unknown in others.
+
+    Args:
+        text: Kaldi text of the training set.
+        out, token_type, nbpe, bpemode: see ``make_tokens``.
+        others: Kaldi texts to look for unknown units in.
+
+    Raises:
+        UserError: no transcripts; see ``make_tokens``.
+    """
+    texts = Transcripts(text)
+    if not any(texts):
+        raise UserError(f"{text}: no transcripts")
+    names = make_tokens(texts, out, token_type, nbpe, bpemode)
+    _logger.info("%s: %d tokens from %d transcripts", out, len(names), sum(1 for _ in texts))
+    model = (out / "bpe.model").read_bytes() if token_type == "bpe" else None
+    for path in others:
+        transcripts = Transcripts(path)
+        unknown, hit = unknown_units(transcripts, token_type, names, model)
+        if not unknown:
+            _logger.info("%s: nothing out of vocabulary", path)
+            continue
+        most = ", ".join(f"{unit!r} {count}" for unit, count in unknown.most_common(SHOWN))
+        _logger.warning(
+            "%s: %d out-of-vocabulary units in %d of %d utterances become %s: %s",
+            path,
+            unknown.total(),
+            hit,
+            sum(1 for _ in transcripts),
+            UNKNOWN,
+            most + (", ..." if len(unknown) > SHOWN else ""),
+        )

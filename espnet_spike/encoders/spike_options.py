@@ -36,10 +36,20 @@ class SpikeOptions:
         """Add an option for each attribute to a parser."""
         defaults = defaults or {}
         parser.add_argument(
-            "--spike_mode", choices=["integer", "binary"], default=defaults.get("spike_mode")
+            "--spike_mode",
+            choices=["integer", "binary"],
+            default=defaults.get("spike_mode"),
+            help="how the encoder runs",
         )
-        parser.add_argument("--T", type=int, default=defaults.get("T"))
-        parser.add_argument("--T_rule", choices=["keep", "rescale"], default=defaults.get("T_rule"))
+        parser.add_argument(
+            "--T", type=int, default=defaults.get("T"), help="levels of the IMLS neurons"
+        )
+        parser.add_argument(
+            "--T_rule",
+            choices=["keep", "rescale"],
+            default=defaults.get("T_rule"),
+            help="of the thresholds",
+        )
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> "SpikeOptions":

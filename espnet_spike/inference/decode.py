@@ -426,3 +426,24 @@ SEARCH_KEYS = (
     *("beam_size", "ctc_weight", "ctc_window_margin", "lm_weight", "penalty", "nbest"),
     *("maxlenratio", "minlenratio", "normalize_length"),
 )
+
+
+def time_lines(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a table of how long decoding took, and the utterances that nothing was recognised of.
+
+    Args:
+        records: of the sets, as ``decode`` returns them.
+    """
+    width = max(len("set"), *map(len, records))
+    lines = [f"{'set':{width}}   utts   blank  audio s     RTF"]
+    for name, record in records.items():
+        lines.append(
+            f"{name:{width}} {record['utterances']:6d} {len(record['blank']):7d} "
+            f"{record['audio_seconds']:8.1f} {record['rtf']:7.4f}"
+        )
+        if record["blank"]:
+            blank = name_some(record["blank"])
+            lines.append(
+                f"  nothing was recognised in {blank}: silence, or too short for the encoder"
+            )
+    return lines

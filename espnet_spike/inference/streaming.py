@@ -164,7 +164,7 @@ class Transcriber:
     """
 
     def __init__(self, model: Any, config: "FbankConfig", rate: int) -> None:
-        self.rate = rate
+        self.config, self.rate = config, rate
         self.fbank = FbankStream(config, rate)
         self.ctc = CTCStream(model)
         self.timing = Timing()
@@ -177,3 +177,17 @@ class Transcriber:
         self.timing.audio.append(len(wave) / self.rate)
         self.timing.compute.append(time.perf_counter() - start)
         return new
+
+    def timing_lines(self, chunk_ms: float) -> list[str]:
+        """Return how long chunks of ``chunk_ms`` took and wait, and the size of the state."""
+        timing, encoder, config = self.timing, self.ctc.model.encoder, self.config
+        wait = config.frame_length + encoder.look_ahead * config.frame_shift
+        return [
+            f"a chunk of {chunk_ms:g} ms: computed in {1000 * timing.percentile(50):.1f} ms "
+            f"(median), {1000 * timing.percentile(95):.1f} ms (95 %), "
+            f"{1000 * timing.percentile(100):.1f} ms (most); an output frame, one every "
+            f"{encoder.subsampling_factor * config.frame_shift:g} ms, waits for {wait:g} ms of "
+            "audio",
+            f"real-time factor {timing.rtf:.3f}; state of the stream "
+            f"{self.ctc.encoder.carries.nbytes() / 1024:.0f} KiB",
+        ]

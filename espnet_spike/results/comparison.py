@@ -1,8 +1,9 @@
 """Compare decodings of the same utterances: runs are pooled, systems compared in pairs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,3 +131,58 @@ def compare(first: Pooled, second: Pooled) -> Difference:
     """
     _check_same_set(first.runs[0], second.runs[0])
     return paired_difference(first.sums, second.sums, first.runs[0].speakers)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on one set.
+
+    Attributes:
+        first, second: their runs.
+        difference: second minus first.
+    """
+
+    first: Pooled
+    second: Pooled
+    difference: Difference
+
+    def lines(self) -> list[str]:
+        """Return a line for each system, and two on the difference."""
+        lines = []
+        for label, pooled in (("first", self.first), ("second", self.second)):
+            runs = ", ".join(f"{rate:.2f}" for rate in pooled.rates)
+            each = f"; each run: {runs}" if len(pooled.runs) > 1 else ""
+            lines.append(
+                f"  {label:7s}{pooled.rate:8.2f}   95 % interval {pooled.interval()}{each}"
+            )
+        found = self.difference
+        return [
+            *lines,
+            f"  second - first {found.difference:+.2f}   95 % interval {found.interval}",
+            f"  P(second better) {found.p_second_better:.3f}",
+        ]
+
+    def figures(self) -> dict[str, Any]:
+        """Return runs, rates and difference as plain values."""
+        return {
+            "first": {"runs": [str(r.path) for r in self.first.runs], "rates": self.first.rates},
+            "second": {"runs": [str(r.path) for r in self.second.runs], "rates": self.second.rates},
+            "difference": asdict(self.difference),
+        }
+
+
+def compare_systems(
+    first: Sequence[Path], second: Sequence[Path], metric: str = "wer"
+) -> Iterator[tuple[str, Comparison]]:
+    """Yield the scored sets that two systems have in common, each with its comparison.
+
+    Args:
+        first, second: decode folders of the runs, see ``common_sets``.
+        metric: ``wer``, ``cer`` or ``ter``.
+
+    Raises:
+        UserError: nothing in common, or the sets cannot be compared.
+    """
+    for name, systems in common_sets(first, second).items():
+        a, b = (pool(runs, metric) for runs in systems)
+        yield name, Comparison(a, b, compare(a, b))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_spike.results.formatting import table
 from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
 from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.record import Recording
@@ -66,3 +67,23 @@ def front(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other beats in both time and energy, the fastest first."""
     best = pareto([(point.latency_ms, point.energy_uj) for point in points])
     return [point for point, unbeaten in zip(points, best, strict=True) if unbeaten]
+
+
+def front_table(points: Sequence[Point], fastest: int) -> list[str]:
+    """Return a Markdown table of the fastest points, and of all that no other beats.
+
+    Args:
+        points: the fastest first.
+        fastest: how many of them are shown in any case.
+    """
+    best = front(points)
+    head = ["experiment", "coding", "core", "unbeaten"]
+    head += ["cycles a frame", "latency, ms", "energy, µJ"]
+    rows = [
+        [
+            *(point.model, point.coding, point.core, "yes" if point in best else ""),
+            *(f"{point.cycles:.0f}", f"{point.latency_ms:.3f}", f"{point.energy_uj:.1f}"),
+        ]
+        for point in dict.fromkeys([*points[:fastest], *best])
+    ]
+    return table(head, rows, left=4)

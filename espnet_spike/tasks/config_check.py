@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet
-from espnet_spike.tasks.build import build_on_meta, parameters_on_meta, token_names
+from espnet_spike.tasks.build import (
+    INPUT_SIZE,
+    VOCAB_SIZE,
+    build_on_meta,
+    parameters_on_meta,
+    token_names,
+)
+from espnet_spike.tasks.config import read_training_config
 from espnet_spike.tasks.config_values import (
     GIVEN,
     Problems,
@@ -231,6 +238,35 @@ def _of_sizes(args: argparse.Namespace, tokens: Sequence[str]) -> argparse.Names
         # its file of statistics may be made later, and holds no parameter
         args.normalize, args.normalize_conf = None, {}
     return args
+
+
+def check_asr_config(path: Path, extra: str = "") -> Checked:
+    """Check the YAML of a speech recognizer, see ``check_training_config``.
+
+    Args:
+        path: the YAML; its ``spike_meta`` says what sizes to build the model with.
+        extra: options of ESPnet over it.
+
+    Raises:
+        UserError: lists every mistake found.
+    """
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    config, meta = read_training_config(path)
+    sizes = meta.get("vocab_size", VOCAB_SIZE), meta.get("input_size", INPUT_SIZE)
+    return check_training_config(SpikeASRTask, config, path, extra, *sizes)
+
+
+def check_lm_config(path: Path, extra: str = "") -> Checked:
+    """Check the YAML of a language model, see ``check_training_config``.
+
+    Raises:
+        UserError: lists every mistake found.
+    """
+    from espnet_spike.tasks.lm import SpikeLMTask
+
+    config, _ = read_training_config(path)
+    return check_training_config(SpikeLMTask, config, path, extra, input_size=None)
 
 
 def check_inference_config(config: Mapping[str, Any], words: Sequence[str], path: Path) -> None:

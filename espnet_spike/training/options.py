@@ -10,10 +10,10 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the options that the ASR and LM training commands share."""
     parser.add_argument("--output_dir", type=Path, required=True, help="experiment folder")
     parser.add_argument("--token_list", type=Path, required=True, help="one token a line")
-    parser.add_argument("--token_type", default="bpe", choices=["bpe", "char", "word"])
+    parser.add_argument("--token_type", default="bpe", choices=["bpe", "char", "word"], help="unit")
     parser.add_argument("--bpemodel", type=Path, help="sentencepiece model, for token_type bpe")
     parser.add_argument("--ngpu", type=int, default=0, help="0 trains on the CPU")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, data order, dropout")
     parser.add_argument(
         "--deterministic",
         action="store_true",
@@ -34,4 +34,4 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
     )
     group = parser.add_argument_group("several processes", "as ESPnet's options; also by torchrun")
     for name in DISTRIBUTED:
-        group.add_argument(f"--{name}")
+        group.add_argument(f"--{name}", help="as of ESPnet")

@@ -55,6 +55,18 @@ def str2bool(value: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, got {value!r}")
 
 
+def pairs_of(
+    parser: argparse.ArgumentParser, words: Sequence[str], names: str
+) -> list[tuple[Path, Path]]:
+    """Return positional arguments as pairs of directories; ``names`` is what the usage calls them.
+
+    An odd number of them exits with the usage.
+    """
+    if len(words) % 2:
+        parser.error(f"directories come in pairs: {names}")
+    return [(Path(a), Path(b)) for a, b in zip(words[::2], words[1::2], strict=True)]
+
+
 def named_dirs(items: Sequence[str]) -> dict[str, Path]:
     """Read ``NAME=DIR`` arguments.
 

@@ -1,8 +1,8 @@
 """Run one command of a recipe stage: skip it when done, log it, explain its failure.
 
-``run.sh`` calls this once a command::
+``run.sh`` does this once per command::
 
-    python -m espnet_spike.utils.stages --stage "3 fbank" --name fbank --expdir exp \
+    python -m espnet_spike.bin.run_stage --stage "3 fbank" --name fbank --expdir exp \
         --input data/train --output dump/fbank/org/train -- python -m espnet_spike.bin.fbank ...
 
 A done-marker (``EXPDIR/.done/NAME.json``) is written only after the command left with 0 and every
@@ -11,7 +11,6 @@ same, the command is skipped. Options that change how a command runs, but not wh
 (``--nj`` and the like), are left out of the fingerprint.
 """
 
-import argparse
 import contextlib
 import fcntl
 import io
@@ -29,7 +28,6 @@ from pathlib import Path
 
 from espnet_spike import __version__
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser
 from espnet_spike.utils.files import file_digest, text_digest, write_json
 
 # a change of these gives the same output
@@ -275,35 +273,3 @@ def run_stage(
         )
         print(f"stage {stage}: {name} finished in {seconds:.0f} s", flush=True)
         return True
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(
-        prog="espnet_spike.utils.stages", description="Run one command of a recipe stage."
-    )
-    parser.add_argument("--stage", required=True, help="number and name, for messages")
-    parser.add_argument("--name", required=True, help="of the marker and the log")
-    parser.add_argument("--expdir", type=Path, required=True)
-    parser.add_argument("--input", type=Path, action="append", default=[], dest="inputs")
-    parser.add_argument("--output", type=Path, action="append", default=[], dest="outputs")
-    parser.add_argument(
-        "--launcher", action="append", default=[], metavar="WORD", help="before the command"
-    )
-    parser.add_argument("--unhashed", action="append", default=[], help="option to leave out")
-    parser.add_argument("--force", action="store_true", help="run even if done")
-    parser.add_argument("--dry_run", action="store_true", help="print the command, run nothing")
-    parser.add_argument("--min_free_gb", type=float, default=0.0)
-    parser.add_argument("command", nargs="+")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command given after ``--``."""
-    run_stage(**vars(get_parser().parse_args(argv)))
-
-
-if __name__ == "__main__":
-    from espnet_spike.utils.cli import run
-
-    run(main)

@@ -19,7 +19,7 @@ def test_command_checks_every_file_and_remembers(tmp_path, monkeypatch):
         raise AssertionError("checked again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(check_config, "_check", unexpected)
+        patch.setattr(check_config, "check", unexpected)
         check_config.main(argv)
         with pytest.raises(AssertionError):
             check_config.main([*argv, "--asr_args", "--max_epoch 3"])

@@ -2,9 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_spike.bin import filter_utts
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.data.filtering import Limits, reason_to_drop
+from espnet_spike.data.filtering import Limits, filter_dir, reason_to_drop
 from espnet_spike.errors import UserError
 from tests.data.test_feature_dir import make
 
@@ -35,7 +34,7 @@ def test_every_utterance_is_kept_within_the_limits_or_accounted_for(
     folder, data = tmp_path_factory.mktemp("filter"), make(frames)
     data.write(folder / "org")
     try:
-        dropped = filter_utts.filter_dir(folder / "org", folder / "new", Limits(low, low + span))
+        dropped = filter_dir(folder / "org", folder / "new", Limits(low, low + span))
     except UserError:
         assert not (folder / "new").exists()
         return
@@ -46,10 +45,10 @@ def test_every_utterance_is_kept_within_the_limits_or_accounted_for(
     assert all(low <= t <= low + span and t >= 3 for t, _ in kept.shapes.values())
 
 
-def test_the_command_writes_what_is_kept_and_lists_what_is_not(tmp_path, caplog):
+def test_what_is_kept_is_written_and_the_rest_listed(tmp_path, caplog):
     caplog.set_level("INFO")
     make({"a": 100, "b": 5, "c": 7}).write(tmp_path / "org")
-    filter_utts.main([str(tmp_path / "org"), str(tmp_path / "new")])
+    filter_dir(tmp_path / "org", tmp_path / "new", Limits())
     assert set(FeatureDir.read(tmp_path / "new").feats) == {"a"}
     listed = (tmp_path / "new/dropped.txt").read_text()
     assert listed == "b too short: 5 frames\nc too short: 7 frames\n"
@@ -60,14 +59,5 @@ def test_the_command_writes_what_is_kept_and_lists_what_is_not(tmp_path, caplog)
 def test_nothing_left_is_an_error_and_writes_nothing(tmp_path):
     make({"a": 5}).write(tmp_path / "org")
     with pytest.raises(UserError, match=r"no utterance is left .*1 too short"):
-        filter_utts.main([str(tmp_path / "org"), str(tmp_path / "new")])
+        filter_dir(tmp_path / "org", tmp_path / "new", Limits())
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments", [["one"], ["d", "d"], ["a", "b", "--min_frames", "5", "--max_frames", "4"]]
-)
-def test_wrong_arguments_are_refused(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        filter_utts.main(arguments)
-    assert caught.value.code == 2

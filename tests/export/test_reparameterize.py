@@ -6,8 +6,9 @@ import pytest
 import torch
 import yaml
 
+from espnet_spike.bin import reparameterize as command
 from espnet_spike.errors import UserError
-from espnet_spike.export.reparameterize import PROOF, reparameterize
+from espnet_spike.export.reparameterize import PROOF, Proof, reparameterize
 from espnet_spike.tasks.loading import encoder_inputs
 from tests.helpers.tiny_model import CONFIG, DIMENSION, TOKENS, make_texts, write_features
 
@@ -48,7 +49,10 @@ def load(exp):
 @pytest.mark.parametrize("conf", [{"qkv_bias": True}, {"qk_mode": "repconv"}, {"qk_mode": "ssa"}])
 def test_the_written_experiment_is_the_same_model(tmp_path, conf):
     exp, data = experiment(tmp_path, **conf)
-    proof = reparameterize(exp, None, data, tmp_path / "out", fold_qk=True, utterances=3)
+    words = ["--asr_exp", exp, "--data_dir", data, "--out", tmp_path / "out"]
+    command.main([*map(str, words), "--fold_qk", "true", "--utterances", "3"])
+    written = json.loads((tmp_path / "out" / PROOF).read_text())
+    proof = Proof(**written)
     assert proof.holds and proof.utterances == 3
     assert proof.layer_fp32 < 1e-5 and proof.double < 1e-9 and proof.double_flips == 0
     trained, merged = load(exp), load(tmp_path / "out")
@@ -60,8 +64,6 @@ def test_the_written_experiment_is_the_same_model(tmp_path, conf):
     assert all(torch.equal(v, expected[k]) for k, v in merged.encoder.state_dict().items())
     for speech, lengths in encoder_inputs(merged, data, 3):
         assert merged.encoder(speech, lengths)[0].isfinite().all()
-    written = json.loads((tmp_path / "out" / PROOF).read_text())
-    assert written["utterances"] == 3
     config = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
     assert config["encoder_conf"]["fold_qk"] and config["encoder_conf"]["reparameterized"]
 

@@ -115,7 +115,7 @@ def test_a_second_run_waits_for_the_first_and_finds_its_work_done(tmp_path):
     script = f"echo run >> '{tmp_path}/runs'; sleep 1; touch '{tmp_path}/out'"
     words = ["--stage", "8 train", "--name", "x", "--expdir", str(tmp_path / "exp")]
     words += ["--output", str(tmp_path / "out"), "--", *shell(script)]
-    command = [sys.executable, "-m", "espnet_spike.utils.stages", *words]
+    command = [sys.executable, "-m", "espnet_spike.bin.run_stage", *words]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted((run.communicate(timeout=60)[0] for run in both), key=len)
     assert [run.returncode for run in both] == [0, 0]
@@ -138,7 +138,7 @@ def test_killed_for_memory_has_its_own_hint():
 
 def test_ctrl_c_stops_with_130_and_leaves_no_marker(tmp_path):
     command = [
-        *(sys.executable, "-m", "espnet_spike.utils.stages", "--stage", "3 x", "--name", "x"),
+        *(sys.executable, "-m", "espnet_spike.bin.run_stage", "--stage", "3 x", "--name", "x"),
         *("--expdir", str(tmp_path / "exp"), "--", "bash", "-c"),
         f"touch '{tmp_path}/started'; sleep 30",
     ]
