@@ -6,12 +6,6 @@ from typing import Any
 Simulations = dict[tuple[str, str], Mapping[str, Any]]
 HOT_SPOTS = 3
 METRICS = ("cycles", "instructions", "memory", "latency_ms")
-# improvement over the base model in %, Table II of paper B (arXiv 2606.01135)
-PAPER = {
-    "E": (32.32, 14.30, 17.57, 29.78),
-    "S": (19.58, 14.0, 7.63, 17.9),
-    "E, optimized": (46.13, 26.9, 28.50, 37.5),
-}
 CODINGS = {
     "dense": "dense, plain loops",
     "dense_unrolled": "dense, unrolled",
@@ -42,10 +36,6 @@ def simulation_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if not found:
         return []
     lines = ["## Hardware cycles", "", *overview(found), "", *_notes(found), ""]
-    if paper := paper_table(found):
-        lines += ["### Improvement beside paper B, Table II", "", *paper, ""]
-    if claims := findings(found):
-        lines += ["### Findings of paper B", "", *claims, ""]
     lines += ["### Where the cycles go", "", *parts_table(found), ""]
     return [*lines, "### Cycles by layer", "", *layers_table(found), ""]
 
@@ -141,81 +131,3 @@ def layers_table(found: Simulations) -> list[str]:
             rows.append([experiment, core, layer, *counts, f"{gain:.1f}"])
     head = ["experiment", "core", "layer", "dense", "event-driven", "saved, %"]
     return _table(head, rows, 2)
-
-
-def _base(found: Simulations, core: str, model: str) -> Mapping[str, Any] | None:
-    same = [f for (_, c), f in found.items() if c == core and f["model"] == model]
-    return same[0] if same else None
-
-
-def paper_table(found: Simulations) -> list[str]:
-    """Return the improvements of the event-driven models beside those that paper B prints.
-
-    Against the dense SpeechMamba if there is one, else the model's own dense coding; and against
-    the naively sparsified one, since the paper does not say which is its base.
-    """
-    rows = []
-    for (experiment, core), figures in found.items():
-        if figures["model"] not in PAPER:
-            continue
-        for loops in ("", "_unrolled"):
-            for name in ("dense", "naive"):
-                base = _base(found, core, name)
-                if base is not None:
-                    coding = ("dense" if name == "dense" else "event") + loops
-                    counts, said = base["codings"][coding], name
-                elif name == "dense":
-                    counts, said = figures["codings"][f"dense{loops}"], "own dense coding"
-                else:
-                    continue
-                ours = figures["codings"][f"event{loops}"]
-                rows.append(
-                    [
-                        *(experiment, figures["model"], core, said),
-                        "unrolled" if loops else "plain",
-                        *(f"{saved(ours, counts, metric):.1f}" for metric in METRICS),
-                        " / ".join(f"{value:g}" for value in PAPER[figures["model"]]),
-                    ]
-                )
-    if not rows:
-        return []
-    head = ["experiment", "model", "core", "against", "loops", "cycles", "instructions"]
-    return _table([*head, "memory accesses", "latency", "the paper's four"], rows, 5)
-
-
-def findings(found: Simulations) -> list[str]:
-    """Return what our figures say to the three findings of paper B, a line each."""
-    lines = []
-    for (experiment, core), figures in found.items():
-        codings = figures["codings"]
-        if "event" not in codings or not figures["sparsity"]:
-            continue
-        gain, sparsity = saved(codings["event"], codings["dense"]), 100 * figures["sparsity"]
-        verdict = "confirmed" if gain < sparsity else "refuted"
-        lines.append(
-            f"- The gain is less than the sparsity: {verdict} for {experiment} on {core} "
-            f"({gain:.1f} % of the cycles at {sparsity:.1f} % sparsity)."
-        )
-        rival = _base(found, core, "E")
-        if figures["model"] == "S" and rival is not None:
-            neurons, total = figures["parts"]["neuron"]["event"], codings["event"]
-            share = 100 * neurons["memory"] / total["memory"]
-            theirs = saved(rival["codings"]["event"], rival["codings"]["dense"])
-            # the paper's S is sparser than its E and gains less
-            verdict = "confirmed" if gain < theirs else "refuted"
-            lines.append(
-                f"- Membranes eat the gain of spikes: {verdict} for {experiment} on {core} (S "
-                f"saves {gain:.1f} % of the cycles at {sparsity:.1f} % sparsity, E {theirs:.1f} % "
-                f"at {100 * rival['sparsity']:.1f} %; neurons make {share:.1f} % of the accesses)."
-            )
-    for core in dict.fromkeys(core for _, core in found):
-        plain, more = _base(found, core, "E"), _base(found, core, "E, optimized")
-        if plain is None or more is None:
-            continue
-        gains = [saved(f["codings"]["event"], f["codings"]["dense"]) for f in (plain, more)]
-        verdict = "confirmed" if gains[1] - gains[0] > 10 else "refuted"
-        lines.append(
-            f"- More points inside Mamba add over 10 %: {verdict} on {core} "
-            f"({gains[0]:.1f} % to {gains[1]:.1f} %)."
-        )
-    return lines
