@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ from espnet_spike import experiment
 from espnet_spike.bin import asr_inference, decode
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.inference import batches as batches_module
 from espnet_spike.inference import decode as decode_module
 from espnet_spike.utils.files import read_table
 from tests.helpers.tiny_model import make_texts, tiny_experiment, write_features
@@ -365,14 +363,6 @@ def test_a_lost_hypothesis_is_named(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "infer", real)
     texts = in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
     assert len(texts["dev"]) == 7
-
-
-def test_a_job_ends_when_the_decode_command_has_gone(recipe, tmp_path, monkeypatch):
-    monkeypatch.setenv(batches_module.PARENT, "1")
-    if os.getppid() == 1:
-        monkeypatch.setenv(batches_module.PARENT, str(2**22))
-    with pytest.raises(SystemExit, match="has gone"):
-        in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
 
 
 def test_paths_with_commas_are_refused(recipe, tmp_path):

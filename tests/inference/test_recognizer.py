@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.bin import decode, fbank, pack, transcribe
-from espnet_spike.data.feature_extractor import FEATURES, FeatureExtractor, hand_on
+from espnet_spike.data.feature_extractor import FEATURES, hand_on
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.export import pack as pack_module
@@ -270,13 +270,3 @@ def test_what_is_not_known_is_asked_for(recipe, tmp_path):
     (tmp_path / "p.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match="no packed model"):
         Recognizer(tmp_path / "p.zip")
-
-
-def test_features_are_handed_on(recipe, tmp_path):
-    feature_extractor = FeatureExtractor.find(recipe / "exp/asr_tiny")
-    assert feature_extractor.fs == RATE and feature_extractor.fbank.num_mel_bins == DIMENSION
-    hand_on(recipe / "dump/test", tmp_path / "b")
-    assert FeatureExtractor.find(tmp_path / "b") == feature_extractor
-    assert FeatureExtractor.find(tmp_path / "b", fs=16000).fs == 16000
-    hand_on(tmp_path, tmp_path / "b")
-    assert not (tmp_path / "b" / FEATURES).exists()

@@ -1,7 +1,54 @@
+import argparse
+
 import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks import arguments
+
+
+class Task:
+    """A task with two options, as ESPnet's have many."""
+
+    @staticmethod
+    def get_parser():
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--max_epoch", type=int, default=40)
+        parser.add_argument("--optim", default="adam", choices=["adam", "sgd"])
+        parser.add_argument("--conf", default=None)
+        parser.add_argument("--output_dir")
+        return parser
+
+
+def test_the_user_is_stronger_than_the_command_and_that_than_the_yaml():
+    config = {"max_epoch": 3, "optim": "sgd", "conf": {"lr": 1}}
+    args = arguments.parse_espnet(Task, config, ["--max_epoch", "4"], "--max_epoch=5")
+    assert (args.max_epoch, args.optim, args.conf) == (5, "sgd", {"lr": 1})
+    args.conf["lr"] = 2
+    assert config["conf"] == {"lr": 1}  # what is parsed is a copy
+    assert arguments.parse_espnet(Task, config, ["--max_epoch", "4"]).max_epoch == 4
+    assert arguments.parse_espnet(Task, {}, []).max_epoch == 40
+
+
+@pytest.mark.parametrize(
+    ("config", "extra", "said"),
+    [
+        ({"max_epochs": 3}, "", "unknown key .* max_epochs .did you mean 'max_epoch'"),
+        ({}, "--max_epochs 3", "unrecognized arguments: --max_epochs.*did you mean 'max_epoch'"),
+        ({}, "--max_ep 3", "unrecognized arguments"),
+        ({}, "--max_epoch three", "invalid int value"),
+        ({}, "--optim=adamw", "invalid choice"),
+        ({}, "--output_dir x", "--output_dir cannot be given"),
+        ({}, "--optim 'sgd", "cannot split"),
+    ],
+)
+def test_what_cannot_be_parsed_is_said(config, extra, said):
+    with pytest.raises(UserError, match=said):
+        arguments.parse_espnet(Task, config, ["--output_dir", "exp"], extra)
+
+
+def test_options_are_split_as_by_a_shell():
+    assert arguments.split_args("--a 'b c' --d=\"e f\"") == ["--a", "b c", "--d=e f"]
+    assert arguments.split_args("") == []
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):

@@ -1,0 +1,97 @@
+"""What is recorded of an epoch beside what ESPnet tells."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from espnet2.train.reporter import Average, Reporter
+from torch import nn
+
+from espnet_spike.tasks import trainer
+from espnet_spike.tasks.trainer import SpikeTrainer
+
+
+class Model(nn.Module):
+    """Its loss is the sum of the input times one weight; the text it is given is spoilt."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+        self.frozen = nn.Parameter(torch.tensor(1.0), requires_grad=False)
+
+    def forward(self, speech, text, utt_id):
+        loss = self.weight * speech.sum() * (3 if self.training else 1)
+        text.fill_(-1)
+        return loss, {}, 1
+
+
+BATCHES = [
+    (["a"], {"speech": torch.tensor([1.0, 4.0]), "text": torch.tensor([3])}),
+    (["b"], {"speech": torch.tensor([7.0]), "text": torch.tensor([4])}),
+]
+
+
+def test_the_first_batch_is_measured_again_in_evaluation_mode():
+    model = Model()
+    probe = trainer._Probe(BATCHES, model, active=True)
+    assert [utts for utts, _ in probe] == [["a"], ["b"]] and len(probe) == 2
+    assert probe.loss_before == 10.0
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    assert probe.loss_now() == 5.0 and model.training
+    assert probe.batch["text"].item() == 3 == BATCHES[0][1]["text"].item()
+    with torch.no_grad():
+        model.weight.fill_(math.nan)
+    assert probe.loss_now() is None
+
+
+def test_later_epochs_are_not_probed():
+    probe = trainer._Probe(BATCHES, Model(), active=False)
+    list(probe)
+    assert probe.loss_before is None and probe.loss_now() is None
+
+
+def test_the_fingerprint_tells_whether_a_trainable_parameter_moved():
+    model = Model()
+    before = trainer._fingerprint(model)
+    with torch.no_grad():
+        model.frozen.add_(1)
+    assert trainer._fingerprint(model) == before
+    with torch.no_grad():
+        model.weight.neg_()
+    assert trainer._fingerprint(model) != before
+
+
+def test_means_are_weighted_and_what_is_not_finite_is_none():
+    stats = {"loss": [Average(1.0), Average(4.0)], "acc": [Average(math.inf)]}
+    assert trainer._means(SimpleNamespace(stats=stats)) == {"loss": 2.5, "acc": None}
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_an_epoch_is_a_line_and_the_last_checkpoint_is_set_aside(tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(SpikeTrainer, "_current", {"epoch": 1, "start": 0.0, "train": {}})
+    (tmp_path / "checkpoint.pth").write_bytes(b"whole")
+    reporter = Reporter()
+    reporter.set_epoch(1)
+    with reporter.observe("valid") as sub:
+        monkeypatch.setattr(
+            trainer.Trainer, "validate_one_epoch", lambda **_: sub.register({"loss": 0.5})
+        )
+        SpikeTrainer.validate_one_epoch(
+            model=Model(),
+            iterator=[],
+            reporter=sub,
+            options=SimpleNamespace(output_dir=tmp_path),
+            distributed_option=SimpleNamespace(distributed=rank is not None, dist_rank=rank),
+        )
+        sub.next()
+    if rank == 1:  # the first process alone writes
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pth"]
+        return
+    (line,) = (tmp_path / "epochs.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record["valid"] == {"loss": 0.5} and record["seconds"] == record["end"] > 0
+    assert not (tmp_path / "checkpoint.pth").exists()
+    assert (tmp_path / trainer.PREVIOUS_CHECKPOINT).read_bytes() == b"whole"
