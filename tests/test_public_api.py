@@ -1,6 +1,7 @@
 """What ``import espnet_spike`` offers."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,12 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = espnet_spike.IMSL
     with pytest.raises(ImportError, match="IMSL"):
         exec("from espnet_spike import IMSL")
+
+
+def test_what_the_documents_import_is_public(root):
+    documents = [*root.glob("*.md"), *root.glob("docs/*.md"), root / "espnet_spike/export/pack.py"]
+    lines = [line for path in documents for line in path.read_text().splitlines()]
+    found = re.findall(r"from espnet_spike import ([\w, ]+)", "\n".join(lines))
+    names = {name for names in found for name in names.rstrip(", ").split(", ")}
+    assert {"Recognizer", "load_model", "FeatureExtractor", "SpikeOptions"} <= names
+    assert names <= set(espnet_spike.__all__)
