@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import model_file
 from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.results.recording import DecodedUtterance, choose_utterance
+from espnet_spike.results.utterance import record_decoded
 from espnet_spike.tasks.describe import subsampling_factor
 from espnet_spike.tasks.loading import load_model
 from espnet_spike.utils.files import name_some, read_table, write_json
@@ -241,7 +244,8 @@ def count_sets(
 ) -> dict[str, dict[str, Any]]:
     """Count a trained model on sets and write the results into the folder of each.
 
-    ``count.json`` has everything, ``neurobench.json`` the metrics under NeuroBench's names.
+    ``count.json`` has everything, ``neurobench.json`` the metrics under NeuroBench's names. Of each
+    decoded set one utterance is recorded, too, which the page on the experiment shows.
 
     Args:
         asr_exp: ``exp/<asr_tag>``.
@@ -308,6 +312,13 @@ def count_sets(
         metrics = neurobench_metrics(model, result)
         write_json(out / name / NEUROBENCH, metrics, ensure_ascii=False)
         results[name] = report
+        decode, chosen = _decoded(out, [name]), choose_utterance(data.durations)
+        if decode and chosen in result.utterances:
+            decoded_by = model_file(asr_exp, decode.get("checkpoint"))
+            options = decode.get("options", {})
+            decoded = DecodedUtterance(decoded_by, out / name, options, data, chosen)
+            if decoded.kept() is None:
+                record_decoded(decoded)
     return results
 
 
@@ -347,7 +358,7 @@ def decoder_input(model: nn.Module, decoded: bool) -> str:
     return "hypotheses" if decoded else "best path of CTC"
 
 
-def _decoded(out: Path, sets: Mapping[str, Path]) -> dict[str, Any]:
+def _decoded(out: Path, sets: Iterable[str]) -> dict[str, Any]:
     """Return how the sets were decoded; nothing if they were not."""
     for name in sets:
         path = out / name / "decode.json"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,6 @@ from espnet_spike.nn.neurons.imls import IMLS, frame_rows
 from espnet_spike.nn.neurons.lif import ILIF
 from espnet_spike.nn.neurons.spike_train import SpikeTrain
 from espnet_spike.nn.neurons.ternary import TernaryMomentum
-
-
-@dataclass(frozen=True)
-class LayerSpikes:
-    """The spikes of one layer.
-
-    Attributes:
-        name: of the neuron layer inside the encoder.
-        counts: ``(N, C)`` spikes of each frame and neuron; bins and channels on one axis.
-        levels: most spikes an entry can hold.
-    """
-
-    name: str
-    counts: np.ndarray
-    levels: int
 
 
 @contextmanager
@@ -74,14 +58,21 @@ def captured[T](
 
 
 @contextmanager
-def layer_spikes(encoder: nn.Module) -> Iterator[dict[str, LayerSpikes]]:
-    """Collect the spikes of every neuron layer, or what FATReLUs let pass, within the context."""
+def layer_spikes(encoder: nn.Module) -> Iterator[dict[str, tuple[np.ndarray, int]]]:
+    """Collect the spikes of every neuron layer, or what FATReLUs let pass, within the context.
 
-    def keep(name: str, module: nn.Module, args: tuple, out: Tensor | SpikeTrain) -> LayerSpikes:
+    Yields:
+        a dictionary that fills while the encoder runs: the layer's name in it -> spikes of each
+        frame and neuron ``(N, C)``, bins and channels on one axis, and the most an entry can hold.
+    """
+
+    def keep(
+        name: str, module: nn.Module, args: tuple, out: Tensor | SpikeTrain
+    ) -> tuple[np.ndarray, int]:
         counts, levels = spike_counts(module, args, out)
         if "ssm_reverse" in name:  # runs from the end to the start
             counts = counts.flip(0)
-        return LayerSpikes(name, counts.flatten(1).numpy(), levels)
+        return counts.flatten(1).numpy(), levels
 
     with captured(named_neurons(encoder) or named_fatrelus(encoder), keep) as found:
         yield found

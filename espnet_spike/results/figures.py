@@ -20,11 +20,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from espnet_spike.encoders.monitor import LayerSpikes
 from espnet_spike.experiment import DEAD, SATURATED
 from espnet_spike.inference.ctc import Word
 from espnet_spike.results.html import plain
-from espnet_spike.results.utterance import Recording
+from espnet_spike.results.recording import LayerSpikes, Recording
 
 # stand-in -> variable of the page
 NAMES = ("ink", "muted", "grid", "c1", "c2", "band", "paper")

@@ -15,6 +15,7 @@ from espnet_spike.results.html import Html, definitions, el, figure, join, missi
 from espnet_spike.results.html_energy import count_provenance, energy_parts
 from espnet_spike.results.markdown import SEARCH_OPTIONS
 from espnet_spike.results.page_data import Material
+from espnet_spike.results.recording import DecodedUtterance, choose_utterance
 from espnet_spike.results.scoring import mark
 from espnet_spike.tasks.registry import ENCODERS
 from espnet_spike.utils.files import read_table
@@ -278,7 +279,6 @@ def recording_parts(material: Material, utt: str | None) -> list[Html]:
         checkpoint = model_file(material.experiment.path, decode.get("checkpoint"))
     except UserError as error:
         return [missing(f"No utterance is shown: {error.message}.")]
-    from espnet_spike.encoders.spike_options import SpikeOptions
     from espnet_spike.results.figures import (
         SHOWN_LAYERS,
         SHOWN_SECONDS,
@@ -286,18 +286,18 @@ def recording_parts(material: Material, utt: str | None) -> list[Html]:
         decay_reach,
         spike_raster,
     )
-    from espnet_spike.results.utterance import choose_utterance, record
 
     data = FeatureDir.read(folder)
     if utt is not None and utt not in data.feats:
         raise UserError(f"{folder}: no utterance {utt}")
     chosen = utt or choose_utterance(data.durations)
-    path = material.experiment.path / material.tag / set_name / "token_int"
-    hypothesis = None
-    if path.is_file():
-        hypothesis = [int(token) for token in read_table(path)[chosen].split()]
-    options = {key: decode.get("options", {}).get(key) for key in ("spike_mode", "T", "T_rule")}
-    found = record(checkpoint, data, chosen, hypothesis, SpikeOptions(**options))
+    set_dir = material.experiment.path / material.tag / set_name
+    decoded = DecodedUtterance(checkpoint, set_dir, decode.get("options", {}), data, chosen)
+    found = decoded.kept()
+    if found is None:  # else torch and the model are not needed
+        from espnet_spike.results.utterance import record_decoded
+
+        found = record_decoded(decoded)
     emitted = "what FATReLU lets pass (values that are not zero)" if found.events else "spikes"
     caption = [f"{chosen} of {set_name}, {found.seconds:.2f} s. Features and, above, the words of "]
     caption += ["the hypothesis, at the times where CTC emits them (vertical lines). "]

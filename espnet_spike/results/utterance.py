@@ -1,52 +1,29 @@
-"""What a trained model does with one utterance: features, spikes of every layer, times of words."""
+"""Record what a trained model does with one utterance."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.encoders.monitor import LayerSpikes, layer_spikes
+from espnet_spike.encoders.monitor import layer_spikes
 from espnet_spike.encoders.spike_options import SpikeOptions
-from espnet_spike.inference.ctc import Word, align, timed_words
+from espnet_spike.inference.ctc import align, timed_words
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.results.recording import DecodedUtterance, LayerSpikes, Recording
 from espnet_spike.tasks.loading import load_model
 
-SECONDS = 4.0  # how long the utterance is that is looked for
 
-
-@dataclass(frozen=True)
-class Recording:
-    """One utterance in a trained encoder.
-
-    Attributes:
-        utt: its key.
-        seconds: of audio.
-        features: ``(F, D)``, as the model gets them.
-        layers: spikes, in the order of the forward pass; empty without spiking neurons.
-        events: the layers hold values that are not zero behind a FATReLU, not spikes.
-        words: of the hypothesis; None where CTC cannot tell their times.
-        log_gammas: layer -> natural logarithm of the decay per head ``(H,)``, for decay masks.
-        frames: length of the encoder's output.
-    """
-
-    utt: str
-    seconds: float
-    features: np.ndarray
-    layers: list[LayerSpikes] = field(default_factory=list)
-    events: bool = False
-    words: list[Word] | None = None
-    log_gammas: dict[str, np.ndarray] = field(default_factory=dict)
-    frames: int = 0
-
-
-def choose_utterance(durations: dict[str, float], seconds: float = SECONDS) -> str:
-    """Return the utterance whose duration is nearest to ``seconds``."""
-    return min(sorted(durations), key=lambda utt: abs(durations[utt] - seconds))
+def record_decoded(decoded: DecodedUtterance) -> Recording:
+    """Record an utterance as it was decoded, and keep the recording beside the decoding."""
+    found = record(
+        *(decoded.checkpoint, decoded.data, decoded.utt, decoded.hypothesis),
+        decoded.spike_options,
+    )
+    decoded.keep(found)
+    return found
 
 
 def record(
@@ -95,7 +72,7 @@ def record(
         utt,
         data.durations[utt],
         features,
-        list(layers.values()),
+        [LayerSpikes(name, *spikes) for name, spikes in layers.items()],
         not named_neurons(model.encoder) and bool(layers),
         words,
         decays,

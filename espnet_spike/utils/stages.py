@@ -38,7 +38,7 @@ UNHASHED_OPTIONS = frozenset(
     ).split()
 )
 # results of a later stage in a folder that is an input: they do not make it another input
-LATER_RESULTS = frozenset({"count.json", "neurobench.json"})
+LATER_RESULTS = frozenset({"count.json", "neurobench.json", "recording.npz"})
 HASHED_BY_CONTENT = 64 << 20
 TAIL_LINES = 20
 

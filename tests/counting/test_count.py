@@ -9,9 +9,12 @@ import yaml
 from espnet_spike.bin import count, report
 from espnet_spike.counting.costs import COLUMNS
 from espnet_spike.counting.count import part_of, point_sparsity, saved_macs
+from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.results.energy_tables import energy_tables
-from tests.helpers import tiny_model
+from espnet_spike.results.recording import RECORDING, DecodedUtterance, choose_utterance
+from tests.export.test_reparameterize import MODEL
+from tests.helpers import pages, tiny_model
 from tests.helpers.experiments import make_experiment
 
 MODELS = "horowitz45_fp32 lemaire45_int32"
@@ -240,3 +243,25 @@ def test_parts():
     assert [part_of(n) for n in ("normalize", "ctc.ctc_lo", "decoder.x", "joint_network")] == [
         *("front_end", "ctc", "decoder", "other"),
     ]
+
+
+def test_an_utterance_of_a_decoded_set_is_recorded_for_the_page(tmp_path):
+    exp, data = pages.decoded(tmp_path)
+    set_dir = exp / "decode" / "test"
+    words = [
+        "--asr_exp",
+        str(exp),
+        "--energy_model",
+        "horowitz45_fp32",
+        "--out",
+        str(exp / "decode"),
+    ]
+    count.main([*words, f"test={data}"])
+    assert not (set_dir / RECORDING).exists()  # nothing says how the set was decoded
+    decode = {"checkpoint": MODEL, "options": {"T": 3}}
+    (set_dir / "decode.json").write_text(json.dumps(decode))
+    count.main([*words, f"test={data}"])
+    feats = FeatureDir.read(data)
+    chosen = choose_utterance(feats.durations)
+    kept = DecodedUtterance(exp / MODEL, set_dir, {"T": 3}, feats, chosen).kept()
+    assert kept is not None and {layer.levels for layer in kept.layers} == {3}

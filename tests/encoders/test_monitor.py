@@ -7,7 +7,8 @@ from torch import nn
 
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.monitor import captured, spike_counts, watching
-from espnet_spike.results.utterance import choose_utterance, record
+from espnet_spike.results.recording import choose_utterance
+from espnet_spike.results.utterance import record
 from tests.export.test_reparameterize import MODEL, experiment
 
 
@@ -37,10 +38,10 @@ def test_counts_of_the_picture_are_those_of_the_neurons(tmp_path, conf):
         encoder(speech, torch.tensor([speech.shape[1]]))
     neurons = named_neurons(encoder)
     assert set(layers) == set(neurons)
-    for name, layer in layers.items():
-        assert np.array_equal(layer.counts, layer.counts.round())
-        assert 0 <= layer.counts.min() and layer.counts.max() <= layer.levels
-        rate = layer.counts.sum() / (layer.counts.size * layer.levels)
+    for name, (counts, levels) in layers.items():
+        assert np.array_equal(counts, counts.round())
+        assert 0 <= counts.min() and counts.max() <= levels
+        rate = counts.sum() / (counts.size * levels)
         assert rate == pytest.approx(neurons[name].firing.rate.item(), rel=1e-5)
 
 
@@ -75,9 +76,9 @@ def test_the_layers_of_speech_mamba(name):
         xs, _, _ = encoder(speech, torch.tensor([60]))
     expected = firing_rates(encoder) or {k: 1 - v for k, v in sparsities(encoder).items()}
     assert set(layers) == set(expected)
-    for key, layer in layers.items():
-        assert layer.counts.ndim == 2 and len(layer.counts) >= xs.shape[1]
-        assert layer.counts.mean() == pytest.approx(expected[key].item(), abs=1e-6)
+    for key, (counts, _) in layers.items():
+        assert counts.ndim == 2 and len(counts) >= xs.shape[1]
+        assert counts.mean() == pytest.approx(expected[key].item(), abs=1e-6)
 
 
 def test_values_behind_fatrelu_are_events():

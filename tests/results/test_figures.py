@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from espnet_spike.inference.ctc import Word
-from espnet_spike.results.utterance import Recording
+from espnet_spike.results.recording import Recording
 
 
 def test_crowded_words_do_not_stand_on_each_other():
