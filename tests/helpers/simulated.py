@@ -14,6 +14,7 @@ MAMBA = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 4}
 
 
 IML = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
+IML |= {"conv_channels": 4}
 
 
 TWO_SIDED = [f"F{number}" for number in range(1, 8)]

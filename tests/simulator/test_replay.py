@@ -2,19 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 
-from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
-from espnet_spike.encoders.speech_mamba import (
-    SpeechMambaEncoder,
-    SpikingSpeechMambaEncoder,
-)
 from espnet_spike.errors import UserError
-from espnet_spike.nn.layers.fatrelu import named_fatrelus
-from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.simulator import operations as ops
-from espnet_spike.simulator import simulate as command
-from espnet_spike.simulator.record import record_encoder
 from espnet_spike.simulator.replay import (
     Log,
     call_key,
@@ -25,10 +15,9 @@ from espnet_spike.simulator.replay import (
     spread,
     sum_totals,
 )
-from tests.helpers.simulated import ENCODERS, IML, MAMBA, record
+from tests.helpers.simulated import ENCODERS, record
 
 pytestmark = pytest.mark.xdist_group("simulator")
-IML |= {"conv_channels": 4}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -51,69 +40,6 @@ def test_an_encoder_runs_on_the_core_as_its_layers_do(machine, tmp_path, name):
         assert cycles["event_unrolled"] < cycles["dense_unrolled"]
     by_site = sum_totals(totals, lambda t: (t.site.name, t.coding))
     assert sum(v["cycles"] for v in by_site.values()) == pytest.approx(sum(cycles.values()))
-
-
-def test_events_are_the_neurons_spikes():
-    encoder, utterances, recording = record("iml")
-    sites = {site.name: site for site in recording.sites}
-    counts = dict.fromkeys(named_neurons(encoder), 0.0)
-    with torch.no_grad():
-        for speech, lengths in utterances:
-            encoder(speech, lengths)
-            for name, neuron in named_neurons(encoder).items():
-                counts[name] += float(neuron.firing.count_sum)
-    assert len(counts) == 7
-    for name, count in counts.items():
-        assert sites[name].forms["spike"].events[:, 1].sum() == count, name
-    # a layer behind a neuron reads what it emits
-    spikes = sites["encoders.0.ffn.neuron_hidden"].forms["spike"].events[:, 1]
-    read = sites["encoders.0.ffn.linear_out"].forms["spike"].events[:, 0]
-    assert np.array_equal(spikes, read)
-
-
-def test_events_are_what_fatrelu_lets_through():
-    encoder, utterances, recording = record("two_sided")
-    sites = {site.name: site for site in recording.sites}
-    kept = dict.fromkeys(named_fatrelus(encoder), 0.0)
-    with torch.no_grad():
-        for speech, lengths in utterances:
-            encoder(speech, lengths)
-            for name, layer in named_fatrelus(encoder).items():
-                kept[name] += float(layer.sparsity.numel - layer.sparsity.zeros)
-    for name, count in kept.items():
-        # quantisation may move a value over the threshold
-        assert sites[name].forms["event"].events.sum() == pytest.approx(count, rel=0.01, abs=3)
-
-
-def test_a_dense_encoder_has_no_events_to_save():
-    recording = record("dense")[2]
-    assert recording.codings == ("dense", "dense_unrolled")
-    assert command.weight_layers(recording.sites, [], recording.frames) == []
-
-
-@pytest.mark.parametrize(
-    ("encoder", "said"),
-    [
-        (lambda: IMLSpikeformerEncoder(20, qk_mode="ssa", **IML), "qk_mode"),
-        (lambda: IMLSpikeformerEncoder(20, imls_stat="utt", **IML), "imls_stat utt"),
-        (lambda: IMLSpikeformerEncoder(20, neuron="lif", **IML), "LIF"),
-        (lambda: IMLSpikeformerEncoder(20, neuron="ternary", T=3, **IML), "TernaryMomentum"),
-        (lambda: IMLSpikeformerEncoder(20, norm="bn", **IML), "MaskedBatchNorm"),
-        (lambda: IMLSpikeformerEncoder(20, conv_module=True, **IML), "conv_module"),
-        (lambda: SpeechMambaEncoder(20, block="conmamba", **MAMBA), "ConMambaBlock"),
-        (lambda: SpeechMambaEncoder(20, attention_window=[4, 4], **MAMBA), "attention_window"),
-        (lambda: SpikingSpeechMambaEncoder(20, tau=3.0, **MAMBA), "no power of two"),
-        (lambda: torch.nn.Linear(20, 20), "Linear cannot be simulated"),
-    ],
-)
-def test_what_has_no_kernel_is_refused_by_name(encoder, said):
-    encoder = encoder()
-    if isinstance(encoder, torch.nn.Linear):
-        utterances = []
-    else:
-        utterances = [(torch.randn(1, 40, 20), torch.tensor([40]))]
-    with pytest.raises(UserError, match=said):
-        record_encoder(encoder, utterances)
 
 
 def test_the_sample_spreads_over_the_events_and_keeps_calls_apart():
