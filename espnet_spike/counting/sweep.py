@@ -13,6 +13,7 @@ from espnet_spike.counting.energy import CostModel
 from espnet_spike.counting.twin import Twin
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference.batches import make_batches
 from espnet_spike.inference.beam_search import BeamSearch
@@ -30,19 +31,21 @@ from espnet_spike.utils.pareto import pareto
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to run the encoder; None leaves it as it was trained.
+    """One way to run the encoder; None leaves it as it is.
 
     Attributes:
         T: levels of the IMLS neurons.
         T_rule: ``keep`` or ``rescale`` their thresholds.
         scale: factor on the thresholds of all neurons, or else of all FATReLU layers.
         fat_threshold: threshold of all FATReLU layers.
+        unchanged: what to call the encoder where nothing is set.
     """
 
     T: int | None = None
     T_rule: str | None = None
     scale: float | None = None
     fat_threshold: float | None = None
+    unchanged: str = "as trained"
 
     def __str__(self) -> str:
         if self.T is not None:
@@ -51,7 +54,7 @@ class Setting:
             return f"threshold x {self.scale:g}"
         if self.fat_threshold is not None:
             return f"FATReLU at {self.fat_threshold:g}"
-        return "as trained"
+        return self.unchanged
 
     @contextmanager
     def applied(self, encoder: nn.Module) -> Iterator[None]:
@@ -170,7 +173,7 @@ def sweep(
     model: CostModel,
     normalization: str,
 ) -> dict[str, list[Point]]:
-    """Return, for every set, a point for every setting, the trained one first.
+    """Return, for every set, a point for every setting, the encoder as it is first.
 
     Args:
         asr_exp: ``exp/<asr_tag>``, or a pack of it.
@@ -189,10 +192,11 @@ def sweep(
         search = BeamSearch(folder.files(checkpoint), settings)
     args = search.speech2text.asr_train_args
     twin = Twin(args.encoder, args.encoder_conf, args.input_size)
+    unchanged = "as trained" if settings.execution == SpikeOptions() else "as decoded"
     found: dict[str, list[Point]] = {}
     for name, data in sets.items():
         points = []
-        for setting in [Setting(), *values]:
+        for setting in [Setting(unchanged=unchanged), *values]:
             point = measure(search, setting, data, model, twin, normalization)
             print(f"{name}: {point.setting}: WER {point.wer:.2f} %", flush=True)
             points.append(point)

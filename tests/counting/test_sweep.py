@@ -142,6 +142,20 @@ def test_errors_are_those_of_stage_11(tmp_path):
     assert found["sets"]["test"][0]["wer"] == as_it_is["err"]
 
 
+def test_the_encoder_runs_as_it_was_decoded(tmp_path):
+    exp, data = make_experiment(tmp_path, 0.5)
+    words = ["--asr_exp", str(exp), f"test={data}", "--normalization", "none", "--T", "2"]
+    found = {}
+    for name, options in (("trained", ""), ("decoded", "--T 2")):
+        search = ["--inference_args", f"--ctc_weight 1.0 --beam_size 2 {options}"]
+        command.main([*words, *search, "--T_rule", "keep", "--out", str(tmp_path / name)])
+        content = json.loads((tmp_path / name / "sweep.json").read_text())
+        found[name] = {p["setting"]: p["synops"] for p in content["sets"]["test"]}
+    assert list(found["decoded"]) == ["as decoded", "T=2 keep"]
+    assert found["decoded"]["as decoded"] == found["trained"]["T=2 keep"]
+    assert found["trained"]["as trained"] != found["trained"]["T=2 keep"]
+
+
 def test_the_command_writes_table_and_plot(tmp_path, capsys):
     exp, data = make_experiment(tmp_path, 0.5)
     words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]

@@ -14,10 +14,13 @@ from espnet_spike.inference.decode import read_settings
 
 def test_a_search_has_espnets_defaults_the_configuration_and_the_options_over_it():
     settings = replace(
-        read_settings(None), config={"beam_size": 3, "ctc_weight": 0.3}, words=["--beam_size", "7"]
+        read_settings(None),
+        config={"beam_size": 3, "ctc_weight": 0.3, "time_sync": True},
+        words=["--beam_size", "7"],
     )
     options = beam_search._options(settings)
     assert (options["beam_size"], options["ctc_weight"]) == (7, 0.3)
+    assert options["time_sync"] is True
     assert options["maxlenratio"] == 0.0 and "output_dir" not in options
     assert None not in options.values()
     with pytest.raises(UserError, match="did you mean 'beam_size'"):
