@@ -19,8 +19,11 @@ done
 
 for seed in $seeds; do
   for row in $rows; do
+    tag=()
+    # of the files called train_transformer.yaml the one right in conf/ gives its name alone
+    [[ $row != transformer ]] || tag=(--asr_tag "${row}_fbank_bpe_unigram30_seed$seed")
     "$here/run.sh" --asr_config "$here/conf/ablation/train_$row.yaml" --expdir "$expdir" \
-      --seed "$seed" --stop_stage report ${options[@]+"${options[@]}"}
+      --seed "$seed" ${tag[@]+"${tag[@]}"} --stop_stage report ${options[@]+"${options[@]}"}
   done
 done
 cd "$here"

@@ -16,7 +16,14 @@ from espnet_spike.utils.resources import config_file
 def get_parser() -> Parser:
     """Return the parser of this command."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--config", type=config_file, required=True, help="YAML of the training")
+    parser.add_argument(
+        "--asr_config",
+        old=["--config"],
+        dest="config",
+        type=config_file,
+        required=True,
+        help="YAML of the training",
+    )
     parser.add_argument(
         "--train_dir", type=Path, required=True, help="holds feats.scp, feats_shape and text"
     )

@@ -4,15 +4,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import GivenOnce, Parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="espnet_spike.bin.compare", description=__doc__)
+    exps = {"nargs": "*", "type": Path, "action": GivenOnce, "default": []}
     parser.add_argument(
-        "exps", nargs="+", type=Path, metavar="EXP", help="exp/asr_X; the first is compared with"
+        "asr_exp", metavar="EXP", help="exp/asr_X; the first is compared with", **exps
     )
+    parser.add_argument("--asr_exp", metavar="EXP", help="the same, as an option", **exps)
     parser.add_argument("--inference_tag", help="the decoding to take; each one's newest if absent")
     parser.add_argument(
         "--energy_model", default="horowitz45_fp32", help="a cost model that stage 12 has used"
@@ -25,11 +27,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table as Markdown; write it in the forms asked for."""
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if not args.asr_exp:
+        parser.error("the following arguments are required: EXP")
     from espnet_spike.results.comparison_table import read_rows, to_csv, to_html, to_markdown
     from espnet_spike.utils.files import write_lines
 
-    rows = read_rows(args.exps, args.inference_tag)
+    rows = read_rows(args.asr_exp, args.inference_tag)
     text = to_markdown(rows, args.energy_model)
     print(text)
     for path, make in ((args.csv, to_csv), (args.html, to_html), (args.markdown, to_markdown)):

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--nj must be at least 1")
     from espnet_spike.data.feature_sources import copy
 
-    copy(pairs, args.frame_shift, args.nj, cluster_of(args), args.utterances_a_task)
+    copy(pairs, args.frame_shift, args.nj, cluster_of(args), args.utterances_per_task)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fold_qk", type=str2bool, default=False, help="count attention with W_Q and W_K merged"
     )
-    parser.add_argument("--out", type=Path, required=True, help="exp/<asr_tag>/<inference_tag>")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        help="exp/<asr_tag>/<inference_tag>",
+    )
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
     return parser
 

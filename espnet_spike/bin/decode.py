@@ -22,10 +22,19 @@ def get_parser() -> argparse.ArgumentParser:
         "--inference_asr_model", help="model file in asr_exp; the best one when not given"
     )
     parser.add_argument("--inference_lm", help="model file in lm_exp; the best one when not given")
-    parser.add_argument("--inference_nj", type=int, default=1, help="processes at most")
+    parser.add_argument(
+        "--nj", old=["--inference_nj"], type=int, default=1, help="processes at most"
+    )
     add_cluster_options(parser)
     parser.add_argument("--gpu_inference", type=str2bool, default=False, help="decode on the GPU")
-    parser.add_argument("--out", type=Path, required=True, help="exp/<asr_tag>/<inference_tag>")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        help="exp/<asr_tag>/<inference_tag>",
+    )
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
     return parser
 
@@ -51,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings,
         args.out,
         sets,
-        args.inference_nj,
+        args.nj,
         args.gpu_inference,
-        args.utterances_a_task if cluster else None,
+        args.utterances_per_task if cluster else None,
     )
-    few = f" ({args.inference_nj} would not pay)" if len(plan.runs) < args.inference_nj else ""
+    few = f" ({args.nj} would not pay)" if len(plan.runs) < args.nj else ""
     print(
         f"decoding {', '.join(sets)} with {plan.asr_file}: jobs {len(plan.runs)}{few}, "
         f"threads a job {plan.threads}, batch size {settings.batch_size}",

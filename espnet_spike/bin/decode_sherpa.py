@@ -29,7 +29,15 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folders with the text of the same set, such as exp/asr_X/decode_asr/test",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the texts")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="gets the texts",
+    )
     parser.add_argument(
         "--normalization",
         help="of the texts, before comparing; if absent, what the export and --decode_dir were "
@@ -45,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in (model, args.onnx / "tokens.txt"):
         if not path.is_file():
             option = " --int8" if args.int8 else ""
-            raise UserError(f"{path}: missing", f"export_onnx --out {args.onnx}{option} makes it")
+            raise UserError(
+                f"{path}: missing", f"export_onnx --output_dir {args.onnx}{option} makes it"
+            )
     from espnet_spike.data.feature_extractor import FeatureExtractor
     from espnet_spike.data.kaldi_dir import DataDir
     from espnet_spike.data.text_normalization import profile

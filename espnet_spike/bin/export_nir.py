@@ -15,7 +15,11 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="espnet_spike.bin.export_nir", description=__doc__)
     parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
-    parser.add_argument("--asr_model_file", help="file name there; by default the best")
+    parser.add_argument(
+        "--inference_asr_model",
+        old=["--asr_model_file"],
+        help="file name there; by default the best",
+    )
     parser.add_argument(
         "--data_dir", type=Path, required=True, help="features of utterances to compare on"
     )
@@ -33,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     logging.getLogger().setLevel(logging.ERROR)
     manifest, beside = export_nir(
-        args.asr_exp, args.asr_model_file, args.data_dir, args.out, args.utterances
+        args.asr_exp, args.inference_asr_model, args.data_dir, args.out, args.utterances
     )
     check, outside = manifest["check"], manifest["outside"]
     print(

@@ -23,7 +23,15 @@ def get_parser() -> argparse.ArgumentParser:
         "--asr_exp", type=Path, required=True, help="exp/<asr_tag>, or a pack of it (.zip)"
     )
     parser.add_argument("--inference_asr_model", help="model file in asr_exp; the best by default")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets all files")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="gets all files",
+    )
     parser.add_argument("--int8", action="store_true", help="also with weights in one byte")
     parser.add_argument(
         "--check_dir", type=Path, nargs="+", default=[], metavar="DIR", help="features of a set"

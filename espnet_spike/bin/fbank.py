@@ -16,7 +16,12 @@ def get_parser() -> Parser:
     )
     parser.add_argument("dirs", nargs="+", metavar="DATA_DIR FEATURE_DIR", help="pairs")
     parser.add_argument(
-        "--config", type=config_file, required=True, help="YAML, see conf/fbank.yaml"
+        "--fbank_config",
+        old=["--config"],
+        dest="config",
+        type=config_file,
+        required=True,
+        help="YAML, see conf/fbank.yaml",
     )
     parser.add_argument("--nj", type=int, default=1, help="processes")
     add_cluster_options(parser)
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.data.fbank import load_config
     from espnet_spike.data.feature_sources import extract
 
-    cluster = (cluster_of(args), args.utterances_a_task)
+    cluster = (cluster_of(args), args.utterances_per_task)
     extract(pairs, load_config(args.config), args.fs, args.allow_pipes, args.nj, *cluster)
 
 

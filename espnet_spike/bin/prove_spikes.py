@@ -15,7 +15,11 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="espnet_spike.bin.prove_spikes", description=__doc__)
     parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
-    parser.add_argument("--asr_model_file", help="file name there; by default the best")
+    parser.add_argument(
+        "--inference_asr_model",
+        old=["--asr_model_file"],
+        help="file name there; by default the best",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
     return parser
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.export.reparameterize import prove_spikes
     from espnet_spike.utils.files import write_json
 
-    proofs = prove_spikes(args.asr_exp, args.asr_model_file, sets)
+    proofs = prove_spikes(args.asr_exp, args.inference_asr_model, sets)
     print("| set | utterances | float64: other counts | fp32: other counts | fp32: same result |")
     print("|---|---:|---:|---:|---:|")
     for name, proof in proofs.items():

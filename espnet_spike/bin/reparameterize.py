@@ -11,7 +11,11 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="espnet_spike.bin.reparameterize", description=__doc__)
     parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
-    parser.add_argument("--asr_model_file", help="file name there; by default the best")
+    parser.add_argument(
+        "--inference_asr_model",
+        old=["--asr_model_file"],
+        help="file name there; by default the best",
+    )
     parser.add_argument(
         "--data_dir", type=Path, required=True, help="features of utterances to prove it on"
     )
@@ -23,7 +27,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="merge W_Q and W_K: additions only, but more weights",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="experiment folder to write; decode it as any other"
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        help="experiment folder to write; decode it as any other",
     )
     return parser
 
@@ -34,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.export.reparameterize import reparameterize
 
     proof = reparameterize(
-        args.asr_exp, args.asr_model_file, args.data_dir, args.out, args.fold_qk, args.utterances
+        args.asr_exp,
+        args.inference_asr_model,
+        args.data_dir,
+        args.out,
+        args.fold_qk,
+        args.utterances,
     )
     print(
         f"{proof.utterances} utterances: merged layers differ by {proof.layer_fp32:.1e} (fp32, "

@@ -10,7 +10,14 @@ from espnet_spike.utils.cli import Parser, named_dirs, run
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="espnet_spike.bin.score", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="exp/<asr_tag>/<inference_tag>")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        help="exp/<asr_tag>/<inference_tag>",
+    )
     parser.add_argument("--token_type", required=True, help="bpe, char or word")
     parser.add_argument("--token_list", type=Path, required=True, help="tokens.txt of the model")
     parser.add_argument("--bpemodel", type=Path, help="SentencePiece model, for bpe")

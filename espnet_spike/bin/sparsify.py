@@ -20,7 +20,14 @@ STEPS = ("calibrate", "finetune")
 def get_parser() -> Parser:
     """Return the parser of this command."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--config", type=config_file, required=True, help="YAML of the training")
+    parser.add_argument(
+        "--asr_config",
+        old=["--config"],
+        dest="config",
+        type=config_file,
+        required=True,
+        help="YAML of the training",
+    )
     parser.add_argument("--asr_exp", type=Path, required=True, help="the trained experiment")
     parser.add_argument("--train_dir", type=Path, required=True, help="as in training")
     parser.add_argument("--valid_dir", type=Path, required=True, help="likewise")

@@ -32,7 +32,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="of the texts; if absent, what the model's decodings were scored under",
     )
     parser.add_argument("--energy_model", default="horowitz45_fp32", help="prices of operations")
-    parser.add_argument("--out", type=Path, required=True, help="gets sweep.md, .json and plots")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        help="gets sweep.md, .json and plots",
+    )
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
     return parser
 

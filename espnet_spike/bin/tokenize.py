@@ -20,7 +20,14 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--oov_texts", type=Path, nargs="*", default=[], help="count what is unknown in these"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for tokens.txt")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        required=True,
+        help="folder for tokens.txt",
+    )
     return parser
 
 

@@ -18,12 +18,22 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("audio", nargs="+", type=Path, help="files and folders")
     parser.add_argument(
-        "--model", type=Path, required=True, help="exp/asr_... of a recipe, or a pack (.zip)"
+        "--asr_exp",
+        old=["--model"],
+        type=Path,
+        required=True,
+        help="exp/asr_... of a recipe, or a pack (.zip)",
     )
     parser.add_argument(
         "--format", choices=["text", "json", "srt", "ctm"], default="text", help="of transcripts"
     )
-    parser.add_argument("--out", type=Path, help="folder for one file each; else standard output")
+    parser.add_argument(
+        "--output_dir",
+        old=["--out"],
+        dest="out",
+        type=Path,
+        help="folder for one file each; else standard output",
+    )
     parser.add_argument(
         "--inference_config", type=config_file, help="beam search; else that of the latest decoding"
     )
@@ -64,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("transcribe").setLevel(logging.INFO)
     logging.getLogger().setLevel(logging.WARNING)  # ESPnet prints the model at length
     recognizer = Recognizer(
-        args.model,
+        args.asr_exp,
         *(args.inference_config, args.inference_args, args.fbank_config, args.fs, args.device),
         lm_exp=args.lm_exp,
     )

@@ -147,7 +147,7 @@ def run_tasks(
     nj: int,
     unit: str = "s",
     cluster: ClusterConfig | None = None,
-    utterances_a_task: int = UTTERANCES,
+    utterances_per_task: int = UTTERANCES,
 ) -> list[FeatureDir]:
     """Make the feature directories of all tasks.
 
@@ -159,7 +159,7 @@ def run_tasks(
         nj: processes; 1 works in this process.
         unit: what costs count, for the progress bar.
         cluster: work there instead.
-        utterances_a_task: of the cluster, about; below 1000 a task is not worth its way.
+        utterances_per_task: of the cluster, about; below 1000 a task is not worth its way.
 
     Raises:
         UserError: from ``make``, a matrix that does not read back, or nothing left in a set.
@@ -171,7 +171,7 @@ def run_tasks(
         (task.target / "feats.scp").unlink(missing_ok=True)
         for left in folder.glob(LEFTOVERS):  # of a run that was killed
             left.unlink()
-        parts = number_of_tasks(len(task.costs), utterances_a_task) if cluster else nj
+        parts = number_of_tasks(len(task.costs), utterances_per_task) if cluster else nj
         for index, utterances in enumerate(split(task.costs, parts), 1):
             jobs.append((number, utterances, folder / f"feats.{index}.ark"))
     try:

@@ -148,11 +148,11 @@ def make_plan(
     data_dirs: Mapping[str, Path],
     inference_nj: int,
     gpu: bool = False,
-    utterances_a_task: int | None = None,
+    utterances_per_task: int | None = None,
 ) -> Plan:
     """Choose the model files, make batches and deal them out.
 
-    With ``utterances_a_task`` the jobs are tasks of a cluster, about so large, however many.
+    With ``utterances_per_task`` the jobs are tasks of a cluster, about so large, however many.
 
     Raises:
         UserError: no trained model, or an incomplete feature directory.
@@ -167,8 +167,8 @@ def make_plan(
     frames = {name: {utt: t for utt, (t, _) in data.shapes.items()} for name, data in sets.items()}
     batches = {name: make_batches(frames[name], settings.batch_size) for name in sets}
     seconds = sum(sum(data.durations.values()) for data in sets.values())
-    if utterances_a_task is not None:
-        inference_nj = number_of_tasks(sum(map(len, frames.values())), utterances_a_task)
+    if utterances_per_task is not None:
+        inference_nj = number_of_tasks(sum(map(len, frames.values())), utterances_per_task)
     jobs = number_of_jobs(inference_nj, seconds, sum(map(len, batches.values())))
     loads = [0] * jobs
     runs: list[list[Run]] = [[] for _ in range(jobs)]

@@ -14,13 +14,31 @@ from espnet_spike.errors import UserError, did_you_mean
 class Parser(argparse.ArgumentParser):
     """An argument parser with full option names only and a did-you-mean for unknown ones.
 
-    An option named ``--..._args`` takes the next word whatever it looks like, so that
-    ``--asr_args --max_epoch=3`` works with and without a space in the value.
+    An option may have old names, which work as ever and are not in the help. An option named
+    ``--..._args`` takes the next word whatever it looks like, so that ``--asr_args --max_epoch=3``
+    works with and without a space in the value.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+
+    def add_argument(self, *names: str, old: Sequence[str] = (), **kwargs: Any) -> argparse.Action:
+        """Add an argument, see `argparse.ArgumentParser.add_argument`.
+
+        Args:
+            names: of the option, or the one of a positional argument.
+            old: further names of an option, which the help does not show.
+            kwargs: as of argparse.
+        """
+        if old and "dest" in kwargs:
+            kwargs.setdefault("metavar", names[0].lstrip("-").upper())
+        action = super().add_argument(*names, **kwargs)
+        for name in old:
+            if name in self._option_string_actions:
+                raise ValueError(f"{name} is an option already")
+            self._option_string_actions[name] = action
+        return action
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -44,6 +62,24 @@ class Parser(argparse.ArgumentParser):
                 for word in words
             )
         super().error(message)
+
+
+class GivenOnce(argparse.Action):
+    """Stores what may be given as a positional or as an option of the same destination."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the values; none, as of a positional that was left out, change nothing."""
+        if not values:
+            return
+        if getattr(namespace, self.dest):
+            parser.error(f"{self.metavar} and --{self.dest}: give one of the two")
+        setattr(namespace, self.dest, values)
 
 
 def str2bool(value: str) -> bool:

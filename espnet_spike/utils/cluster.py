@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.utils.cli import Parser
 from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.options import check_keys, choose
 from espnet_spike.utils.resources import config_file
@@ -121,13 +122,14 @@ def _import(name: str) -> Any:
                 signal.signal(number, handler)
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+def add_cluster_options(parser: Parser) -> None:
     """Add the options of the commands that can work on a cluster."""
     parser.add_argument(
         "--cluster", type=config_file, help="YAML of conf/cluster: work there instead"
     )
     parser.add_argument(
-        "--utterances_a_task",
+        "--utterances_per_task",
+        old=["--utterances_a_task"],
         type=int,
         default=UTTERANCES,
         help="of --cluster, about so many; fewer than 1000 are for tests only",
@@ -140,8 +142,8 @@ def cluster_of(options: argparse.Namespace) -> ClusterConfig | None:
     Raises:
         UserError: as `read_cluster`, or tasks without an utterance.
     """
-    if options.utterances_a_task < 1:
-        raise UserError(f"--utterances_a_task {options.utterances_a_task}", "give 1000 or more")
+    if options.utterances_per_task < 1:
+        raise UserError(f"--utterances_per_task {options.utterances_per_task}", "give 1000 or more")
     return read_cluster(options.cluster) if options.cluster is not None else None
 
 

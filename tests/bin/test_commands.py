@@ -44,7 +44,7 @@ def test_help(command, capsys):
 
 BAD = {
     "asr_inference": ([], 1, "nothing to decode"),
-    "asr_train": (["--confg", "x"], 2, "required: --config"),
+    "asr_train": (["--confg", "x"], 2, "required: --asr_config"),
     "check_config": (["--asr_config", "none.yaml"], 1, "no such configuration file: none.yaml"),
     "collect_stats": (["--asr_config", "x"], 2, "required: --train_dir, --valid_dir"),
     "compare": (["none"], 1, "none has no results.json"),
@@ -193,3 +193,115 @@ def test_features_come_through_the_commands(here):
         for utt, place in kept.feats.items():
             expected = reader.read(utt, FeatureDir.read(here / "feats").feats[utt])
             np.testing.assert_array_equal(reader.read(utt, place), expected)
+
+
+# command, its options in today's words and in those of before: both are the same
+TRAINING = "--train_dir d --valid_dir v --stats_dir s --token_list t --output_dir o"
+SAME = [
+    ("asr_train", f"--asr_config c.yaml {TRAINING}", f"--config c.yaml {TRAINING}"),
+    (
+        "sparsify",
+        f"--asr_config c.yaml --asr_exp e {TRAINING}",
+        f"--config c.yaml --asr_exp e {TRAINING}",
+    ),
+    ("fbank", "--fbank_config c.yaml d e", "--config c.yaml d e"),
+    ("fbank", "--fbank_config=c.yaml d e", "d e --config=c.yaml"),
+    ("count", "--asr_exp e --output_dir o test=d", "--asr_exp e --out o test=d"),
+    ("decode", "--asr_exp e --output_dir o --nj 3 t=d", "--asr_exp e --out o --inference_nj 3 t=d"),
+    (
+        "decode",
+        "--asr_exp e --output_dir o --utterances_per_task 9 t=d",
+        "--asr_exp e --out o --utterances_a_task 9 t=d",
+    ),
+    ("sweep", "--asr_exp e --output_dir o t=d", "--asr_exp e --out o t=d"),
+    (
+        "score",
+        "--output_dir o --token_type char --token_list l t=d",
+        "--out o --token_type char --token_list l t=d",
+    ),
+    ("tokenize", "--text t --output_dir o", "--text t --out o"),
+    ("transcribe", "--asr_exp e --output_dir o a.wav", "--model e --out o a.wav"),
+    ("export_onnx", "--asr_exp e --output_dir o", "--asr_exp e --out o"),
+    (
+        "export_nir",
+        "--asr_exp e --inference_asr_model m --data_dir d --out x.nir",
+        "--asr_exp e --asr_model_file m --data_dir d --out x.nir",
+    ),
+    (
+        "reparameterize",
+        "--asr_exp e --inference_asr_model m --data_dir d --output_dir o",
+        "--asr_exp e --asr_model_file m --data_dir d --out o",
+    ),
+    (
+        "prove_spikes",
+        "--asr_exp e --inference_asr_model m t=d",
+        "--asr_exp e --asr_model_file m t=d",
+    ),
+    ("decode_sherpa", "--onnx x --data_dir d --output_dir o", "--onnx x --data_dir d --out o"),
+    ("copy_feats", "--utterances_per_task 9 d e", "--utterances_a_task 9 d e"),
+    ("compare", "--asr_exp e f --inference_tag t", "--inference_tag t e f"),
+]
+
+
+@pytest.mark.parametrize(("command", "words", "before"), SAME)
+def test_one_word_for_one_thing_and_those_of_before(command, words, before):
+    parser = import_module(f"espnet_spike.bin.{command}").get_parser()
+    assert parser.parse_args(words.split()) == parser.parse_args(before.split())
+
+
+# what a finished training is known by holds the names of all its options' destinations
+SHARED = (
+    "bpemodel deterministic dist_backend dist_init_method dist_launcher dist_master_addr "
+    "dist_master_port dist_rank dist_world_size local_rank multiprocessing_distributed ngpu "
+    "output_dir seed token_list token_type"
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [
+        ("asr_train", "asr_args config num_splits stats_dir train_dir valid_dir"),
+        ("sparsify", "asr_args asr_exp config num_splits stats_dir steps train_dir valid_dir"),
+        ("lm_train", "lm_args lm_config stats_dir train_text valid_text"),
+        ("collect_stats", "asr_args asr_config num_splits train_dir valid_dir"),
+    ],
+)
+def test_a_finished_training_stays_known(command, own):
+    parser = import_module(f"espnet_spike.bin.{command}").get_parser()
+    names = {action.dest for action in parser._actions} - {"help"}
+    assert names == set(f"{SHARED} {own}".split())
+
+
+# names that the help of no command shows but of these, where they mean something else
+OTHER_WORDS = {
+    "--config": {"experiment_tag"},  # of training or of decoding
+    "--model": set(),
+    "--asr_model_file": set(),
+    "--inference_nj": set(),
+    "--utterances_a_task": set(),
+    "--out": {"export_nir", "html_report", "pack", "report"},  # a file
+}
+
+
+def test_every_help_speaks_the_same_language():
+    wrong = []
+    for command in set(COMMANDS) - PLAIN:
+        parser = import_module(f"espnet_spike.bin.{command}").get_parser()
+        for name in {name for action in parser._actions for name in action.option_strings}:
+            if command not in OTHER_WORDS.get(name, {command}):
+                wrong.append(f"{command} {name}")
+    assert not wrong
+
+
+def test_an_experiment_is_given_once(capsys):
+    assert call("compare", "a", "--asr_exp", "b") == 2
+    assert "EXP and --asr_exp: give one of the two" in capsys.readouterr().err
+    assert call("compare", "--csv", "x.csv") == 2
+    assert "required: EXP" in capsys.readouterr().err
+
+
+def test_an_old_name_must_not_be_another_option():
+    parser = cli.Parser()
+    parser.add_argument("--out")
+    with pytest.raises(ValueError, match="--out is an option already"):
+        parser.add_argument("--output_dir", old=["--out"])

@@ -50,7 +50,7 @@ def task(target, make):
 def test_features_are_those_of_the_pool_although_a_worker_is_killed_in_a_task(tmp_path):
     extract([task(tmp_path / "pool", Noise())], nj=3)
     make = Noise("u06", tmp_path)  # in the middle of the second of three tasks
-    extract([task(tmp_path / "cluster", make)], nj=1, cluster=TWO, utterances_a_task=4)
+    extract([task(tmp_path / "cluster", make)], nj=1, cluster=TWO, utterances_per_task=4)
     assert (tmp_path / "died").exists()
     assert content(tmp_path / "cluster") == content(tmp_path / "pool")
     assert len(list((tmp_path / "cluster/data").glob("feats.*.ark"))) == 3
@@ -99,7 +99,7 @@ def test_decoding_is_that_of_processes_although_a_worker_is_killed_in_a_task(tmp
         command = (sys.executable, str(tmp_path / "infer.py"), str(died))
         monkeypatch.setattr(decode_module, "INFERENCE_COMMAND", command)
         out = tmp_path / name
-        plan = make_plan(exp, None, settings, out, data, 3, utterances_a_task=size)
+        plan = make_plan(exp, None, settings, out, data, 3, utterances_per_task=size)
         record = decode(plan, cluster)["test"]
         assert (record["utterances"], record["jobs"]) == (9, 3)
         return {k: v for k, v in content(out / "test").items() if "/" not in k and "json" not in k}
