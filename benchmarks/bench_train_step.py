@@ -62,6 +62,7 @@ def spikingjelly_lif():
     from spikingjelly.activation_based import functional, neuron, surrogate
 
     from espnet_spike.nn.neurons.base import Neuron
+    from espnet_spike.nn.neurons.lif import LIF
 
     class SpikingjellyLIF(Neuron):
         def __init__(self, dim, T=4):
@@ -74,6 +75,12 @@ def spikingjelly_lif():
         def forward(self, x, mask=None):
             functional.reset_net(self.node)
             return self.node(x.unflatten(0, (self.time_steps, -1))).flatten(0, 1)
+
+        def update_cost(self, numel, frames):
+            return LIF.update_cost(self, numel, frames)
+
+        def spike_counts(self, inputs, output):
+            return output, 1
 
     return SpikingjellyLIF
 

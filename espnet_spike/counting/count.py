@@ -11,7 +11,7 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor, nn
 
-from espnet_spike.counting.costs import COLUMNS, PRODUCTS, Cost, Costs, total
+from espnet_spike.counting.costs import PRODUCTS, Costs, total
 from espnet_spike.counting.counter import Counter
 from espnet_spike.counting.energy import CostModel, describe_model, energy, ratio_interval
 from espnet_spike.counting.neurobench import (
@@ -28,6 +28,7 @@ from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.inference.ctc import collapse
+from espnet_spike.nn.accounting import COLUMNS, Cost
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.results.recording import DecodedUtterance, choose_utterance

@@ -12,7 +12,8 @@ counts laid out alike. A view of the output (a reshape, a split into heads) has 
 its counts are the same view of the counts. What moves values without computing (padding, masking,
 concatenation) is done to the counts as well, a product of two spike tensors has the product of
 their counts, and a number as factor changes the unit only. Any other operation makes a real value,
-which has no counts. Binary execution (``SpikeTrain``) is seen slot by slot.
+which has no counts. Binary execution (``SpikeTrain``) is seen slot by slot. What no operation
+shows, compiled kernels for one, the layers tell themselves (``nn.accounting``).
 
 So nothing is fed in by hand, and the value of a tensor is never taken for proof: a product counts
 as
@@ -32,13 +33,12 @@ from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from espnet_spike.counting.costs import Costs
-from espnet_spike.counting.ledger import Ledger, Spikes, is_real_valued
-from espnet_spike.counting.module_rules import MODULE_RULES, patched
+from espnet_spike.counting.ledger import Ledger, is_real_valued
 from espnet_spike.counting.operator_rules import plan
+from espnet_spike.nn.accounting import Counted, Spikes, open_ledger, opened, unseen
 
 FILLS = ("masked_fill", "constant_pad_nd", "pad", "fill")
 """Moves that put in a number of their own; spikes stay spikes only beside zeros."""
@@ -101,10 +101,9 @@ class Counter(TorchDispatchMode):
                 if isinstance(value, Tensor):
                     ledger.set_constant(value)
             layer = f"{self.name}.{name}".strip(".")
-            rule = next((r for cls, r in MODULE_RULES.items() if isinstance(module, cls)), None)
             self._cleanup.callback(_put_back, module, vars(module).get("forward"))
-            module.forward = _named(ledger, layer, module, rule, module.forward)
-        self._cleanup.enter_context(patched(ledger))
+            module.forward = _named(ledger, layer, module, module.forward)
+        self._cleanup.enter_context(opened(ledger))
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
@@ -233,25 +232,26 @@ def _tensors(args: tuple, kwargs: dict) -> Iterator[Tensor]:
             yield from (y for y in x if isinstance(y, Tensor))
 
 
-def _named(
-    ledger: Ledger, layer: str, module: nn.Module, rule: Callable | None, forward: Callable
-) -> Callable:
-    """Return a forward pass that says which layer runs; one with a rule is counted as a whole.
+def _named(ledger: Ledger, layer: str, module: nn.Module, forward: Callable) -> Callable:
+    """Return a forward pass that says which layer runs, and counts it as a whole if it is so.
 
     In place of hooks, which cost several times as much.
     """
     layers, last = ledger.layers, layer.rpartition(".")[2]
+    whole = isinstance(module, Counted)
 
     def run(*args: object, **kwargs: object) -> object:
+        if open_ledger() is not ledger:
+            return forward(*args, **kwargs)  # a part of what is counted as a whole
         inside = layers[-1][0]
         # a module that several layers share goes by the name of the one that calls it
         layers.append((layer if layer.startswith(inside) else f"{inside}.{last}", module))
         try:
-            if rule is None:
+            if not whole:
                 return forward(*args, **kwargs)
-            with no_dispatch():
+            with unseen():
                 out = forward(*args, **kwargs)
-                rule(ledger, module, args, kwargs, out)
+                module.count(ledger, (*args, *kwargs.values()), out)
             return out
         finally:
             layers.pop()

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from espnet_spike.counting.costs import PRODUCTS, Cost, Costs, total
+from espnet_spike.counting.costs import PRODUCTS, Costs, total
 from espnet_spike.errors import UserError
+from espnet_spike.nn.accounting import Cost
 from espnet_spike.results.bootstrap import MIN_UTTERANCES, Z95, Interval, draw_sums, sampling_unit
 from espnet_spike.utils.resources import shipped
 from espnet_spike.utils.yaml import read_named

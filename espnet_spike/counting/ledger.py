@@ -1,69 +1,20 @@
 """The ledger of a running network: what it costs, and which of its tensors hold spikes.
 
-The rules (``counting.operator_rules``, ``product_rules``, ``module_rules``) write into it; who sees
-the operations is ``counting.counter``.
+The rules (``counting.operator_rules``, ``product_rules``) write into it, and the layers that know
+what they cost (``nn.accounting``); who sees the operations is ``counting.counter``.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from espnet_spike.counting.costs import Cost, Costs
-
-
-@dataclass(slots=True)
-class Spikes:
-    """What is known of a tensor that holds spikes times their unit.
-
-    Attributes:
-        counts: spikes of each value, with size and strides of the tensor's storage, float; None
-            where the values are the counts themselves.
-        levels: spikes a value can hold at most.
-        scaled: whether the unit differs from frame to frame (a factor cannot go into weights).
-        total: sum of ``counts``.
-        nonzeros: how many are not zero.
-        size: how many values there are.
-    """
-
-    counts: Tensor | None
-    levels: int
-    scaled: bool
-    total: float = -1.0
-    nonzeros: float = -1.0
-    size: int = -1
-
-    def __post_init__(self) -> None:
-        if self.total < 0:
-            self.total = count_sum(self.counts)
-        if self.nonzeros < 0:
-            binary = self.levels == 1
-            self.nonzeros = self.total if binary else float(torch.count_nonzero(self.counts))
-        if self.size < 0:
-            self.size = self.counts.numel()
-
-    @classmethod
-    def of_itself(cls, x: Tensor, levels: int, scaled: bool = False) -> "Spikes":
-        """Return what is to be known of counts without a unit, without holding them."""
-        found = cls(x, levels, scaled)
-        found.counts = None  # a tensor that is known by its storage would live as long as we do
-        return found
-
-    @property
-    def bits(self) -> int:
-        """Bits that hold one count."""
-        return self.levels.bit_length()
-
-
-def count_sum(counts: Tensor) -> float:
-    """Return the sum of a tensor of counts, exact below 2^53."""
-    # rows in the tensor's own precision are exact below 2^24, and much faster
-    rows = counts.sum(-1) if counts.dim() and counts.shape[-1] <= 65536 else counts
-    return float(rows.sum(dtype=torch.float64))
+from espnet_spike.counting.costs import Costs
+from espnet_spike.nn.accounting import Cost, CostLedger, Spikes, count_sum
 
 
 def is_real_valued(x: Tensor) -> bool:
@@ -78,12 +29,17 @@ def counts_of(x: Tensor, found: Spikes) -> Tensor:
     return found.counts.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
+def is_whole(x: Tensor, found: Spikes) -> bool:
+    """Return whether a view holds each value of its storage once."""
+    return x.numel() == found.size and 0 not in x.stride()
+
+
 def storage_key(x: Tensor) -> int:
     """Return what names the storage of ``x`` as long as a reference to it exists."""
     return x.untyped_storage()._cdata
 
 
-class Ledger:
+class Ledger(CostLedger):
     """Running sums of operations, and what is known of the tensors that they were done on.
 
     Args:
@@ -105,7 +61,6 @@ class Ledger:
         self.uncovered: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
         self.lost: dict[str, int] = defaultdict(int)
         self.layers: list[tuple[str, nn.Module]] = [(name, module)]
-        self.last_firing: tuple | None = None
         self._spikes: dict[int, tuple[StorageWeakRef, Spikes]] = {}
         self._constants: dict[int, StorageWeakRef] = {}
         self._parameters: set[int] = set()
@@ -126,6 +81,29 @@ class Ledger:
     def lose(self, name: str) -> None:
         """Note that an operation made real values of spikes."""
         self.lost[name] += 1
+
+    def read(self, cost: Cost, x: Tensor) -> None:
+        """Note that an operator reads ``x``; what it reads as a product says how sparse it is."""
+        self.read_as(cost, x, self.spikes(x))
+
+    def read_as(self, cost: Cost, x: Tensor, found: Spikes | None) -> None:
+        """Note that an operator reads ``x``, of which ``found`` is known."""
+        if found is None:
+            cost.values_read += x.numel()
+            if not self.is_constant(x):
+                cost.inputs += x.numel()
+                cost.nonzeros += self.nonzeros(x)
+            return
+        cost.spike_bits_read += x.numel() * found.bits
+        cost.inputs += x.numel()
+        cost.slots += x.numel() * found.levels
+        if is_whole(x, found):
+            cost.spikes += found.total
+            cost.nonzeros += found.nonzeros
+        else:
+            counts = counts_of(x, found)
+            cost.spikes += count_sum(counts)
+            cost.nonzeros += float(torch.count_nonzero(counts))
 
     @property
     def module(self) -> nn.Module:
@@ -210,7 +188,11 @@ class Ledger:
     def all_constant(self, tensors: Iterable[Tensor]) -> bool:
         """Return whether no tensor that has real values depends on activations."""
         constants = self._constants
-        return all(storage_key(x) in constants for x in tensors if is_real_valued(x))
+        return all(
+            x.untyped_storage()._cdata in constants  # this is asked of every operation
+            for x in tensors
+            if x.is_floating_point() or x.is_complex()
+        )
 
     def changed(self, x: Tensor) -> None:
         """Note that ``x`` was written to in place."""
@@ -227,14 +209,3 @@ class Ledger:
         nonzeros = float(torch.count_nonzero(x))
         self._last = (*self._last[-1:], (x, nonzeros))
         return nonzeros
-
-
-@contextmanager
-def replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """Set an attribute within the context."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

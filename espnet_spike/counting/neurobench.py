@@ -20,7 +20,8 @@ from typing import Any
 
 from torch import nn
 
-from espnet_spike.counting.costs import Cost, total
+from espnet_spike.counting.costs import total
+from espnet_spike.nn.accounting import Cost
 
 NEUROBENCH = "neurobench.json"
 CONNECTIONS = ("linear", "conv", "depthwise_conv")

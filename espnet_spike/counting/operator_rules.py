@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from espnet_spike.counting.costs import Cost
-from espnet_spike.counting.ledger import Ledger, Spikes
+from espnet_spike.counting.ledger import Ledger
 from espnet_spike.counting.product_rules import (
     addmm,
     aten_convolution,
@@ -33,7 +32,7 @@ from espnet_spike.counting.product_rules import (
     softmax_cost,
     write,
 )
-from espnet_spike.nn.layers.spiking_attention import SpikingAttention
+from espnet_spike.nn.accounting import Cost, Spikes, count_activation
 
 Rule = Callable[[Ledger, tuple, dict, object], None]
 
@@ -164,7 +163,7 @@ def _mul(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     _lose(ledger, "mul", tensors)
     constants = [x for x in tensors if ledger.is_constant(x)]
     gated = len(tensors) == 2 and not constants and a.shape == b.shape
-    kind = "decay_mask" if _decays(ledger, constants) else "gate" if gated else "elementwise"
+    kind = "gate" if gated else _kind_of_scaling(ledger, constants)
     cost = ledger.cost(kind)
     if gated:
         both = a.numel() if ledger.dense else torch.count_nonzero(torch.logical_and(a, b))
@@ -199,14 +198,17 @@ def _scaled_spikes(ledger: Ledger, a: Tensor | None, b: Tensor | None, out: Tens
     if isinstance(other, Tensor) and other.dtype == torch.bool:
         shown = shown * other
     elif isinstance(other, Tensor) and other.dim() > 1:
-        cost = ledger.cost("decay_mask" if _decays(ledger, [other]) else "elementwise")
+        cost = ledger.cost(_kind_of_scaling(ledger, [other]))
         cost.multiplies += first.nonzeros
     ledger.set_spikes(out, Spikes(shown.expand(out.shape), first.levels, first.scaled))
     return True
 
 
-def _decays(ledger: Ledger, constants: Iterable[Tensor]) -> bool:
-    return isinstance(ledger.module, SpikingAttention) and any(x.dim() > 2 for x in constants)
+def _kind_of_scaling(ledger: Ledger, constants: Iterable[Tensor]) -> str:
+    """Return the kind of a product with constants; one for each pair of frames has three axes."""
+    if any(x.dim() > 2 for x in constants):
+        return getattr(ledger.module, "pairwise_scaling", "elementwise")
+    return "elementwise"
 
 
 def _div(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
@@ -224,17 +226,7 @@ def _div(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
 
 def _activation(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     """Count a rectifier: one comparison, and what it leaves."""
-    activation(ledger, args[0], out)
-
-
-def activation(ledger: Ledger, x: Tensor, out: Tensor) -> None:
-    """Count an activation that compares with a threshold."""
-    cost = ledger.cost("activation")
-    cost.additions += out.numel()
-    cost.inputs += out.numel()
-    cost.nonzeros += ledger.nonzeros(out)
-    cost.values_read += x.numel()
-    write(cost, out)
+    count_activation(ledger, args[0], out)
 
 
 def _layer_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:

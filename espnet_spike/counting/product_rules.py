@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from espnet_spike.counting.costs import Cost
-from espnet_spike.counting.ledger import Ledger, Spikes, count_sum, counts_of
+from espnet_spike.counting.ledger import Ledger, counts_of, is_whole
+from espnet_spike.nn.accounting import Cost, Spikes, count_sum
 
 
 def product(
@@ -43,7 +43,7 @@ def product(
     else:
         cost.macs += _meeting(*((x != 0).to(torch.float32) for x in sides))
     for x, other, found in ((a, b, spikes[0]), (b, a, spikes[1])):
-        read_as(ledger, cost, x, found)
+        ledger.read_as(cost, x, found)
         if found is not None and found.scaled and other.numel():
             # a unit a frame: into the sums where frames are rows, into the other operand where
             # the sum runs over frames
@@ -62,39 +62,9 @@ def _amount(x: Tensor, found: Spikes) -> float:
     return found.total if is_whole(x, found) else count_sum(counts_of(x, found))
 
 
-def is_whole(x: Tensor, found: Spikes) -> bool:
-    """Return whether a view holds each value of its storage once."""
-    return x.numel() == found.size and 0 not in x.stride()
-
-
 def _meeting(a: Tensor, b: Tensor) -> float:
     """Return the sum of all of a @ b, without the product."""
     return float((a.sum(-2).double() * b.sum(-1).double()).sum())
-
-
-def read(ledger: Ledger, cost: Cost, x: Tensor) -> None:
-    """Note that an operator reads ``x``; what it reads as a product says how sparse it is."""
-    read_as(ledger, cost, x, ledger.spikes(x))
-
-
-def read_as(ledger: Ledger, cost: Cost, x: Tensor, found: Spikes | None) -> None:
-    """Note that an operator reads ``x``, of which ``found`` is known."""
-    if found is None:
-        cost.values_read += x.numel()
-        if not ledger.is_constant(x):
-            cost.inputs += x.numel()
-            cost.nonzeros += ledger.nonzeros(x)
-        return
-    cost.spike_bits_read += x.numel() * found.bits
-    cost.inputs += x.numel()
-    cost.slots += x.numel() * found.levels
-    if is_whole(x, found):
-        cost.spikes += found.total
-        cost.nonzeros += found.nonzeros
-    else:
-        counts = counts_of(x, found)
-        cost.spikes += count_sum(counts)
-        cost.nonzeros += float(torch.count_nonzero(counts))
 
 
 def write(cost: Cost, out: Tensor) -> None:
@@ -155,7 +125,7 @@ def scaled_dot_product(ledger: Ledger, args: tuple, kwargs: dict, out: object) -
     cost.dense_macs += pairs * (query.shape[-1] + value.shape[-1])
     cost.macs += visible * (query.shape[-1] + value.shape[-1])
     for x in (query, key, value):
-        read(ledger, cost, x)
+        ledger.read(cost, x)
         if ledger.spikes(x) is not None:
             ledger.lose("scaled_dot_product_attention")
     write(cost, out if isinstance(out, Tensor) else out[0])
@@ -212,7 +182,7 @@ def count_convolution(ledger: Ledger, given: dict, out: Tensor) -> None:
         cost.acs += amount
         if found.scaled:
             ledger.cost("rescale").multiplies += out.numel() * kernel[0]
-    read_as(ledger, cost, x, found)
+    ledger.read_as(cost, x, found)
     cost.values_read += weight.numel()
     write(cost, out)
     if bias is not None:

@@ -38,7 +38,6 @@ from torch import Tensor, nn
 
 from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
-from espnet_spike.counting.module_rules import FOLLOWS_INPUT
 from espnet_spike.encoders.monitor import captured
 from espnet_spike.errors import UserError
 from espnet_spike.export.nir_runner import run_graph
@@ -172,8 +171,7 @@ class Core:
     @property
     def has_level(self) -> bool:
         """Whether the neuron's unit differs from frame to frame."""
-        neuron = self.call.module
-        return isinstance(neuron, IMLS) and neuron.stat in FOLLOWS_INPUT
+        return self.call.module.follows_input
 
 
 @dataclass

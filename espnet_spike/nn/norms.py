@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.nn.accounting import CostLedger, Counted
 from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum, distributed
 from espnet_spike.nn.ops.batch_norm import batch_norm, masked_moments
 from espnet_spike.utils.options import choose
 
 
-class MaskedBatchNorm(nn.Module):
+class MaskedBatchNorm(Counted, nn.Module):
     """Batch normalisation over the valid frames of ``(B, N, ..., C)``; padding has no say.
 
     In evaluation it is one multiplication and addition per channel with running statistics, which
@@ -50,6 +51,14 @@ class MaskedBatchNorm(nn.Module):
             mean, var = self.running_mean, self.running_var
         scale = self.weight * (var + self.eps).rsqrt()
         return torch.addcmul(self.bias - mean * scale, x, scale).to(dtype)
+
+    def count(self, ledger: CostLedger, inputs: tuple, output: Tensor) -> None:
+        """Count one multiplication and one addition each; merged weights are ready."""
+        cost = ledger.cost("norm")
+        cost.multiplies += output.numel()
+        cost.additions += output.numel()
+        cost.values_read += output.numel()
+        cost.values_written += output.numel()
 
     def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         unbiased = var * (count / (count - 1).clamp(min=1))

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from espnet_spike.bin import count, report
-from espnet_spike.counting.costs import COLUMNS
 from espnet_spike.counting.count import part_of, point_sparsity, saved_macs
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
+from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.results.energy_tables import energy_tables
 from espnet_spike.results.recording import RECORDING, DecodedUtterance, choose_utterance
 from tests.export.test_reparameterize import MODEL

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_spike.counting.costs import COLUMNS, PRODUCTS, total
+from espnet_spike.counting.costs import PRODUCTS, total
 from espnet_spike.counting.counter import Counter, count_batch
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.encoders.speech_mamba import (
@@ -18,6 +18,7 @@ from espnet_spike.encoders.speech_mamba import (
     SpeechMambaEncoder,
     SpikingSpeechMambaEncoder,
 )
+from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.nn.layers.fatrelu import FATReLU
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
 from espnet_spike.nn.neurons.frame_lif import FrameLIF

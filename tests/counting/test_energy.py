@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import yaml
 
-from espnet_spike.counting.costs import Cost
 from espnet_spike.counting.energy import energy, ratio_interval, read_cost_model
 from espnet_spike.errors import UserError
+from espnet_spike.nn.accounting import Cost
 from espnet_spike.utils.resources import shipped
 
 FOLDER = shipped("energy")

@@ -15,10 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.nn.accounting import CostLedger, counted
 from espnet_spike.nn.ops.decay import decay_exponents, decay_matrix, decay_row_sum
 from espnet_spike.utils.options import choose
 
 HDM_MODES = ("none", "same", "layer", "head", "layer_head")
+
+
+def _ahead(ledger: CostLedger, factors: Tensor | None, *args: object) -> None:
+    """Factors that follow from weights and lengths are ready before the input."""
+    if factors is not None:
+        ledger.set_constant(factors)
 
 
 class DecayMask(nn.Module):
@@ -77,12 +84,14 @@ class DecayMask(nn.Module):
         """Natural logarithm of gamma per head, ``(H,)``."""
         return F.logsigmoid(self.logit) if self.learn else self.fixed_log_gamma
 
+    @counted(_ahead)
     def matrix(self, length: int) -> Tensor | None:
         """Return D ``(H, N, N)`` without row normalisation; None where it is all ones."""
         if self.mode == "none" and not self.causal:
             return None
         return decay_matrix(self.log_gamma, length, self.causal)
 
+    @counted(_ahead)
     def row_scale(self, length: int, lengths: Tensor) -> Tensor | None:
         """Return 1/sqrt(row sum) ``(B, H, N)`` for valid lengths ``(B,)``; None when off."""
         if not self.norm:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.nn.accounting import CostLedger, Counted, count_activation
 from espnet_spike.nn.ops.fatrelu import frame_fatrelu, passing
 from espnet_spike.utils.options import choose
 
@@ -58,7 +59,7 @@ class Sparsity:
         return (self.zeros / self.numel.clamp(min=1)).float()
 
 
-class FATReLU(nn.Module):
+class FATReLU(Counted, nn.Module):
     """A FATReLU layer, called as ``layer(x, mask)``.
 
     Args:
@@ -151,6 +152,14 @@ class FATReLU(nn.Module):
         y, kept, total = frame_fatrelu(x, self.T.to(x.dtype), k, self.two_sided)
         self._report(kept.detach(), total, mask, y[0, 0].numel() if kept.numel() else 1)
         return y
+
+    def count(self, ledger: CostLedger, inputs: tuple, output: Tensor) -> None:
+        """Count one comparison each; the two-sided form keeps the dense activation, SiLU."""
+        count_activation(ledger, inputs[0], output)
+        if self.activation is not None:
+            cost = ledger.cost("activation")
+            cost.special += output.numel()
+            cost.multiplies += output.numel()
 
     def _report(self, kept: Tensor, total: Tensor, mask: Tensor | None, values: int) -> None:
         """Keep the statistics over valid frames; ``kept`` and ``total`` are ``(B, N)``."""

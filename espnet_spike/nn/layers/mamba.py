@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.nn.accounting import Cost, CostLedger, counted
 from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
 from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan
 from espnet_spike.nn.stream_state import Stateful
@@ -58,6 +59,54 @@ class CausalConv(nn.Module):
         # as a channels-last image of height 1: torch has no 1-D form of that fast path
         y = F.conv2d(x.mT[:, :, None], self.weight[:, :, None], self.bias, groups=len(self.weight))
         return y[:, :, 0].mT
+
+
+def count_scan(
+    ledger: CostLedger,
+    out: tuple[Tensor, Tensor],
+    ssm: "SelectiveSSM",
+    u: Tensor,
+    delta: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *rest: object,
+) -> None:
+    """Count a selective scan; arguments as of ``SelectiveSSM.scan``, ``out`` is its result.
+
+    For each state: exp(delta A), decay times state, two products (input into the state, state
+    into the output); the state is read and written.
+    """
+    cost = ledger.cost("scan")
+    states = u.numel() * B.shape[1]
+    cost.dense_macs += 2 * states + u.numel()
+    counts = ledger.counts(u)
+    if ledger.dense:
+        cost.macs += 2 * states + u.numel()
+        cost.multiplies += u.numel()
+    else:
+        _count_scan_products(cost, counts, u, B, C)
+    cost.multiplies += 2 * states
+    cost.special += states
+    for x in (u, delta, B, C):
+        ledger.read(cost, x)
+    cost.values_read += states
+    cost.values_written += states + out[0].numel()
+    cost.sizes(u.shape[1] * B.shape[1], u.shape[1], u.shape[1])
+
+
+def _count_scan_products(
+    cost: Cost, counts: Tensor | None, u: Tensor, B: Tensor, C: Tensor
+) -> None:
+    inputs = (u != 0).sum(1).double() if counts is None else counts.sum(1).double()
+    into_state = float((inputs * (B != 0).sum(1)).sum())
+    skip = float(inputs.sum())
+    if counts is None:
+        cost.macs += into_state + skip
+        cost.multiplies += skip  # delta u
+    else:
+        # delta B of the channels that fire is selected and added; so is D
+        cost.acs += into_state + skip
+    cost.macs += float((C != 0).sum()) * u.shape[1]
 
 
 class SelectiveSSM(Stateful, nn.Module):
@@ -138,21 +187,42 @@ class SelectiveSSM(Stateful, nn.Module):
         dt_r, B, C = self.x_proj(self.f9(x, mask)).split(self.sizes, -1)
         B, C = self.f11_b(B, mask), self.f11_c(C, mask)
         delta = F.softplus(self.dt_proj(self.f10(dt_r, mask)))
-        y, h = selective_scan(
-            x.mT,
-            delta.mT,
-            -torch.exp(self.A_log),
-            B.mT,
-            C.mT,
-            self.D,
-            lengths=None if mask is None else lengths,
-            initial_state=h,
-            return_last_state=True,
-            backend=self.scan_backend,
-        )
+        valid = None if mask is None else lengths
+        y, h = self.scan(x.mT, delta.mT, B.mT, C.mT, valid, h)
         if self.carry is not None:
             self.carry["h"] = h
         return y.mT
+
+    @counted(count_scan)
+    def scan(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        B: Tensor,
+        C: Tensor,
+        lengths: Tensor | None,
+        state: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the selective scan with this module's A and D.
+
+        Args:
+            u: input ``(B, E, L)``.
+            delta: step sizes ``(B, E, L)``.
+            B: ``(B, N, L)``.
+            C: ``(B, N, L)``.
+            lengths: valid frames ``(B,)``; None when all are.
+            state: before the first frame ``(B, E, N)``; None for zeros.
+
+        Returns:
+            y ``(B, E, L)`` and the last state ``(B, E, N)``.
+        """
+        return selective_scan(
+            *(u, delta, -torch.exp(self.A_log), B, C, self.D),
+            lengths=lengths,
+            initial_state=state,
+            return_last_state=True,
+            backend=self.scan_backend,
+        )
 
 
 class Mamba(nn.Module):

@@ -55,6 +55,7 @@ class SpikingAttention(nn.Module):
     """
 
     has_map = True
+    pairwise_scaling = "decay_mask"  # kind of operator that a factor for each pair of frames is
 
     def __init__(
         self,

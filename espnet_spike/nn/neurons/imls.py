@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.nn.accounting import Cost, Spikes
 from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum
 from espnet_spike.nn.neurons.base import Firing, Neuron
@@ -27,7 +28,8 @@ from espnet_spike.nn.neurons.spike_train import IMLSRecipe, SpikeTrain
 from espnet_spike.nn.ops import imls
 from espnet_spike.utils.options import choose
 
-IMLS_STATS = ("token", "utt", "max", "ema", "fixed")
+FOLLOWS_INPUT = ("token", "utt", "max")
+IMLS_STATS = (*FOLLOWS_INPUT, "ema", "fixed")
 LEVEL_RULES = ("keep", "rescale")
 EPS = 1e-5
 
@@ -82,6 +84,7 @@ class IMLS(Neuron):
     Attributes:
         levels: levels in use; T unless ``set_levels`` changed it.
         spike_mode: ``integer``, or ``binary`` to hand on a ``SpikeTrain`` outside training.
+        last_level: level m of every frame in the last forward pass, ``(B, N)``.
         warm: emit clip(X, 0, T*V) without rounding (the warm start of training).
 
     Raises:
@@ -109,11 +112,13 @@ class IMLS(Neuron):
         self.trained_levels = self.levels = self.levels_of(T)
         self.gain = 1.0
         self.stat = choose("imls_stat", stat, IMLS_STATS)
+        self.follows_input = stat in FOLLOWS_INPUT
         self.rounding = choose("rounding", rounding, ("half_up", "even"))
         self.detach_stat = detach_stat
         self.spike_mode = "integer"
         self.warm = False
         self._utterance_level: Tensor | None = None
+        self.last_level: Tensor | None = None
         # softplus(a) = alpha_init
         self.a = nn.Parameter(torch.full((dim,), math.log(math.expm1(alpha_init))))
         self.a._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
@@ -156,7 +161,7 @@ class IMLS(Neuron):
         rescale = choose("rule", rule, LEVEL_RULES) == "rescale"
         self.gain = self.trained_levels / self.levels if rescale else 1.0
 
-    def frame_level(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def frame_level(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return m of every frame, ``(B, N)`` (1 for ``ema`` and ``fixed``), at least ``EPS``."""
         if self.stat in ("ema", "fixed"):
             return x.new_ones(()).expand(x.shape[:2])
@@ -197,12 +202,16 @@ class IMLS(Neuron):
 
     def channel_scale(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the threshold's factor per channel, ``(C,)``: alpha, times the ``ema`` level."""
+        # a pass that is only recomputed for its gradients must see the level of the first one
+        if self.stat == "ema" and self.training and not is_recomputing():
+            self._update_running_level(x.detach(), mask)
+        return self._channel_scale(x)
+
+    def _channel_scale(self, x: Tensor) -> Tensor:
+        """Return ``channel_scale`` of a pass that is over."""
         alpha = self.alpha.to(x.dtype)
         if self.stat != "ema":
             return alpha
-        # a pass that is only recomputed for its gradients must see the level of the first one
-        if self.training and not is_recomputing():
-            self._update_running_level(x.detach(), mask)
         return alpha * self.running_level.to(x.dtype).clamp(min=EPS)
 
     @torch.no_grad()
@@ -259,12 +268,66 @@ class IMLS(Neuron):
         """Return the spikes over valid rows, 0-dim; ``count`` is the sum of their counts."""
         return count
 
+    def update_cost(self, numel: float, frames: float) -> Cost:
+        """Return one multiplication (by the inverse threshold) and two comparisons each.
+
+        Where the threshold follows the input: one addition more each, and one division a frame.
+        """
+        follows = int(self.follows_input)
+        return Cost(
+            updates=numel,
+            multiplies=numel,
+            additions=(2 + follows) * numel,
+            special=follows * frames,
+            values_read=numel,
+        )
+
+    def spike_counts(self, inputs: tuple, output: Tensor | SpikeTrain) -> tuple[Tensor, int] | None:
+        """Return the counts behind the output and T; see ``Neuron``."""
+        if isinstance(output, SpikeTrain):
+            return output.counts, output.levels
+        if self.warm:
+            return None
+        level = self.frame_level(at_least_fp32(inputs[0]).contiguous(), *inputs[1:])
+        return self._recount(inputs[0], output, level)[0], self.slots
+
+    def emitted(self, inputs: tuple, output: Tensor | SpikeTrain) -> Spikes | None:
+        """Return the spikes of the last forward pass as a ledger knows them."""
+        if self.warm or isinstance(output, SpikeTrain):
+            return super().emitted(inputs, output)
+        counts, nonzeros = self._recount(inputs[0], output, self.last_level)
+        total = float(self.firing.count_sum)
+        return Spikes(counts, self.slots, self.follows_input, total, nonzeros)
+
+    @torch.no_grad()
+    def _recount(self, x: Tensor, output: Tensor, level: Tensor) -> tuple[Tensor, int]:
+        """Return the counts behind the output, and how many of them are not zero.
+
+        Args:
+            x: input ``(B, N, ..., C)``.
+            output: of the same shape.
+            level: ``(B, N)``.
+        """
+        rows, scale = self.rows_and_scale(x)
+        level = level.flatten().contiguous()
+        if output.dtype == rows.dtype:
+            counts, nonzeros = imls.recount(frame_rows(output), level, scale)
+        else:
+            # a half-precision output is rounded; the input still tells the counts
+            ratio = rows / (level[:, None, None] * scale)
+            counts = imls.spike_counts(ratio, self.levels, self.rounding)
+            nonzeros = int(torch.count_nonzero(counts))
+        return counts.view(output.shape), nonzeros
+
+    @torch.no_grad()
+    def rows_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input of a past pass as rows ``(R, K, C)``, and V's factor ``(C,)``."""
+        x = at_least_fp32(x).contiguous()
+        return frame_rows(x), self._channel_scale(x)
+
     def _prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x in fp32 at least, the factors of its threshold and the weight of each frame."""
-        if x.dtype in (torch.bfloat16, torch.float16):
-            # a bf16 ratio cannot tell neighbouring counts apart; the output can be rounded after
-            x = x.float()
-        x = x.contiguous()
+        x = at_least_fp32(x).contiguous()
         level = self.frame_level(x.detach() if self.detach_stat else x, mask)
         weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
         return x, level, self.channel_scale(x, mask), weight
@@ -287,6 +350,7 @@ class IMLS(Neuron):
     @torch.no_grad()
     def _report(self, count: Tensor, numel: Tensor, level: Tensor, weight: Tensor) -> None:
         self.firing = Firing(count, numel, count.new_full((), self.slots))
+        self.last_level = level.detach()
         if self.stat in ("token", "max"):
             total = weight.sum().clamp(min=1)
             mean = (level * weight).sum() / total
@@ -296,6 +360,12 @@ class IMLS(Neuron):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{self.dim}, T={self.T}, stat={self.stat}"
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return ``x`` in single precision at least."""
+    # a bf16 ratio cannot tell neighbouring counts apart; the output can be rounded after
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def frame_rows(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint
 from espnet_spike.nn.neurons.base import Firing, Neuron
 from espnet_spike.nn.neurons.spike_train import LIFRecipe, SpikeTrain
@@ -80,6 +81,23 @@ class LeakyNeuron(Neuron):
             self.surrogate,
             self.surrogate_alpha,
         )
+
+    def update_cost(self, numel: float, frames: float) -> Cost:
+        """Return one multiplication (leak) and three additions (charge, compare, reset) each.
+
+        The potential is read and written.
+        """
+        return Cost(
+            updates=numel,
+            multiplies=numel,
+            additions=3 * numel,
+            values_read=2 * numel,
+            values_written=numel,
+        )
+
+    def spike_counts(self, inputs: tuple, output: Tensor) -> tuple[Tensor, int]:
+        """Return the output, which is 0 or 1; see ``Neuron``."""
+        return output, 1
 
 
 class LIF(LeakyNeuron):
@@ -197,6 +215,26 @@ class ILIF(Neuron):
         if self.spike_mode == "binary" and not self.training:
             return SpikeTrain(y, y.new_ones(1), y.new_full((self.dim,), self.unit), self.T)
         return (y * self.unit).to(x.dtype)
+
+    def update_cost(self, numel: float, frames: float) -> Cost:
+        """Return one multiplication (by the inverse threshold) and two comparisons each.
+
+        Over several time steps the potential is read and written.
+        """
+        potential = numel if self.time_steps > 1 else 0
+        return Cost(
+            updates=numel,
+            multiplies=numel,
+            additions=2 * numel,
+            values_read=numel + potential,
+            values_written=potential,
+        )
+
+    def spike_counts(self, inputs: tuple, output: Tensor | SpikeTrain) -> tuple[Tensor, int]:
+        """Return the counts behind the output and T; see ``Neuron``."""
+        if isinstance(output, SpikeTrain):
+            return output.counts, output.levels
+        return output / self.unit, self.T
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

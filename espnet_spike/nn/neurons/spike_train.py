@@ -1,4 +1,8 @@
-"""Binary spike trains, and how they are made again in the backward pass."""
+"""Binary spike trains, and how they are made again in the backward pass.
+
+The spikes of a train are there already where it stands for hardware: making a slot of counts is no
+work, and what a train gives out is told to the ledger (``nn.accounting``) as spikes.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -6,7 +10,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from espnet_spike.nn.accounting import CostLedger, Spikes, counted
 from espnet_spike.nn.ops import imls
+
+
+def _slot_is_spikes(ledger: CostLedger, spikes: Tensor, train: "SpikeTrain", t: int) -> None:
+    ledger.set_spikes(spikes, Spikes.of_itself(spikes, 1))
+
+
+def _value_is_spikes(ledger: CostLedger, y: Tensor, train: "SpikeTrain") -> None:
+    scaled = train.frame.numel() > 1
+    ledger.set_spikes(y, Spikes(train.counts.clone(), train.levels, scaled))
+
+
+def _costs_nothing(ledger: CostLedger, out: object, *args: object) -> None:
+    """Spikes that are left out cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +44,17 @@ class SpikeTrain:
     channel: Tensor
     levels: int
 
+    @counted(_slot_is_spikes)
     def slot(self, t: int) -> Tensor:
         """Return the 0/1 spikes of slot ``t`` (1-based), shaped and typed as ``counts``."""
         return (self.counts >= t).to(self.counts.dtype)
 
+    @counted(_value_is_spikes)
     def value(self) -> Tensor:
         """Return what integer mode would hand on, V * counts."""
         return self.frame * self.channel * self.counts
 
+    @counted(_costs_nothing)
     def masked(self, mask: Tensor) -> "SpikeTrain":
         """Return the train without the spikes of frames where ``mask`` ``(B, N)`` is false."""
         keep = mask.view(mask.shape + (1,) * (self.counts.dim() - 2))

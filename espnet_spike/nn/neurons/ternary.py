@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.nn.accounting import Spikes
+from espnet_spike.nn.neurons.imls import IMLS, at_least_fp32
+from espnet_spike.nn.neurons.spike_train import SpikeTrain
 
 
 class TernaryMomentum(IMLS):
@@ -45,6 +47,23 @@ class TernaryMomentum(IMLS):
         """Return the spikes of either sign over valid rows, 0-dim."""
         spikes = sum(digit.abs().sum((1, 2)).double() for digit in self.digits(rows, level, scale))
         return (spikes * weight).sum()
+
+    def spike_counts(self, inputs: tuple, output: Tensor | SpikeTrain) -> tuple[Tensor, int] | None:
+        """Return the spikes of either sign behind the output and T; see ``Neuron``."""
+        if self.warm:
+            return None
+        level = self.frame_level(at_least_fp32(inputs[0]).contiguous(), *inputs[1:])
+        return self._spikes(inputs[0], level), self.slots
+
+    def emitted(self, inputs: tuple, output: Tensor) -> Spikes | None:
+        """Return the spikes of the last forward pass as a ledger knows them."""
+        if self.warm:
+            return None
+        return Spikes(self._spikes(inputs[0], self.last_level), self.slots, self.follows_input)
+
+    def _spikes(self, x: Tensor, level: Tensor) -> Tensor:
+        rows, scale = self.rows_and_scale(x)
+        return sum(digit.abs() for digit in self.digits(rows, level.flatten(), scale)).view(x.shape)
 
     def digits(self, rows: Tensor, level: Tensor, scale: Tensor) -> Iterator[Tensor]:
         """Yield the spikes in {-1, 0, 1} of each step for ``rows`` ``(R, K, C)``."""
