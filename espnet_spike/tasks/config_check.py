@@ -23,6 +23,7 @@ from espnet_spike.tasks.config_values import (
     GIVEN,
     Problems,
     check_choice,
+    check_classes,
     check_conf,
     check_value,
     numbers_as_text,
@@ -126,17 +127,7 @@ def check_training_config(
 
     where = f"{path} with {extra!r}" if extra else path
     args = parse_espnet(task, config, words, extra)
-    for choices in task.class_choices_list:
-        if choices.name == "frontend":
-            continue
-        name = getattr(args, choices.name)
-        conf = getattr(args, f"{choices.name}_conf")
-        problems += check_choice(choices.name, name, conf, choices.classes, choices.optional)
-    problems += _check_optimizer(args)
-    if hasattr(args, "ctc_conf"):
-        from espnet2.asr.ctc import CTC
-
-        problems += check_conf("ctc_conf", args.ctc_conf, CTC, GIVEN["ctc"])
+    problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
     if input_size is not None:
         problems += _check_asr(config, args)
@@ -291,43 +282,6 @@ def check_inference_config(config: Mapping[str, Any], words: Sequence[str], path
             problems.append(f"unknown option --{name}{did_you_mean(name, actions)}")
     problems += numbers_as_text(config)
     _raise(path, problems)
-
-
-def _check_optimizer(args: argparse.Namespace) -> Problems:
-    """Check optimizer and scheduler, and build them over one parameter."""
-    import torch
-    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
-
-    problems = check_choice("optim", args.optim, args.optim_conf, optim_classes, optional=False)
-    problems += check_choice("scheduler", args.scheduler, args.scheduler_conf, scheduler_classes)
-    if problems or numbers_as_text({"o": args.optim_conf, "s": args.scheduler_conf}):
-        return problems
-    try:
-        optim = _without_compiler(optim_classes[args.optim])(
-            [torch.nn.Parameter(torch.zeros(1))], **args.optim_conf
-        )
-    except Exception as error:  # whatever an optimizer says to values it does not like
-        return [f"optim_conf: {error}"]
-    if args.scheduler is not None:
-        try:
-            with quiet():
-                scheduler_classes[args.scheduler](optim, **args.scheduler_conf)
-        except Exception as error:
-            return [f"scheduler_conf: {error}"]
-    return []
-
-
-def _without_compiler(optim: type) -> type:
-    """Return an optimizer class that takes parameters as another does, if not compiled.
-
-    torch imports its compiler to keep it from one method; here nothing is compiled.
-    """
-    from torch.optim import Optimizer
-
-    if optim.add_param_group is not Optimizer.add_param_group:
-        return optim
-    plain = Optimizer.add_param_group.__wrapped__
-    return type(optim.__name__, (optim,), {"add_param_group": plain})
 
 
 def _check_asr(config: Mapping[str, Any], args: argparse.Namespace) -> Problems:

@@ -1,4 +1,4 @@
-"""Check single values of a configuration: against a parser's option, against a constructor."""
+"""Check values of a configuration: against a parser's option, against a constructor."""
 
 import argparse
 import inspect
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from espnet_spike.errors import did_you_mean
+from espnet_spike.utils.cli import quiet
 
 # arguments that a task gives to a class itself: the choice's name -> arguments
 GIVEN = {
@@ -34,6 +35,60 @@ GIVEN = {
 _NUMBER_AS_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 Problems = list[str]
+
+
+def check_classes(task: type, args: argparse.Namespace) -> Problems:
+    """Check the classes that a task's arguments name, each with the mapping that configures it."""
+    problems: Problems = []
+    for choices in task.class_choices_list:
+        if choices.name == "frontend":
+            continue  # features are read
+        name = getattr(args, choices.name)
+        conf = getattr(args, f"{choices.name}_conf")
+        problems += check_choice(choices.name, name, conf, choices.classes, choices.optional)
+    problems += _check_optimizer(args)
+    if hasattr(args, "ctc_conf"):
+        from espnet2.asr.ctc import CTC
+
+        problems += check_conf("ctc_conf", args.ctc_conf, CTC, GIVEN["ctc"])
+    return problems
+
+
+def _check_optimizer(args: argparse.Namespace) -> Problems:
+    """Check optimizer and scheduler, and build them over one parameter."""
+    import torch
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
+    problems = check_choice("optim", args.optim, args.optim_conf, optim_classes, optional=False)
+    problems += check_choice("scheduler", args.scheduler, args.scheduler_conf, scheduler_classes)
+    if problems or numbers_as_text({"o": args.optim_conf, "s": args.scheduler_conf}):
+        return problems
+    try:
+        optim = _without_compiler(optim_classes[args.optim])(
+            [torch.nn.Parameter(torch.zeros(1))], **args.optim_conf
+        )
+    except Exception as error:  # whatever an optimizer says to values it does not like
+        return [f"optim_conf: {error}"]
+    if args.scheduler is not None:
+        try:
+            with quiet():
+                scheduler_classes[args.scheduler](optim, **args.scheduler_conf)
+        except Exception as error:
+            return [f"scheduler_conf: {error}"]
+    return []
+
+
+def _without_compiler(optim: type) -> type:
+    """Return an optimizer class that takes parameters as another does, if not compiled.
+
+    torch imports its compiler to keep it from one method; here nothing is compiled.
+    """
+    from torch.optim import Optimizer
+
+    if optim.add_param_group is not Optimizer.add_param_group:
+        return optim
+    plain = Optimizer.add_param_group.__wrapped__
+    return type(optim.__name__, (optim,), {"add_param_group": plain})
 
 
 def check_choice(

@@ -28,9 +28,9 @@ def judge(exp_dir: Path) -> None:
     Raises:
         UserError: nothing was learnt, or the training did not come to its end.
     """
-    epochs, log = read_epochs(exp_dir), exp_dir / LOG
+    epochs, config, log = read_epochs(exp_dir), read_config(exp_dir), exp_dir / LOG
     check_learnt(epochs, log)
-    check_finished(epochs, read_config(exp_dir), log)
+    check_finished(epochs, config, log)
 
 
 def finish(exp_dir: Path, request: str) -> Path:

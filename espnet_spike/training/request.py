@@ -71,7 +71,7 @@ class Tokens:
         words = ["--token_list", str(self.token_list), "--token_type", self.token_type]
         return words if self.bpemodel is None else [*words, "--bpemodel", str(self.bpemodel)]
 
-    def check(self) -> int:
+    def vocabulary_size(self) -> int:
         """Return how many tokens there are.
 
         Raises:

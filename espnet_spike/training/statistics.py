@@ -29,7 +29,7 @@ def collect(request: TrainingRequest[Features]) -> None:
     Raises:
         UserError: bad configuration, or features that cannot be read or are not finite.
     """
-    tokens = request.tokens.check()
+    vocabulary_size = request.tokens.vocabulary_size()
     features = request.data
     size = check_features(features)
     words = request.words()
@@ -37,7 +37,7 @@ def collect(request: TrainingRequest[Features]) -> None:
         words += feature_options(name, folder, folder / "feats_shape")
     task: Any = features.task
     args, _ = check_training_config(
-        task, request.config, request.path, request.overrides, tokens, size, words
+        task, request.config, request.path, request.overrides, vocabulary_size, size, words
     )
     args.collect_stats = True
     # the statistics are those of the raw features; global_mvn needs what is being made here
@@ -57,7 +57,7 @@ def collect(request: TrainingRequest[Features]) -> None:
         check_complete(part.stats_dir, part.folder)
         shapes = read_table(part.stats_dir / "text_shape")
         # ESPnet's recipes: the size of the vocabulary counts for batches by numel
-        with_size = [f"{utt} {shape},{tokens}" for utt, shape in shapes.items()]
+        with_size = [f"{utt} {shape},{vocabulary_size}" for utt, shape in shapes.items()]
         write_lines(part.stats_dir / f"text_shape.{request.tokens.token_type}", with_size)
         _logger.info("%s: %d utterances", part.stats_dir, len(shapes))
 

@@ -58,15 +58,15 @@ def check(request: TrainingRequest) -> Checked:
     Raises:
         UserError: the first mistake; of the configuration, all of them.
     """
-    tokens = request.tokens.check()
-    size = request.data.check()
+    vocabulary_size = request.tokens.vocabulary_size()
+    input_size = request.data.check()
     checked = check_training_config(
         request.data.task,
         request.config,
         request.path,
         request.overrides,
-        tokens,
-        size,
+        vocabulary_size,
+        input_size,
         words=[*request.words(), *request.data.words(request.exp_dir)],
     )
     checked.args.config = str(resume.config_file(request.exp_dir))

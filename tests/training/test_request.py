@@ -109,7 +109,7 @@ def test_what_a_request_says(folder):
     assert request.config["encoder"] == "transformer" and request.meta == {}
     assert request.data == Features(Path("train"), Path("dev"), Path("stats"), 3)
     assert request.tokens == Tokens(Path("tokens.txt"), "char")
-    assert request.tokens.check() == 7
+    assert request.tokens.vocabulary_size() == 7
     assert request.processes.distributed == {"dist_backend": "gloo"}
     assert (request.exp_dir, request.overrides) == (Path("asr"), "--max_epoch 4")
     words = " ".join(request.words())
@@ -153,7 +153,7 @@ def test_the_fine_tuning_is_the_training_of_its_own_yaml(folder):
 )
 def test_missing_tokens_are_named(folder, tokens, message):
     with pytest.raises(UserError, match=message):
-        tokens.check()
+        tokens.vocabulary_size()
 
 
 def test_a_missing_file_is_told_by_the_check_not_by_the_digest(folder):
