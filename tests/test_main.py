@@ -1,7 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from espnet_spike import bin as commands
+from espnet_spike.__main__ import main
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,12 @@ def test_the_first_word_names_the_command(words, status, said):
     )
     assert run.returncode == status
     assert said in run.stdout + run.stderr
+
+
+def test_every_command_is_listed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["espnet-spike", "-h"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    names = {path.stem for path in Path(commands.__file__).parent.glob("[a-z]*.py")}
+    assert left.value.code == 0
+    assert set(capsys.readouterr().out.split("\n\n")[1].split()) == names

@@ -4,6 +4,7 @@ import json
 import pytest
 import soundfile
 
+from espnet_spike.corpora.manifests import Item, names_of
 from espnet_spike.corpora.own import import_set
 from espnet_spike.data.audio import parse_source, read
 from espnet_spike.errors import UserError
@@ -132,3 +133,16 @@ def test_what_lhotse_has_and_we_cannot_is_said(audio):
     write_lines(audio / "recordings.jsonl.gz", [perturbed])
     with pytest.raises(UserError, match="is transformed"):
         import_set(path)
+
+
+def test_names_come_from_files_and_stay_apart(tmp_path):
+    items = [
+        Item("a/x.wav", "t"),
+        Item("a/x.wav", "t", start=1.5),
+        Item("y z.wav", "t", "own name"),
+    ]
+    assert names_of(items, tmp_path) == ["x", "x-0001500", "own_name"]
+    same = [Item("a/1.wav", "t"), Item("b/1.wav", "t")]
+    assert names_of(same, tmp_path) == ["a-1", "b-1"]
+    with pytest.raises(UserError, match="two utterances are called x"):
+        names_of([Item("a/x.wav", "t"), Item("a/x.wav", "u")], tmp_path)

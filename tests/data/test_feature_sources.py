@@ -16,6 +16,7 @@ from espnet_spike.data.ark import ArkReader, ArkWriter
 from espnet_spike.data.audio import change_rate
 from espnet_spike.data.fbank import Fbank, FbankConfig
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.data.feature_sources import plan_copy, plan_extraction
 from espnet_spike.data.kaldi_dir import DataDir, Segment
 from espnet_spike.data.speed_perturbation import perturb_dir
 from espnet_spike.errors import UserError
@@ -243,3 +244,14 @@ def test_ctrl_c_stops_and_the_same_command_again_completes(tmp_path, config, roo
     done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(FeatureDir.read(tmp_path / "f").feats) == {"a", "b"}
+
+
+def test_a_task_costs_the_seconds_that_come_out(tmp_path):
+    make_data_dir(tmp_path / "d", {"a": 1.0, "b": 0.5})
+    (tmp_path / "d/segments").write_text("a a 0.25 0.75\nb b 0.1 -1\n")
+    (tmp_path / "d/utt2speed").write_text("a 2.0\n")
+    (task,), rate = plan_extraction([(tmp_path / "d", tmp_path / "f")], FbankConfig())
+    assert rate == 16000 and task.target == tmp_path / "f"
+    assert task.costs == {"a": pytest.approx(0.25), "b": pytest.approx(0.4)}
+    with pytest.raises(UserError, match="no feats"):
+        plan_copy(tmp_path / "d", tmp_path / "f")

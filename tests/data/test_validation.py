@@ -3,7 +3,8 @@ import pytest
 import soundfile
 
 from espnet_spike.bin import prepare_data_dir
-from espnet_spike.data.kaldi_dir import DataDir
+from espnet_spike.data.kaldi_dir import DataDir, Segment
+from espnet_spike.data.validation import check_audio
 from espnet_spike.errors import UserError
 from tests.helpers.data_dirs import make_data_dir, tone
 
@@ -179,3 +180,11 @@ def test_several_directories_are_prepared(tmp_path, caplog):
         make_data_dir(tmp_path / name, {"a": 0.1})
     prepare_data_dir.main([str(tmp_path / "x"), str(tmp_path / "y")])
     assert caplog.text.count("1 utterances, 1 speakers") == 2
+
+
+def test_hours_are_those_of_the_utterances(data_dir):
+    data = DataDir.read(data_dir)
+    assert check_audio(data, allow_pipes=False) == (pytest.approx(1.7 / 3600), [])
+    data.segments = {"a1": Segment("a", 0.25, 0.75), "a2": Segment("a", 0.5, -1.0)}
+    hours, notes = check_audio(data, allow_pipes=False)
+    assert hours == pytest.approx(1.0 / 3600) and notes == []

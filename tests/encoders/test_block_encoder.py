@@ -1,9 +1,12 @@
 """What all encoders share: intermediate CTC and its conditioning, sizes."""
 
+import math
+
 import pytest
 import torch
 from espnet2.asr.ctc import CTC
 
+from espnet_spike.encoders.block_encoder import positional_encoding
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.encoders.speech_mamba import (
     EventSpeechMambaEncoder,
@@ -67,3 +70,16 @@ def test_intermediate_ctc_conditioning_feeds_the_posteriors_back(name):
 def test_intermediate_ctc_of_no_inner_block_is_refused(name, block):
     with pytest.raises(ValueError, match=rf"interctc_layer_idx: {block} is not within 1\.\.2"):
         make(name, interctc_layer_idx=[block])
+
+
+def test_positions_are_sines_of_geometric_wavelengths_or_nothing():
+    x = torch.zeros(1, 5, 8)
+    encoded = positional_encoding("abs", 8, 0.0)(x)[0]
+    for frame in range(5):
+        for pair in range(4):
+            angle = frame / 10000 ** (2 * pair / 8)
+            want = [math.sin(angle), math.cos(angle)]
+            assert encoded[frame, 2 * pair : 2 * pair + 2].tolist() == pytest.approx(want, abs=1e-6)
+    assert torch.equal(positional_encoding("none", 8, 0.5).eval()(x + 1), x + 1)
+    with pytest.raises(ValueError, match="pos_enc: 'sin' is unknown"):
+        positional_encoding("sin", 8, 0.0)

@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.results import scoring
+from espnet_spike.results.html_page import layer_statistics
 from tests.export.test_reparameterize import MODEL
 from tests.helpers.pages import HOSTILE, Reader, decoded, write_page
 from tests.helpers.tiny_model import CONFIG, LETTERS
@@ -93,3 +95,23 @@ def test_what_is_not_scored_or_not_there(tmp_path):
     with pytest.raises(UserError, match="not scored: test"):
         write_page(exp, data)
     assert not (exp / "report.html").exists()
+
+
+def test_rates_are_those_of_a_counted_set_and_else_of_the_last_epoch():
+    epochs = [
+        {"epoch": 1, "valid": {"firing_rate": 0.9, "firing_rate_a": 0.9}},
+        {"epoch": 2, "valid": {"firing_rate": 0.2, "firing_rate_a": 0.3, "firing_rate_b": None}},
+    ]
+    layers = [
+        {"layer": "encoder.a", "kind": "neuron", "firing_rate": 0.25},
+        {"layer": "encoder.a", "kind": "linear", "firing_rate": None},
+    ]
+    material = SimpleNamespace(counts={"test": {"layers": layers}}, epochs=epochs)
+    assert layer_statistics(material) == ({"a": 0.25}, "firing rate", "test set test")
+    material.counts = {}
+    after = "validation set after epoch 2"
+    assert layer_statistics(material) == ({"a": 0.3}, "firing rate", after)
+    epochs[-1]["valid"] = {"sparsity": 0.5, "sparsity_macs": 0.6, "sparsity_c": 0.4}
+    assert layer_statistics(material) == ({"c": 0.4}, "sparsity", after)
+    material.epochs = []
+    assert layer_statistics(material) == ({}, "", "")

@@ -5,6 +5,8 @@ import pytest
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.errors import UserError
+from espnet_spike.training.asr import Features
+from espnet_spike.training.statistics import check_features
 from espnet_spike.utils.files import read_table
 from tests.helpers.features import write_features
 from tests.helpers.tiny_training import DEV, TRAIN, poison, stats
@@ -68,3 +70,17 @@ def test_a_run_that_fails_leaves_no_statistics(work):
         stats(work)
     for part in ("train", "valid"):
         assert not (work / "stats" / part / "feats_stats.npz").exists()
+
+
+def test_both_sets_have_features_of_one_size(tmp_path):
+    sizes = {"train": 80, "valid": 40}
+    for name, size in sizes.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for table, value in (("feats.scp", "x.ark:3"), ("feats_shape", f"9,{size}"), ("text", "a")):
+            (folder / table).write_text(f"u1 {value}\n")
+    features = Features(tmp_path / "train", tmp_path / "valid", tmp_path / "stats", 1)
+    with pytest.raises(UserError, match=r"80 dimensions in .*train and 40 in .*valid"):
+        check_features(features)
+    (tmp_path / "valid/feats_shape").write_text("u1 7,80\n")
+    assert check_features(features) == 80
