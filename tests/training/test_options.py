@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from espnet_spike.tasks.arguments import DISTRIBUTED
 from espnet_spike.training.options import add_training_options
 
 NEEDED = ["--output_dir", "exp", "--token_list", "tokens.txt"]
@@ -36,3 +37,10 @@ def test_several_processes_are_asked_for_as_espnet_does():
     options = parse("asr", "--dist_launcher", "slurm", "--dist_world_size", "4")
     assert (options["dist_launcher"], options["dist_world_size"]) == ("slurm", "4")
     assert options["dist_rank"] is None
+
+
+def test_no_default_has_been_added():
+    """Finished trainings are known by all options, so a later one is absent unless given."""
+    kept = {"output_dir", "token_list", "token_type", "bpemodel", "ngpu", "seed", *DISTRIBUTED}
+    assert parse("asr").keys() == kept | {"asr_args"}
+    assert parse("lm").keys() == kept | {"lm_args"}
