@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-from torch import Tensor, nn
+from torch import Tensor
 
 from espnet_spike.counting.costs import PRODUCTS, Costs, total
 from espnet_spike.counting.counter import Counter
@@ -145,7 +145,7 @@ def firing_rate(cost: Cost) -> float | None:
     return None if not cost.slots else round(cost.spikes / cost.slots, 6)
 
 
-def saved_macs(model: nn.Module) -> dict[str, float]:
+def saved_macs(model: Any) -> dict[str, float]:
     """Return layer -> multiply-accumulates that a zero saves, of the FATReLU points."""
     return {f"encoder.{name}": p.macs for name, p in named_fatrelus(model.encoder).items()}
 
@@ -169,7 +169,7 @@ def point_sparsity(
 
 
 def count_utterances(
-    model: nn.Module,
+    model: Any,
     data: FeatureDir,
     hypotheses: Mapping[str, Sequence[int]] | None,
     twin: Twin,
@@ -190,7 +190,9 @@ def count_utterances(
             speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()
             counter.reset()
             try:
-                tokens = run_model(counter, model, speech, hypotheses and hypotheses[utt])
+                tokens = run_model(
+                    counter, model, speech, None if hypotheses is None else hypotheses[utt]
+                )
             except TooShortUttError:
                 result.skipped.append(utt)
                 continue
@@ -204,7 +206,7 @@ def count_utterances(
 
 
 def run_model(
-    counter: Counter, model: nn.Module, speech: Tensor, hypothesis: Sequence[int] | None
+    counter: Counter, model: Any, speech: Tensor, hypothesis: Sequence[int] | None
 ) -> int:
     """Run encoder, CTC and decoder once; return the number of tokens the decoder was run on.
 
@@ -221,6 +223,10 @@ def run_model(
     if model.decoder is None or getattr(model, "use_transducer_decoder", False):
         return 0
     if hypothesis is None:
+        if best is None:
+            raise UserError(
+                "neither hypotheses nor a CTC layer to run the decoder on", "decode first"
+            )
         hypothesis, _ = collapse(best, model.blank_id)
     tokens = torch.tensor([[model.sos, *hypothesis]])
     model.decoder(xs, olens, tokens, torch.tensor([tokens.shape[1]]))
@@ -323,7 +329,7 @@ def count_sets(
     return results
 
 
-def neurobench_metrics(model: nn.Module, result: SetCount) -> dict[str, Any]:
+def neurobench_metrics(model: Any, result: SetCount) -> dict[str, Any]:
     """Return what ``neurobench.json`` holds: of all that ran, and of the encoder alone.
 
     Front end and encoder are one, as in the headline figures.
@@ -350,7 +356,7 @@ def neurobench_metrics(model: nn.Module, result: SetCount) -> dict[str, Any]:
     }
 
 
-def decoder_input(model: nn.Module, decoded: bool) -> str:
+def decoder_input(model: Any, decoded: bool) -> str:
     """Return what the decoder was run on, for the record."""
     if model.decoder is None:
         return "no decoder"

@@ -183,12 +183,13 @@ def _move(
     """Do to the counts of spikes what was done to the spikes."""
     if not ledger.knows_spikes or not isinstance(out, Tensor):
         return
-    known = [x for x in _tensors(args, kwargs) if ledger.spikes(x) is not None]
+    known = [found for x in _tensors(args, kwargs) if (found := ledger.spikes(x)) is not None]
     if not known:
         return
-    if not in_place and ledger.spikes(out) is not None:
+    before = ledger.spikes(out)
+    if not in_place and before is not None:
         return  # no copy was made
-    first = ledger.spikes(known[0])
+    first = known[0]
     floats = [x for x in _tensors(args, kwargs) if x.is_floating_point()]
     mixed = any(ledger.spikes(x) is None and bool(x.any()) for x in floats)
     filled = name in FILLS and any(isinstance(x, int | float) and x for x in args[2:])
@@ -204,13 +205,12 @@ def _move(
             return torch.zeros_like(x) if counts is None else counts
         return [shadow(y) for y in x] if isinstance(x, list | tuple) else x
 
-    if all(ledger.spikes(x).counts is None for x in ([out] if in_place else known)):
+    if all(x.counts is None for x in ([before] if in_place and before is not None else known)):
         ledger.set_spikes(out, Spikes.of_itself(out, first.levels, first.scaled))
         return
     counts = func(*map(shadow, args), **kwargs)
-    if in_place:
-        first = ledger.spikes(out)
-        counts = first.counts
+    if in_place and before is not None:
+        first, counts = before, before.counts
     elif first.counts is not None:
         # a dtype asked for is that of the values, not of the counts
         counts = counts.to(first.counts.dtype)
@@ -238,7 +238,7 @@ def _named(ledger: Ledger, layer: str, module: nn.Module, forward: Callable) -> 
     In place of hooks, which cost several times as much.
     """
     layers, last = ledger.layers, layer.rpartition(".")[2]
-    whole = isinstance(module, Counted)
+    whole = module if isinstance(module, Counted) else None
 
     def run(*args: object, **kwargs: object) -> object:
         if open_ledger() is not ledger:
@@ -247,11 +247,11 @@ def _named(ledger: Ledger, layer: str, module: nn.Module, forward: Callable) -> 
         # a module that several layers share goes by the name of the one that calls it
         layers.append((layer if layer.startswith(inside) else f"{inside}.{last}", module))
         try:
-            if not whole:
+            if whole is None:
                 return forward(*args, **kwargs)
             with unseen():
                 out = forward(*args, **kwargs)
-                module.count(ledger, (*args, *kwargs.values()), out)
+                whole.count(ledger, (*args, *kwargs.values()), out)
             return out
         finally:
             layers.pop()

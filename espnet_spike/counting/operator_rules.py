@@ -17,11 +17,12 @@ evaluation) and a change of sign are free.
 import functools
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from espnet_spike.counting.ledger import Ledger
+from espnet_spike.counting.ledger import Ledger, counts_of
 from espnet_spike.counting.product_rules import (
     addmm,
     aten_convolution,
@@ -34,7 +35,7 @@ from espnet_spike.counting.product_rules import (
 )
 from espnet_spike.nn.accounting import Cost, Spikes, count_activation
 
-Rule = Callable[[Ledger, tuple, dict, object], None]
+Rule = Callable[[Ledger, tuple, dict, Any], None]
 
 # they give back the same storage, or a copy of it, or no numbers at all
 VIEWS = frozenset(
@@ -121,7 +122,7 @@ def _lose(ledger: Ledger, name: str, operands: Iterable[object]) -> None:
 
 
 def _elementwise(
-    name: str, price: tuple, ledger: Ledger, args: tuple, kwargs: dict, out: object
+    name: str, price: tuple, ledger: Ledger, args: tuple, kwargs: dict, out: Any
 ) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     _lose(ledger, name, args)
@@ -133,7 +134,7 @@ def _elementwise(
     _traffic(ledger, cost, args, out)
 
 
-def _comparison(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _comparison(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     if isinstance(args[0], Tensor) and args[0].is_floating_point():
         ledger.cost("elementwise").additions += args[0].numel()
 
@@ -162,11 +163,11 @@ def _mul(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
         return  # a mask of truth values
     _lose(ledger, "mul", tensors)
     constants = [x for x in tensors if ledger.is_constant(x)]
-    gated = len(tensors) == 2 and not constants and a.shape == b.shape
+    gated = len(tensors) == 2 and not constants and tensors[0].shape == tensors[1].shape
     kind = "gate" if gated else _kind_of_scaling(ledger, constants)
     cost = ledger.cost(kind)
     if gated:
-        both = a.numel() if ledger.dense else torch.count_nonzero(torch.logical_and(a, b))
+        both = out.numel() if ledger.dense else torch.count_nonzero(torch.logical_and(*tensors))
         cost.multiplies += float(both)
     else:
         cost.multiplies += out.numel()
@@ -180,27 +181,27 @@ def _scaled_spikes(ledger: Ledger, a: Tensor | None, b: Tensor | None, out: Tens
     silences. A number or constant changes the unit: what is the same for all frames goes into
     weights, anything else is a multiplication for each spiking value.
     """
-    counts = [None if x is None else ledger.counts(x) for x in (a, b)]
-    if all(x is None for x in counts):
-        return False
-    if all(x is not None for x in counts):
-        first, second = ledger.spikes(a), ledger.spikes(b)
+    first, second = (None if x is None else ledger.spikes(x) for x in (a, b))
+    if a is not None and first is not None and b is not None and second is not None:
         levels, scaled = first.levels * second.levels, first.scaled or second.scaled
-        made = ledger.set_spikes(out, Spikes(counts[0] * counts[1], levels, scaled))
+        counts = counts_of(a, first) * counts_of(b, second)
+        made = ledger.set_spikes(out, Spikes(counts, levels, scaled))
         cost = ledger.cost("gate")
         cost.multiplies += made.nonzeros
         _traffic(ledger, cost, (a, b), out)
         return True
-    x, other = (a, b) if counts[0] is not None else (b, a)
-    if not ledger.is_constant(other) and other.dtype != torch.bool:
+    x, found, other = (a, first, b) if first is not None else (b, second, a)
+    if x is None or found is None:
         return False
-    first, shown = ledger.spikes(x), ledger.counts(x)
+    if isinstance(other, Tensor) and not ledger.is_constant(other) and other.dtype != torch.bool:
+        return False
+    shown = counts_of(x, found)
     if isinstance(other, Tensor) and other.dtype == torch.bool:
         shown = shown * other
     elif isinstance(other, Tensor) and other.dim() > 1:
         cost = ledger.cost(_kind_of_scaling(ledger, [other]))
-        cost.multiplies += first.nonzeros
-    ledger.set_spikes(out, Spikes(shown.expand(out.shape), first.levels, first.scaled))
+        cost.multiplies += found.nonzeros
+    ledger.set_spikes(out, Spikes(shown.expand(out.shape), found.levels, found.scaled))
     return True
 
 
@@ -229,22 +230,22 @@ def _activation(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     count_activation(ledger, args[0], out)
 
 
-def _layer_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _layer_norm(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     _norm(ledger, args[0], out, 3, 4, out.numel() / math.prod(args[1]))
 
 
-def _rms_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _rms_norm(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     _norm(ledger, args[0], out, 3, 1, out.numel() / math.prod(args[1]))
 
 
-def _group_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _group_norm(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     _norm(ledger, args[0], out, 3, 4, args[0].shape[0])
 
 
-def _batch_norm(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _batch_norm(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     _norm(ledger, args[0], out, 1, 1, 0)
 
@@ -266,27 +267,27 @@ def _softmax(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     _traffic(ledger, cost, args[:1], out)
 
 
-def _sum(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _sum(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     _reduction(ledger, args, out, 0)
 
 
-def _mean(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _mean(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     _reduction(ledger, args, out, 1)
 
 
-def _norm_of_vector(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _norm_of_vector(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     ledger.cost("elementwise").multiplies += args[0].numel()
     _reduction(ledger, args, out, 1)
 
 
-def _variance(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _variance(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     cost = ledger.cost("elementwise")
     cost.multiplies += args[0].numel()
     cost.additions += 2 * args[0].numel()
     _reduction(ledger, args, out, 1)
 
 
-def _reduction(ledger: Ledger, args: tuple, out: object, multiplies: int) -> None:
+def _reduction(ledger: Ledger, args: tuple, out: Any, multiplies: int) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     if not args[0].is_floating_point():
         return
@@ -302,7 +303,7 @@ def _cumsum(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     _traffic(ledger, cost, args[:1], out)
 
 
-def _pool(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def _pool(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     out = out if isinstance(out, Tensor) else out[0]
     kernel = args[1] if isinstance(args[1], list | tuple) else [args[1]]
     cost = ledger.cost("elementwise")

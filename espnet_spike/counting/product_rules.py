@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ def addmm(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     product(ledger, product_kind(ledger, *args[1:3]), args[1], args[2], out, args[0])
 
 
-def scaled_dot_product(ledger: Ledger, args: tuple, kwargs: dict, out: object) -> None:
+def scaled_dot_product(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     """Count attention with softmax: two products over the keys that a query may see."""
     query, key, value = args[:3]
     mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
@@ -180,7 +181,7 @@ def count_convolution(ledger: Ledger, given: dict, out: Tensor) -> None:
         cost.macs += amount
     else:
         cost.acs += amount
-        if found.scaled:
+        if found is not None and found.scaled:
             ledger.cost("rescale").multiplies += out.numel() * kernel[0]
     ledger.read_as(cost, x, found)
     cost.values_read += weight.numel()

@@ -3,10 +3,9 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from espnet_spike.counting.count import SetCount, count_utterances, saved_macs, summary
 from espnet_spike.counting.energy import CostModel
@@ -57,7 +56,7 @@ class Setting:
         return self.unchanged
 
     @contextmanager
-    def applied(self, encoder: nn.Module) -> Iterator[None]:
+    def applied(self, encoder: Any) -> Iterator[None]:
         """Run the encoder so within the context.
 
         Raises:
@@ -66,7 +65,8 @@ class Setting:
         neurons, fat = named_neurons(encoder).values(), named_fatrelus(encoder).values()
         imls = [neuron for neuron in neurons if isinstance(neuron, IMLS)]
         before = [(n, n.levels, n.gain) for n in imls]
-        v_th = [(n, n.v_th) for n in neurons if hasattr(n, "v_th")]
+        fixed: list[Any] = [neuron for neuron in neurons if hasattr(neuron, "v_th")]
+        v_th = [(neuron, neuron.v_th) for neuron in fixed]
         thresholds = [(layer, layer.T.item()) for layer in fat]
         if self.T is not None and not imls:
             raise UserError(f"{self}: the encoder has no IMLS neurons, so no levels to choose")
@@ -202,7 +202,7 @@ def sweep(
             points.append(point)
         flags = pareto([(point.wer, point.total) for point in points])
         found[name] = [
-            Point(**(asdict(p) | {"pareto": best})) for p, best in zip(points, flags, strict=True)
+            replace(point, pareto=best) for point, best in zip(points, flags, strict=True)
         ]
     return found
 
@@ -281,7 +281,7 @@ def write(
         "Pareto: no other setting has both fewer errors and less energy (with memory).",
         f"Text normalization: {normalization}.",
     ]
-    content = {"experiment": experiment, "normalization": normalization}
+    content: dict[str, Any] = {"experiment": experiment, "normalization": normalization}
     content["cost_model"] = asdict(model)
     content["sets"] = {name: [asdict(p) for p in points] for name, points in found.items()}
     write_json(out / "sweep.json", content)

@@ -9,6 +9,7 @@ shortcut (branches are added to the real-valued potential X, spikes never to spi
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -206,7 +207,8 @@ class IMLSpikeformerEncoder(BlockEncoder):
 
     def _advance_warm_start(self) -> None:
         warm = int(self.training_steps) < self.warm_start_steps
-        for neuron in named_neurons(self).values():
+        neurons: list[Any] = [*named_neurons(self).values()]
+        for neuron in neurons:
             neuron.warm = warm
         if self.training:
             self.training_steps += 1
@@ -218,7 +220,8 @@ class IMLSpikeformerEncoder(BlockEncoder):
             fold_qk: merge W_Q and W_K of ``bilinear`` attention too: more weights, but additions
                 only.
         """
-        for block in self.encoders:
+        blocks: list[Any] = [*self.encoders]
+        for block in blocks:
             block.attn.reparameterize(fold_qk)
 
     def set_spike_mode(self, mode: str) -> None:
@@ -237,7 +240,8 @@ class IMLSpikeformerEncoder(BlockEncoder):
                 raise ValueError(
                     f"spike_mode: {type(module).__name__} ({name}) does not emit 0/1 spikes"
                 )
-        for neuron in named_neurons(self).values():
+        neurons: list[Any] = [*named_neurons(self).values()]
+        for neuron in neurons:
             neuron.spike_mode = mode
         if mode == "binary":
             self.reparameterize()

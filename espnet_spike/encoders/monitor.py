@@ -11,7 +11,7 @@ from espnet_spike.nn.layers.fatrelu import FATReLU, named_fatrelus
 from espnet_spike.nn.neurons.base import Neuron, named_neurons
 from espnet_spike.nn.neurons.imls import IMLS, frame_rows
 from espnet_spike.nn.neurons.lif import ILIF
-from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, real_values
 from espnet_spike.nn.neurons.ternary import TernaryMomentum
 
 
@@ -67,7 +67,7 @@ def layer_spikes(encoder: nn.Module) -> Iterator[dict[str, tuple[np.ndarray, int
     """
 
     def keep(
-        name: str, module: nn.Module, args: tuple, out: Tensor | SpikeTrain
+        name: str, module: Any, args: tuple, out: Tensor | SpikeTrain
     ) -> tuple[np.ndarray, int]:
         counts, levels = spike_counts(module, args, out)
         if "ssm_reverse" in name:  # runs from the end to the start
@@ -88,12 +88,12 @@ def spike_counts(
         args, out: of its forward pass on one utterance.
     """
     if isinstance(module, FATReLU):
-        return (out[0] != 0).float(), 1
+        return (real_values(out)[0] != 0).float(), 1
     if isinstance(module, TernaryMomentum):
-        x, mask = (*args, None)[:2]
+        x, mask = args[0], args[1] if len(args) > 1 else None
         level, scale = module.frame_level(x, mask), module.channel_scale(x, mask)
         digits = module.digits(frame_rows(x), level.flatten(), scale)
-        return sum(digit.abs() for digit in digits).view(x.shape)[0], module.slots
+        return add_up(digit.abs() for digit in digits).view(x.shape)[0], module.slots
     if isinstance(out, SpikeTrain):
         counts, levels = out.counts, out.levels
     elif isinstance(module, IMLS):

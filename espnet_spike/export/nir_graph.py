@@ -91,7 +91,7 @@ class Call:
     """A forward pass of a module: its name, and what went in and came out."""
 
     name: str
-    module: nn.Module
+    module: Any
     x: Tensor
     mask: Tensor | None
     y: Tensor
@@ -105,7 +105,9 @@ def calls(encoder: nn.Module) -> AbstractContextManager[dict[str, Call]]:
     kinds = Neuron | nn.Linear | MaskedBatchNorm
     return captured(
         {name: module for name, module in encoder.named_modules() if isinstance(module, kinds)},
-        lambda name, module, args, y: Call(name, module, *(*args, None)[:2], y),
+        lambda name, module, args, y: Call(
+            name, module, args[0], args[1] if len(args) > 1 else None, y
+        ),
     )
 
 
@@ -125,7 +127,7 @@ def columns_of(x: Tensor, y: Tensor) -> tuple[int, int] | None:
     if x.untyped_storage()._cdata != y.untyped_storage()._cdata or not y.is_contiguous():
         return None
     strides = [(i, j) for i, j, n in zip(x.stride(), y.stride(), x.shape, strict=False) if n > 1]
-    start = x.storage_offset() - y.storage_offset()
+    start = int(x.storage_offset() - y.storage_offset())
     stop = start + x.shape[-1]
     if x.shape[:-1] != y.shape[:-1] or any(i != j for i, j in strides):
         return None

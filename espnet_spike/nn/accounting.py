@@ -104,13 +104,16 @@ class Spikes:
     size: int = -1
 
     def __post_init__(self) -> None:
+        counts = self.counts
+        if counts is None:  # of a copy: the sums are known
+            return
         if self.total < 0:
-            self.total = count_sum(self.counts)
+            self.total = count_sum(counts)
         if self.nonzeros < 0:
             binary = self.levels == 1
-            self.nonzeros = self.total if binary else float(torch.count_nonzero(self.counts))
+            self.nonzeros = self.total if binary else float(torch.count_nonzero(counts))
         if self.size < 0:
-            self.size = self.counts.numel()
+            self.size = counts.numel()
 
     @classmethod
     def of_itself(cls, x: Tensor, levels: int, scaled: bool = False) -> "Spikes":

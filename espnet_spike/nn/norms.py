@@ -7,6 +7,7 @@ from espnet_spike.nn.accounting import CostLedger, Counted
 from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum, distributed
 from espnet_spike.nn.ops.batch_norm import batch_norm, masked_moments
+from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
 
@@ -23,13 +24,15 @@ class MaskedBatchNorm(Counted, nn.Module):
         momentum: weight of the newest batch in the running statistics.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps = eps
         self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.weight = without_weight_decay(nn.Parameter(torch.ones(dim)))
         self.bias = nn.Parameter(torch.zeros(dim))
-        self.weight._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
         self.register_buffer("running_mean", torch.zeros(dim))
         self.register_buffer("running_var", torch.ones(dim))
 
@@ -76,10 +79,8 @@ class DyT(nn.Module):
 
     def __init__(self, dim: int, a_init: float = 0.5) -> None:
         super().__init__()
-        self.a = nn.Parameter(torch.tensor(a_init))
-        self.weight = nn.Parameter(torch.ones(dim))
-        for parameter in (self.a, self.weight):
-            parameter._no_weight_decay = True
+        self.a = without_weight_decay(nn.Parameter(torch.tensor(a_init)))
+        self.weight = without_weight_decay(nn.Parameter(torch.ones(dim)))
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -128,7 +128,7 @@ def write_recording(path: Path, recording: Recording, digest: str) -> None:
         "layers": [[layer.name, layer.levels] for layer in recording.layers],
         "decays": list(recording.log_gammas),
     }
-    arrays = {"facts": np.array(json.dumps(facts)), "features": recording.features}
+    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts)), "features": recording.features}
     for number, layer in enumerate(recording.layers):
         arrays[f"counts{number}"] = _small(layer.counts)
     for number, decay in enumerate(recording.log_gammas.values()):

@@ -124,8 +124,18 @@ def espnet_encoders() -> dict[str, str]:
                 homes |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in names}
             case ast.Assign(targets=[ast.Name("encoder_choices")], value=ast.Call(keywords=found)):
                 (classes,) = [word.value for word in found if word.arg == "classes"]
-                return {word.arg: homes[word.value.id] for word in classes.keywords}
+                return _keywords(classes, homes)
     raise ValueError(f"{path} has no encoder_choices")
+
+
+def _keywords(call: ast.expr, homes: Mapping[str, str]) -> dict[str, str]:
+    """Return what a call of keywords and imported names says, each name as its class in full."""
+    words = call.keywords if isinstance(call, ast.Call) else []
+    return {
+        word.arg: homes[word.value.id]
+        for word in words
+        if word.arg is not None and isinstance(word.value, ast.Name)
+    }
 
 
 def _register(classes: dict[str, type], kind: str, name: str, cls: type, base: type) -> None:

@@ -19,7 +19,7 @@ from espnet_spike.nn.layers.spiking_attention import (
     projection,
 )
 from espnet_spike.nn.neurons.factory import NeuronFactory
-from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.neurons.spike_train import SpikeTrain, real_values
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.utils.options import choose
 
@@ -144,8 +144,11 @@ class SDSA(SSA):
     def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """Attend, see the base class."""
         query, key, value = self.project(self.neuron_in(x, mask), mask)
-        query, key = (x.value() if isinstance(x, SpikeTrain) else x for x in (query, key))
-        agreement = (query * key).masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
+        agreement = (
+            (real_values(query) * real_values(key))
+            .masked_fill(~mask[..., None], 0.0)
+            .sum(1, keepdim=True)
+        )
         gate = self.neuron_gate(agreement, mask.any(1, keepdim=True))
         if not isinstance(value, SpikeTrain):
             return self.linear_out(gate * value)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from espnet_spike.nn.accounting import CostLedger, counted
 from espnet_spike.nn.ops.decay import decay_exponents, decay_matrix, decay_row_sum
+from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
 HDM_MODES = ("none", "same", "layer", "head", "layer_head")
@@ -46,6 +47,8 @@ class DecayMask(nn.Module):
         ValueError: for an unknown mode, or exponents that do not give 0 < gamma < 1.
     """
 
+    fixed_log_gamma: Tensor
+
     def __init__(
         self,
         layer: int,
@@ -73,8 +76,7 @@ class DecayMask(nn.Module):
         if self.learn:
             # sigmoid(log(2^e - 1)) = 1 - 2^-e
             logits = [math.log(2.0**e - 1) for e in exponents]
-            self.logit = nn.Parameter(torch.tensor(logits))
-            self.logit._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
+            self.logit = without_weight_decay(nn.Parameter(torch.tensor(logits)))
         else:
             logs = [math.log1p(-(2.0**-e)) for e in exponents]
             self.register_buffer("fixed_log_gamma", torch.tensor(logs), persistent=False)

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from espnet_spike.nn.accounting import CostLedger, Counted, count_activation
 from espnet_spike.nn.ops.fatrelu import frame_fatrelu, passing
+from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
 POINTS = tuple(f"F{number}" for number in range(1, 12))
@@ -80,6 +81,9 @@ class FATReLU(Counted, nn.Module):
         ValueError: for a negative T or k.
     """
 
+    T_init: Tensor
+    fixed_T: Tensor
+
     def __init__(
         self,
         T: float = 0.0,
@@ -99,8 +103,7 @@ class FATReLU(Counted, nn.Module):
         self.activation = activation if two_sided else None
         self.macs = macs
         if learn and T > 0:
-            self.tau = nn.Parameter(torch.tensor(inverse_softplus(T)))
-            self.tau._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
+            self.tau = without_weight_decay(nn.Parameter(torch.tensor(inverse_softplus(T))))
             self.register_buffer("T_init", torch.tensor(float(T)))
         else:
             self.register_buffer("fixed_T", torch.tensor(float(T)))

@@ -12,6 +12,7 @@ frames are reversed, so padding never comes before speech.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from espnet_spike.nn.accounting import Cost, CostLedger, counted
 from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
 from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan
 from espnet_spike.nn.stream_state import Stateful
+from espnet_spike.nn.weight_decay import without_weight_decay
 
 
 class RMSNorm(nn.RMSNorm):
@@ -147,7 +149,7 @@ class SelectiveSSM(Stateful, nn.Module):
         self.A_log = nn.Parameter(torch.empty(dim, d_state))
         self.D = nn.Parameter(torch.empty(dim))
         for parameter in (self.A_log, self.D):
-            parameter._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
+            without_weight_decay(parameter)
         self.espnet_initialization_fn()
 
     @torch.no_grad()
@@ -216,13 +218,14 @@ class SelectiveSSM(Stateful, nn.Module):
         Returns:
             y ``(B, E, L)`` and the last state ``(B, E, N)``.
         """
-        return selective_scan(
+        found: Any = selective_scan(
             *(u, delta, -torch.exp(self.A_log), B, C, self.D),
             lengths=lengths,
             initial_state=state,
             return_last_state=True,
             backend=self.scan_backend,
         )
+        return found
 
 
 class Mamba(nn.Module):

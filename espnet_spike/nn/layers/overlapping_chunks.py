@@ -8,7 +8,7 @@ compute belong to the later one: statistics count every frame once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -114,8 +114,10 @@ def hold_utterance_level(
     if isinstance(neuron, NormedNeuron):
         norm, neuron = neuron.norm, neuron.neuron
         maps = ((norm(x, mask), mask) for x, mask in maps)
-    needed = isinstance(neuron, IMLS) and neuron.stat == "utt"
-    with neuron.level_over_pieces(maps) if needed else nullcontext():
+    if isinstance(neuron, IMLS) and neuron.stat == "utt":
+        with neuron.level_over_pieces(maps):
+            yield
+    else:
         yield
 
 
@@ -138,6 +140,7 @@ def run_pieces(
         first, last = piece.own[-1]
         joined[:, first:last] = y
         for neuron, seen in zip(neurons, firings, strict=True):
+            assert neuron.firing is not None  # it has just run
             seen.append(neuron.firing)
     for neuron, seen in zip(neurons, firings, strict=True):
         neuron.firing = replace(
@@ -146,4 +149,5 @@ def run_pieces(
             numel=torch.stack([firing.numel for firing in seen]).sum(),
         )
         neuron.threshold_spread = None
+    assert joined is not None  # there are pieces
     return joined

@@ -10,11 +10,13 @@ the bias once, never per slot (that would add it T times). Where a kernel spans 
 different units, the unit is applied per tap, before the taps are summed.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_spike.nn.neurons.spike_train import SpikeTrain, recomputing
+from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, recomputing
 
 
 class SpikeLinear(nn.Linear):
@@ -24,7 +26,7 @@ class SpikeLinear(nn.Linear):
         """Return ``W y + b``."""
         if isinstance(xs, SpikeTrain):
             weight = self.weight * xs.channel
-            total = sum(F.linear(xs.slot(t), weight) for t in range(1, xs.levels + 1))
+            total = add_up(F.linear(xs.slot(t), weight) for t in range(1, xs.levels + 1))
             out = xs.frame * total
             return out if self.bias is None else out + self.bias
         with recomputing(xs):
@@ -36,7 +38,8 @@ class SpikeConv2d(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__(inputs, outputs, kernel, stride)
-        self.to(memory_format=torch.channels_last)
+        anyhow: Any = self  # torch's types lack this form of `to`
+        anyhow.to(memory_format=torch.channels_last)
 
     def forward(self, xs: Tensor | SpikeTrain) -> Tensor:
         """Return ``(B, N', F', outputs)``."""
@@ -51,15 +54,16 @@ class SpikeConv2d(nn.Conv2d):
         kernel = self.kernel_size[0]
         length = (xs.shape[1] - kernel) // stride + 1
         frame = xs.frame.expand(xs.shape[0], xs.shape[1], 1, 1)
-        out = 0.0
-        for tap in range(kernel):
+        step = (1, self.stride[1])
+
+        def of_tap(tap: int) -> Tensor:
             rows = slice(tap, tap + (length - 1) * stride + 1, stride)
             taps = weight[:, :, tap : tap + 1]
-            total = 0.0
-            for t in range(1, xs.levels + 1):
-                spikes = xs.slot(t)[:, rows].permute(0, 3, 1, 2)
-                total = total + F.conv2d(spikes, taps, stride=(1, self.stride[1]))
-            out = out + frame[:, rows] * total.permute(0, 2, 3, 1)
+            slots = (xs.slot(t)[:, rows].permute(0, 3, 1, 2) for t in range(1, xs.levels + 1))
+            total = add_up(F.conv2d(slot, taps, stride=step) for slot in slots)
+            return frame[:, rows] * total.permute(0, 2, 3, 1)
+
+        out = add_up(map(of_tap, range(kernel)))
         return out if self.bias is None else out + self.bias
 
 
@@ -101,11 +105,13 @@ class SpikeConv1d(nn.Conv1d):
         weight = weight.flatten(0, 1)
         frame = F.pad(xs.frame.expand(xs.shape[0], length, 1), (0, 0, half, half))
         slots = [F.pad(xs.slot(t), (0, 0, half, half)) for t in range(1, xs.levels + 1)]
-        out = 0.0
-        for tap in range(self.kernel_size[0]):
+
+        def of_tap(tap: int) -> Tensor:
             rows, taps = slice(tap, tap + length), weight[:, :, tap : tap + 1]
-            total = sum(
+            total = add_up(
                 F.conv1d(slot[:, rows].transpose(1, 2), taps, groups=self.groups) for slot in slots
             )
-            out = out + frame[:, rows] * total.transpose(1, 2)
+            return frame[:, rows] * total.transpose(1, 2)
+
+        out = add_up(map(of_tap, range(self.kernel_size[0])))
         return out if self.bias is None else out + self.bias

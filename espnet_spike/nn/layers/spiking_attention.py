@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
-from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, real_values
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.nn.ops.decay_attention import decay_attention
 from espnet_spike.utils.options import choose
@@ -56,6 +56,13 @@ class SpikingAttention(nn.Module):
 
     has_map = True
     pairwise_scaling = "decay_mask"  # kind of operator that a factor for each pair of frames is
+
+    # what ``build`` adds; a subclass may do with less
+    linear_q: SpikeLinear
+    linear_k: SpikeLinear
+    linear_v: SpikeLinear
+    norm_v: nn.Module
+    neuron_v: nn.Module
 
     def __init__(
         self,
@@ -132,14 +139,11 @@ class SpikingAttention(nn.Module):
         self, query: Spikes, key: Spikes, value: Spikes, mask: Tensor, lengths: Tensor
     ) -> Tensor:
         """Return O ``(B, N, D)``: decayed, row-normalised map times V, padded keys left out."""
-        if isinstance(query, SpikeTrain):
-            query = query.value()
-        query = query * self.scale
-        if self.is_chunkwise(query.shape[1]):
-            key = key.value() if isinstance(key, SpikeTrain) else key
-            query, key = (split_heads(x, self.heads) for x in (query, key))
-            return self._chunkwise(query, key, value, mask, lengths)
-        return self._quadratic(attention_map(query, key, self.heads), value, mask, lengths)
+        scaled = real_values(query) * self.scale
+        if self.is_chunkwise(scaled.shape[1]):
+            q, k = (split_heads(x, self.heads) for x in (scaled, real_values(key)))
+            return self._chunkwise(q, k, value, mask, lengths)
+        return self._quadratic(attention_map(scaled, key, self.heads), value, mask, lengths)
 
     def is_chunkwise(self, length: int) -> bool:
         """Tell whether a sequence of ``length`` frames goes without the N x N map."""
@@ -157,7 +161,7 @@ class SpikingAttention(nn.Module):
             # the unit of frame j and the decay are one factor per map entry
             scores = per_key(scores, value)
             slots = range(1, value.levels + 1)
-            context = sum(scores @ split_heads(value.slot(t), self.heads) for t in slots)
+            context = add_up(scores @ split_heads(value.slot(t), self.heads) for t in slots)
         else:
             context = scores @ split_heads(value, self.heads)
         context = self._join_heads(context, lengths)
@@ -166,11 +170,9 @@ class SpikingAttention(nn.Module):
     def _chunkwise(
         self, query: Tensor, key: Tensor, value: Spikes, mask: Tensor, lengths: Tensor
     ) -> Tensor:
-        if isinstance(value, SpikeTrain):
-            value = value.value()
-        value = split_heads(mask_spikes(value, mask), self.heads)
+        shown = split_heads(real_values(mask_spikes(real_values(value), mask)), self.heads)
         log_gamma = None if self.decay.mode == "none" else self.decay.log_gamma
-        context = decay_attention(query, key, value, log_gamma, self.decay.causal)
+        context = decay_attention(query, key, shown, log_gamma, self.decay.causal)
         return self._join_heads(context, lengths)
 
     def _join_heads(self, context: Tensor, lengths: Tensor) -> Tensor:
@@ -221,14 +223,14 @@ class FoldedMap(nn.Module):
             return query @ key.transpose(-1, -2)
         slots = [xs.slot(t) for t in range(1, xs.levels + 1)]
         weight = xs.channel[:, None] * self.weight * xs.channel
-        left = sum(slot[:, None] @ weight for slot in slots)
+        left = add_up(slot[:, None] @ weight for slot in slots)
         frame = xs.frame.expand(*xs.shape[:2], 1)
-        scores = sum(left @ slot[:, None].transpose(-1, -2) for slot in slots)
+        scores = add_up(left @ slot[:, None].transpose(-1, -2) for slot in slots)
         scores = frame[:, None] * scores * frame[:, None].transpose(-1, -2)
         if self.has_bias:
             u, w = self.u * xs.channel, self.w * xs.channel
-            rows = frame * sum(slot @ u.t() for slot in slots)
-            columns = frame * sum(slot @ w.t() for slot in slots)
+            rows = frame * add_up(slot @ u.t() for slot in slots)
+            columns = frame * add_up(slot @ w.t() for slot in slots)
             scores = scores + rows.transpose(1, 2)[..., None] + self.c[:, None, None]
             scores = scores + columns.transpose(1, 2)[..., None, :]
         return scores
@@ -238,13 +240,12 @@ class FoldedMap(nn.Module):
 
         The bias terms are two more channels: (.., Xs_i u, 1) times (.., 1, Xs_j w + c).
         """
-        if isinstance(xs, SpikeTrain):
-            xs = xs.value()
-        query = xs[:, None] @ self.weight
-        key = xs[:, None].expand(-1, len(self.weight), -1, -1)
+        x = real_values(xs)
+        query = x[:, None] @ self.weight
+        key = x[:, None].expand(-1, len(self.weight), -1, -1)
         if self.has_bias:
-            rows = (xs @ self.u.t()).transpose(1, 2)[..., None]
-            columns = (xs @ self.w.t() + self.c).transpose(1, 2)[..., None]
+            rows = (x @ self.u.t()).transpose(1, 2)[..., None]
+            columns = (x @ self.w.t() + self.c).transpose(1, 2)[..., None]
             one = torch.ones_like(rows)
             query, key = torch.cat([query, rows, one], -1), torch.cat([key, one, columns], -1)
         return query, key
@@ -271,7 +272,7 @@ def attention_map(query: Tensor, key: Spikes, heads: int) -> Tensor:
     query = split_heads(query * key.channel, heads)
     slots = range(1, key.levels + 1)
     return per_key(
-        sum(query @ split_heads(key.slot(t), heads).transpose(-1, -2) for t in slots), key
+        add_up(query @ split_heads(key.slot(t), heads).transpose(-1, -2) for t in slots), key
     )
 
 

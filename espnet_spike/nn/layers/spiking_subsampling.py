@@ -18,7 +18,7 @@ from espnet_spike.nn.layers.overlapping_chunks import (
 )
 from espnet_spike.nn.layers.spike_layers import SpikeConv2d, SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
-from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.neurons.spike_train import SpikeTrain, keep_recipe
 from espnet_spike.utils.options import choose
 
 # (kernel, stride) of each convolution, along time and frequency alike, as ESPnet's input layers
@@ -163,6 +163,5 @@ def flatten_bins(xs: Tensor | SpikeTrain) -> Tensor | SpikeTrain:
         frame = xs.frame.flatten(2) if xs.frame.dim() > 1 else xs.frame
         return SpikeTrain(counts, frame, xs.channel.repeat(xs.shape[2]), xs.levels)
     flat = xs.flatten(2)
-    if hasattr(xs, "recipe"):
-        flat.recipe = xs.recipe
-    return flat
+    recipe = getattr(xs, "recipe", None)
+    return flat if recipe is None else keep_recipe(flat, recipe)

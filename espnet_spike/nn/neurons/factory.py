@@ -39,7 +39,7 @@ NEURONS: dict[str, type[nn.Module]] = {
 class NormedNeuron(nn.Module):
     """A neuron behind a batch norm over valid frames, which can follow a weight layer bare."""
 
-    def __init__(self, neuron: nn.Module) -> None:
+    def __init__(self, neuron: Any) -> None:
         super().__init__()
         self.norm = MaskedBatchNorm(neuron.dim)
         self.neuron = neuron
@@ -72,7 +72,8 @@ class NeuronFactory:
         if self.neuron != "relu":
             self.conf.setdefault("T", T)
         self.norm = neuron == "lif" if norm is None else norm
-        self.time_steps: int = self(1).time_steps
+        one: Any = self(1)
+        self.time_steps: int = one.time_steps
 
     def __call__(self, dim: int, **override: Any) -> nn.Module:
         """Return a neuron layer of ``dim`` channels, whose input is normalised."""

@@ -72,7 +72,7 @@ class FrameLIF(Stateful, LeakyNeuron):
         if self.carry is not None:
             self.carry["v"] = v
         # there is no spike on padding
-        frames = counts.new_tensor(counts.numel()) if mask is None else lengths.sum()
+        frames = counts.new_tensor(counts.numel()) if lengths is None else lengths.sum()
         numel = frames.double() * math.prod(y.shape[2:])
         self.firing = Firing(counts.detach().double().sum(), numel, torch.ones_like(numel))
         self.mean_rate = counts.sum() / numel.clamp(min=1).to(counts.dtype)

@@ -24,8 +24,9 @@ from espnet_spike.nn.accounting import Cost, Spikes
 from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum
 from espnet_spike.nn.neurons.base import Firing, Neuron
-from espnet_spike.nn.neurons.spike_train import IMLSRecipe, SpikeTrain
+from espnet_spike.nn.neurons.spike_train import IMLSRecipe, SpikeTrain, add_up, keep_recipe
 from espnet_spike.nn.ops import imls
+from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
 FOLLOWS_INPUT = ("token", "utt", "max")
@@ -91,6 +92,9 @@ class IMLS(Neuron):
         ValueError: for an unknown ``stat`` or ``rounding`` or ``T < 1``.
     """
 
+    running_level: Tensor
+    updates: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -120,8 +124,9 @@ class IMLS(Neuron):
         self._utterance_level: Tensor | None = None
         self.last_level: Tensor | None = None
         # softplus(a) = alpha_init
-        self.a = nn.Parameter(torch.full((dim,), math.log(math.expm1(alpha_init))))
-        self.a._no_weight_decay = True  # ESPnet's mark for exclude_weight_decay
+        self.a = without_weight_decay(
+            nn.Parameter(torch.full((dim,), math.log(math.expm1(alpha_init))))
+        )
         if stat == "ema":
             self.momentum = 0.1
             self.register_buffer("running_level", torch.ones(dim))
@@ -188,13 +193,13 @@ class IMLS(Neuron):
         Args:
             pieces: ``(x, mask)`` as in ``forward``; every valid frame is in one mask only.
         """
-        total = count = 0.0
+        sums, frames = [], []
         for x, mask in pieces:
             x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
             m = imls.mean_abs(frame_rows(x)).view(x.shape[:2])
-            total = total + (m * mask).sum(1)
-            count = count + mask.sum(1)
-        self._utterance_level = (total / count.clamp(min=1)).clamp(min=EPS)
+            sums.append((m * mask).sum(1))
+            frames.append(mask.sum(1))
+        self._utterance_level = (add_up(sums) / add_up(frames).clamp(min=1)).clamp(min=EPS)
         try:
             yield
         finally:
@@ -255,9 +260,10 @@ class IMLS(Neuron):
             y, count = imls.forward(rows, level_rows, scale, weight_rows, self.levels, rounding)
         y = y.view(x.shape).to(dtype)
         if torch.is_grad_enabled() and not inside_checkpoint():
-            y.recipe = IMLSRecipe(
+            recipe = IMLSRecipe(
                 rows.detach(), level_rows.detach(), scale.detach(), self.levels, rounding, dtype
             )
+            keep_recipe(y, recipe)
         spikes = self.spike_sum(count, rows, level_rows, scale, weight_rows)
         self._report(spikes, numel, level, weight)
         return y
@@ -295,6 +301,7 @@ class IMLS(Neuron):
         """Return the spikes of the last forward pass as a ledger knows them."""
         if self.warm or isinstance(output, SpikeTrain):
             return super().emitted(inputs, output)
+        assert self.last_level is not None and self.firing is not None  # of this pass
         counts, nonzeros = self._recount(inputs[0], output, self.last_level)
         total = float(self.firing.count_sum)
         return Spikes(counts, self.slots, self.follows_input, total, nonzeros)

@@ -4,8 +4,10 @@ The spikes of a train are there already where it stands for hardware: making a s
 work, and what a train gives out is told to the ledger (``nn.accounting``) as spikes.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +96,24 @@ class LIFRecipe:
     def cook(self) -> Tensor:
         """Return the spikes again, shaped as ``h``."""
         return (self.h >= self.v_th).to(self.dtype)
+
+
+def real_values(x: Tensor | SpikeTrain) -> Tensor:
+    """Return what integer mode hands on: of a train its values."""
+    return x.value() if isinstance(x, SpikeTrain) else x
+
+
+def keep_recipe(y: Tensor, recipe: IMLSRecipe | LIFRecipe) -> Tensor:
+    """Note on a neuron's output how it is made again; return it."""
+    kept: Any = y
+    kept.recipe = recipe
+    return y
+
+
+def add_up(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the sum of one tensor or more, in their order."""
+    found: Any = sum(tensors)
+    return found
 
 
 def recomputing(y: Tensor) -> AbstractContextManager:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from espnet_spike.nn.accounting import Spikes
 from espnet_spike.nn.neurons.imls import IMLS, at_least_fp32
-from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up
 
 
 class TernaryMomentum(IMLS):
@@ -45,7 +45,9 @@ class TernaryMomentum(IMLS):
         self, count: Tensor, rows: Tensor, level: Tensor, scale: Tensor, weight: Tensor
     ) -> Tensor:
         """Return the spikes of either sign over valid rows, 0-dim."""
-        spikes = sum(digit.abs().sum((1, 2)).double() for digit in self.digits(rows, level, scale))
+        spikes = add_up(
+            digit.abs().sum((1, 2)).double() for digit in self.digits(rows, level, scale)
+        )
         return (spikes * weight).sum()
 
     def spike_counts(self, inputs: tuple, output: Tensor | SpikeTrain) -> tuple[Tensor, int] | None:
@@ -59,11 +61,13 @@ class TernaryMomentum(IMLS):
         """Return the spikes of the last forward pass as a ledger knows them."""
         if self.warm:
             return None
+        assert self.last_level is not None  # of this pass
         return Spikes(self._spikes(inputs[0], self.last_level), self.slots, self.follows_input)
 
     def _spikes(self, x: Tensor, level: Tensor) -> Tensor:
         rows, scale = self.rows_and_scale(x)
-        return sum(digit.abs() for digit in self.digits(rows, level.flatten(), scale)).view(x.shape)
+        digits = self.digits(rows, level.flatten(), scale)
+        return add_up(digit.abs() for digit in digits).view(x.shape)
 
     def digits(self, rows: Tensor, level: Tensor, scale: Tensor) -> Iterator[Tensor]:
         """Yield the spikes in {-1, 0, 1} of each step for ``rows`` ``(R, K, C)``."""
