@@ -16,6 +16,7 @@ lint:            ## format and check Python and shell
 	bash local/env.sh --group test
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m basedpyright
 	.venv/bin/shellcheck -x run.sh local/*.sh egs/*/*.sh egs/*/local/*.sh .ci/run
 
 env:             ## make .venv for running recipes
