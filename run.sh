@@ -37,7 +37,7 @@ min_free_gb=1              # stop before a stage when less disk space is free
 dumpdir=dump               # features
 expdir=exp                 # experiments
 # Data
-corpus_dir=                # a copy of the corpus at hand; downloaded when empty, where it can be
+corpus_dir=                # a local copy of the corpus; downloaded when empty, where it can be
 train_set=train            # name of the training set
 valid_set=dev              # name of the validation set
 test_sets="test"           # names of the sets to decode and score
@@ -60,7 +60,7 @@ lm_tag=                    # its folder; made from the config's name when empty
 asr_config=conf/train_iml_spikeformer.yaml  # model and training
 asr_args=                  # any key of it, e.g. "--max_epoch 3 --encoder_conf T=4"
 asr_tag=                   # folder of the experiment; made from the options when empty
-num_splits_asr=1           # read the lists of a large corpus in so many parts, to save memory
+num_splits_asr=1           # read the lists of a large corpus in that many parts, to save memory
 sparsify=true              # thresholds and fine-tuning if the config has a 'sparsify' part
 naive_sparsity=            # e.g. 0.2: thresholds for that mean sparsity, untrained (speech_mamba)
 seed=0                     # of weights, data order and dropout
@@ -88,9 +88,9 @@ usage() {
 
 # number  name  part (for --skip_PART)  what it does
 stages="
- 1 data     data_prep  Kaldi data directories from the corpus, checked and mended
+ 1 data     data_prep  Kaldi data directories from the corpus, checked and fixed
  2 perturb  data_prep  speed perturbation of the training set
- 3 fbank    data_prep  log-mel features, or a copy of features at hand
+ 3 fbank    data_prep  log-mel features, or a copy of existing features
  4 filter   data_prep  drop utterances that are too short or too long
  5 token    data_prep  sentencepiece model and token list
  6 lm       train      language model

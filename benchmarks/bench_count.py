@@ -22,10 +22,12 @@ def get_parser():
     """Return the parser of the command line."""
     parser = Parser(prog="benchmarks.bench_count", description=__doc__)
     parser.add_argument("--configs", type=Path, nargs="+", default=CONFIGS, help="of the training")
-    parser.add_argument("--utterances", type=int, default=8, help="encode so many, of 2 to 10 s")
+    parser.add_argument("--utterances", type=int, default=8, help="encode that many, of 2 to 10 s")
     parser.add_argument("--batch_size", type=int, default=8, help="of encoding in batches")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--most", type=float, help="fail above so many times the time of encoding")
+    parser.add_argument(
+        "--most", type=float, help="fail above this multiple of the time of encoding"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/count", help="stem")
     return parser
 
@@ -81,7 +83,7 @@ def main(argv=None):
                 }
             )
     notes = [
-        f"{args.utterances} utterances, {sum(lengths) / 100:.0f} s of made-up features, random "
+        f"{args.utterances} utterances, {sum(lengths) / 100:.0f} s of synthetic features, random "
         f"weights, {torch.get_num_threads()} thread, median of {args.repeats} rounds."
     ]
     print(write_report(args.out, "Counting", rows, machine(["torch", "espnet"]), notes))

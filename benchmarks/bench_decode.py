@@ -23,7 +23,7 @@ def get_parser():
         "--asr_exp", type=Path, nargs="+", help="trained models, as seen from there; all of seed 1"
     )
     parser.add_argument("--data", type=Path, default="dump/fbank/test", help="features, likewise")
-    parser.add_argument("--utterances", type=int, help="decode so many; all by default")
+    parser.add_argument("--utterances", type=int, help="decode that many; all by default")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--beam_size", type=int, default=10)
     parser.add_argument("--ctc_weight", type=float, default=1.0)

@@ -27,13 +27,13 @@ def get_parser():
     parser.add_argument("--wav_dir", type=Path, help="audio to use (wav, flac or sph, recursive)")
     parser.add_argument("--hours", type=float, default=1.0, help="use about so much audio")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--floor", type=float, help="fail below so many times real time a core")
+    parser.add_argument("--floor", type=float, help="fail below this multiple of real time a core")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/fbank", help="stem")
     return parser
 
 
 def make_data_dir(path, wav_dir, hours):
-    """Write a data directory with about so many hours; return its seconds and sampling rate."""
+    """Write a data directory with about that many hours; return its seconds and sampling rate."""
     from espnet_spike.corpora import mini_an4
     from espnet_spike.corpora.download import extract_tar
     from espnet_spike.data.audio import inspect, parse_source

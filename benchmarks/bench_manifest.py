@@ -82,7 +82,7 @@ def text(n):
 
 
 def check(folder):
-    """Stage 1: check and mend a data directory."""
+    """Stage 1: check and fix a data directory."""
     from espnet_spike.data import validation
     from espnet_spike.data.audio import AudioInfo
 

@@ -36,7 +36,9 @@ def get_parser():
     parser.add_argument("--shape", type=int, nargs=4, default=[8, 512, 16, 250], metavar="B D N L")
     parser.add_argument("--repeats", type=int, default=9, help="rounds")
     parser.add_argument("--threads", type=int, default=1, help="of torch and of the scan")
-    parser.add_argument("--floor", type=float, help="fail if not so many times faster than mambapy")
+    parser.add_argument(
+        "--floor", type=float, help="fail if not faster than this multiple of mambapy"
+    )
     parser.add_argument("--memory_floor", type=float, help="fail above this share of its memory")
     parser.add_argument("--measure", help="print the memory of one case and end (used by itself)")
     parser.add_argument(

@@ -23,7 +23,9 @@ def get_parser():
     parser.add_argument("--hardware", nargs="+", default=["small", "maxperf"], help="conf/hardware")
     parser.add_argument("--mcycles", type=float, default=8.0, help="simulated a round, about")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--floor", type=float, help="fail below so many million cycles a second")
+    parser.add_argument(
+        "--floor", type=float, help="fail below this many million cycles per second"
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks/results/simulator", help="stem"
     )

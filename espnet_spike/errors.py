@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something in the input, the options or the environment has to be mended by the user.
+    """Something in the input, the options or the environment must be fixed by the user.
 
     Args:
         message: what is wrong; names the file, the utterance or the key.

@@ -255,7 +255,7 @@ def best_checkpoint(exp_dir: Path | str, criterion: Sequence[str] | None = None)
     )
 
 
-def odd_layers(statistics: Mapping[str, float | None]) -> str:
+def unhealthy_layers(statistics: Mapping[str, float | None]) -> str:
     """Name the spiking layers that hardly fire or fire nearly always.
 
     Args:

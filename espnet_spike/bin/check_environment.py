@@ -55,7 +55,7 @@ def missing(wanted: "list[str] | None" = None) -> list[str]:
 
 
 def main() -> None:
-    """Print what is missing and leave with 1, or leave with 0."""
+    """Print what is missing and exit with 1, or exit with 0."""
     lines = missing()
     if lines:
         print(f"error: {sys.executable} lacks:", file=sys.stderr)

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     few = f" ({args.nj} would not pay)" if len(plan.runs) < args.nj else ""
     print(
         f"decoding {', '.join(sets)} with {plan.asr_file}: jobs {len(plan.runs)}{few}, "
-        f"threads a job {plan.threads}, batch size {settings.batch_size}",
+        f"threads per job {plan.threads}, batch size {settings.batch_size}",
         flush=True,
     )
     records = decode(plan, cluster)

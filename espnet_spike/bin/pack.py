@@ -19,7 +19,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--fbank_config", type=config_file, help="YAML of the features, for audio input"
     )
     parser.add_argument("--fs", type=int, help="sampling rate of the audio in Hz")
-    parser.add_argument("--token_list", type=Path, help="tokens.txt, to have it at hand")
+    parser.add_argument("--token_list", type=Path, help="tokens.txt, to have it in the pack")
     parser.add_argument("--out", type=Path, required=True, help="archive to write, .zip or .tgz")
     return parser
 

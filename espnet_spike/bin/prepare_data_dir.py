@@ -1,4 +1,4 @@
-"""Check Kaldi data directories and mend them in place."""
+"""Check Kaldi data directories and fix them in place."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from espnet_spike.utils.cli import Parser, run, str2bool
 def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(
-        description="Check Kaldi data directories and mend them in place: tables are sorted and "
+        description="Check Kaldi data directories and fix them in place: tables are sorted and "
         "brought to the same utterances, utterances without words are dropped and counted, "
         "spk2utt is rebuilt, every audio file is opened. The tables as they were go to .backup, "
         "what was dropped to dropped.txt."

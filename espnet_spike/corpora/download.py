@@ -77,7 +77,7 @@ def obtain(archive: Archive, mirror: str, downloads: Path, target: Path, strip: 
     """
     if _marker(target, archive.name).exists():
         return target
-    hint = "mend the network, choose another --mirror, or give --corpus_dir with a copy at hand"
+    hint = "fix the network, choose another --mirror, or give --corpus_dir with a local copy"
     path = download(archive.url(mirror), downloads / archive.name, hint, checksum=archive.checksum)
     need = path.stat().st_size * archive.expansion
     check_space(target if target.exists() else downloads, need, f"unpacking {archive.name}")

@@ -65,7 +65,7 @@ class Ledger(CostLedger):
         self._constants: dict[int, StorageWeakRef] = {}
         self._parameters: set[int] = set()
         self._last: tuple[tuple[Tensor, float], ...] = ()
-        self._full = 16  # look for tensors that are gone when so many are known
+        self._full = 16  # look for tensors that are gone when that many are known
 
     # --- sums
 
@@ -74,7 +74,7 @@ class Ledger(CostLedger):
         return self.costs[self.layers[-1][0], kind]
 
     def uncover(self, name: str, numbers: float) -> None:
-        """Note that an operation has no rule; it made so many numbers."""
+        """Note that an operation has no rule; it made that many numbers."""
         self.uncovered[name][0] += 1
         self.uncovered[name][1] += numbers
 

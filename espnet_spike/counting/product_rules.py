@@ -235,7 +235,7 @@ def covering(
 
 
 def softmax_cost(cost: Cost, numbers: float, rows: float) -> None:
-    """Add a softmax over so many numbers in so many rows."""
+    """Add a softmax over that many numbers in that many rows."""
     cost.additions += 3 * numbers
     cost.special += numbers + rows
     cost.multiplies += numbers

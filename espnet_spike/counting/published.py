@@ -1,8 +1,8 @@
 """Which mean spike count the published energy ratio of IML-Spikeformer asks for.
 
-Paper A prints the ratio of its encoder's energy to a dense one's (4.64 on AiShell-1, 4.32 on
-LibriSpeech), but no firing rates. With every spike-driven product at c accumulates for each dense
-multiply-accumulate, and everything real-valued at one,
+Song et al. (2025) print the ratio of their encoder's energy to a dense one's (4.64 on AiShell-1,
+4.32 on LibriSpeech), but no firing rates. With every spike-driven product at c accumulates for each
+dense multiply-accumulate, and everything real-valued at one,
 
     ratio = E_MAC dense / (E_MAC real + E_AC c spiking)
 
@@ -65,7 +65,7 @@ def shares(costs: Costs) -> tuple[float, float, float]:
 
 @torch.inference_mode()
 def run(encoder: nn.Module, frames: int, input_size: int) -> Costs:
-    """Count an encoder on noise of so many frames."""
+    """Count an encoder on noise of the given number of frames."""
     x = torch.randn(1, frames, input_size, generator=torch.Generator().manual_seed(0))
     with Counter(encoder, "encoder") as counter:
         encoder(x, torch.tensor([frames]))

@@ -54,7 +54,7 @@ class Twin:
         self.input_size = input_size
 
     def costs(self, frames: int) -> Costs | None:
-        """Return what an utterance of so many frames costs; None for an encoder of its own."""
+        """Return what ``frames`` frames cost; None for an encoder that is its own twin."""
         if self.encoder is None:
             return None
         if frames not in self._known:

@@ -187,7 +187,7 @@ class Fbank:
         self.window = window(config.window_type, self.length)
 
     def num_frames(self, samples: int) -> int:
-        """Return the number of frames of so many samples; less than one window gives none."""
+        """Return the number of frames of ``samples`` samples; less than one window gives none."""
         if samples < self.length:
             return 0
         if self.config.snip_edges:

@@ -66,7 +66,7 @@ class FeatureExtractor:
         write_lines(folder / FEATURES, yaml.safe_dump(content, sort_keys=False).splitlines())
 
     def frames(self, samples: int) -> int:
-        """Return the frames of so many samples at ``fs``."""
+        """Return the number of frames of ``samples`` samples at ``fs``."""
         return extractor(self.fbank, self.fs).num_frames(samples)
 
     def __call__(self, wave: np.ndarray, name: str = "") -> np.ndarray:

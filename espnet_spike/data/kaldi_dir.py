@@ -1,4 +1,4 @@
-"""Kaldi data directories: reading, writing, checking and mending.
+"""Kaldi data directories: reading, writing, checking and fixing.
 
 A data directory holds tables, one entry a line, key first: ``wav.scp`` (or ``feats.scp``),
 ``text``, ``utt2spk``, ``spk2utt`` and, when several utterances share a recording, ``segments``.
@@ -157,14 +157,14 @@ class DataDir:
         )
 
 
-def mend(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
+def fix(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
     """Bring the tables to the same utterances.
 
     White space in transcripts becomes single spaces. An utterance without words, or missing from
     one of the tables, is dropped.
 
     Returns:
-        The mended directory, the dropped utterances with the reason, notes for the user.
+        The fixed directory, the dropped utterances with the reason, notes for the user.
     """
     notes = []
     dropped: dict[str, str] = {}
@@ -196,10 +196,10 @@ def mend(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
         for utt in table:
             if (table is text or utt not in text) and (reason := why_not(utt)):
                 dropped[utt] = reason
-    mended = DataDir(data.wav, data.feats, data.segments, text, utt2spk, data.utt2speed)
+    fixed = DataDir(data.wav, data.feats, data.segments, text, utt2spk, data.utt2speed)
     if dropped or data.segments or (data.wav and data.feats):
-        mended = mended.subset(utt for utt in text if utt not in dropped)
-    return mended, dict(sorted(dropped.items())), notes
+        fixed = fixed.subset(utt for utt in text if utt not in dropped)
+    return fixed, dict(sorted(dropped.items())), notes
 
 
 def backup(path: Path) -> Path:

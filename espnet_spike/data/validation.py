@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from espnet_spike.data.audio import inspect, parse_source
-from espnet_spike.data.kaldi_dir import DataDir, backup, mend
+from espnet_spike.data.kaldi_dir import DataDir, backup, fix
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import SHOWN, name_some, write_table
 
@@ -62,16 +62,16 @@ def check_audio(data: DataDir, allow_pipes: bool) -> tuple[float, list[str]]:
 
 
 def prepare(path: Path, allow_pipes: bool = False) -> DataDir:
-    """Check and mend one directory in place.
+    """Check and fix one directory in place.
 
     Nothing is written before everything has been checked, and nothing at all when there is
-    nothing to mend.
+    nothing to fix.
 
     Raises:
-        UserError: something that cannot be mended; the message begins with the directory.
+        UserError: something that cannot be fixed; the message begins with the directory.
     """
     before = DataDir.read(path)
-    data, dropped, notes = mend(before)
+    data, dropped, notes = fix(before)
     if not data.text:
         counts = Counter(dropped.values()).most_common()
         raise UserError(
@@ -88,7 +88,7 @@ def prepare(path: Path, allow_pipes: bool = False) -> DataDir:
     for note in notes + audio_notes:
         logger.warning("%s: %s", path, note)
     if _write_if_changed(path, data):
-        logger.info("%s: mended; the tables as they were are in %s/.backup", path, path)
+        logger.info("%s: fixed; the tables as they were are in %s/.backup", path, path)
     if dropped:
         write_table(path / "dropped.txt", dropped)
     logger.info(
@@ -103,7 +103,7 @@ def prepare(path: Path, allow_pipes: bool = False) -> DataDir:
 
 def _write_if_changed(path: Path, data: DataDir) -> bool:
     """Write the tables unless the files hold exactly this already; True when they changed."""
-    trial = path / ".mended"
+    trial = path / ".fixed"
     data.write(trial)
     names = {file.name for file in trial.iterdir()}
     optional = {"segments", "utt2speed", "wav.scp", "feats.scp"}

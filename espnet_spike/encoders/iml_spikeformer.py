@@ -1,7 +1,7 @@
-"""IML-Spikeformer: a Transformer encoder whose weight layers read spikes (paper A).
+"""IML-Spikeformer: a Transformer encoder whose weight layers read spikes (Song et al., 2025).
 
 Song, Zhang, Chou, Wu, Li, IEEE TNNLS 37(3), 2026, arXiv 2507.07396. The paper's equations are not
-public to us: the defaults here are our reading, each one an option. Block, with a membrane
+public to us: the defaults here are our choice, each one an option. Block, with a membrane
 shortcut (branches are added to the real-valued potential X, spikes never to spikes):
 
     X <- X + Dropout(attention(norm(X)))          nn.layers.spiking_attention

@@ -1,6 +1,6 @@
 """The encoder blocks of SpeechMamba, ``(B, L, D)`` to ``(B, L, D)``.
 
-The published layer layout behind 67.6 M parameters is not public to us; ``mhsa_mamba``, our
+The published layer layout behind 67.6 M parameters was not available to us; ``mhsa_mamba``, our
 reading, has Mamba in the place of the feed-forward module and lands on that size.
 """
 

@@ -1,10 +1,10 @@
 """SpeechMamba: a speech encoder of self-attention and Mamba blocks, dense, event-driven, spiking.
 
-The dense backbone is that of Speech-Mamba (arXiv 2409.18654), whose layer layout is not public to
-us; the layouts offered are our reading and those of its kin (``encoders.mamba_blocks``).
-The event-driven form (paper B, arXiv 2606.01135) puts FATReLU layers at named points of the same
-backbone, see ``nn.layers.fatrelu``; the spiking form of the same paper replaces the blocks by
-spiking ones, see ``espnet_spike.encoders.spiking_mamba_blocks``.
+The dense backbone is that of Speech-Mamba (arXiv 2409.18654), whose layer layout was not available
+to us; the layouts offered are our choice and those of its kin (``encoders.mamba_blocks``).
+The event-driven form (Ahmed et al., 2026, arXiv 2606.01135) puts FATReLU layers at named points of
+the same backbone, see ``nn.layers.fatrelu``; the spiking form of the same paper replaces the blocks
+by spiking ones, see ``espnet_spike.encoders.spiking_mamba_blocks``.
 """
 
 import inspect

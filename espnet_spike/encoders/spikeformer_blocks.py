@@ -25,7 +25,7 @@ class SpikingFeedForward(nn.Module):
 
 
 class SpikingConvModule(nn.Module):
-    """Local mixing, after Conformer's module (our reading; off by default).
+    """Local mixing, after Conformer's module (our choice; off by default).
 
     neuron, pointwise, neuron, depthwise, batch norm, neuron, pointwise, on ``(B, N, D)``; nothing
     stands for the gated linear unit.

@@ -1,7 +1,7 @@
-"""The spiking blocks of S-SpeechMamba (paper B): Mamba and attention on LIF spikes.
+"""The spiking blocks of S-SpeechMamba (Ahmed et al., 2026): Mamba and attention on LIF spikes.
 
-Mamba as in SpikMamba, attention as in Spikformer; the paper's details are not public to us, so
-where the norms and neurons stand is our reading. Neurons run over frames (``frame_lif``).
+Mamba as in SpikMamba, attention as in Spikformer; the paper's details were not available to us, so
+where the norms and neurons stand is our choice. Neurons run over frames (``frame_lif``).
 
     s0 = LIF(BN(u));  [x; z] = in_proj(s0);  s1 = LIF(BN(causal depthwise conv(x)))
     (dt_r, B, C) = x_proj(s1);  y = selective_scan(s1, softplus(dt_proj(dt_r)), A, B, C) + D s1

@@ -70,7 +70,7 @@ WHY = {
     "rescale": "the level of each frame, which IMLS neurons divide their input by",
     "elementwise": "sums of branches, levels of frames, functions of real values",
 }
-"""Kind of operator (``counting.counter``) -> why it is not in the graph; firsts win."""
+"""Kind of operator (``counting.counter``) -> why it is not in the graph; the first match wins."""
 
 
 def import_nir() -> ModuleType:

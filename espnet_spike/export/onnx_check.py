@@ -1,4 +1,4 @@
-"""An exported graph against the model it came from, on made-up and on real utterances.
+"""An exported graph against the model it came from, on synthetic and on real utterances.
 
 In fp32 both round differently, and a rounding can flip a spike count, which changes what follows:
 a flip in an early layer is thousands in later ones. So the greedy CTC results have to be equal, but
@@ -29,7 +29,7 @@ CLOSE = 1e-3
 MAX_OTHER = 0.01
 MAX_FLIPS = 0.01
 MADE_UP = ((1, [40]), (3, [133, 90, 57]), (2, [61, 61]))
-"""Batches of made-up utterances, by their frames; the graph is traced with another one."""
+"""Batches of synthetic utterances, by their frames; the graph is traced with another one."""
 
 
 @dataclass

@@ -108,7 +108,7 @@ def export_experiment(
     write_lines(tokens, sherpa.token_lines(options.token_list, options.token_type))
     exported = {"onnx": OnnxCTC(paths["onnx"])}
     largest = onnx_check.check_made_up(graph, exported["onnx"])
-    say(f"made-up utterances: largest difference of a log-probability {largest:.1e}")
+    say(f"synthetic utterances: largest difference of a log-probability {largest:.1e}")
     if int8:
         paths["int8"] = out / "model.int8.onnx"
         onnx_check.quantize(paths["onnx"], paths["int8"])

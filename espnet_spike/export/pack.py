@@ -43,7 +43,7 @@ TRAINING_ONLY: dict[str, Any] = {
     "noise_scp": None,
     "dist_init_method": "env://",
 }
-CHECK_FRAMES = 200  # of the made-up utterance that original and copy have to decode alike
+CHECK_FRAMES = 200  # of the synthetic utterance that original and copy have to decode alike
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
 
 
 def check(contents: Contents, archive: Path, folder: Path) -> None:
-    """Unpack the archive elsewhere and decode one made-up utterance with original and copy.
+    """Unpack the archive elsewhere and decode one synthetic utterance with original and copy.
 
     Raises:
         UserError: the copy does not load, or its hypothesis or score differs.

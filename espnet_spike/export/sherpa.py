@@ -4,7 +4,7 @@ Its offline recogniser for CTC on log-mel features (``OfflineRecognizer.from_zip
 takes a graph with inputs x (N, T, D) and x_lens (N,), outputs log_probs and log_probs_len, four
 keys of metadata, and ``tokens.txt``. Its features are Kaldi's (package kaldi-native-fbank) of
 samples in the range of +-1 with the settings ``FBANK``, which cannot be chosen from Python. A graph
-of ``espnet_spike.export.onnx_graph`` mends the range; what remains against ``conf/fbank.yaml`` is:
+of ``espnet_spike.export.onnx_graph`` fixes the range; what remains against ``conf/fbank.yaml`` is:
 
 * ``snip_edges: false``: frames start 7.5 ms earlier and the audio is mirrored at its ends, which
   makes two frames more;

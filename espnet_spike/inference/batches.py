@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 DONE = "done.json"  # written by espnet_spike.inference.worker at the end of a run
 PROGRESS = "progress"  # a line "utterances seconds" for each batch of a run
-# environment variable: a job ends when the process of this id has gone
+# environment variable: a job ends when the process of this id has exited
 PARENT = "ESPNET_SPIKE_PARENT"
 # Loading a model takes a process about ten seconds, the time to decode a minute of speech.
-AUDIO_SECONDS_A_JOB = 60.0
+AUDIO_SECONDS_PER_JOB = 60.0
 
 
 @dataclass
@@ -105,7 +105,7 @@ def deal(
 
 def number_of_jobs(wanted: int, audio_seconds: float, batches: int) -> int:
     """Return how many jobs pay for their start: ``wanted``, or fewer for little audio."""
-    return max(1, min(wanted, batches, math.ceil(audio_seconds / AUDIO_SECONDS_A_JOB)))
+    return max(1, min(wanted, batches, math.ceil(audio_seconds / AUDIO_SECONDS_PER_JOB)))
 
 
 class ProgressBar:

@@ -267,7 +267,7 @@ def decode(plan: Plan, cluster: ClusterConfig | None = None) -> dict[str, dict[s
         Set name -> what its ``decode.json`` holds.
 
     Raises:
-        UserError: a job failed, or an utterance has no hypothesis or a score that is no number.
+        UserError: a job failed, or an utterance has no hypothesis or a NaN score.
     """
     start = time.time()
     todo = list(filter(None, prepare(plan)))
@@ -350,7 +350,7 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
     removed.
 
     Raises:
-        UserError: an utterance without a hypothesis, or with a score that is no number.
+        UserError: an utterance without a hypothesis, or with a NaN score.
     """
     set_dir, data = plan.out / name, plan.sets[name]
     runs = [run for runs in plan.runs for run in runs if run.set_dir == set_dir]

@@ -138,7 +138,7 @@ def infer(words: Sequence[str]) -> None:
 def _stop_without_parent() -> None:
     """Leave when the decode command that started this process has been killed."""
     if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
-        sys.exit("the decode command has gone")
+        sys.exit("the parent process exited")
 
 
 def _send_output_to(log_file: Path) -> None:

@@ -119,7 +119,7 @@ def _kaldialign_interval(errors: np.ndarray, lengths: np.ndarray, seed: int) -> 
     """Return mean and half width in %.
 
     kaldialign takes sequences and reduces each pair to its errors and its length. Sums over
-    several runs have no sequences, so it gets made-up ones with just these counts: a reference of
+    several runs have no sequences, so it gets synthetic ones with just these counts: a reference of
     zeros and a hypothesis whose first ``errors`` units are ones.
     """
     refs = [[0] * int(length) for length in lengths]

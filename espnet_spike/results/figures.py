@@ -29,7 +29,7 @@ from espnet_spike.results.recording import LayerSpikes, Recording
 NAMES = ("ink", "muted", "grid", "c1", "c2", "band", "paper")
 INK, MUTED, GRID, FIRST, SECOND, BAND, PAPER = COLOURS = [f"#0{n}0{n}0{n}" for n in range(1, 8)]
 VARIABLES = dict(zip(COLOURS, NAMES, strict=True))
-PIXELS_A_POINT = 1.45  # at full size; text of 9 points is 13 pixels high
+PIXELS_PER_POINT = 1.45  # at full size; text of 9 points is 13 pixels high
 SPIKE_COLOUR = (0.13, 0.53, 0.80)  # reads on white and on black; more spikes are more opaque
 STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
@@ -116,7 +116,7 @@ def _to_html(svg: str, name: str) -> str:
                 # the page's own font
                 value = re.sub(r"font-family: [^;]*;?", "", value)
             element.set(plain_key, value)
-    width = PIXELS_A_POINT * float(root.attrib["width"].removesuffix("pt"))
+    width = PIXELS_PER_POINT * float(root.attrib["width"].removesuffix("pt"))
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("style", f"max-width: {width:.0f}px")

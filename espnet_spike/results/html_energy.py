@@ -65,7 +65,7 @@ def energy_parts(counts: Mapping[str, Mapping[str, Any]]) -> list[Html]:
     ]
     uncovered = sorted({key for count in counts.values() for key in count["uncovered"]})
     if uncovered:
-        parts.append(missing(f"Not counted, for want of a rule: {', '.join(uncovered)}."))
+        parts.append(missing(f"Not counted, no rule: {', '.join(uncovered)}."))
     lost = sorted({key for count in counts.values() for key in count["spikes_made_real"]})
     if lost:
         parts.append(missing(f"Spikes taken for real values after: {', '.join(lost)}."))

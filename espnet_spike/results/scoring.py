@@ -173,7 +173,7 @@ def token_units(token_type: str, bpemodel: Path | None) -> Callable[[str], list[
 
 
 def read_vocabulary(token_list: Path) -> frozenset[str]:
-    """Read a token list, one token a line."""
+    """Read a token list, one token per line."""
     return frozenset(line.strip() for line in read_lines(token_list))
 
 

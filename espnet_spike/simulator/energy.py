@@ -1,7 +1,7 @@
 """Energy from counted instructions and memory accesses, under named prices.
 
 An estimate to compare codings and cores with, not a measurement: every instruction and every
-32-bit access has one price, whatever the core and the technology at hand. The prices of a network's
+32-bit access has one price, whatever the core and the technology. The prices of a network's
 operations, whatever runs them, are in ``espnet_spike.counting.energy``.
 """
 

@@ -75,7 +75,7 @@ class Hardware:
         return "-".join(parts)
 
     def seconds(self, cycles: float) -> float:
-        """Return the time that so many cycles take."""
+        """Return the duration of `cycles`."""
         return cycles / (self.clock_mhz * 1e6)
 
     def as_dict(self) -> dict[str, Any]:

@@ -354,5 +354,5 @@ class Scan:
 
 
 def _binary_units(x: Array, bits: int) -> int:
-    """Return k so that x in units of 2^-k fills so many bits."""
+    """Return k so that x in units of 2^-k fills that many bits."""
     return int(np.floor(bits - np.log2(max(np.abs(x).max(), 1e-6) * 1.0001)))

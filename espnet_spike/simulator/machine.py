@@ -214,7 +214,7 @@ def _failure(done: subprocess.CompletedProcess, max_cycles: int, names: str) -> 
     if status >= 128:
         cause = CAUSES.get(status - 128, f"cause {status - 128}")
         return f"the simulated core trapped: {cause} ({names})"
-    return f"the simulated firmware left with {status} ({names})"
+    return f"the simulated firmware exited with {status} ({names})"
 
 
 def cpi_identity(counters: Counters, hardware: Hardware) -> int:

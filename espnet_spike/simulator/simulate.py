@@ -206,7 +206,7 @@ def simulate_experiment(
 
 
 def model_name(asr_exp: Path) -> str:
-    """Return what the tables call a model: paper B's names, or the encoder's."""
+    """Return what the tables call a model: Ahmed et al.'s (2026) names, or the encoder's."""
     config = read_config(asr_exp)
     conf = config.get("encoder_conf") or {}
     if (asr_exp / "naive.json").is_file():

@@ -79,7 +79,7 @@ class Tape:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run torch on so many threads."""
+    """Run torch on that many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -149,7 +149,7 @@ def check_training_config(
         text = str(error) or "a check in a constructor failed"
         raise UserError(
             f"{where}: the model cannot be built: {type(error).__name__}: {text}",
-            "mend the value it names",
+            "fix the value it names",
         ) from error
     problems += _check_criteria(args, model)
     _raise(where, problems)

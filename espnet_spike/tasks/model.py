@@ -143,5 +143,5 @@ def _check_finite(speech: torch.Tensor, utt_ids: list[str] | None) -> None:
         names = [utt_ids[row] for row in rows] if utt_ids is not None else [f"row {rows}"]
         raise UserError(
             f"features are NaN or infinite in utterance {', '.join(names[:5])}",
-            "mend or remove the audio and extract the features again (stage 3)",
+            "fix or remove the audio and extract the features again (stage 3)",
         )

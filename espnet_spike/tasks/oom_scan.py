@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 ASKED = "ESPNET_SPIKE_SCAN_BATCHES"  # in the environment: reaches processes that ESPnet spawns
-CURE = (
+HINT = (
     "lower batch_bins (or batch_size) and raise accum_grad by the same factor, set encoder_conf: "
     "{gradient_checkpointing: true} where the encoder has it, or lower --max_frames"
 )
@@ -95,7 +95,7 @@ def scan(model: "torch.nn.Module", factory: Any, use_amp: bool, distributed: boo
         distributed: this is one of several processes: each scans as many batches.
 
     Raises:
-        UserError: memory does not suffice; names the batch, its size and the cure.
+        UserError: memory does not suffice; names the batch, its size and a fix.
     """
     from espnet2.iterators.multiple_iter_factory import MultipleIterFactory
     from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
@@ -138,7 +138,7 @@ def _try(model: "torch.nn.Module", factory: Any, keys: Batch, use_amp: bool) -> 
         raise UserError(
             f"a training batch of {len(keys)} utterances does not fit into the memory of "
             f"{_name(device)}: {sizes}, utterances {keys[0]} ... ({str(error).splitlines()[0]})",
-            CURE,
+            HINT,
         ) from error
 
 

@@ -208,7 +208,7 @@ def _broken_class(entry_point: EntryPoint, reason: str) -> type:
         raise UserError(
             f"encoder {entry_point.name!r} of the installed distribution "
             f"{_distribution(entry_point)!r} cannot be used: {reason}",
-            f"mend or uninstall {_distribution(entry_point)}",
+            f"fix or uninstall {_distribution(entry_point)}",
         )
 
     from espnet2.asr.encoder.abs_encoder import AbsEncoder

@@ -14,14 +14,14 @@ from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 
-from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, odd_layers
+from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, unhealthy_layers
 from espnet_spike.tasks import determinism, oom_scan
 from espnet_spike.tasks.late_imports import late_imports
 
 with late_imports():
     from espnet2.train.trainer import Trainer, TrainerOptions
 
-A_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
+PER_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
 
 
 class SpikeTrainer(Trainer):
@@ -39,7 +39,7 @@ class SpikeTrainer(Trainer):
     def run(cls, *, trainer_options: TrainerOptions, **kwargs: Any) -> None:
         """Train as ESPnet does, after the scan of the worst batches; draw the curves at the end.
 
-        ESPnet draws the curves under ``images`` anew in every epoch. With a firing rate a layer
+        ESPnet draws the curves under ``images`` anew in every epoch. With a firing rate per layer
         that takes longer than an epoch on a small corpus; tensorboard shows them all meanwhile.
         """
         determinism.apply()
@@ -124,7 +124,7 @@ class SpikeTrainer(Trainer):
         record["seconds"] = now - record["start"]
         with open(output_dir / EPOCHS, "a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
-        if odd := odd_layers(record["valid"]):
+        if odd := unhealthy_layers(record["valid"]):
             logging.warning("epoch %d: %s", record["epoch"], odd)
         if (output_dir / CHECKPOINT).exists():
             os.replace(output_dir / CHECKPOINT, output_dir / PREVIOUS_CHECKPOINT)
@@ -178,7 +178,7 @@ def _draw_curves(exp_dir: Path) -> None:
     reporter.load_state_dict(states["reporter"])
     for phases in reporter.stats.values():
         for stats in phases.values():
-            for key in [key for key in stats if key.startswith(A_LAYER)]:
+            for key in [key for key in stats if key.startswith(PER_LAYER)]:
                 del stats[key]
     reporter.matplotlib_plot(exp_dir / "images")
 

@@ -1,4 +1,6 @@
-"""Data-driven thresholds for event-driven SpeechMamba: the second training stage of paper B.
+"""Data-driven thresholds for event-driven SpeechMamba: the second training stage.
+
+Source: Ahmed et al. (2026, arXiv 2606.01135).
 
 From a model trained with plain ReLUs at its FATReLU points (stage one), with a_i the strictly
 positive activations of point i over valid frames of some training utterances:
@@ -8,8 +10,8 @@ positive activations of point i over valid frames of some training utterances:
         try T_i = percentile p of a_i;  keep it while loss / base loss < K, else freeze the point
 
 The base loss is that of the ReLU model, so the end point is bounded. K, the calibration set and
-the percentiles are not public to us; ours are the defaults of ``Calibration``. The result starts
-stage three, fine-tuning with learnt thresholds (``espnet_spike.training.sparsify``).
+the percentiles were not available to us; ours are the defaults of ``Calibration``. The result
+starts stage three, fine-tuning with learnt thresholds (``espnet_spike.training.sparsify``).
 """
 
 import itertools

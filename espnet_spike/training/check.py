@@ -129,7 +129,7 @@ def damage(data_dir: Path) -> UserError | None:
     more = f" (and {len(found) - 1} more: {name_some(found)})" if len(found) > 1 else ""
     return UserError(
         f"{data_dir}: {next(iter(found.values()))}{more}",
-        "mend or remove the audio, then extract the features again (stage 3)",
+        "fix or remove the audio, then extract the features again (stage 3)",
     )
 
 

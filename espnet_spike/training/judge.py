@@ -121,7 +121,7 @@ def check_finished(epochs: Epochs, config: Mapping[str, Any], log: Path) -> None
         return
     raise UserError(
         f"training ended after {done} of {config['max_epoch']} epochs",
-        f"see {log}; run the same command again to go on",
+        f"see {log}; run the same command again to resume",
     )
 
 

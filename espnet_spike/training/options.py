@@ -9,7 +9,7 @@ from espnet_spike.tasks.arguments import DISTRIBUTED
 def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the options that the ASR and LM training commands share."""
     parser.add_argument("--output_dir", type=Path, required=True, help="experiment folder")
-    parser.add_argument("--token_list", type=Path, required=True, help="one token a line")
+    parser.add_argument("--token_list", type=Path, required=True, help="one token per line")
     parser.add_argument("--token_type", default="bpe", choices=["bpe", "char", "word"], help="unit")
     parser.add_argument("--bpemodel", type=Path, help="sentencepiece model, for token_type bpe")
     parser.add_argument("--ngpu", type=int, default=0, help="0 trains on the CPU")
@@ -25,7 +25,7 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
             "--num_splits",
             type=int,
             default=argparse.SUPPRESS,
-            help="read the lists of the training data in so many parts, to save memory",
+            help="read the lists of the training data in that many parts, to save memory",
         )
     parser.add_argument(
         f"--{what}_args",

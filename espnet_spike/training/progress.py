@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import EPOCHS, odd_layers
-from espnet_spike.tasks.oom_scan import CURE, is_out_of_memory
+from espnet_spike.experiment import EPOCHS, unhealthy_layers
+from espnet_spike.tasks.oom_scan import HINT, is_out_of_memory
 from espnet_spike.utils.files import last_lines
 
 _FORMAT = "%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s"
@@ -141,7 +141,7 @@ class EpochLines:
             self._seconds.append(record["seconds"])
             mean = sum(self._seconds) / len(self._seconds)
             print(epoch_line(record, mean), file=self._terminal, flush=True)
-            if odd := odd_layers(record["valid"]):
+            if odd := unhealthy_layers(record["valid"]):
                 print(f"  warning: {odd}", file=self._terminal, flush=True)
 
 
@@ -152,7 +152,7 @@ def _number(value: float | None) -> str:
 def _cure(error: BaseException) -> str:
     text = str(error)
     if is_out_of_memory(error):
-        return f"{CURE}; "
+        return f"{HINT}; "
     if getattr(error, "errno", None) == 28 or "No space left" in text:
         return "free disk space and run the same command again; "
     if "equal or more than world_size" in text:

@@ -60,7 +60,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the token stage made: a list, one token a line, and for BPE a sentencepiece model."""
+    """What the token stage made: a list, one token per line, and for BPE a sentencepiece model."""
 
     token_list: Path
     token_type: str

@@ -154,7 +154,7 @@ def record(exp_dir: Path, config: Mapping[str, Any], started_with: Mapping[str, 
 def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:
     """Make the checkpoints of an interrupted experiment loadable; say what was done.
 
-    A truncated ``checkpoint.pth`` gives way to that of the epoch before, or, if there is none, the
+    A truncated ``checkpoint.pth`` is replaced by the previous epoch's, or, if there is none, the
     training starts again. A truncated ``Nepoch.pth`` is written anew from the checkpoint of the
     same epoch; that of an earlier epoch is left out of the choice of the best epochs.
 

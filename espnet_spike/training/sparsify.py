@@ -166,8 +166,8 @@ def sparsify_naively(
 ) -> Path:
     """Give a dense SpeechMamba magnitude thresholds of a mean sparsity, without any training.
 
-    The baseline of paper B's table; the percentile rule is our reading. Writes an experiment
-    folder to decode from; ``naive.json`` there holds the thresholds.
+    The baseline in the table of Ahmed et al. (2026); the percentile rule is our choice. Writes an
+    experiment folder to decode from; ``naive.json`` there holds the thresholds.
 
     Args:
         asr_exp: the trained experiment.

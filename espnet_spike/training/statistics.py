@@ -42,7 +42,7 @@ def collect(request: TrainingRequest[Features]) -> None:
     args.collect_stats = True
     # the statistics are those of the raw features; global_mvn needs what is being made here
     args.normalize, args.normalize_conf = None, {}
-    # a fallen run must not leave statistics that look complete
+    # a failed run must not leave statistics that look complete
     for part in features.parts:
         (part.stats_dir / "feats_stats.npz").unlink(missing_ok=True)
     try:

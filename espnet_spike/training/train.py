@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 def train(request: TrainingRequest) -> Path | None:
-    """Train, or go on training, and return the model file to decode with.
+    """Train, or resume training, and return the model file to decode with.
 
     Where a launcher started several processes, all but the first only check and run; ESPnet's
     process group makes them wait until the first has prepared the folder. They return None.

@@ -136,7 +136,7 @@ def quiet(level: int = logging.INFO) -> Iterator[None]:
 def run(
     main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None
 ) -> NoReturn:
-    """Run a command and leave with its exit status.
+    """Run a command and exit with its status.
 
     0: done. 1: a ``UserError``, printed without a traceback. 130: Ctrl-C. Any other exception is a
     bug of ours and keeps its traceback.
@@ -153,6 +153,6 @@ def run(
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)

@@ -116,7 +116,7 @@ def _import(name: str) -> Any:
             how_to_install("cluster"),
         ) from error
     finally:
-        # dask_jobqueue makes Ctrl-C leave with status 0
+        # dask_jobqueue makes Ctrl-C exit with status 0
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -132,7 +132,7 @@ def add_cluster_options(parser: Parser) -> None:
         old=["--utterances_a_task"],
         type=int,
         default=UTTERANCES,
-        help="of --cluster, about so many; fewer than 1000 are for tests only",
+        help="of --cluster, about that many; fewer than 1000 are for tests only",
     )
 
 

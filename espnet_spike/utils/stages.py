@@ -5,7 +5,7 @@
     python -m espnet_spike.bin.run_stage --stage "3 fbank" --name fbank --expdir exp \
         --input data/train --output dump/fbank/org/train -- python -m espnet_spike.bin.fbank ...
 
-A done-marker (``EXPDIR/.done/NAME.json``) is written only after the command left with 0 and every
+A done-marker (``EXPDIR/.done/NAME.json``) is written only after the command exited with 0 and every
 ``--output`` exists. It holds a fingerprint of the command and of its inputs; while that stays the
 same, the command is skipped. Options that change how a command runs, but not what it produces
 (``--nj`` and the like), are left out of the fingerprint.
@@ -126,7 +126,7 @@ def hint_for(log_tail: str, status: int) -> str:
     for sign, hint in HINTS:
         if sign in log_tail:
             return hint
-    return "mend the cause and give the same command again: finished stages are skipped"
+    return "fix the cause and rerun the same command: finished stages are skipped"
 
 
 @contextlib.contextmanager
@@ -257,7 +257,7 @@ def run_stage(
         tail = "\n".join(_telling(lines[2:]))
         absent = [str(path) for path in outputs if not path.exists()]
         if status == 0 and absent:
-            status, tail = 1, tail + f"\nthe command left with 0 but without {', '.join(absent)}"
+            status, tail = 1, tail + f"\nthe command exited with 0 but without {', '.join(absent)}"
         if status != 0:
             raise UserError(
                 f"stage {stage} failed (status {status})\n"
@@ -265,7 +265,7 @@ def run_stage(
                 + "\n".join(f"  | {line}" for line in tail.splitlines()),
                 hint_for(tail, status),
             )
-        if set(inputs) & set(outputs):  # mended in place: the next call sees the mended files
+        if set(inputs) & set(outputs):  # fixed in place: the next call sees the fixed files
             key = fingerprint(command, inputs, left_out)
         seconds = time.monotonic() - start
         Marker(key, shlex.join(command), time.strftime("%FT%T%z"), round(seconds, 2)).write(

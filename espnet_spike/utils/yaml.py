@@ -43,11 +43,11 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise UserError(f"{path}{place}: {problem}", "mend the YAML") from None
+        raise UserError(f"{path}{place}: {problem}", "fix the YAML") from None
     if config is None:
         return {}
     if not isinstance(config, dict):
-        raise UserError(f"{path} holds no key: value pairs", "write one 'key: value' a line")
+        raise UserError(f"{path} holds no key: value pairs", "write one 'key: value' per line")
     return config
 
 

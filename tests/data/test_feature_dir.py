@@ -8,7 +8,7 @@ from espnet_spike.errors import UserError
 
 
 def make(frames):
-    """Return a feature directory with utterances of so many frames."""
+    """Return a feature directory with utterances of the given number of frames."""
     return FeatureDir(
         feats={utt: f"a folder/f.ark:{n}" for n, utt in enumerate(frames)},
         shapes={utt: (length, 80) for utt, length in frames.items()},

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_spike.data.kaldi_dir import DataDir, Segment, mend, speakers_to_utterances
+from espnet_spike.data.kaldi_dir import DataDir, Segment, fix, speakers_to_utterances
 from espnet_spike.errors import UserError
 
 keys = st.text(
@@ -69,7 +69,7 @@ def test_missing_directories_and_tables_are_named(tmp_path):
 
 
 def test_an_utterance_that_a_table_lacks_is_dropped_with_the_reason():
-    data, dropped, notes = mend(
+    data, dropped, notes = fix(
         make(
             wav={"a": "a.wav", "b": "b.wav", "c": "c.wav", "e": "e.wav"},
             text={"a": "ONE", "b": "", "d": "FOUR", "e": "FIVE"},
@@ -87,19 +87,19 @@ def test_an_utterance_that_a_table_lacks_is_dropped_with_the_reason():
 
 
 def test_without_utt2spk_each_utterance_is_a_speaker_and_this_is_said():
-    data, dropped, notes = mend(make(utt2spk={}))
+    data, dropped, notes = fix(make(utt2spk={}))
     assert data.utt2spk == {"a": "a", "b": "b"}
     assert not dropped
     assert "speaker of its own" in notes[0]
 
 
 def test_white_space_in_transcripts_becomes_single_spaces():
-    data, _, _ = mend(make(text={"a": " ONE \u3000 TWO\u00a0", "b": "\u2003"}))
+    data, _, _ = fix(make(text={"a": " ONE \u3000 TWO\u00a0", "b": "\u2003"}))
     assert data.text == {"a": "ONE TWO"}
 
 
 def test_recordings_without_utterances_go_and_segments_without_recordings_too():
-    data, dropped, _ = mend(
+    data, dropped, _ = fix(
         make(
             wav={"r1": "1.wav", "r2": "2.wav"},
             segments={"a": Segment("r1", 0, 1), "b": Segment("r9", 0, 1)},
@@ -111,17 +111,17 @@ def test_recordings_without_utterances_go_and_segments_without_recordings_too():
 
 @given(st.sets(keys), st.sets(keys), st.sets(keys))
 @settings(deadline=None)
-def test_mending_leaves_equal_keys_and_accounts_for_all_others(audio, texts, speakers):
+def test_fixing_leaves_equal_keys_and_accounts_for_all_others(audio, texts, speakers):
     data = DataDir(
         wav=dict.fromkeys(audio, "x.wav"),
         text=dict.fromkeys(texts, "WORDS"),
         utt2spk=dict.fromkeys(speakers, "s") or {"none": "s"},
     )
-    mended, dropped, _ = mend(data)
-    assert set(mended.wav) == set(mended.text) == set(mended.utt2spk)
-    assert not set(mended.text) & set(dropped)
-    assert set(mended.text) | set(dropped) == audio | texts | set(data.utt2spk)
-    assert mend(mended)[0] == mended or not mended.text
+    fixed, dropped, _ = fix(data)
+    assert set(fixed.wav) == set(fixed.text) == set(fixed.utt2spk)
+    assert not set(fixed.text) & set(dropped)
+    assert set(fixed.text) | set(dropped) == audio | texts | set(data.utt2spk)
+    assert fix(fixed)[0] == fixed or not fixed.text
 
 
 def test_speakers_to_utterances_sorts_both_levels():

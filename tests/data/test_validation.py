@@ -34,7 +34,7 @@ def test_a_good_directory_is_left_alone(data_dir, caplog):
     assert "3 utterances, 2 speakers, 0.00 h" in caplog.text
 
 
-def test_mending_is_done_once(data_dir):
+def test_fixing_is_done_once(data_dir):
     (data_dir / "text").write_text("c THREE\na ONE\nb\n")
     prepare(data_dir)
     before = state(data_dir)
@@ -92,7 +92,7 @@ def test_a_wrong_spk2utt_is_rebuilt(data_dir):
 
 
 def test_unreadable_audio_is_an_error_that_names_each_and_changes_nothing(data_dir):
-    (data_dir / "text").write_text("c THREE\na ONE\nb TWO\n")  # unsorted: there is a thing to mend
+    (data_dir / "text").write_text("c THREE\na ONE\nb TWO\n")  # unsorted: there is a thing to fix
     wav = DataDir.read(data_dir).wav
     with open(wav["a"], "r+b") as file:
         file.truncate(1000)

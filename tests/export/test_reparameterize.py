@@ -20,7 +20,7 @@ ENCODER = {
 
 
 def experiment(root, encoder="iml_spikeformer", **conf):
-    """Write an untrained experiment of made-up speech; return it and its features."""
+    """Write an untrained experiment of synthetic speech; return it and its features."""
     from espnet_spike.tasks.arguments import parse_espnet
     from espnet_spike.tasks.asr import SpikeASRTask
 

@@ -45,7 +45,7 @@ def end_job_once(folder):
 
 def fail(number):
     if number == 1:
-        raise UserError(f"bad {number}", "mend it")
+        raise UserError(f"bad {number}", "fix it")
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return number

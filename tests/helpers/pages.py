@@ -14,7 +14,7 @@ HOSTILE = "<script>alert(1)</script>", "$x_{", "</svg>&amp;", '"quoted"', "#0101
 
 
 def decoded(root, encoder="iml_spikeformer", words=None, **conf):
-    """Write an experiment of made-up speech with a decoded and scored set; return both folders."""
+    """Write an experiment with a decoded and scored set of synthetic speech; return both."""
     exp, _ = experiment(root, encoder, **conf)
     texts = make_texts(6, seed=2)
     data = write_features(root / "dump", texts, seed=2, seconds=2.0)

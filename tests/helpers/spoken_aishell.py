@@ -49,7 +49,7 @@ def speak(text: str, voice: str, pitch: int, speed: int, path: Path) -> None:
 
 
 def make(target: Path, utterances: int) -> Path:
-    """Write the corpus of so many utterances a speaker; return ``target/data_aishell``."""
+    """Write the corpus of that many utterances a speaker; return ``target/data_aishell``."""
     corpus = target / "data_aishell"
     random_ = random.Random(0)
     lines = []

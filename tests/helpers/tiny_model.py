@@ -1,4 +1,4 @@
-"""A tiny ESPnet model that has learnt made-up speech, for tests of decoding and packing.
+"""A tiny ESPnet model that has learnt synthetic speech, for tests of decoding and packing.
 
 Every letter sounds as eight frames of its own fixed spectrum, with some noise, and no letter
 follows itself. A very small Transformer learns that in seconds.

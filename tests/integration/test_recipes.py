@@ -64,7 +64,7 @@ def run_recipe(checkout: Path, *options: str, cwd: Path | None = None, **popen) 
 
 
 def finish(process: subprocess.Popen) -> str:
-    """Return what a recipe printed; fail unless it left with 0."""
+    """Return what a recipe printed; fail unless it exited with 0."""
     output = process.communicate(timeout=1200)[0]
     assert process.returncode == 0, output[-4000:]
     return output

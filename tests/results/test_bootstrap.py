@@ -14,7 +14,7 @@ from espnet_spike.results.bootstrap import (
 
 
 def system(rate, utterances=200, words=10, seed=0):
-    """Errors and lengths of a made-up system, and one speaker for all."""
+    """Errors and lengths of a synthetic system, and one speaker for all."""
     rng = np.random.default_rng(seed)
     errors = rng.binomial(words, rate, utterances)
     return errors, np.full(utterances, words)

@@ -27,7 +27,7 @@ def test_energy_is_shown_with_its_source(tmp_path):
     texts = " ".join(Reader(page).texts)
     for text in (model, "<i>nobody</i>", "45 nm, fp32", f"{1e6 * products:.3g}"):
         assert text in texts
-    assert "Not counted, for want of a rule: aten.cumsum." in texts
+    assert "Not counted, no rule: aten.cumsum." in texts
     assert "Run as trained, W_Q and W_K apart." in texts
     assert "test set test" in texts  # the firing rates are those of the count
     assert 'aria-label="energy by layer"' in page and "0.ffn.linear_in" in page

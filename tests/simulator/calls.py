@@ -14,7 +14,7 @@ from espnet_spike.simulator.machine import Call
 
 
 def sparse(rng, n, count, low=-2000, high=2000, spikes=False):
-    """An int16 vector with so many values that are not zero."""
+    """An int16 vector with that many values that are not zero."""
     x = np.zeros(n, np.int16)
     index = rng.permutation(n)[:count]
     values = (

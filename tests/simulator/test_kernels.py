@@ -86,7 +86,7 @@ def test_cost_is_affine_in_events_and_outputs(machine, kernel):
         line = cost[1] + slope * (np.array(counts) - counts[1])
         # the first event costs a few cycles less or more: the loop is entered
         assert np.abs(cost - line).max() <= 16, name
-    # without events only the bias is copied: so many words, whatever the inputs
+    # without events only the bias is copied: that many words, whatever the inputs
     assert rising[0].loads - wide.loads == 2 * (wide.loads - narrow.loads) == 48
     assert rising[0].cycles - wide.cycles == pytest.approx(
         2 * (wide.cycles - narrow.cycles), abs=16

@@ -36,7 +36,7 @@ class Model(nn.Module):
 
 
 def factory(tmp_path, lengths, sizes, name="shape"):
-    """Return a factory of batches of so many utterances, which have these lengths."""
+    """Return a factory of batches of that many utterances, which have these lengths."""
     utts = {f"{name}{n}": length for n, length in enumerate(lengths)}
     (tmp_path / name).write_text("".join(f"{utt} {n},3\n" for utt, n in utts.items()))
     names = iter(utts)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import EPOCHS, odd_layers
+from espnet_spike.experiment import EPOCHS, unhealthy_layers
 from espnet_spike.training.progress import EpochLines, duration, epoch_line, logged
 
 
@@ -37,10 +37,10 @@ def test_a_line_tells_loss_error_firing_rate_and_time_left():
 def test_sparsity_and_layers_that_hardly_fire_or_always(tmp_path):
     assert "sparsity 0.62" in epoch_line(record(valid={"sparsity": 0.62}), 1.0)
     rates = {"firing_rate": 0.3, "firing_rate_a.b": 0.005, "firing_rate_c": 0.3}
-    assert odd_layers(rates) == "firing rate below 0.01: a.b"
+    assert unhealthy_layers(rates) == "firing rate below 0.01: a.b"
     rates |= {"firing_rate_d": 0.61, "firing_rate_e": None}
-    assert odd_layers(rates) == "firing rate below 0.01: a.b; firing rate above 0.6: d"
-    assert odd_layers({"loss": 0.0, "cer": 1.0}) == ""
+    assert unhealthy_layers(rates) == "firing rate below 0.01: a.b; firing rate above 0.6: d"
+    assert unhealthy_layers({"loss": 0.0, "cer": 1.0}) == ""
     path, terminal = tmp_path / EPOCHS, io.StringIO()
     lines = EpochLines(path, terminal, interval=0.01)
     path.write_text(json.dumps(record(valid=rates)) + "\n" + json.dumps(record()) + "\n")

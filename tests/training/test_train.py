@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_with_130_and_resumes(work):
 
 
 def start(work, extra, wait_for_epochs):
-    """Train in a forked process and return it when so many epochs are finished."""
+    """Train in a forked process and return it when that many epochs are finished."""
     context = multiprocessing.get_context("fork")
     child = context.Process(target=run, args=(lambda argv: train(work, extra),))
     child.start()

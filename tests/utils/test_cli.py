@@ -75,7 +75,7 @@ def test_the_exit_status_tells_what_happened(capsys):
 
     for error, status, said in (
         (UserError("no model", "train one"), 1, "error: no model\n  hint: train one\n"),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume\n"),
     ):
         with pytest.raises(SystemExit) as left:
             run(main, [error])

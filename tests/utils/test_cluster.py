@@ -120,7 +120,7 @@ def test_a_task_that_fails_or_kills_each_of_its_workers_is_an_error():
     assert run_tasks(TWO, fail, ((n,) for n in more)) == dict(enumerate(more))
     with pytest.raises(UserError, match="bad 1") as caught:
         run_tasks(TWO, fail, [(0,), (1,)])
-    assert caught.value.hint == "mend it"
+    assert caught.value.hint == "fix it"
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         with pytest.raises(UserError, match="task 1: its workers died"):
             run_tasks(TWO, fail, [(2,)])

@@ -80,7 +80,7 @@ def test_what_starts_a_command_does_not_make_it_another(stage, tmp_path):
 
 def test_an_error_that_much_was_said_after_is_shown(stage):
     with pytest.raises(UserError) as caught:
-        stage("echo 'error: no u7'; echo '  hint: mend u7'; seq 1000 1100; exit 1")
+        stage("echo 'error: no u7'; echo '  hint: fix u7'; seq 1000 1100; exit 1")
     assert "| error: no u7" in str(caught.value) and "| 1010" in str(caught.value)
     assert caught.value.hint == ""
 
@@ -96,7 +96,7 @@ def test_a_missing_input_is_named(stage, tmp_path):
         stage("true", inputs=[tmp_path / "gone"])
 
 
-def test_mending_an_input_in_place_is_not_a_change(stage, tmp_path):
+def test_fixing_an_input_in_place_is_not_a_change(stage, tmp_path):
     data = tmp_path / "out"
     data.mkdir()
     (data / "text").write_text("b\na\n")

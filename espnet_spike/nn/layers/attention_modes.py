@@ -1,6 +1,6 @@
 """The other ways to make an attention map, and the choice by ``qk_mode``.
 
-``asym`` and ``repconv`` are further readings of paper A's re-parameterised attention; ``ssa``
+``asym`` and ``repconv`` are further readings of the attention of Song et al. (2025); ``ssa``
 (Spikformer, arXiv 2209.15425) and ``sdsa`` (Spike-driven Transformer, arXiv 2307.01694) are
 baselines in the same block.
 """

@@ -1,7 +1,7 @@
 """Hierarchical decay mask (HDM): attention weights fade with distance, slower in deeper layers.
 
-Paper A names the mask; its formula is not public to us. Our reading takes the decay of RetNet and
-RMT, layer l = 1..L, head h = 0..H-1:
+Song et al. (2025) name the mask; its formula was not available to us. Ours takes the decay of
+RetNet and RMT, layer l = 1..L, head h = 0..H-1:
 
     e_lh    = e_min + (e_max - e_min) * (l - 1)/(L - 1) + r * h/H        (L = 1: first term e_min)
     gamma   = 1 - 2**(-e_lh)

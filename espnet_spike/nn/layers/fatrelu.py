@@ -1,11 +1,11 @@
 """FATReLU, the activation of event-driven SpeechMamba, and the places where it is put.
 
-Paper B (arXiv 2606.01135): a ReLU with a forced activation threshold (Kurtz et al. 2020) that is
-learnt, FATReLU_T(x) = x if x >= T else 0. It lets large values pass unchanged and turns the rest
-into exact zeros, so that the next layer has fewer events to work on. It is neither max(0, x - T)
-nor, in its one-sided form, symmetric.
+Ahmed et al. (2026, arXiv 2606.01135): a ReLU with a forced activation threshold (Kurtz et al.
+2020) that is learnt, FATReLU_T(x) = x if x >= T else 0. It lets large values pass unchanged and
+turns the rest into exact zeros, so that the next layer has fewer events to work on. It is neither
+max(0, x - T) nor, in its one-sided form, symmetric.
 
-Which layers get one is chosen by name, ``fat_points``. The paper's list is not public to us; ours:
+Which layers get one is chosen by name, ``fat_points``. The published list was not available; ours:
 
 ====  =================================================  ============================
 F1    front end, after every convolution but the last    next convolution
@@ -36,7 +36,7 @@ from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
 POINTS = tuple(f"F{number}" for number in range(1, 12))
-# e: the scan's input stays dense; optimized: more points inside Mamba (both our reading of B)
+# e: the scan's input stays dense; optimized: more points inside Mamba (both our choice)
 PRESETS = {"none": (), "e": POINTS[:8], "optimized": POINTS}
 
 
@@ -249,11 +249,13 @@ SPARSITY_LOSSES = ("paper", "relative")
 
 @dataclass(frozen=True)
 class SparsityLoss:
-    """L_spar = sum_i (lambda_act mean|y_i| + lambda_T (c_i / T_i)^2) over FATReLU layers (paper B).
+    """L_spar = sum_i (lambda_act mean|y_i| + lambda_T (c_i / T_i)^2) over FATReLU layers.
+
+    Source: Ahmed et al. (2026).
 
     The mean is over valid frames and channels; plain ReLUs and fixed thresholds have no second
     term. The paper weighs both terms alike; since 1/T^2 explodes for small T, we give each its
-    own weight. Values are not public to us.
+    own weight. Values were not available to us.
 
     Attributes:
         mode: ``paper`` has c_i = 1; ``relative`` has c_i = the initial T_i, which frees the term

@@ -1,7 +1,7 @@
 """Spiking self-attention with a decay mask and no softmax (HD-RepSSA of IML-Spikeformer).
 
-Paper A names re-parameterised spiking self-attention; its equations are not public to us. Our
-reading, for the spikes Xs of the block's input neuron, heads h, d_h = d/H:
+Song et al. (2025) name re-parameterised spiking self-attention; its equations were not available to
+us. Ours, for the spikes Xs of the block's input neuron, heads h, d_h = d/H:
 
     Q_h = Xs W_Q^h,   K_h = Xs W_K^h                    real-valued: nothing spikes on Q and K
     A_h = Q_h K_h^T / sqrt(d_h)                         no softmax

@@ -36,7 +36,7 @@ class ConvSubsampling(nn.Module):
 
     The first convolution sees analog features (the "encoding layer"); everything after it sees
     spikes. The neuron's token statistic covers channels and frequency bins of a time step, its
-    thresholds are per channel (our reading of paper A).
+    thresholds are per channel (our choice of Song et al. (2025)).
 
     Args:
         input_size: feature dimension.

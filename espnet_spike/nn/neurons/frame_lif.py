@@ -1,8 +1,9 @@
 """LIF neurons whose time is that of the speech: one step a frame, the potential carried along.
 
-Paper B (arXiv 2606.01135) makes SpeechMamba spiking with LIF neurons; its time axis is not public
-to us. Ours: the recurrence runs over the frames of an utterance, starts at rest, stops at the
-valid length and needs no further time steps. Conventions are spikingjelly's, see ``ops.lif``.
+Ahmed et al. (2026, arXiv 2606.01135) make SpeechMamba spiking with LIF neurons; their time axis
+was not available to us. Ours: the recurrence runs over the frames of an utterance, starts at
+rest, stops at the valid length and needs no further time steps. Conventions are spikingjelly's,
+see ``ops.lif``.
 """
 
 import math
@@ -108,10 +109,10 @@ def named_frame_lifs(module: nn.Module) -> dict[str, FrameLIF]:
 def rate_losses(
     rates: Collection[Tensor], r_min: float = 0.05, r_max: float = 0.30
 ) -> tuple[Tensor, Tensor]:
-    """Return L_quiet and L_burst of paper B over the mean firing rates of L layers.
+    """Return L_quiet and L_burst of Ahmed et al. (2026) over the mean firing rates of L layers.
 
     L_quiet = 1/L sum max(0, r_min - r_l), L_burst = 1/L sum max(0, r_l - r_max). The bounds are
-    not public to us; ours keep the mean near the published 72 % sparsity.
+    not available to us; ours keep the mean near the published 72 % sparsity.
     """
     r = torch.stack(list(rates))
     return (r_min - r).clamp(min=0).mean(), (r - r_max).clamp(min=0).mean()

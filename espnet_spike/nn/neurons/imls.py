@@ -1,7 +1,7 @@
 """The integer multi-level spiking neuron (IMLS) of IML-Spikeformer.
 
-Paper A (arXiv 2507.07396) describes a neuron that emulates several firing time steps inside one,
-with an input-aware threshold. Its equations are not public to us; what follows is our reading.
+Song et al. (2025, arXiv 2507.07396) describe a neuron that emulates several firing time steps in
+one, with an input-aware threshold. Its equations were not available to us; what follows is ours.
 For frame n and channel c of the input X, with the level m_n of the frame:
 
     V_nc = alpha_c * max(m_n, eps)                      threshold
@@ -24,7 +24,7 @@ from espnet_spike.nn.accounting import Cost, Spikes
 from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum
 from espnet_spike.nn.neurons.base import Firing, Neuron
-from espnet_spike.nn.neurons.spike_train import IMLSRecipe, SpikeTrain, add_up, keep_recipe
+from espnet_spike.nn.neurons.spike_train import IMLSRecompute, SpikeTrain, add_up, keep_recipe
 from espnet_spike.nn.ops import imls
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
@@ -38,7 +38,7 @@ EPS = 1e-5
 class _IMLSFunction(torch.autograd.Function):
     """Y = V * counts(X / V) with a rectangular surrogate and an LSQ gradient for the threshold.
 
-    With I = [0 <= X/V <= T] (inclusive) and the upstream gradient g, our reading of the gradient
+    With I = [0 <= X/V <= T] (inclusive) and the upstream gradient g, our choice of the gradient
     (SFA/I-LIF's rectangular window, LSQ's gradient of a step size):
 
         dX = g * I,    dV = g * (s - X/V * I)
@@ -69,7 +69,7 @@ class _IMLSFunction(torch.autograd.Function):
 
 
 class IMLS(Neuron):
-    """Integer multi-level spiking neuron (paper A; equations and defaults are our reading).
+    """Integer multi-level spiking neuron (Song et al., 2025; equations and defaults are ours).
 
     Args:
         dim: number of channels C (the last axis of the input).
@@ -260,7 +260,7 @@ class IMLS(Neuron):
             y, count = imls.forward(rows, level_rows, scale, weight_rows, self.levels, rounding)
         y = y.view(x.shape).to(dtype)
         if torch.is_grad_enabled() and not inside_checkpoint():
-            recipe = IMLSRecipe(
+            recipe = IMLSRecompute(
                 rows.detach(), level_rows.detach(), scale.detach(), self.levels, rounding, dtype
             )
             keep_recipe(y, recipe)

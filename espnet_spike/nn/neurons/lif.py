@@ -6,7 +6,7 @@ from torch import Tensor
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint
 from espnet_spike.nn.neurons.base import Firing, Neuron
-from espnet_spike.nn.neurons.spike_train import LIFRecipe, SpikeTrain, keep_recipe
+from espnet_spike.nn.neurons.spike_train import LIFRecompute, SpikeTrain, keep_recipe
 from espnet_spike.nn.ops.lif import LIFDynamics, run_steps
 from espnet_spike.nn.ops.surrogate import integer_spike
 from espnet_spike.utils.options import choose
@@ -148,7 +148,7 @@ class LIF(LeakyNeuron):
         y, counts, h = run_steps(x, self.T, self.dynamics)
         y = y.to(dtype)
         if h is not None and torch.is_grad_enabled() and not inside_checkpoint():
-            keep_recipe(y, LIFRecipe(h.detach(), self.v_th, dtype))
+            keep_recipe(y, LIFRecompute(h.detach(), self.v_th, dtype))
         self.firing = frame_firing(counts, mask, y[0, 0].numel(), levels=1)
         return y
 

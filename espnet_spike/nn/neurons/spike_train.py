@@ -69,7 +69,7 @@ class SpikeTrain:
 
 
 @dataclass(frozen=True)
-class IMLSRecipe:
+class IMLSRecompute:
     """How an IMLS output follows from its input: what is kept for the backward pass instead."""
 
     x: Tensor
@@ -79,21 +79,21 @@ class IMLSRecipe:
     rounding: str
     dtype: torch.dtype
 
-    def cook(self) -> Tensor:
+    def recompute(self) -> Tensor:
         """Return Y again, ``(R, K, C)``, bit for bit."""
         y = imls.output(self.x, self.level, self.scale, self.levels, self.rounding)
         return y.to(self.dtype)
 
 
 @dataclass(frozen=True)
-class LIFRecipe:
+class LIFRecompute:
     """How the spikes of a LIF neuron follow from its potentials before the reset."""
 
     h: Tensor
     v_th: float
     dtype: torch.dtype
 
-    def cook(self) -> Tensor:
+    def recompute(self) -> Tensor:
         """Return the spikes again, shaped as ``h``."""
         return (self.h >= self.v_th).to(self.dtype)
 
@@ -103,7 +103,7 @@ def real_values(x: Tensor | SpikeTrain) -> Tensor:
     return x.value() if isinstance(x, SpikeTrain) else x
 
 
-def keep_recipe(y: Tensor, recipe: IMLSRecipe | LIFRecipe) -> Tensor:
+def keep_recipe(y: Tensor, recipe: IMLSRecompute | LIFRecompute) -> Tensor:
     """Note on a neuron's output how it is made again; return it."""
     kept: Any = y
     kept.recipe = recipe
@@ -122,7 +122,7 @@ def recomputing(y: Tensor) -> AbstractContextManager:
     The neuron keeps its input (LIF: its potentials) for its own gradient, so that keeping the
     output as well would double the memory of the activations; one element-wise pass makes it again.
     """
-    recipe: IMLSRecipe | LIFRecipe | None = getattr(y, "recipe", None)
+    recipe: IMLSRecompute | LIFRecompute | None = getattr(y, "recipe", None)
     if recipe is None:
         return nullcontext()
     address, size, dtype = y.data_ptr(), y.numel(), y.dtype
@@ -135,7 +135,7 @@ def recomputing(y: Tensor) -> AbstractContextManager:
     def unpack(packed: Tensor | tuple) -> Tensor:
         if isinstance(packed, tuple):
             recipe, shape, stride = packed
-            return recipe.cook().as_strided(shape, stride)
+            return recipe.recompute().as_strided(shape, stride)
         return packed
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.imls import EPS, IMLS, IMLS_STATS
-from espnet_spike.nn.neurons.spike_train import IMLSRecipe
+from espnet_spike.nn.neurons.spike_train import IMLSRecompute
 
 seeds = st.integers(0, 2**16)
 levels = st.sampled_from([1, 2, 4, 6, 8])
@@ -306,9 +306,11 @@ def test_warm_start_does_not_round():
 
 def test_the_next_layer_recomputes_the_output(monkeypatch):
     """It keeps the recipe in place of the activation; the gradients are the same bit for bit."""
-    cooked = []
-    cook = IMLSRecipe.cook
-    monkeypatch.setattr(IMLSRecipe, "cook", lambda self: cooked.append(1) or cook(self))
+    recomputed = []
+    recompute = IMLSRecompute.recompute
+    monkeypatch.setattr(
+        IMLSRecompute, "recompute", lambda self: recomputed.append(1) or recompute(self)
+    )
     results = []
     for lean in (True, False):
         torch.manual_seed(0)
@@ -318,7 +320,7 @@ def test_the_next_layer_recomputes_the_output(monkeypatch):
         if not lean:
             del y.recipe
         linear(y).square().sum().backward()
-        assert len(cooked) == 1
+        assert len(recomputed) == 1
         results.append([x.grad, neuron.a.grad, linear.weight.grad])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 

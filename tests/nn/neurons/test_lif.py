@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.lif import ILIF, LIF
-from espnet_spike.nn.neurons.spike_train import LIFRecipe
+from espnet_spike.nn.neurons.spike_train import LIFRecompute
 from espnet_spike.nn.ops.surrogate import SURROGATES
 from tests.helpers.kernels import FORMS, form
 
@@ -93,9 +93,11 @@ def test_compiled_equals_the_loop(surrogate, reset, decay_input, detach_reset):
 
 def test_the_next_layer_recomputes_the_spikes(monkeypatch):
     """It keeps the potentials in place of the spikes; the gradients are the same bit for bit."""
-    cooked = []
-    cook = LIFRecipe.cook
-    monkeypatch.setattr(LIFRecipe, "cook", lambda self: cooked.append(1) or cook(self))
+    recomputed = []
+    recompute = LIFRecompute.recompute
+    monkeypatch.setattr(
+        LIFRecompute, "recompute", lambda self: recomputed.append(1) or recompute(self)
+    )
     results = []
     for lean in (True, False):
         torch.manual_seed(0)
@@ -105,7 +107,7 @@ def test_the_next_layer_recomputes_the_spikes(monkeypatch):
         if not lean:
             del y.recipe
         linear(y).square().sum().backward()
-        assert len(cooked) == 1
+        assert len(recomputed) == 1
         results.append([x.grad, linear.weight.grad])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
