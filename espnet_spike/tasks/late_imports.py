@@ -17,9 +17,9 @@ import functools
 import gc
 import importlib
 import importlib.abc
-import importlib.util
 import io
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
@@ -110,8 +110,46 @@ class _LateModules(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path) if name in MODULES else None
         if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
+            spec.loader = _LateLoader(spec.loader)
         return spec
+
+
+class _LateLoader(importlib.abc.Loader):
+    """Loads a module when something is looked up in it that an import does not give it.
+
+    ``importlib.util.LazyLoader`` waits for any look: a second import already looks at
+    ``__spec__``, and ``inspect`` at ``__file__`` of all modules.
+    """
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module).pop("__path__", None)  # who imports a module below it looks that up
+        module.__class__ = _LateModule
+
+
+class _LateModule(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        with _loading:  # another thread waits until all is there
+            spec = self.__spec__
+            if spec is not None and isinstance(late := spec.loader, _LateLoader):
+                spec.loader = self.__loader__ = late.loader
+                if spec.submodule_search_locations is not None:
+                    self.__path__ = spec.submodule_search_locations
+                try:
+                    late.loader.exec_module(self)
+                except BaseException:
+                    spec.loader = late  # the next look tries again
+                    raise
+                self.__class__ = ModuleType
+        return ModuleType.__getattribute__(self, name)
+
+
+_loading = threading.RLock()
 
 
 @contextlib.contextmanager

@@ -2,14 +2,18 @@
 
 import gc
 import importlib
+import inspect
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 import torch
 import typeguard
 
+from espnet_spike.tasks import late_imports as module
 from espnet_spike.tasks.late_imports import checked_on_call, late_imports, not_compiled
 
 # prints what is defined in every module of ESPnet, and which of some other modules are loaded
@@ -153,8 +157,6 @@ def test_a_function_is_marked_by_a_call_with_options():
 
 
 def test_a_module_imported_for_a_function_is_loaded_when_it_is_called(tmp_path, monkeypatch):
-    from espnet_spike.tasks import late_imports as module
-
     (tmp_path / "slow_module.py").write_text("def answer(x, *, y=1):\n    return x * y\n")
     monkeypatch.syspath_prepend(tmp_path)
     with module._with_functions({"slow_module": "answer"}):
@@ -165,3 +167,58 @@ def test_a_module_imported_for_a_function_is_loaded_when_it_is_called(tmp_path, 
     with module._with_functions({"slow_module": "answer"}):  # loaded by now, so left alone
         assert importlib.import_module("slow_module") is real
     monkeypatch.delitem(sys.modules, "slow_module")
+
+
+@pytest.fixture
+def late_package(tmp_path, monkeypatch):
+    """A package that is imported late, and fails once it is made to."""
+    (tmp_path / "late_pkg" / "part").mkdir(parents=True)
+    source = "import pathlib, time\ntime.sleep(0.05)\n"
+    source += "if pathlib.Path(__file__).with_name('bad').exists():\n"
+    source += "    raise ImportError('bad')\nanswer = 42\n"
+    (tmp_path / "late_pkg" / "__init__.py").write_text(source)
+    (tmp_path / "late_pkg" / "part" / "__init__.py").write_text("from late_pkg import answer\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(module, "MODULES", ("late_pkg",))
+    with module._with_finder(module._LateModules):
+        yield importlib.import_module("late_pkg"), tmp_path / "late_pkg" / "bad"
+    for name in ("late_pkg", "late_pkg.part"):
+        sys.modules.pop(name, None)
+
+
+def loaded(package):
+    return "answer" in vars(package)
+
+
+def test_a_late_module_is_loaded_when_something_is_looked_up_in_it(late_package):
+    package, _ = late_package
+    again = importlib.import_module("late_pkg")
+    assert again is package and package.__file__ and hasattr(package, "__spec__")
+    inspect.getmodule(inspect.currentframe())  # looks at all modules
+    assert not loaded(package)
+    assert package.answer == 42
+    assert type(package) is ModuleType and package.__spec__.loader is package.__loader__
+    with pytest.raises(AttributeError, match="has no attribute 'question'"):
+        _ = package.question
+
+
+def test_a_late_package_is_loaded_before_its_parts(late_package):
+    package, _ = late_package
+    assert importlib.import_module("late_pkg.part").answer == 42
+    assert loaded(package)
+
+
+def test_a_late_module_that_cannot_be_loaded_says_so_each_time(late_package):
+    package, bad = late_package
+    bad.touch()
+    for _ in range(2):
+        with pytest.raises(ImportError, match="bad"):
+            _ = package.answer
+    bad.unlink()
+    assert package.answer == 42
+
+
+def test_threads_wait_for_a_late_module(late_package):
+    package, _ = late_package
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(lambda _: package.answer, range(4))] == [42] * 4
