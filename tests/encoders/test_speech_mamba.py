@@ -402,6 +402,6 @@ def test_streaming_configurations_stream(path):
     config, meta = read_training_config(ROOT / path)
     assert config["normalize"] == "global_mvn"
     checked = check_training_config(SpikeASRTask, config, path, "", meta["vocab_size"], 80)
-    encoder = checked.model.encoder.eval()
+    encoder = checked.model.encoder.to("meta").eval()  # some parameters start on the CPU
     out = EncoderStream(encoder).step(torch.zeros(1, 9, 80, device="meta"))
     assert out.shape == (1, 3, encoder.output_size())
