@@ -18,8 +18,7 @@ from espnet_spike.inference.batches import make_batches
 from espnet_spike.inference.beam_search import BeamSearch
 from espnet_spike.inference.decode import Settings
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
-from espnet_spike.nn.neurons.base import named_neurons
-from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.nn.neurons.base import named_neurons, set_levels
 from espnet_spike.results.energy_tables import big
 from espnet_spike.results.formatting import table
 from espnet_spike.results.scoring import align, normalized_pairs, rates, word_units
@@ -63,27 +62,23 @@ class Setting:
             UserError: it has nothing of the kind.
         """
         neurons, fat = named_neurons(encoder).values(), named_fatrelus(encoder).values()
-        imls = [neuron for neuron in neurons if isinstance(neuron, IMLS)]
-        before = [(n, n.levels, n.gain) for n in imls]
-        fixed: list[Any] = [neuron for neuron in neurons if hasattr(neuron, "v_th")]
-        v_th = [(neuron, neuron.v_th) for neuron in fixed]
+        levels = [(n, n.chosen_levels) for n in neurons if n.chosen_levels is not None]
+        scales = [(n, n.threshold_scale) for n in neurons if n.thresholds() is not None]
         thresholds = [(layer, layer.T.item()) for layer in fat]
-        if self.T is not None and not imls:
+        if self.T is not None and not levels:
             raise UserError(f"{self}: the encoder has no IMLS neurons, so no levels to choose")
-        if self.scale is not None and not (imls or v_th or thresholds):
+        if self.scale is not None and not (scales or thresholds):
             raise UserError(f"{self}: the encoder has no thresholds")
         if self.fat_threshold is not None and not thresholds:
             raise UserError(f"{self}: the encoder has no FATReLU layers")
         try:
             try:
                 if self.T is not None:
-                    encoder.set_levels(self.T, self.T_rule)
+                    set_levels(encoder, self.T, self.T_rule or "keep")
                 if self.scale is not None:
-                    for neuron, _, gain in before:
-                        neuron.gain = gain * self.scale
-                    for neuron, threshold in v_th:
-                        neuron.v_th = threshold * self.scale
-                    if not imls and not v_th:
+                    for neuron, scale in scales:
+                        neuron.scale_thresholds(scale * self.scale)
+                    if not scales:
                         for layer, threshold in thresholds:
                             layer.set_T(threshold * self.scale)
                 if self.fat_threshold is not None:
@@ -93,10 +88,10 @@ class Setting:
                 raise UserError(f"{self}: {error}") from None
             yield
         finally:
-            for neuron, levels, gain in before:
-                neuron.levels, neuron.gain = levels, gain
-            for neuron, threshold in v_th:
-                neuron.v_th = threshold
+            for neuron, chosen in levels:
+                neuron.set_levels(*chosen)
+            for neuron, scale in scales:
+                neuron.scale_thresholds(scale)
             for layer, threshold in thresholds:
                 layer.set_T(threshold)
 

@@ -20,12 +20,9 @@ from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.layers.attention_modes import build_attention
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.layers.spiking_subsampling import ConvSubsampling
-from espnet_spike.nn.neurons.base import named_neurons
-from espnet_spike.nn.neurons.factory import IMLS, NeuronFactory, ReLU, TernaryMomentum
+from espnet_spike.nn.neurons.base import named_neurons, set_levels, set_spike_mode
+from espnet_spike.nn.neurons.factory import NeuronFactory
 from espnet_spike.nn.norms import LayerNorm
-from espnet_spike.utils.options import choose
-
-SPIKE_MODES = ("integer", "binary")
 
 
 class IMLSpikeformerEncoder(BlockEncoder):
@@ -127,15 +124,13 @@ class IMLSpikeformerEncoder(BlockEncoder):
         interctc_use_conditioning: bool = False,
     ) -> None:
         super().__init__()
-        imls_conf = {
+        threshold_options = {
             "alpha_init": alpha_init,
             "stat": imls_stat,
             "detach_stat": detach_stat,
             "rounding": rounding,
         }
-        takes_imls_conf = neuron in ("imls", "ternary")
-        conf = (imls_conf if takes_imls_conf else {}) | dict(neuron_conf or {})
-        neurons = NeuronFactory(neuron, T, conf, neuron_norm)
+        neurons = NeuronFactory(neuron, T, neuron_conf, neuron_norm, threshold_options)
         self._output_size = output_size
         self.time_steps = neurons.time_steps
         self.embed = ConvSubsampling(input_size, output_size, neurons, input_layer, conv_channels)
@@ -180,7 +175,7 @@ class IMLSpikeformerEncoder(BlockEncoder):
         self.after_norm = LayerNorm(output_size)
         self.set_interctc(interctc_layer_idx, interctc_use_conditioning)
         self.gradient_checkpointing = gradient_checkpointing
-        self.warm_start_steps = warm_start_steps if takes_imls_conf else 0
+        self.warm_start_steps = warm_start_steps if neurons.cls.takes_threshold_options else 0
         if self.warm_start_steps:
             self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         if fold_qk or reparameterized:
@@ -234,33 +229,19 @@ class IMLSpikeformerEncoder(BlockEncoder):
         Raises:
             ValueError: for an unknown mode, or neurons that have no binary form.
         """
-        choose("spike_mode", mode, SPIKE_MODES)
-        for name, module in self.named_modules():
-            if mode == "binary" and isinstance(module, ReLU | TernaryMomentum):
-                raise ValueError(
-                    f"spike_mode: {type(module).__name__} ({name}) does not emit 0/1 spikes"
-                )
-        neurons: list[Any] = [*named_neurons(self).values()]
-        for neuron in neurons:
-            neuron.spike_mode = mode
+        set_spike_mode(self, mode)
         if mode == "binary":
             self.reparameterize()
 
     def set_levels(self, T: int, rule: str = "keep") -> None:
-        """Run a trained IMLS encoder with other levels, see ``IMLS.set_levels``.
+        """Run a trained IMLS encoder with other levels, see ``Neuron.set_levels``.
 
         Neurons that are binary by design (``ssa``, ``sdsa``) stay so.
 
         Raises:
             ValueError: if the encoder's neurons are not IMLS.
         """
-        neurons = [n for n in named_neurons(self).values() if isinstance(n, IMLS)]
-        if not neurons:
-            raise ValueError("T: only an encoder with IMLS neurons can change its levels")
-        trained = max(neuron.T for neuron in neurons)
-        for neuron in neurons:
-            if neuron.T == trained:
-                neuron.set_levels(T, rule)
+        set_levels(self, T, rule)
 
     def describe(self) -> dict:
         """Return what the encoder is made of, in plain values."""

@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from espnet_spike.nn.layers.fatrelu import FATReLU, named_fatrelus
 from espnet_spike.nn.neurons.base import Neuron, named_neurons
-from espnet_spike.nn.neurons.imls import IMLS, frame_rows
-from espnet_spike.nn.neurons.lif import ILIF
-from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, real_values
-from espnet_spike.nn.neurons.ternary import TernaryMomentum
+from espnet_spike.nn.neurons.spike_train import SpikeTrain
 
 
 @contextmanager
@@ -84,23 +81,9 @@ def spike_counts(
     """Return the spikes of one utterance, ``(N, ..., C)``, and the most that an entry can hold.
 
     Args:
-        module: a neuron layer, or a FATReLU, whose values that are not zero count as one each.
+        module: a neuron layer, or a FATReLU.
         args, out: of its forward pass on one utterance.
     """
-    if isinstance(module, FATReLU):
-        return (real_values(out)[0] != 0).float(), 1
-    if isinstance(module, TernaryMomentum):
-        x, mask = args[0], args[1] if len(args) > 1 else None
-        level, scale = module.frame_level(x, mask), module.channel_scale(x, mask)
-        digits = module.digits(frame_rows(x), level.flatten(), scale)
-        return add_up(digit.abs() for digit in digits).view(x.shape)[0], module.slots
-    if isinstance(out, SpikeTrain):
-        counts, levels = out.counts, out.levels
-    elif isinstance(module, IMLS):
-        counts, levels = module.spike_train(*args).counts, module.levels
-    elif isinstance(module, ILIF):
-        counts, levels = out / module.unit, module.T
-    else:
-        counts, levels = out, 1
+    counts, levels = module.spike_counts(args, out)
     # time steps lie in the batch
     return counts.sum(0), levels * module.time_steps

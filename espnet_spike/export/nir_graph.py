@@ -42,10 +42,12 @@ from espnet_spike.encoders.monitor import captured
 from espnet_spike.errors import UserError
 from espnet_spike.export.nir_runner import run_graph
 from espnet_spike.nn.neurons.base import Neuron
-from espnet_spike.nn.neurons.frame_lif import FrameLIF
-from espnet_spike.nn.neurons.imls import IMLS
-from espnet_spike.nn.neurons.lif import ILIF, LIF
-from espnet_spike.nn.neurons.ternary import TernaryMomentum
+from espnet_spike.nn.neurons.response import (
+    LeakyResponse,
+    OtherResponse,
+    Response,
+    StaircaseResponse,
+)
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.tasks.loading import encoder_inputs, load_model
 from espnet_spike.utils.files import replacing, write_json
@@ -136,17 +138,8 @@ def columns_of(x: Tensor, y: Tensor) -> tuple[int, int] | None:
 
 def why_not(neuron: Neuron) -> str | None:
     """Return why NIR has no node for a neuron; None if it has one."""
-    if isinstance(neuron, TernaryMomentum):
-        return "has negative spikes"
-    if isinstance(neuron, IMLS):
-        return "does not round yet (warm start)" if neuron.warm else None
-    if isinstance(neuron, ILIF):
-        return None if neuron.time_steps == 1 else "leaks between counts of several steps"
-    if isinstance(neuron, LIF | FrameLIF):
-        if neuron.reset == "hard":
-            return None
-        return "subtracts its threshold to reset; NIR resets to a constant"
-    return f"{type(neuron).__name__} has no node"
+    response = neuron.response()
+    return response.why if isinstance(response, OtherResponse) else None
 
 
 @dataclass
@@ -169,6 +162,11 @@ class Core:
     def input(self) -> Tensor:
         """What drives the neuron, before the norm."""
         return self.call.x if self.norm is None else self.norm.x
+
+    @property
+    def response(self) -> Response:
+        """What the neurons do with their input."""
+        return self.call.module.response()
 
     @property
     def has_level(self) -> bool:
@@ -232,7 +230,7 @@ def build(nir: ModuleType, found: Mapping[str, Call]) -> Export:
     for call in found.values():
         if isinstance(call.module, Neuron) and why_not(call.module) is None:
             core = export.cores[call.name] = Core(call)
-            if isinstance(call.module, LIF | FrameLIF):
+            if isinstance(call.module.response(), LeakyResponse):
                 core.norm = next((n for n in norms if same_values(call.x, n.y)), None)
     for call in found.values():
         reads = [core for core in export.cores.values() if same_values(call.x, core.call.y)]
@@ -249,13 +247,11 @@ def build(nir: ModuleType, found: Mapping[str, Call]) -> Export:
 
 def _add_linear(nir: ModuleType, export: Export, layer: Synapses) -> None:
     """Add a linear layer: a node, or one for each group of columns that drives other neurons."""
-    linear, neuron = layer.call.module, layer.core.call.module
+    linear, response = layer.call.module, layer.core.response
     weight, bias = linear.weight, None if layer.core.has_level else linear.bias
-    if isinstance(neuron, IMLS):
-        scale = neuron.channel_scale(layer.call.x, None)
-        weight = weight * scale.repeat(weight.shape[1] // len(scale))
-    elif isinstance(neuron, ILIF):
-        weight = weight * neuron.unit
+    if isinstance(response, StaircaseResponse):
+        unit = response.unit
+        weight = weight * unit.repeat(weight.shape[1] // len(unit))
     taken = [columns_of(core.input, layer.call.y) for core in export.cores.values()]
     ends = sorted({0, len(weight), *(end for columns in taken if columns for end in columns)})
     for start, stop in itertools.pairwise(ends):
@@ -267,50 +263,52 @@ def _add_linear(nir: ModuleType, export: Export, layer: Synapses) -> None:
         layer.nodes[start, stop] = name
     held = ("weight",) if bias is None else ("weight", "bias")
     export.note(layer.call.name, held, [*layer.nodes.values()])
-    if isinstance(neuron, IMLS):
-        export.note(layer.core.call.name, _own_parameters(neuron), [*layer.nodes.values()])
-
-
-def _own_parameters(neuron: IMLS) -> tuple[str, ...]:
-    return ("a", "running_level") if neuron.stat == "ema" else ("a",)
+    if isinstance(response, StaircaseResponse):
+        export.note(layer.core.call.name, response.parameters, [*layer.nodes.values()])
 
 
 def _add_neuron(nir: ModuleType, export: Export, core: Core) -> None:
     """Add a layer of neurons and the edge that drives it."""
-    name, neuron = core.call.name, core.call.module
-    channels, features = core.call.x.shape[-1], core.call.x.shape[2:].numel()
-    ones = torch.ones(channels, dtype=torch.float64)
-    if isinstance(neuron, LIF | FrameLIF):
-        scale, shift = (ones, 0 * ones) if core.norm is None else core.norm.module.affine()
-        if core.norm is not None:
-            held = ("weight", "bias", "running_mean", "running_var")
-            export.note(core.norm.name, held, [name])
-        gain = 1.0 if neuron.decay_input else neuron.tau
-        repeats = features // channels
-        export.nodes[name] = nir.LIF(
-            tau=np.full(features, float(neuron.tau)),
-            r=array(gain * scale.repeat(repeats)),
-            v_leak=array(neuron.v_reset + gain * shift.repeat(repeats)),
-            v_threshold=below(np.full(features, float(neuron.v_th))),
-            v_reset=np.full(features, float(neuron.v_reset)),
-        )
-        core.spiking = [name]
-    else:
-        if isinstance(neuron, IMLS):
-            scale, levels = neuron.channel_scale(core.call.x, None), neuron.levels
-        else:
-            scale, levels = neuron.v_th * ones, neuron.T
-        for t in range(1, levels + 1):
-            threshold = array((t - 0.5) * scale.repeat(features // channels))
-            # rounding half to even, an odd count is reached above its threshold only
-            inclusive = neuron.rounding == "half_up" or t % 2 == 0
-            node = f"{name}.slot{t}"
-            export.nodes[node] = nir.Threshold(below(threshold) if inclusive else threshold)
-            core.spiking.append(node)
-        if isinstance(neuron, IMLS):
-            export.note(name, _own_parameters(neuron), core.spiking)
+    features = core.call.x.shape[2:].numel()
+    if isinstance(core.response, LeakyResponse):
+        _add_leaky(nir, export, core, core.response, features)
+    elif isinstance(core.response, StaircaseResponse):
+        _add_staircase(nir, export, core, core.response, features)
     core.source = _joined(export, core) or _add_input(nir, export, core, features)
     export.edges += [(core.source, node) for node in core.spiking]
+
+
+def _add_leaky(
+    nir: ModuleType, export: Export, core: Core, response: LeakyResponse, features: int
+) -> None:
+    name, channels = core.call.name, core.call.x.shape[-1]
+    ones = torch.ones(channels, dtype=torch.float64)
+    scale, shift = (ones, 0 * ones) if core.norm is None else core.norm.module.affine()
+    if core.norm is not None:
+        export.note(core.norm.name, ("weight", "bias", "running_mean", "running_var"), [name])
+    repeats = features // channels
+    export.nodes[name] = nir.LIF(
+        tau=np.full(features, float(response.tau)),
+        r=array(response.gain * scale.repeat(repeats)),
+        v_leak=array(response.v_reset + response.gain * shift.repeat(repeats)),
+        v_threshold=below(np.full(features, float(response.v_th))),
+        v_reset=np.full(features, float(response.v_reset)),
+    )
+    core.spiking = [name]
+
+
+def _add_staircase(
+    nir: ModuleType, export: Export, core: Core, response: StaircaseResponse, features: int
+) -> None:
+    repeats = features // len(response.scale)
+    for t in range(1, response.levels + 1):
+        threshold = array((t - 0.5) * response.scale.repeat(repeats))
+        # rounding half to even, an odd count is reached above its threshold only
+        inclusive = response.rounding == "half_up" or t % 2 == 0
+        node = f"{core.call.name}.slot{t}"
+        export.nodes[node] = nir.Threshold(below(threshold) if inclusive else threshold)
+        core.spiking.append(node)
+    export.note(core.call.name, response.parameters, core.spiking)
 
 
 def _joined(export: Export, core: Core) -> str | None:
@@ -330,8 +328,8 @@ def _add_input(nir: ModuleType, export: Export, core: Core, features: int) -> st
     what = f"what drives {core.call.name}"
     if core.norm is not None:
         what += f", before {core.norm.name}"
-    if core.has_level:
-        what += f", over the level of the frame ({core.call.module.stat})"
+    if core.has_level and isinstance(core.response, StaircaseResponse):
+        what += f", over the level of the frame ({core.response.statistic})"
     export.inputs[name] = what
     return name
 
@@ -446,7 +444,7 @@ class Check:
 def _in_time(core: Core, x: Tensor) -> Tensor:
     """Return ``(time, items, features)`` for what a neuron takes as ``(B, N, ..., C)``."""
     x = x.flatten(2)
-    if isinstance(core.call.module, FrameLIF):
+    if core.call.module.runs_over_frames:
         return x.transpose(0, 1)
     return x.unflatten(0, (core.call.module.time_steps, -1)).flatten(1, 2)
 
@@ -460,10 +458,7 @@ def _level(core: Core, like: Tensor) -> Tensor:
 
 
 def _counts(core: Core) -> Tensor:
-    neuron = core.call.module
-    if isinstance(neuron, IMLS):
-        return neuron.spike_train(core.call.x, core.call.mask).counts
-    return (core.call.y / neuron.unit).round() if isinstance(neuron, ILIF) else core.call.y
+    return core.call.module.spike_counts((core.call.x, core.call.mask), core.call.y)[0]
 
 
 @torch.no_grad()
@@ -522,7 +517,7 @@ def export_nir(
         "experiment": asr_exp.name,
         "checkpoint": trained.checkpoint.resolve().name,
         "encoder": args.encoder,
-        "time_step": "a frame" if isinstance(first, FrameLIF) else "a slot of a frame",
+        "time_step": "a frame" if first.runs_over_frames else "a slot of a frame",
         "initial_potential": "v_reset",
         "share": sum(n for name, n in numbers.items() if name in export.parameters)
         / sum(numbers.values()),

@@ -24,7 +24,6 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import read_config
 from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.neurons.base import named_neurons
-from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.tasks.loading import encoder_inputs, load_model
 from espnet_spike.utils.files import replacing_bytes, write_json
 from espnet_spike.utils.yaml import write_config
@@ -204,15 +203,13 @@ def count_flips(got: dict[str, Tensor], expected: dict[str, Tensor]) -> int:
 
 
 def encode(encoder: nn.Module, speech: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the encoder's output and the counts of every IMLS neuron, by name."""
-    with neuron_inputs(encoder) as seen:
+    """Return the encoder's output and the spike counts of every neuron, by name."""
+
+    def counts_of(_: str, neuron: Any, args: tuple, y: Any) -> Tensor:
+        return neuron.spike_counts(args, y)[0]
+
+    with captured(named_neurons(encoder), counts_of) as counts:
         xs = encoder(speech, lengths)[0]
-    neurons = named_neurons(encoder)
-    counts = {
-        name: neuron.spike_train(*inputs).counts
-        for name, inputs in seen.items()
-        if isinstance(neuron := neurons[name], IMLS)
-    }
     return (xs[0] if isinstance(xs, tuple) else xs), counts
 
 

@@ -5,15 +5,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from espnet_spike.nn.neurons.factory import ReLU
-from espnet_spike.nn.neurons.imls import IMLS
-from espnet_spike.nn.neurons.ternary import TernaryMomentum
+from espnet_spike.nn.neurons.base import Activation, Neuron
+from espnet_spike.nn.neurons.factory import NormedNeuron, ReLU
+from espnet_spike.nn.neurons.response import StaircaseResponse
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.simulator import attention_sites as attention
 from espnet_spike.simulator import layer_sites as layers
 from espnet_spike.simulator import operations as ops
 from espnet_spike.simulator.operations import Array, Events, Site
 from espnet_spike.simulator.tape import Tape, unsupported, windows
+
+STATISTICS = {"token": 0.0, "ema": 1.0, "fixed": 1.0}
+"""Statistic that a neuron divides its input by -> the kernel's level; 0: the kernel takes it."""
 
 
 def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
@@ -30,19 +33,21 @@ def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
     for layer, block in enumerate(encoder.encoders, 1):
         sites += _block(tape, f"encoders.{layer - 1}", layer, block)
     sites.append(_norm(tape, "after_norm", 0))
-    spiking = any(isinstance(module, IMLS) for module in encoder.modules())
+    spiking = any(isinstance(module, Neuron) for module in encoder.modules())
     return sites, ops.CODINGS if spiking else ops.CODINGS[:4]
 
 
 def _check(tape: Tape) -> None:
     for name, module in tape.modules.items():
-        if name.rpartition(".")[2].startswith("neuron") and not isinstance(module, IMLS | ReLU):
-            if not isinstance(module, torch.nn.ModuleList):
-                raise unsupported(f"{name}: {type(module).__name__}")
-        if isinstance(module, TernaryMomentum):
+        response = module.response() if isinstance(module, Neuron) else None
+        if isinstance(response, StaircaseResponse):
+            if response.statistic not in STATISTICS:
+                raise unsupported(f"{name}: imls_stat {response.statistic}")
+        elif isinstance(module, Activation) and not isinstance(module, ReLU):
             raise unsupported(f"{name}: {type(module).__name__}")
-        if isinstance(module, IMLS) and module.stat in ("utt", "max"):
-            raise unsupported(f"{name}: imls_stat {module.stat}")
+    for name, module in tape.modules.items():
+        if isinstance(module, NormedNeuron):
+            raise unsupported(f"{name}: {type(module).__name__}")
     for block in tape.encoder.encoders:
         if type(block.attn).__name__ != "SpikingAttention" or block.attn.folded is not None:
             raise unsupported("qk_mode: other than bilinear, or an inference form,")
@@ -60,13 +65,12 @@ def _norm(tape: Tape, name: str, layer: int) -> Site:
     return ops.norm(name, "norm", layer, "layernorm", weight, bias, tape.input(name))
 
 
-def _counts(neuron: IMLS, x: Array) -> tuple[Array, Array, Array]:
-    """Return spikes ``(frames, ...)``, unit of each frame, factor of each channel."""
-    with torch.no_grad():
-        train = neuron.spike_train(torch.from_numpy(x).float()[None])
-    counts = train.counts[0].numpy().astype(np.int16)
-    frame = np.broadcast_to(train.frame.numpy().reshape(-1), (len(x),)).astype(np.float64)
-    return counts, frame, train.channel.double().numpy()
+@torch.no_grad()
+def _counts(neuron: Neuron, x: Array, y: Array) -> tuple[Array, Array]:
+    """Return spikes ``(frames, ...)`` and the level of each frame."""
+    inputs, output = (torch.from_numpy(z).float()[None] for z in (x, y))
+    counts = neuron.spike_counts((inputs,), output)[0][0].numpy().astype(np.int16)
+    return counts, neuron.frame_level(inputs)[0].double().numpy()
 
 
 def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events, Array]:
@@ -77,15 +81,14 @@ def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events,
         fat = ops.threshold(flat, 0.0, False)
         site = Site(name, part, layer, ops.of_kinds(dense=ops.relu(flat), event=fat))
         return site, Events.of(y.reshape(len(y), -1)), y
-    counts, frame, channel = _counts(module, x)
-    repeats = flat.shape[1] // len(channel)
-    channel = np.tile(channel, repeats)
-    level = 1.0 if module.stat in ("ema", "fixed") else 0.0
+    response, (counts, frame) = module.response(), _counts(module, x, y)
+    repeats = flat.shape[1] // module.dim
+    scale, unit = (np.tile(z.double().numpy(), repeats) for z in (response.scale, response.unit))
+    counts = counts.reshape(len(x), -1)
     # the levels of stat ema are part of the channels' factors
-    site = layers.imls(
-        name, part, layer, flat, counts.reshape(len(x), -1), channel, module.levels, level
-    )
-    return site, Events(counts.reshape(len(x), -1), frame, channel), y
+    level = STATISTICS[response.statistic]
+    site = layers.imls(name, part, layer, flat, counts, scale, response.levels, level)
+    return site, Events(counts, frame, unit), y
 
 
 def _linear(tape: Tape, name: str, part: str, layer: int, x: Array, events: Events) -> list[Site]:

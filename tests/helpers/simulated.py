@@ -25,6 +25,7 @@ ENCODERS = {
     "iml_options": lambda: IMLSpikeformerEncoder(
         20, T=1, qkv_bias=True, inner_norm=True, imls_stat="ema", hdm=False, decay_norm=False, **IML
     ),
+    "ilif": lambda: IMLSpikeformerEncoder(20, neuron="ilif", **IML),
     "twin": lambda: IMLSpikeformerEncoder(20, neuron="relu", **IML),
     "dense": lambda: SpeechMambaEncoder(12, **MAMBA),
     "event": lambda: EventSpeechMambaEncoder(
@@ -40,6 +41,6 @@ ENCODERS = {
 def record(name):
     torch.manual_seed(0)
     encoder = ENCODERS[name]()
-    size = 20 if name.startswith(("iml", "twin")) else 12
+    size = 20 if name.startswith(("iml", "ilif", "twin")) else 12
     utterances = [(2 * torch.randn(1, n, size), torch.tensor([n])) for n in (45, 31)]
     return encoder, utterances, record_encoder(encoder, utterances)

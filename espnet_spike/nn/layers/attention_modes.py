@@ -89,9 +89,8 @@ class SSA(SpikingAttention):
         """Add the projections, their norms and neurons."""
         self.folded = None
         self.add_binary_projections(neurons)
-        if neurons.neuron == "lif":
-            # the sum over keys drives this neuron less than a normalised input would
-            self.neuron_out = neurons(self.dim, v_th=0.5)
+        if options := neurons.cls.weak_input_options:  # a sum over keys
+            self.neuron_out = neurons(self.dim, **options)
         self.scale = 0.125
 
     def add_binary_projections(self, neurons: NeuronFactory) -> None:
@@ -100,7 +99,7 @@ class SSA(SpikingAttention):
             linear = projection(self.dim, bias=False, gain=1 / math.sqrt(2))
             setattr(self, f"linear_{name}", linear)
             setattr(self, f"norm_{name}", MaskedBatchNorm(self.dim))
-            neuron = neurons(self.dim) if name == "v" else binary_neuron(neurons, self.dim)
+            neuron = neurons(self.dim) if name == "v" else neurons.binary(self.dim)
             setattr(self, f"neuron_{name}", neuron)
 
     def project(self, xs: Spikes, mask: Tensor) -> tuple[Spikes, Spikes, Spikes]:
@@ -139,7 +138,7 @@ class SDSA(SSA):
             raise ValueError("qk_mode: sdsa has no map; causal and learn_decay ask for one")
         super().build(neurons, qkv_bias, inner_norm)
         del self.neuron_out, self.norm_out
-        self.neuron_gate = binary_neuron(neurons, self.dim)
+        self.neuron_gate = neurons.binary(self.dim)
 
     def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """Attend, see the base class."""
@@ -177,8 +176,3 @@ def build_attention(qk_mode: str, *args: Any, **kwargs: Any) -> SpikingAttention
         ValueError: for a name not in ``QK_MODES``.
     """
     return QK_MODES[choose("qk_mode", qk_mode, QK_MODES)](*args, **kwargs)
-
-
-def binary_neuron(neurons: NeuronFactory, dim: int) -> nn.Module:
-    """Return a neuron with one level, where the family has levels; LIF is binary already."""
-    return neurons(dim, **({"T": 1} if neurons.neuron in ("imls", "ilif") else {}))

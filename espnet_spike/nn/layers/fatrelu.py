@@ -25,6 +25,7 @@ F11   B and C of the scan                                inner products of the s
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,7 @@ class FATReLU(Counted, nn.Module):
         ValueError: for a negative T or k.
     """
 
+    time_steps = 1
     T_init: Tensor
     fixed_T: Tensor
 
@@ -163,6 +165,10 @@ class FATReLU(Counted, nn.Module):
             cost = ledger.cost("activation")
             cost.special += output.numel()
             cost.multiplies += output.numel()
+
+    def spike_counts(self, inputs: tuple, output: Any) -> tuple[Tensor, int]:
+        """Return which values are not zero, one event each, and 1; see ``Neuron.spike_counts``."""
+        return (output != 0).float(), 1
 
     def _report(self, kept: Tensor, total: Tensor, mask: Tensor | None, values: int) -> None:
         """Keep the statistics over valid frames; ``kept`` and ``total`` are ``(B, N)``."""

@@ -7,16 +7,13 @@ frames from the same numbers as the whole input does. Frames of the inner maps t
 compute belong to the later one: statistics count every frame once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from espnet_spike.nn.neurons.base import Firing, named_neurons
-from espnet_spike.nn.neurons.factory import NormedNeuron
-from espnet_spike.nn.neurons.imls import IMLS
 
 PIECE_FRAMES = 2048
 """Input frames per piece (20 s at a 10 ms hop)."""
@@ -99,26 +96,6 @@ def plan_pieces(length: int, layers: Layers, size: int) -> list[Piece]:
         stop = length if is_last else (end - 1) * factor + field
         pieces.append(Piece(begin * factor, stop, tuple(own)))
     return pieces
-
-
-@contextmanager
-def hold_utterance_level(
-    neuron: nn.Module, maps: Iterable[tuple[Tensor, Tensor]]
-) -> Iterator[None]:
-    """Let a neuron whose threshold follows the utterance see it whole before its pieces come.
-
-    Args:
-        neuron: any neuron; others than IMLS with ``utt`` do not need it.
-        maps: what it gets in every piece, made one after the other on demand.
-    """
-    if isinstance(neuron, NormedNeuron):
-        norm, neuron = neuron.norm, neuron.neuron
-        maps = ((norm(x, mask), mask) for x, mask in maps)
-    if isinstance(neuron, IMLS) and neuron.stat == "utt":
-        with neuron.level_over_pieces(maps):
-            yield
-    else:
-        yield
 
 
 def run_pieces(

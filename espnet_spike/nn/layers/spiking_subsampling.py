@@ -1,6 +1,7 @@
 """The convolutional front end: shortens the feature sequence and encodes it into spikes."""
 
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
@@ -10,7 +11,6 @@ from espnet_spike.nn.layers.overlapping_chunks import (
     PIECE_FRAMES,
     PIECES_FROM,
     Piece,
-    hold_utterance_level,
     map_lengths,
     plan_pieces,
     receptive_field,
@@ -119,9 +119,10 @@ class ConvSubsampling(nn.Module):
         if len(pieces) == 1:
             return self._run(x, pieces[0], lengths), lengths[-1]
         with ExitStack() as stack:
-            for index, neuron in enumerate(self.neurons):
+            neurons: list[Any] = [*self.neurons]
+            for index, neuron in enumerate(neurons):
                 maps = (self.conv_map(x, piece, lengths, index) for piece in pieces)
-                stack.enter_context(hold_utterance_level(neuron, maps))
+                stack.enter_context(neuron.over_pieces(maps))
             y = run_pieces(lambda piece: self._run(x, piece, lengths), pieces, self)
         return y, lengths[-1]
 

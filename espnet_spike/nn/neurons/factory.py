@@ -1,10 +1,14 @@
 """The neurons by name: what ``neuron:`` in a configuration chooses from."""
 
+import inspect
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.nn.neurons.base import Activation
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.lif import ILIF, LIF
 from espnet_spike.nn.neurons.spike_train import SpikeTrain
@@ -13,10 +17,8 @@ from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.utils.options import check_keys, choose
 
 
-class ReLU(nn.Module):
+class ReLU(Activation):
     """The real-valued activation of the ANN twin, called like a neuron; it does not spike."""
-
-    time_steps = 1
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -27,7 +29,7 @@ class ReLU(nn.Module):
         return F.relu(x)
 
 
-NEURONS: dict[str, type[nn.Module]] = {
+NEURONS: dict[str, type[Activation]] = {
     "imls": IMLS,
     "ilif": ILIF,
     "lif": LIF,
@@ -39,7 +41,7 @@ NEURONS: dict[str, type[nn.Module]] = {
 class NormedNeuron(nn.Module):
     """A neuron behind a batch norm over valid frames, which can follow a weight layer bare."""
 
-    def __init__(self, neuron: Any) -> None:
+    def __init__(self, neuron: Activation) -> None:
         super().__init__()
         self.norm = MaskedBatchNorm(neuron.dim)
         self.neuron = neuron
@@ -47,6 +49,10 @@ class NormedNeuron(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
         """Normalise and fire, see ``Neuron``."""
         return self.neuron(self.norm(x, mask), mask)
+
+    def over_pieces(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> AbstractContextManager[None]:
+        """Hold what depends on the whole of an input in pieces, see ``Activation``."""
+        return self.neuron.over_pieces((self.norm(x, mask), mask) for x, mask in pieces)
 
 
 class NeuronFactory:
@@ -56,29 +62,40 @@ class NeuronFactory:
         neuron: a name in ``NEURONS``.
         T: levels (IMLS, I-LIF) or time steps (LIF, ternary); the twin has none.
         conf: further arguments of the neuron's class, see there.
-        norm: whether ``unnormed`` adds a batch norm; None means for LIF only.
+        norm: whether ``unnormed`` adds a batch norm; None means where the neuron needs it.
+        threshold_options: further arguments of neurons that learn their threshold; the others go
+            without.
 
     Raises:
         ValueError: for an unknown neuron or argument.
     """
 
     def __init__(
-        self, neuron: str = "imls", T: int = 6, conf: dict | None = None, norm: bool | None = None
+        self,
+        neuron: str = "imls",
+        T: int = 6,
+        conf: dict | None = None,
+        norm: bool | None = None,
+        threshold_options: dict | None = None,
     ) -> None:
         self.neuron = choose("neuron", neuron, NEURONS)
         self.cls = NEURONS[self.neuron]
-        self.conf = dict(conf or {})
+        options = threshold_options if self.cls.takes_threshold_options else None
+        self.conf = {**(options or {}), **(conf or {})}
         check_keys("neuron_conf", self.conf, self.cls)
-        if self.neuron != "relu":
+        if "T" in inspect.signature(self.cls).parameters:
             self.conf.setdefault("T", T)
-        self.norm = neuron == "lif" if norm is None else norm
-        one: Any = self(1)
-        self.time_steps: int = one.time_steps
+        self.norm = self.cls.needs_norm if norm is None else norm
+        self.time_steps: int = self(1).time_steps
 
-    def __call__(self, dim: int, **override: Any) -> nn.Module:
+    def __call__(self, dim: int, **override: Any) -> Activation:
         """Return a neuron layer of ``dim`` channels, whose input is normalised."""
         return self.cls(dim, **(self.conf | override))
 
-    def unnormed(self, dim: int) -> nn.Module:
+    def unnormed(self, dim: int) -> Activation | NormedNeuron:
         """Return a neuron layer whose input comes from a weight layer bare."""
         return NormedNeuron(self(dim)) if self.norm else self(dim)
+
+    def binary(self, dim: int) -> Activation:
+        """Return a neuron layer of one level, where the neuron has levels."""
+        return self(dim, **self.cls.binary_options)

@@ -30,6 +30,7 @@ class FrameLIF(Stateful, LeakyNeuron):
     """
 
     T = 1
+    runs_over_frames = True
     mean_rate: Tensor | None = None
 
     def initial_state(self, x: Tensor) -> Tensor:

@@ -1,11 +1,19 @@
 """Leaky integrate-and-fire neurons over several time steps, binary (LIF) and integer (I-LIF)."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint
-from espnet_spike.nn.neurons.base import Firing, Neuron
+from espnet_spike.nn.neurons.base import SPIKE_MODES, Firing, Neuron
+from espnet_spike.nn.neurons.response import (
+    LeakyResponse,
+    OtherResponse,
+    Response,
+    StaircaseResponse,
+)
 from espnet_spike.nn.neurons.spike_train import LIFRecompute, SpikeTrain, keep_recipe
 from espnet_spike.nn.ops.lif import LIFDynamics, run_steps
 from espnet_spike.nn.ops.surrogate import integer_spike
@@ -26,7 +34,32 @@ def frame_firing(counts: Tensor, mask: Tensor | None, numel: int, levels: int) -
     return Firing((counts * weight).sum(), total, total.new_full((), levels))
 
 
-class LeakyNeuron(Neuron):
+class FixedThreshold(Neuron):
+    """Base of the neurons with one threshold that is not learnt and does not follow the input.
+
+    Args:
+        dim: number of channels.
+        v_th: threshold.
+    """
+
+    spike_modes = SPIKE_MODES
+
+    def __init__(self, dim: int, v_th: float) -> None:
+        super().__init__()
+        self.dim = dim
+        self.v_th = self.trained_v_th = v_th
+
+    def thresholds(self) -> Tensor:
+        """Return the threshold in use, ``(1,)``."""
+        return torch.tensor([self.v_th])
+
+    def scale_thresholds(self, factor: float) -> None:
+        """Run with ``factor`` times the threshold that the neuron was made with."""
+        self.threshold_scale = factor
+        self.v_th = self.trained_v_th * factor
+
+
+class LeakyNeuron(FixedThreshold):
     """Base of the neurons that follow ``ops.lif.lif_step``: its options.
 
     Args:
@@ -56,10 +89,8 @@ class LeakyNeuron(Neuron):
         surrogate: str = "atan",
         surrogate_alpha: float | None = None,
     ) -> None:
-        super().__init__()
-        self.dim = dim
+        super().__init__(dim, v_th)
         self.tau = tau
-        self.v_th = v_th
         self.v_reset = v_reset
         self.reset = reset
         self.decay_input = decay_input
@@ -82,6 +113,13 @@ class LeakyNeuron(Neuron):
             self.surrogate_alpha,
         )
 
+    def response(self) -> Response:
+        """Return the leaky integrator; one that subtracts its threshold has no such form."""
+        if self.reset != "hard":
+            return OtherResponse("subtracts its threshold to reset; NIR resets to a constant")
+        gain = 1.0 if self.decay_input else self.tau
+        return LeakyResponse(self.tau, self.v_th, self.v_reset, gain)
+
     def update_cost(self, numel: float, frames: float) -> Cost:
         """Return one multiplication (leak) and three additions (charge, compare, reset) each.
 
@@ -95,7 +133,7 @@ class LeakyNeuron(Neuron):
             values_written=numel,
         )
 
-    def spike_counts(self, inputs: tuple, output: Tensor) -> tuple[Tensor, int]:
+    def spike_counts(self, inputs: tuple, output: Any) -> tuple[Tensor, int]:
         """Return the output, which is 0 or 1; see ``Neuron``."""
         return output, 1
 
@@ -111,6 +149,9 @@ class LIF(LeakyNeuron):
     Raises:
         ValueError: for an unknown ``reset`` or ``surrogate``, ``T < 1`` or ``tau < 1``.
     """
+
+    needs_norm = True
+    weak_input_options: ClassVar = {"v_th": 0.5}
 
     def __init__(
         self,
@@ -157,7 +198,7 @@ class LIF(LeakyNeuron):
         return f"{self.dim}, T={self.T}, tau={self.tau}, v_th={self.v_th}, reset={self.reset}"
 
 
-class ILIF(Neuron):
+class ILIF(FixedThreshold):
     """Integer LIF (SpikeYOLO): integer counts in training, binary slots at inference.
 
     H = beta V + X,  C = round(clip(H / v_th, 0, T)),  V = H - C v_th,  output C. With one time
@@ -176,6 +217,8 @@ class ILIF(Neuron):
         ValueError: for ``T`` or ``time_steps`` below 1.
     """
 
+    binary_options: ClassVar = {"T": 1}
+
     def __init__(
         self,
         dim: int,
@@ -186,17 +229,14 @@ class ILIF(Neuron):
         divide: bool = False,
         rounding: str = "even",
     ) -> None:
-        super().__init__()
+        super().__init__(dim, v_th)
         if T < 1 or time_steps < 1:
             raise ValueError(f"T, time_steps: {T}, {time_steps}: both have to be at least 1")
-        self.dim = dim
         self.T = T
         self.time_steps = time_steps
         self.beta = beta
-        self.v_th = v_th
         self.unit = 1.0 / T if divide else 1.0
         self.rounding = choose("rounding", rounding, ("half_up", "even"))
-        self.spike_mode = "integer"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
         """Emit counts (times 1/T with ``divide``), shaped as ``x`` ``(time_steps * B, N, ...)``."""
@@ -230,11 +270,20 @@ class ILIF(Neuron):
             values_written=potential,
         )
 
-    def spike_counts(self, inputs: tuple, output: Tensor | SpikeTrain) -> tuple[Tensor, int]:
+    def spike_counts(self, inputs: tuple, output: Any) -> tuple[Tensor, int]:
         """Return the counts behind the output and T; see ``Neuron``."""
         if isinstance(output, SpikeTrain):
             return output.counts, output.levels
-        return output / self.unit, self.T
+        return (output / self.unit).round(), self.T
+
+    def response(self) -> Response:
+        """Return the staircase; over several steps the neuron has a memory."""
+        if self.time_steps > 1:
+            return OtherResponse("leaks between counts of several steps")
+        scale, unit = torch.tensor([[self.v_th], [self.unit]], dtype=torch.float64).repeat(
+            1, self.dim
+        )
+        return StaircaseResponse(scale, unit, self.T, self.rounding)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from espnet_spike.nn.accounting import Spikes
-from espnet_spike.nn.neurons.imls import IMLS, at_least_fp32
-from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up
+from espnet_spike.nn.neurons.multi_level import MultiLevel
+from espnet_spike.nn.neurons.response import OtherResponse, Response
+from espnet_spike.nn.neurons.spike_train import add_up
 
 
-class TernaryMomentum(IMLS):
-    """The ternary momentum neuron; arguments as of ``IMLS``, T being the ternary steps.
+class TernaryMomentum(MultiLevel):
+    """The ternary momentum neuron; arguments as of ``MultiLevel``, T being the ternary steps.
 
     ``alpha_init`` None puts the largest output at 3 times the level of the frame, as IMLS does.
     """
@@ -50,24 +50,15 @@ class TernaryMomentum(IMLS):
         )
         return (spikes * weight).sum()
 
-    def spike_counts(self, inputs: tuple, output: Tensor | SpikeTrain) -> tuple[Tensor, int] | None:
-        """Return the spikes of either sign behind the output and T; see ``Neuron``."""
-        if self.warm:
-            return None
-        level = self.frame_level(at_least_fp32(inputs[0]).contiguous(), *inputs[1:])
-        return self._spikes(inputs[0], level), self.slots
-
-    def emitted(self, inputs: tuple, output: Tensor) -> Spikes | None:
-        """Return the spikes of the last forward pass as a ledger knows them."""
-        if self.warm:
-            return None
-        assert self.last_level is not None  # of this pass
-        return Spikes(self._spikes(inputs[0], self.last_level), self.slots, self.follows_input)
-
-    def _spikes(self, x: Tensor, level: Tensor) -> Tensor:
-        rows, scale = self.rows_and_scale(x)
-        digits = self.digits(rows, level.flatten(), scale)
+    @torch.no_grad()
+    def counts_of(self, x: Tensor, level: Tensor) -> Tensor:
+        """Return the spikes of either sign that an input makes, see ``MultiLevel``."""
+        digits = self.digits(*self.rows_and_unit(x, level))
         return add_up(digit.abs() for digit in digits).view(x.shape)
+
+    def response(self) -> Response:
+        """Return that it is no staircase of positive spikes."""
+        return OtherResponse("has negative spikes")
 
     def digits(self, rows: Tensor, level: Tensor, scale: Tensor) -> Iterator[Tensor]:
         """Yield the spikes in {-1, 0, 1} of each step for ``rows`` ``(R, K, C)``."""

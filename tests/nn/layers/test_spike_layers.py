@@ -8,7 +8,7 @@ from torch import nn
 
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
-from espnet_spike.nn.neurons.imls import IMLS_STATS
+from espnet_spike.nn.neurons.multi_level import IMLS_STATS
 from espnet_spike.nn.neurons.spike_train import SpikeTrain
 
 LAYERS = {

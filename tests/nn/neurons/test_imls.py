@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
-from espnet_spike.nn.neurons.imls import EPS, IMLS, IMLS_STATS
-from espnet_spike.nn.neurons.spike_train import IMLSRecompute
+from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.nn.neurons.multi_level import EPS, IMLS_STATS
+from espnet_spike.nn.neurons.spike_train import IMLSRecipe
 
 seeds = st.integers(0, 2**16)
 levels = st.sampled_from([1, 2, 4, 6, 8])
