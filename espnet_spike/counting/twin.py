@@ -1,7 +1,6 @@
 """The dense twin of an encoder: the same size without spikes or thresholds, and what it costs."""
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,21 +10,20 @@ from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
 
 
-def twin_config(encoder: str, conf: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Return name and options of the twin's encoder; None for an encoder that is its own twin.
+def find_twin(
+    encoder: type, conf: Mapping[str, Any]
+) -> tuple[Callable[..., nn.Module], dict[str, Any]] | None:
+    """Return class and options of the twin of an encoder; None for one that is its own twin.
 
-    IML-Spikeformer gets ``neuron: relu`` and its training form (no merged matrices); the
-    event-driven and the spiking SpeechMamba get the dense SpeechMamba.
+    The encoder's class says it: a method ``twin`` as that of ``BlockEncoder``. One that has none is
+    taken for dense.
+
+    Args:
+        encoder: the class, ours, ESPnet's or a plugin's.
+        conf: its options.
     """
-    if encoder == "iml_spikeformer":
-        changed = {"neuron": "relu", "fold_qk": False, "reparameterized": False}
-        return encoder, {**conf, **changed}
-    if encoder in ("event_speech_mamba", "spiking_speech_mamba"):
-        from espnet_spike.encoders.speech_mamba import Backbone
-
-        shared = {f.name for f in fields(Backbone)}
-        return "speech_mamba", {name: value for name, value in conf.items() if name in shared}
-    return None
+    ask = getattr(encoder, "twin", None)
+    return None if ask is None else ask(conf)
 
 
 class Twin:
@@ -42,16 +40,17 @@ class Twin:
     def __init__(self, encoder: str, conf: Mapping[str, Any], input_size: int) -> None:
         from espnet_spike.tasks.asr import SpikeASRTask
 
-        config = twin_config(encoder, conf)
+        choices = {c.name: c for c in SpikeASRTask.class_choices_list}["encoder"]
+        cls: Any = choices.get_class(encoder)
+        found = find_twin(cls, conf)
         self.encoder: nn.Module | None = None
         self._known: dict[int, Costs] = {}
-        if config is None:
-            return
-        choices = {c.name: c for c in SpikeASRTask.class_choices_list}["encoder"]
-        with torch.device("meta"):
-            cls: Any = choices.get_class(config[0])
-            self.encoder = cls(input_size=input_size, **config[1]).eval()
         self.input_size = input_size
+        if found is None:
+            return
+        dense, options = found
+        with torch.device("meta"):
+            self.encoder = dense(input_size=input_size, **options).eval()
 
     def costs(self, frames: int) -> Costs | None:
         """Return what ``frames`` frames cost; None for an encoder that is its own twin."""

@@ -1,7 +1,7 @@
 """What our encoders share: a front end, a positional encoding, blocks, a norm, intermediate CTC."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,18 @@ class BlockEncoder(AbsEncoder):
         self.interctc_layer_idx = list(layers)
         self.interctc_use_conditioning = use_conditioning
         self.conditioning_layer: Any = None
+
+    @classmethod
+    def twin(cls, conf: Mapping[str, Any]) -> tuple[type, dict[str, Any]] | None:
+        """Return the dense network of the same size that this encoder is compared with.
+
+        Args:
+            conf: options of this encoder.
+
+        Returns:
+            class and options of its twin, without spikes and thresholds; None if it is dense.
+        """
+        return None
 
     def output_size(self) -> int:
         """Return D."""

@@ -8,7 +8,7 @@ shortcut (branches are added to the real-valued potential X, spikes never to spi
     X <- X + Dropout(neuron(neuron(norm(X)) W1 + b1) W2 + b2)   channel mixing
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -180,6 +180,12 @@ class IMLSpikeformerEncoder(BlockEncoder):
             self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
         if fold_qk or reparameterized:
             self.reparameterize(fold_qk)
+
+    @classmethod
+    def twin(cls, conf: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+        """Return the ANN twin: ReLU for the neurons, the training form (no merged matrices)."""
+        changed = {"neuron": "relu", "neuron_conf": None, "fold_qk": False}
+        return cls, {**conf, **changed, "reparameterized": False}
 
     def subsample(self, xs_pad: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
         """Run the front end; see ``BlockEncoder``."""

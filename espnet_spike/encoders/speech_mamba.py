@@ -8,7 +8,7 @@ by spiking ones, see ``espnet_spike.encoders.spiking_mamba_blocks``.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -84,6 +84,12 @@ class Backbone:
     scan_backend: str = "auto"
     interctc_layer_idx: Sequence[int] = ()
     interctc_use_conditioning: bool = False
+
+
+def backbone_of(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of ``Backbone`` among those of an encoder."""
+    shared = {f.name for f in fields(Backbone)}
+    return {name: value for name, value in conf.items() if name in shared}
 
 
 def backbone_options(cls: type) -> type:
@@ -278,6 +284,11 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
         self.sparsity_loss = SparsityLoss(sparsity_loss, lambda_act, lambda_T)
         self.build(input_size, Backbone(**backbone), points)
 
+    @classmethod
+    def twin(cls, conf: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+        """Return the dense SpeechMamba of the same backbone."""
+        return SpeechMambaEncoder, backbone_of(conf)
+
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Return the weighted sparsity losses of the last forward pass."""
         return self.sparsity_loss(named_fatrelus(self).values())
@@ -356,6 +367,11 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         layers = front_end_layers(conf.input_layer, conf.conv_channels)
         channels = {"F1": layers[0][2], "F2": layers[-1][2]}
         self.build(input_size, conf, LIFPoints(channels, self.lif))
+
+    @classmethod
+    def twin(cls, conf: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+        """Return the dense SpeechMamba of the same backbone."""
+        return SpeechMambaEncoder, backbone_of(conf)
 
     def make_block(self, block: type[nn.Module], conf: BlockConfig) -> nn.Module:
         """Return the spiking block."""

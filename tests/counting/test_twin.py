@@ -2,12 +2,17 @@
 
 import pytest
 import torch
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 from espnet_spike.counting.costs import PRODUCTS, total
 from espnet_spike.counting.counter import Counter
-from espnet_spike.counting.twin import Twin, twin_config
+from espnet_spike.counting.twin import Twin, find_twin
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
-from espnet_spike.encoders.speech_mamba import SpeechMambaEncoder, SpikingSpeechMambaEncoder
+from espnet_spike.encoders.speech_mamba import (
+    EventSpeechMambaEncoder,
+    SpeechMambaEncoder,
+    SpikingSpeechMambaEncoder,
+)
 
 SMALL = {"output_size": 8, "attention_heads": 2, "linear_units": 12, "num_blocks": 2}
 
@@ -46,7 +51,8 @@ def test_twin_of_iml_spikeformer(qk_mode, fold_qk):
 def test_twin_of_speech_mamba(name):
     conf = {**SMALL, "d_state": 3, "num_blocks": 1}
     own = {"fat_points": "e"} if name.startswith("event") else {"v_th": 0.5}
-    assert twin_config(name, conf | own) == ("speech_mamba", conf)
+    cls = {"e": EventSpeechMambaEncoder, "s": SpikingSpeechMambaEncoder}[name[0]]
+    assert find_twin(cls, conf | own) == (SpeechMambaEncoder, conf)
     twin = Twin(name, conf | own, 20).costs(31)
     dense = run(SpeechMambaEncoder(20, **conf))
     assert {k: c.dense_macs for k, c in twin.items()} == {k: c.dense_macs for k, c in dense.items()}
@@ -62,5 +68,30 @@ def test_spiking_speech_mamba_has_the_twins_linear_layers():
 
 
 def test_encoders_without_spikes_are_their_own_twins():
-    assert twin_config("transformer", SMALL) is None
-    assert Twin("transformer", SMALL, 20).costs(31) is None
+    assert find_twin(SpeechMambaEncoder, SMALL) is None
+    assert find_twin(TransformerEncoder, SMALL) is None
+    for name in ("transformer", "speech_mamba"):
+        assert Twin(name, SMALL, 20).costs(31) is None
+
+
+@pytest.mark.parametrize(
+    ("neuron", "conf"),
+    [
+        ("imls", {"alpha_init": 0.3}),
+        ("lif", {"v_th": 0.3, "reset": "soft"}),
+        ("ilif", {"divide": True}),
+    ],
+)
+def test_options_of_the_neuron_are_none_of_the_twins(neuron, conf):
+    with_options = SMALL | {"neuron": neuron, "neuron_conf": conf}
+    assert Twin("iml_spikeformer", with_options, 20).costs(31) == (
+        Twin("iml_spikeformer", SMALL, 20).costs(31)
+    )
+
+
+def test_the_twin_of_a_class_derived_from_ours_is_of_that_class():
+    class Derived(IMLSpikeformerEncoder):
+        pass
+
+    cls, options = find_twin(Derived, SMALL)
+    assert cls is Derived and options["neuron"] == "relu"

@@ -12,7 +12,7 @@ from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.multi_level import EPS, IMLS_STATS
-from espnet_spike.nn.neurons.spike_train import IMLSRecipe
+from espnet_spike.nn.neurons.spike_train import IMLSRecompute
 
 seeds = st.integers(0, 2**16)
 levels = st.sampled_from([1, 2, 4, 6, 8])
