@@ -21,6 +21,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
+from espnet_spike.tasks.output_length import OutputLength
 from espnet_spike.utils.cli import quiet
 
 NOT_OF = "config.yaml beside it has to be that of its training"
@@ -188,13 +189,19 @@ def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> An
 def encoder_inputs(
     model: Any, data: Path, utterances: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what the encoder gets for each utterance, or the first: ``(1, F, D)`` and lengths."""
+    """Yield what the encoder gets for each utterance, or the first: ``(1, F, D)`` and lengths.
+
+    Utterances that are too short for the encoder are left out.
+    """
     feats = FeatureDir.read(data).feats
+    output_length: OutputLength | None = None
     with ArkReader() as reader:
         for utt in list(feats)[:utterances]:
             speech = torch.from_numpy(reader.read(utt, feats[utt]).copy())[None].float()
-            lengths = torch.tensor([speech.shape[1]])
+            frames = speech.shape[1]
+            lengths = torch.tensor([frames])
+            output_length = output_length or OutputLength(model, lambda: model, speech.shape[2])
             if model.normalize is not None:
                 speech, lengths = model.normalize(speech, lengths)
-            if model.encoder.output_lengths(lengths).item() > 0:
+            if output_length(frames) > 0:
                 yield speech, lengths

@@ -21,8 +21,8 @@ class OutputLength:
 
     Args:
         model: an ``ESPnetASRModel``, possibly on the meta device.
-        build: makes the same model with real parameters; called only in the last case,
-            in which None is an error.
+        build: makes the same model with real parameters; called only in the last case, in which
+            with None no length can be told.
         input_size: feature dimension.
     """
 
@@ -35,8 +35,6 @@ class OutputLength:
             self._compute = lambda frames: adaptor(encoder(frames))
             self.exact_formula = True
         else:
-            if build is None:
-                raise ValueError("the length cannot be told without running the model")
             self._compute = _by_running(build, input_size)
             self.exact_formula = False
 
@@ -101,7 +99,7 @@ def _keeps_length(preencoder: nn.Module | None) -> bool:
     return preencoder is None or type(preencoder).__name__ == "LinearProjection"
 
 
-def _by_running(build: Callable[[], nn.Module], input_size: int) -> Callable[[int], int]:
+def _by_running(build: Callable[[], nn.Module] | None, input_size: int) -> Callable[[int], int]:
     """Return a length function that runs the model on zeros; 0 where it refuses the length."""
     from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
@@ -111,6 +109,8 @@ def _by_running(build: Callable[[], nn.Module], input_size: int) -> Callable[[in
         if frames < 1:
             return 0
         if not built:
+            if build is None:
+                raise ValueError("the length cannot be told without running the model")
             built.append(build().eval())
         speech = torch.zeros(1, frames, input_size)
         try:

@@ -72,6 +72,10 @@ def test_an_encoder_without_a_formula_is_run_as_seldom_as_possible():
         built.append(SpikeASRTask.build_model(copy.deepcopy(args)).eval())
         return built[0]
 
+    unknown = OutputLength(build_on_meta(SpikeASRTask, args), None, 40)
+    assert not unknown.exact_formula
+    with pytest.raises(ValueError, match="without running the model"):
+        unknown(60)
     length = OutputLength(build_on_meta(SpikeASRTask, args), build, 40)
     assert not length.exact_formula and not built
     assert [length.reaches(frames, 4) for frames in (60, 5, 61, 6, 62, 4)] == [True, False] * 3
