@@ -33,12 +33,18 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.inference.recognizer import Recognizer as Recognizer
     from espnet_spike.inference.streaming import EncoderStream as EncoderStream
     from espnet_spike.inference.streaming import Transcriber as Transcriber
+    from espnet_spike.nn.accounting import Cost as Cost
+    from espnet_spike.nn.neurons.base import Firing as Firing
     from espnet_spike.nn.neurons.base import Neuron as Neuron
     from espnet_spike.nn.neurons.factory import NeuronFactory as NeuronFactory
+    from espnet_spike.nn.neurons.factory import register_neuron as register_neuron
     from espnet_spike.nn.neurons.frame_lif import FrameLIF as FrameLIF
     from espnet_spike.nn.neurons.imls import IMLS as IMLS
     from espnet_spike.nn.neurons.lif import ILIF as ILIF
     from espnet_spike.nn.neurons.lif import LIF as LIF
+    from espnet_spike.nn.neurons.response import LeakyResponse as LeakyResponse
+    from espnet_spike.nn.neurons.response import OtherResponse as OtherResponse
+    from espnet_spike.nn.neurons.response import StaircaseResponse as StaircaseResponse
     from espnet_spike.nn.neurons.spike_train import SpikeTrain as SpikeTrain
     from espnet_spike.nn.neurons.ternary import TernaryMomentum as TernaryMomentum
     from espnet_spike.tasks.asr import SpikeASRTask as SpikeASRTask
@@ -52,6 +58,7 @@ __version__ = "0.1.0"
 # public name -> the module that has it
 _WHERE = {
     "BlockEncoder": "encoders.block_encoder",
+    "Cost": "nn.accounting",
     "CostModel": "counting.energy",
     "Counter": "counting.counter",
     "EncoderStream": "inference.streaming",
@@ -59,19 +66,23 @@ _WHERE = {
     "Fbank": "data.fbank",
     "FbankConfig": "data.fbank",
     "FeatureExtractor": "data.feature_extractor",
+    "Firing": "nn.neurons.base",
     "FrameLIF": "nn.neurons.frame_lif",
     "ILIF": "nn.neurons.lif",
     "IMLS": "nn.neurons.imls",
     "IMLSpikeformerEncoder": "encoders.iml_spikeformer",
     "LIF": "nn.neurons.lif",
+    "LeakyResponse": "nn.neurons.response",
     "Neuron": "nn.neurons.base",
     "NeuronFactory": "nn.neurons.factory",
+    "OtherResponse": "nn.neurons.response",
     "Recognizer": "inference.recognizer",
     "SpeechMambaEncoder": "encoders.speech_mamba",
     "SpikeASRTask": "tasks.asr",
     "SpikeOptions": "encoders.spike_options",
     "SpikeTrain": "nn.neurons.spike_train",
     "SpikingSpeechMambaEncoder": "encoders.speech_mamba",
+    "StaircaseResponse": "nn.neurons.response",
     "TernaryMomentum": "nn.neurons.ternary",
     "Trained": "tasks.loading",
     "Transcriber": "inference.streaming",
@@ -82,6 +93,7 @@ _WHERE = {
     "read_cost_model": "counting.energy",
     "register_encoder": "tasks.registry",
     "register_model": "tasks.registry",
+    "register_neuron": "nn.neurons.factory",
 }
 
 __all__ = [*_WHERE, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -11,14 +11,22 @@ Another package adds its encoders through the entry-point group ``espnet_spike.e
 """
 
 import ast
-import logging
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.plugins import (
+    check_class,
+    check_free,
+    distribution_of,
+    installed,
+    load,
+    place,
+    unusable,
+)
 
 ENTRY_POINT_GROUP = "espnet_spike.encoders"
 
@@ -32,8 +40,6 @@ ENCODERS = {
 MODELS = {
     "spike_asr": "espnet_spike.tasks.model:SpikeASRModel",
 }
-
-_logger = logging.getLogger(__name__)
 
 
 def register_encoder(name: str, cls: type) -> None:
@@ -79,7 +85,7 @@ def register_all() -> None:
         register_encoder(name, load_class(where))
     for name, where in MODELS.items():
         register_model(name, load_class(where))
-    for entry_point in _plugins():
+    for entry_point in installed(ENTRY_POINT_GROUP):
         cls, reason = _load_plugin(entry_point, encoder_choices.classes)
         name = entry_point.name.lower()
         if cls is not None:
@@ -96,11 +102,11 @@ def encoder_origins() -> dict[str, str]:
     """
     places = espnet_encoders() | {name: where.replace(":", ".") for name, where in ENCODERS.items()}
     origins = dict.fromkeys(places, "espnet") | dict.fromkeys(ENCODERS, "espnet_spike")
-    for entry_point in _plugins():
+    for entry_point in installed(ENTRY_POINT_GROUP):
         cls, reason = _load_plugin(entry_point, places)
-        name, distribution = entry_point.name.lower(), _distribution(entry_point)
+        name, distribution = entry_point.name.lower(), distribution_of(entry_point)
         if cls is not None:
-            places.setdefault(name, _place(cls))
+            places.setdefault(name, place(cls))
             origins.setdefault(name, distribution)
         else:
             origins.setdefault(name, f"{distribution} (broken: {reason})")
@@ -139,77 +145,27 @@ def _keywords(call: ast.expr, homes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _register(classes: dict[str, type], kind: str, name: str, cls: type, base: type) -> None:
-    _check_class(kind, name, cls, base)
-    _check_free(kind, name, cls, classes.get(name))
-    classes[name] = cls
-
-
-def _check_class(kind: str, name: str, cls: type, base: type) -> None:
-    if name != name.lower():
-        raise UserError(
-            f"{kind} name {name!r} is not lower case", f"register it as {name.lower()!r}"
-        )
     if name in ("none", "null", "nil"):
         raise UserError(f"{kind} name {name!r} is reserved by ESPnet")
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise UserError(
-            f"{kind} {name!r}: {cls!r} is not a subclass of {base.__name__}",
-            f"derive the class from {base.__module__}.{base.__name__}",
-        )
-
-
-def _check_free(kind: str, name: str, cls: type, taken: type | str | None) -> None:
-    """Raise if another class has the name; ``taken`` is that class, or its name in full."""
-    place = taken if isinstance(taken, str) else taken and _place(taken)
-    if place is not None and taken not in (cls, _place(cls)):
-        raise UserError(
-            f"{kind} name {name!r} is taken by {place}",
-            f"register {_place(cls)} under another name",
-        )
-
-
-def _place(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _plugins() -> list[EntryPoint]:
-    return sorted(entry_points(group=ENTRY_POINT_GROUP), key=_origin)
+    check_class(kind, name, cls, base)
+    check_free(kind, name, cls, classes.get(name))
+    classes[name] = cls
 
 
 def _load_plugin(
     entry_point: EntryPoint, taken: Mapping[str, type | str]
 ) -> tuple[type | None, str]:
-    """Return a plugin's encoder; or None, after a warning, and why it cannot be used.
-
-    Args:
-        entry_point: of the plugin.
-        taken: the encoders there are: name -> class, or its name in full.
-    """
+    """Return a plugin's encoder; or None, after a warning, and why it cannot be used."""
     from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
-    try:
-        cls = entry_point.load()
-        _check_class("encoder", entry_point.name, cls, AbsEncoder)
-        _check_free("encoder", entry_point.name, cls, taken.get(entry_point.name))
-    # Whatever another package's import raises must not stop a user who does not need it.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, UserError):
-            reason = error.message
-        _logger.warning("encoder plugin %s: %s", _origin(entry_point), reason)
-        return None, reason
-    return cls, ""
+    return load(entry_point, "encoder", AbsEncoder, taken)
 
 
 def _broken_class(entry_point: EntryPoint, reason: str) -> type:
     """Return an encoder class that raises, on construction, why the plugin is not usable."""
 
     def explain(self: object, *args: object, **kwargs: object) -> None:
-        raise UserError(
-            f"encoder {entry_point.name!r} of the installed distribution "
-            f"{_distribution(entry_point)!r} cannot be used: {reason}",
-            f"fix or uninstall {_distribution(entry_point)}",
-        )
+        raise unusable(entry_point, "encoder", reason)
 
     from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
@@ -221,11 +177,3 @@ def load_class(where: str) -> type:
     """Return the class ``module:Class``."""
     module, _, name = where.partition(":")
     return getattr(import_module(module), name)
-
-
-def _distribution(entry_point: EntryPoint) -> str:
-    return entry_point.dist.name if entry_point.dist is not None else entry_point.module
-
-
-def _origin(entry_point: EntryPoint) -> str:
-    return f"{_distribution(entry_point)}:{entry_point.name}"

@@ -1,6 +1,4 @@
 import logging
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,24 +10,20 @@ from espnet_spike.errors import UserError
 from espnet_spike.tasks import registry
 from espnet_spike.tasks.config_check import check_choice
 from espnet_spike.tasks.model import SpikeASRModel
-
-PLUGINS = Path(__file__).parents[1] / "plugins"
+from tests.helpers.plugins import installed_plugins, kept_choices
 
 
 @pytest.fixture
 def classes():
     """Encoder choices that are put back after the test."""
-    before = dict(encoder_choices.classes)
-    yield encoder_choices.classes
-    encoder_choices.classes.clear()
-    encoder_choices.classes.update(before)
+    with kept_choices():
+        yield encoder_choices.classes
 
 
 @pytest.fixture
-def plugins(classes, monkeypatch):
-    monkeypatch.syspath_prepend(str(PLUGINS))
-    yield
-    sys.modules.pop("outside_package", None)
+def plugins(monkeypatch):
+    with installed_plugins(monkeypatch):
+        yield
 
 
 class Encoder(AbsEncoder):
