@@ -212,8 +212,12 @@ def opened(ledger: CostLedger | None) -> Iterator[None]:
 @contextmanager
 def unseen() -> Iterator[None]:
     """Hide what happens within the context from the counter: it is counted as a whole."""
-    with no_dispatch(), opened(None):
-        yield
+    before, _OPEN.ledger = _OPEN.ledger, None
+    try:
+        with no_dispatch():
+            yield
+    finally:
+        _OPEN.ledger = before
 
 
 Rule = Callable[..., None]

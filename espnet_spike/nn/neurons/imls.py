@@ -13,7 +13,7 @@ from torch import Tensor
 
 from espnet_spike.nn.accounting import Spikes
 from espnet_spike.nn.neurons.base import SPIKE_MODES
-from espnet_spike.nn.neurons.multi_level import MultiLevel, at_least_fp32, frame_rows
+from espnet_spike.nn.neurons.multi_level import MultiLevel, frame_rows
 from espnet_spike.nn.neurons.response import OtherResponse, Response, StaircaseResponse
 from espnet_spike.nn.neurons.spike_train import SpikeTrain
 from espnet_spike.nn.ops import imls
@@ -58,7 +58,7 @@ class IMLS(MultiLevel):
         counts = imls.spike_counts(x / (frame * scale), self.levels, self.rounding)
         valid = weight.view(weight.shape + tail)
         numel = weight.sum().double() * x[0, 0].numel()
-        self.report((counts * valid).sum(dtype=torch.float64), numel, level, weight)
+        self.report((counts * valid).sum(dtype=torch.float64), numel, level, scale, weight)
         if self.stat == "utt":
             frame = frame[:, :1]
         elif self.stat in ("ema", "fixed"):
@@ -78,20 +78,19 @@ class IMLS(MultiLevel):
         ratio = rows / (level[:, None, None] * scale)
         return imls.spike_counts(ratio, self.levels, self.rounding).view(x.shape)
 
-    @torch.no_grad()
     def emitted(self, inputs: tuple, output: Any) -> Spikes:
         """Return the spikes of the last forward pass as a ledger knows them.
 
-        In one pass over the output, with the level and the sum of the pass itself.
+        In one pass over the output, with the unit and the sum of the forward pass.
         """
-        x = inputs[0]
-        if isinstance(output, SpikeTrain) or output.dtype != at_least_fp32(x).dtype:
+        if isinstance(output, SpikeTrain) or output.dtype in (torch.bfloat16, torch.float16):
             return super().emitted(inputs, output)
-        assert self.last_level is not None and self.firing is not None  # of this pass
-        _, level, scale = self.rows_and_unit(x, self.last_level)
-        counts, nonzeros = imls.recount(frame_rows(output), level, scale)
-        total = float(self.firing.count_sum)
-        return Spikes(counts.view(x.shape), self.slots, self.follows_input, total, nonzeros)
+        assert self.last_unit is not None and self.firing is not None  # of this pass
+        level, scale = self.last_unit
+        rows = frame_rows(output.detach())
+        counts, nonzeros = imls.recount(rows, level.flatten().contiguous(), scale)
+        total = float(self.firing.count_sum.detach())
+        return Spikes(counts.view(output.shape), self.slots, self.follows_input, total, nonzeros)
 
     def response(self) -> Response:
         """Return the staircase; a neuron that does not round yet has none."""

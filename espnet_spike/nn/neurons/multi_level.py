@@ -83,7 +83,8 @@ class MultiLevel(Neuron):
 
     Attributes:
         levels: largest count in use, ``levels_of(T)`` unless ``set_levels`` changed it.
-        last_level: level m of every frame in the last forward pass, ``(B, N)``.
+        last_unit: factors of V in the last forward pass: level m of every frame ``(B, N)``, scale
+            of every channel ``(C,)``.
         warm: emit clip(X, 0, levels * V) without rounding (the warm start of training).
 
     Raises:
@@ -120,7 +121,7 @@ class MultiLevel(Neuron):
         self.rounding = choose("rounding", rounding, ("half_up", "even"))
         self.detach_stat = detach_stat
         self._utterance_level: Tensor | None = None
-        self.last_level: Tensor | None = None
+        self.last_unit: tuple[Tensor, Tensor] | None = None
         # softplus(a) = alpha_init
         self.a = without_weight_decay(
             nn.Parameter(torch.full((dim,), math.log(math.expm1(alpha_init))))
@@ -272,7 +273,7 @@ class MultiLevel(Neuron):
             )
             keep_recipe(y, recipe)
         spikes = self.spike_sum(count, rows, level_rows, scale, weight_rows)
-        self.report(spikes, numel, level, weight)
+        self.report(spikes, numel, level, scale, weight)
         return y
 
     def spike_sum(
@@ -322,17 +323,20 @@ class MultiLevel(Neuron):
         return x, level, self.channel_scale(x, mask), weight
 
     @torch.no_grad()
-    def report(self, count: Tensor, numel: Tensor, level: Tensor, weight: Tensor) -> None:
+    def report(
+        self, count: Tensor, numel: Tensor, level: Tensor, scale: Tensor, weight: Tensor
+    ) -> None:
         """Keep the statistics of a forward pass.
 
         Args:
             count: spikes over valid positions, 0-dim.
             numel: valid activations, 0-dim.
             level: of each frame, ``(B, N)``.
+            scale: of each channel, ``(C,)``.
             weight: 1 for valid frames, else 0, ``(B, N)``.
         """
         self.firing = Firing(count, numel, count.new_full((), self.slots))
-        self.last_level = level.detach()
+        self.last_unit = level.detach(), scale.detach()
         if self.stat in ("token", "max"):
             total = weight.sum().clamp(min=1)
             mean = (level * weight).sum() / total
