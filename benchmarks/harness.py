@@ -101,15 +101,15 @@ def machine(packages: Sequence[str] = ()) -> dict[str, str]:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "absent"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    facts["commit"] = commit.stdout.strip() or "unknown"
+    facts["commit"] = commit_of(Path(__file__).parent)
     return facts
+
+
+def commit_of(folder: Path) -> str:
+    """Return the short name of the commit that a folder's checkout is at."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -21,7 +21,8 @@ def build_on_meta(task: type, args: argparse.Namespace) -> Any:
     with quiet():
         try:
             with parameters_on_meta():
-                return task.build_model(copy.deepcopy(args))
+                model = task.build_model(copy.deepcopy(args))
+            return model.to("meta")
         except Exception:  # a constructor may compute with parameters: then all has to be there
             with torch.device("meta"):
                 return task.build_model(copy.deepcopy(args))

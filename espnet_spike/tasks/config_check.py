@@ -203,7 +203,7 @@ def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> An
         with quiet(), parameters_on_meta():
             encoder = build("encoder", input_size=input_size)
             sizes = {"encoder_output_size": encoder.output_size()}
-            return build(
+            model = build(
                 "model",
                 vocab_size=vocab_size,
                 token_list=token_names(vocab_size),
@@ -217,6 +217,7 @@ def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> An
                 ctc=CTC(odim=vocab_size, **sizes, **confs["ctc"]),
                 joint_network=None,
             )
+        return model.to("meta")
     except Exception:  # whatever a constructor says to its values, `check_training_config` tells
         return None
 
