@@ -1,0 +1,33 @@
+"""The benchmark of the scan by states and frames, on next to nothing."""
+
+import json
+
+import pytest
+
+from benchmarks import bench_scan_states
+
+pytest.importorskip("mambapy", reason="the peer is installed with the group bench")
+
+
+def test_every_shape_has_its_cases_and_limits(tmp_path):
+    stem = tmp_path / "states"
+    words = "--batch 1 --channels 16 --states 2 4 --frames 8 --repeats 1 --out".split()
+    bench_scan_states.main([*words, str(stem)])
+    rows = json.loads(stem.with_suffix(".json").read_text())["rows"]
+    assert [row["N"] for row in rows] == [2] * 5 + [4] * 5
+    assert {row["case"] for row in rows} >= set(bench_scan_states.CASES)
+    assert all(row["ms"] > 0 for row in rows)
+    exponential = [row for row in rows if "exponentials" in row["case"]]
+    assert [row["x exponential limit"] for row in exponential] == [1.0, 1.0]
+
+
+def test_a_case_that_does_not_fit_is_named_and_left_out():
+    rows = bench_scan_states.rows_of((1, 16, 2, 8), 1, limit_gib=0.0)
+    assert "left out" in rows[0]["ms"]
+    assert rows[0]["case"] == bench_scan_states.PEER
+    assert all(row["x mambapy"] == "" for row in rows)
+
+
+def test_memory_of_the_peer_is_that_of_its_padded_tensors():
+    # 10 tensors of 4 bytes x 1 x 1024 x 256 x 2048 (1500 rounded up to a power of two)
+    assert bench_scan_states.peer_gib((1, 1024, 256, 1500)) == 20.0
