@@ -254,8 +254,9 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
         fat_threshold: initial threshold; learnt if positive.
         fat_learn: whether positive thresholds are learnt.
         fat_two_sided: points that zero small magnitudes and keep the sign.
-        fat_k: slope of the surrogate gradient of the threshold.
+        fat_k: slope of the surrogate gradient of the threshold; None for the usual one.
         fat_scale_k: measure activations in units of their standard deviation there.
+        fat_surrogate: ``sigmoid`` (k 10) or ``rational`` (k 5), see ``nn.ops.fatrelu``.
         sparsity_loss: ``paper`` or ``relative``, see ``SparsityLoss``.
         lambda_act: weight of the mean activation; 1e-4 suits the first stage, 1e-3 the last.
         lambda_T: weight of the penalty on small thresholds.
@@ -272,15 +273,18 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
         fat_threshold: float = 0.0,
         fat_learn: bool = True,
         fat_two_sided: Sequence[str] = ("F9", "F10", "F11"),
-        fat_k: float = 10.0,
+        fat_k: float | None = None,
         fat_scale_k: bool = False,
+        fat_surrogate: str = "sigmoid",
         sparsity_loss: str = "paper",
         lambda_act: float = 1e-4,
         lambda_T: float = 1e-6,
         **backbone: Any,
     ) -> None:
         BlockEncoder.__init__(self)
-        points = FatPoints(fat_points, fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k)
+        points = FatPoints(
+            fat_points, fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k, fat_surrogate
+        )
         self.sparsity_loss = SparsityLoss(sparsity_loss, lambda_act, lambda_T)
         self.build(input_size, Backbone(**backbone), points)
 

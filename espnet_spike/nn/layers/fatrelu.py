@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_spike.nn.accounting import CostLedger, Counted, count_activation
-from espnet_spike.nn.ops.fatrelu import frame_fatrelu, passing
+from espnet_spike.nn.ops.fatrelu import SURROGATES, frame_fatrelu, passing
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
@@ -68,10 +68,12 @@ class FATReLU(Counted, nn.Module):
         T: initial threshold. Learnt if positive and ``learn``; 0 is a plain ReLU.
         learn: make the threshold a parameter, T = softplus(tau).
         two_sided: zero what is small in magnitude, of either sign, after ``activation``.
-        k: slope of the surrogate gradient of T.
+        k: slope of the surrogate gradient; None for the usual one of ``surrogate``.
         scale_k: measure x in units of its standard deviation in the surrogate.
+        surrogate: ``sigmoid`` (for T) or ``rational`` (for T and x), see ``nn.ops.fatrelu``.
         activation: what stands here in the dense model; the two-sided form keeps it.
         macs: multiply-accumulates of the next layer that one zero saves.
+        point: the place in the network, one of ``POINTS``; "" for none of them.
 
     Attributes:
         sparsity: of the last forward pass; None before the first.
@@ -79,7 +81,7 @@ class FATReLU(Counted, nn.Module):
             None before the first.
 
     Raises:
-        ValueError: for a negative T or k.
+        ValueError: for a negative T or k, or an unknown surrogate.
     """
 
     time_steps = 1
@@ -91,17 +93,22 @@ class FATReLU(Counted, nn.Module):
         T: float = 0.0,
         learn: bool = True,
         two_sided: bool = False,
-        k: float = 10.0,
+        k: float | None = None,
         scale_k: bool = False,
         activation: nn.Module | None = None,
         macs: float = 1.0,
+        surrogate: str = "sigmoid",
+        point: str = "",
     ) -> None:
         super().__init__()
-        if T < 0 or k <= 0:
+        choose("surrogate", surrogate, SURROGATES)
+        if T < 0 or (k is not None and k <= 0):
             raise ValueError(f"FATReLU: T {T} must not be negative, k {k} must be positive")
         self.two_sided = two_sided
         self.k = k
         self.scale_k = scale_k
+        self.surrogate = surrogate
+        self.point = point
         self.activation = activation if two_sided else None
         self.macs = macs
         if learn and T > 0:
@@ -151,10 +158,10 @@ class FATReLU(Counted, nn.Module):
             x = self.activation(x)
         if torch.jit.is_tracing():  # the graph has no statistics
             return passing(x, self.T.to(x.dtype), self.two_sided)
-        k = self.k
-        if self.scale_k:
-            k = k / x.detach().std().clamp(min=1e-5)
-        y, kept, total = frame_fatrelu(x, self.T.to(x.dtype), k, self.two_sided)
+        unit = x.detach().std().clamp(min=1e-5) if self.scale_k else None
+        y, kept, total = frame_fatrelu(
+            x, self.T.to(x.dtype), self.k, self.two_sided, self.surrogate, unit
+        )
         self._report(kept.detach(), total, mask, y[0, 0].numel() if kept.numel() else 1)
         return y
 
@@ -211,8 +218,9 @@ class FatPoints:
         T: initial threshold of all of them; 0 makes each a plain ReLU.
         learn: whether positive thresholds are learnt.
         two_sided: points that zero small magnitudes and leave the sign; the others rectify.
-        k: slope of the surrogate gradient.
+        k: slope of the surrogate gradient; None for its usual one.
         scale_k: measure x in units of its standard deviation in the surrogate.
+        surrogate: ``sigmoid`` or ``rational``, see ``FATReLU``.
 
     Raises:
         ValueError: for an unknown name.
@@ -224,14 +232,16 @@ class FatPoints:
         T: float = 0.0,
         learn: bool = True,
         two_sided: Collection[str] = ("F9", "F10", "F11"),
-        k: float = 10.0,
+        k: float | None = None,
         scale_k: bool = False,
+        surrogate: str = "sigmoid",
     ) -> None:
         if isinstance(points, str):
             points = PRESETS[choose("fat_points", points, PRESETS)]
         self.points = {choose("fat_points", point, POINTS) for point in points}
         self.two_sided = {choose("two_sided", point, POINTS) for point in two_sided}
         self.conf = {"T": T, "learn": learn, "k": k, "scale_k": scale_k}
+        self.conf["surrogate"] = choose("fat_surrogate", surrogate, SURROGATES)
 
     def __call__(
         self, point: str, activation: nn.Module | None = None, macs: float = 1
@@ -246,7 +256,11 @@ class FatPoints:
         if point not in self.points:
             return Pass(activation)
         return FATReLU(
-            two_sided=point in self.two_sided, activation=activation, macs=macs, **self.conf
+            two_sided=point in self.two_sided,
+            activation=activation,
+            macs=macs,
+            point=point,
+            **self.conf,
         )
 
 

@@ -42,7 +42,7 @@ def _sum_of_magnitudes(y):  # noqa: ANN001
 def backward(  # noqa: ANN201
     x, y, grad_y, grad_total, T, k, two_sided, learnt, grad_x, grad_T, first, last  # noqa: ANN001
 ):  # fmt: skip
-    """Write the gradients of the input and, of each row, of the threshold."""
+    """Write the gradients of the input and, of each row, of the threshold; surrogate sigmoid."""
     kind = x.dtype.type
     zero, one, T, k = kind(0), kind(1), kind(T), kind(k)
     slope, whole = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
@@ -65,3 +65,25 @@ def backward(  # noqa: ANN201
             sign = -one if two_sided and y_r[c] < zero else one
             whole[c] = g_r[c] + (sign * g_total if counts else zero)
         grad_T[r] = -k * dot(whole, slope)
+
+
+@jit()
+def backward_rational(  # noqa: ANN201
+    x, y, grad_y, grad_total, T, k, two_sided, gain, grad_x, grad_T, first, last  # noqa: ANN001
+):  # fmt: skip
+    """Write what ``backward`` does; the surrogate gain / (1 + k u^2) flows to the input too."""
+    kind = x.dtype.type
+    zero, one, T, k, gain = kind(0), kind(1), kind(T), kind(k), kind(gain)
+    slope, whole = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
+    for r in range(first, last):
+        x_r, y_r, g_r, out = x[r], y[r], grad_y[r], grad_x[r]
+        g_total = grad_total[r]
+        for c in range(x.shape[1]):
+            value = x_r[c] if two_sided else max(x_r[c], zero)
+            sign = -one if value < zero else one
+            grad = g_r[c] + sign * g_total
+            up = gain * value / (one + k * (value - T) * (value - T))
+            down = gain * value / (one + k * (value + T) * (value + T)) if two_sided else zero
+            whole[c], slope[c] = grad, up + down
+            out[c] = (grad if y_r[c] != zero else zero) + grad * (up - down)
+        grad_T[r] = -dot(whole, slope)

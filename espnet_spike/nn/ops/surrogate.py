@@ -49,6 +49,11 @@ def multi_gauss(x: Tensor, alpha: float) -> Tensor:
     return s * (1.15 * normal(0, s) - 0.15 * normal(s, 6 * s) - 0.15 * normal(-s, 6 * s))
 
 
+def rational(x: Tensor, alpha: float | Tensor) -> Tensor:
+    """1 / (1 + alpha x^2), as in the code of arXiv 2501.16337."""
+    return (1 + alpha * x.square()).reciprocal()
+
+
 # name -> (derivative, default alpha)
 SURROGATES: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
     "sigmoid": (sigmoid, 4.0),
@@ -57,6 +62,7 @@ SURROGATES: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
     "triangle": (triangle, 1.0),
     "rectangle": (rectangle, 1.0),
     "multi_gauss": (multi_gauss, 1.0),
+    "rational": (rational, 5.0),
 }
 
 

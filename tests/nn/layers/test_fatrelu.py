@@ -89,6 +89,8 @@ def test_learnt_threshold():
         layer.set_T(0)
     with pytest.raises(ValueError, match="must not be negative"):
         FATReLU(T=-1)
+    with pytest.raises(ValueError, match="did you mean 'rational'"):
+        FATReLU(surrogate="rationale")
     assert not list(FATReLU(T=0.0).parameters())
     assert not list(FATReLU(T=0.5, learn=False).parameters())
     # a large step down leaves it positive
@@ -111,14 +113,17 @@ def test_learning_moves_the_threshold_to_where_the_loss_wants_it():
     assert 0.45 < layer.T < 0.7
 
 
-def test_scaled_surrogate_does_not_depend_on_the_unit():
+@pytest.mark.parametrize("surrogate", ["sigmoid", "rational"])
+def test_scaled_surrogate_does_not_depend_on_the_unit(surrogate):
     x = torch.randn(1, 50, 2, dtype=torch.float64)
-    grads = []
+    grads, inputs = [], []
     for unit in (1.0, 1000.0):
-        layer = FATReLU(T=0.5 * unit, scale_k=True).double()
-        layer(unit * x).sum().backward()
+        layer = FATReLU(T=0.5 * unit, scale_k=True, surrogate=surrogate).double()
+        inputs.append((unit * x).requires_grad_())
+        layer(inputs[-1]).sum().backward()
         grads.append(layer.tau.grad / torch.autograd.grad(layer.T, layer.tau)[0])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-6, atol=1e-9)
 
 
 def test_points_by_name():
@@ -133,7 +138,15 @@ def test_points_by_name():
     # one-sided takes the activation's place, two-sided comes after it
     assert torch.equal(FatPoints(["F6"])("F6", silu)(x), F.relu(x))
     assert torch.equal(FatPoints(["F6"], two_sided=["F6"])("F6", silu)(x), silu(x))
-    for arguments in ({"points": ["F12"]}, {"points": "optimised"}, {"two_sided": ["F19"]}):
+    assert points("F5").point == "F5"
+    assert points("F5").surrogate == "sigmoid"
+    assert FatPoints("e", surrogate="rational")("F5").surrogate == "rational"
+    for arguments in (
+        {"points": ["F12"]},
+        {"points": "optimised"},
+        {"two_sided": ["F19"]},
+        {"surrogate": "sigmoids"},
+    ):
         with pytest.raises(ValueError, match="did you mean"):
             FatPoints(**arguments)
 
@@ -181,8 +194,10 @@ def test_activation_loss_has_a_gradient():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("T", [0.0, 0.4])
-def test_compiled_equals_torch(dtype, two_sided, T):
+@pytest.mark.parametrize(
+    ("T", "surrogate"), [(0.0, "sigmoid"), (0.4, "sigmoid"), (0.4, "rational")]
+)
+def test_compiled_equals_torch(dtype, two_sided, T, surrogate):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(3, 5, 2, 37, generator=g, dtype=torch.float64).to(dtype)
     x[0, 0, 0, :3] = torch.tensor([0.0, T, -T])
@@ -190,7 +205,7 @@ def test_compiled_equals_torch(dtype, two_sided, T):
     weight = torch.randn(x.shape, generator=g, dtype=torch.float64).to(dtype)
     results = []
     for how in FORMS:
-        layer = FATReLU(T=T, two_sided=two_sided).to(dtype)
+        layer = FATReLU(T=T, two_sided=two_sided, surrogate=surrogate).to(dtype)
         a = x.clone().requires_grad_()
         with form(how):
             y = layer(a, mask)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from espnet_spike.nn.ops.fatrelu import fatrelu
+from espnet_spike.nn.ops.fatrelu import fatrelu, frame_fatrelu
+from espnet_spike.nn.ops.surrogate import spike
 from tests.helpers.kernels import FORMS, form
 
 
@@ -36,3 +37,57 @@ def test_two_sided():
     (up,) = torch.autograd.grad(y[5], T, retain_graph=True)
     (down,) = torch.autograd.grad(y[0], T)
     assert up == -down < 0
+
+
+# by hand, S'(u) = 1 / (1 + 5 u^2) at u = x - 0.5 and -x - 0.5: the gradients by T and by x
+RATIONAL = {
+    False: [(-1.0, 0.0, 0.0), (0.3, -0.3 / 1.2, 0.3 / 1.2), (0.5, -0.5, 1.5), (0.9, -0.5, 1.5)],
+    True: [
+        (0.0, 0.0, 0.0),
+        (0.3, -0.3 * (1 / 1.2 + 1 / 4.2), 0.3 * (1 / 1.2 - 1 / 4.2)),
+        (-0.3, 0.3 * (1 / 1.2 + 1 / 4.2), 0.3 * (1 / 1.2 - 1 / 4.2)),
+        (-0.9, 0.9 * (1 / 1.8 + 1 / 10.8), 1 + 0.9 * (1 / 1.8 - 1 / 10.8)),
+    ],
+}
+
+
+@pytest.mark.parametrize("two_sided", RATIONAL)
+def test_rational_surrogate_flows_to_threshold_and_input(two_sided):
+    T = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    for value, by_T, by_x in RATIONAL[two_sided]:
+        x = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+        y = fatrelu(x, T, two_sided=two_sided, surrogate="rational")
+        assert y.item() == (value if (abs(value) if two_sided else value) >= 0.5 else 0)
+        dx, dT = torch.autograd.grad(y, (x, T))
+        torch.testing.assert_close((dT.item(), dx.item()), (by_T, by_x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.5])
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_rational_surrogate_is_that_of_steps_times_the_input(two_sided, unit):
+    """The sum of magnitudes of a frame has the same surrogate."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 50, dtype=torch.float64, requires_grad=True)
+    T = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    weight, weight_total = torch.randn(2, 3, 50), torch.randn(2, 3)
+    scale = torch.tensor(unit, dtype=torch.float64)
+    y, _, total = frame_fatrelu(x, T, 7.0, two_sided, "rational", scale)
+
+    def gate(u):
+        return spike(u / unit, "rational", 7.0)
+
+    r = x if two_sided else x.relu()
+    gates = gate(r - T) + (gate(-r - T) if two_sided else 0)
+    outputs = [(y, total), (r * gates, (r.abs() * gates).sum(-1))]
+    grads = [
+        torch.autograd.grad((a * weight).sum() + (b * weight_total).sum(), (x, T))
+        for a, b in outputs
+    ]
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*grads)
+
+
+def test_a_fixed_threshold_has_the_true_derivative():
+    x = torch.tensor([-1.0, 0.3, 0.9], requires_grad=True)
+    fatrelu(x, torch.tensor(0.0), surrogate="rational").sum().backward()
+    assert x.grad.tolist() == [0, 1, 1]

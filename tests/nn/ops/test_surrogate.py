@@ -15,9 +15,10 @@ TABLE = {
     "triangle": [(0.0, 1.0), (0.25, 0.75), (-1.5, 0.0)],
     "rectangle": [(0.0, 1.0), (0.49, 1.0), (0.51, 0.0)],
     "multi_gauss": [(0.0, 1.15 * 0.398942 - 0.3 / 6 * 0.398942 * math.exp(-1 / 72))],
+    "rational": [(0.0, 1.0), (0.2, 1 / 1.2), (-0.4, 1 / 1.8)],
 }
-# the gradient of a step integrates to 1; these two are scaled differently by their authors
-AREA = {"fast_sigmoid": 2 / 25, "multi_gauss": 0.85 * 0.5}
+# the gradient of a step integrates to 1; these are scaled differently by their authors
+AREA = {"fast_sigmoid": 2 / 25, "multi_gauss": 0.85 * 0.5, "rational": math.pi / math.sqrt(5)}
 
 
 @pytest.mark.parametrize("name", SURROGATES)
