@@ -65,6 +65,8 @@ def spikingjelly_lif():
     from espnet_spike.nn.neurons.lif import LIF
 
     class SpikingjellyLIF(Neuron):
+        needs_norm = LIF.needs_norm
+
         def __init__(self, dim, T=4):
             super().__init__()
             self.dim, self.time_steps = dim, T
