@@ -143,6 +143,7 @@ def training(config: str) -> str:
 
 CALLS = (
     Call("list_encoders", LIGHT, ""),
+    Call("list_decoders", LIGHT, ""),
     Call("check_environment", LIGHT, ""),
     Call("experiment_tag", LIGHT, "--config imls.yaml --args= fbank char"),
     Call("prepare_data_dir", AUDIO, "data/train data/dev data/test"),

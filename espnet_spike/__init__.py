@@ -3,8 +3,8 @@
 Importing this package is cheap and has no side effects: the names below are imported where they are
 first used. They are what other code may rely on; modules and what else is in them may move.
 
-``espnet_spike.task`` registers the encoders with ESPnet; every command under ``espnet_spike.bin``
-imports it where it is needed.
+``espnet_spike.task`` registers encoders and decoders with ESPnet; every command under
+``espnet_spike.bin`` imports it where it is needed.
 """
 
 from importlib import import_module
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.data.fbank import Fbank as Fbank
     from espnet_spike.data.fbank import FbankConfig as FbankConfig
     from espnet_spike.data.feature_extractor import FeatureExtractor as FeatureExtractor
+    from espnet_spike.decoders.speech_mamba import SpeechMambaDecoder as SpeechMambaDecoder
     from espnet_spike.encoders.block_encoder import BlockEncoder as BlockEncoder
     from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder as IMLSpikeformerEncoder
     from espnet_spike.encoders.speech_mamba import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.tasks.asr import SpikeASRTask as SpikeASRTask
     from espnet_spike.tasks.loading import Trained as Trained
     from espnet_spike.tasks.loading import load_model as load_model
+    from espnet_spike.tasks.registry import register_decoder as register_decoder
     from espnet_spike.tasks.registry import register_encoder as register_encoder
     from espnet_spike.tasks.registry import register_model as register_model
 
@@ -77,6 +79,7 @@ _WHERE = {
     "NeuronFactory": "nn.neurons.factory",
     "OtherResponse": "nn.neurons.response",
     "Recognizer": "inference.recognizer",
+    "SpeechMambaDecoder": "decoders.speech_mamba",
     "SpeechMambaEncoder": "encoders.speech_mamba",
     "SpikeASRTask": "tasks.asr",
     "SpikeOptions": "encoders.spike_options",
@@ -91,6 +94,7 @@ _WHERE = {
     "energy": "counting.energy",
     "load_model": "tasks.loading",
     "read_cost_model": "counting.energy",
+    "register_decoder": "tasks.registry",
     "register_encoder": "tasks.registry",
     "register_model": "tasks.registry",
     "register_neuron": "nn.neurons.factory",

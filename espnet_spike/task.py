@@ -1,4 +1,4 @@
-"""The public door to our ASR task; importing it registers encoders and models with ESPnet."""
+"""The public door to our ASR task; importing it registers our classes with ESPnet."""
 
 from espnet_spike.tasks.asr import SpikeASRTask
 

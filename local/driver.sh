@@ -172,6 +172,7 @@ prepare() {
   # ESPnet and sentencepiece read and write UTF-8 whatever the locale says
   export LC_ALL=C.UTF-8 PYTHONIOENCODING=UTF-8
   if $list_encoders; then "$py" -m espnet_spike.bin.list_encoders; exit; fi
+  if $list_decoders; then "$py" -m espnet_spike.bin.list_decoders; exit; fi
 
   source_set=$train_set
   [[ -z $speed_perturb_factors ]] || source_set=${train_set}_sp

@@ -31,7 +31,7 @@ LAYERS = (  # from the ground up; packages on one floor do not know each other
     "corpora nn",
     "nn.neurons",
     "nn.layers",
-    "encoders",
+    "encoders decoders",
     "tasks",
     "task",
     "training inference",
@@ -652,6 +652,7 @@ def test_a_message_says_where_the_code_could_go(tmp_path):
     assert message == (
         "espnet_spike/training/asr.py:6: `from espnet_spike.inference.ctc import align`: training "
         "(floor 10) may not know inference (floor 10), only lower floors: move what is needed down "
-        "to errors, experiment, utils, data, nn.ops, corpora, nn, nn.neurons, nn.layers, encoders, "
-        "tasks, training, or what needs it up to results, counting, simulator, export, bin"
+        "to errors, experiment, utils, data, nn.ops, corpora, nn, nn.neurons, nn.layers, decoders, "
+        "encoders, tasks, training, or what needs it up to results, counting, simulator, export, "
+        "bin"
     )

@@ -13,13 +13,9 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     get_parser().parse_args(argv)
-    from espnet_spike.tasks.registry import encoder_origins
+    from espnet_spike.tasks.registry import encoder_origins, format_origins
 
-    origins = encoder_origins()
-    width = max(map(len, origins))
-    # ours and those of plugins first
-    for name in sorted(origins, key=lambda name: (origins[name] == "espnet", origins[name], name)):
-        print(f"{name:<{width}}  {origins[name]}")
+    print(format_origins(encoder_origins()))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
 A layer that looks back in time is ``Stateful``: it keeps what it needs of the past in ``carry``, a
 dictionary that belongs to a stream, not to the layer, so that one network serves several streams
-at once. Without one (``carry`` is None) the layer sees whole utterances.
+at once. Without one (``carry`` is None) the layer sees whole utterances. A beam search takes a
+batch's states apart into rows and puts those of the hypotheses that go on together again.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
+
+# the states of all layers of a network for one row of a batch, in the order of its layers
+Row = list[dict[str, Tensor]]
 
 
 class Stateful:
@@ -39,6 +44,28 @@ class Carries:
         finally:
             for layer, _ in self.states:
                 layer.carry = None
+
+    def rows(self) -> list[Row]:
+        """Return the states of each row of the batch, as views without the batch axis."""
+        apart = [{k: x.unbind() for k, x in state.items()} for _, state in self.states]
+        count = max((len(xs) for state in apart for xs in state.values()), default=0)
+        return [
+            [{k: xs[row] for k, xs in state.items()} for state in apart] for row in range(count)
+        ]
+
+    @classmethod
+    def of_rows(cls, network: nn.Module, rows: Sequence[Row]) -> "Carries":
+        """Return the states of a batch whose rows come from ``rows``, in any order and number.
+
+        Args:
+            network: that the rows are of.
+            rows: of ``rows()``, each as often as it is wanted.
+        """
+        carries = cls(network)
+        for number, (_, state) in enumerate(carries.states):
+            for name in rows[0][number]:
+                state[name] = torch.stack([row[number][name] for row in rows])
+        return carries
 
     def nbytes(self) -> int:
         """Return the memory of the states."""

@@ -29,7 +29,7 @@ from espnet_spike.tasks.config_values import (
     numbers_as_text,
 )
 from espnet_spike.tasks.late_imports import late_imports
-from espnet_spike.tasks.registry import ENCODERS, MODELS, load_class
+from espnet_spike.tasks.registry import DECODERS, ENCODERS, MODELS, load_class
 from espnet_spike.utils.cli import quiet
 
 # What the commands set themselves: key -> where a user sets it instead.
@@ -57,7 +57,10 @@ RESERVED = {
 # parts of a model that `own_model` knows: kind -> name in the YAML -> its class
 OWN_PARTS = {
     "encoder": ENCODERS,
-    "decoder": {"transformer": "espnet2.asr.decoder.transformer_decoder:TransformerDecoder"},
+    "decoder": {
+        **DECODERS,
+        "transformer": "espnet2.asr.decoder.transformer_decoder:TransformerDecoder",
+    },
     "model": MODELS,
     "specaug": {"specaug": "espnet2.asr.specaug.specaug:SpecAug"},
     "normalize": {

@@ -10,10 +10,17 @@ if TYPE_CHECKING:
     from espnet2.bin import asr_inference
 
 with late_imports():
-    from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+    from espnet2.tasks.asr import ASRTask, decoder_choices, encoder_choices, model_choices
     from espnet2.tasks.lm import LMTask
 
-__all__ = ["ASRTask", "LMTask", "asr_inference", "encoder_choices", "model_choices"]
+__all__ = [
+    "ASRTask",
+    "LMTask",
+    "asr_inference",
+    "decoder_choices",
+    "encoder_choices",
+    "model_choices",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import espnet_spike
-from espnet_spike.tasks.registry import ENTRY_POINT_GROUP
+from espnet_spike.tasks.registry import KINDS
 from espnet_spike.utils.files import digest, write_json
 
 REMEMBERED = 200  # how many passed checks a file keeps
@@ -47,6 +47,7 @@ def check_key(options: Mapping[str, object]) -> str:
     for source in sorted(Path(espnet_spike.__file__).parent.rglob("*.py")):
         stat = source.stat()
         parts.append(f"{source.name} {stat.st_size} {stat.st_mtime_ns}")
-    for plugin in sorted(entry_points(group=ENTRY_POINT_GROUP)):
-        parts.append(f"{plugin.name} {plugin.value} {plugin.dist and plugin.dist.version}")
+    for kind in KINDS:
+        for plugin in sorted(entry_points(group=kind.group)):
+            parts.append(f"{plugin.name} {plugin.value} {plugin.dist and plugin.dist.version}")
     return digest(*parts)

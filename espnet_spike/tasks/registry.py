@@ -1,17 +1,21 @@
-"""Put encoders and models into ESPnet's own choices, so that YAML can name them.
+"""Put encoders, decoders and models into ESPnet's own choices, so that YAML can name them.
 
 ESPnet has no plugin mechanism: ``ASRTask.build_model``, ``Speech2Text`` and the aligner all read
-the module-level ``encoder_choices``. So classes are registered in place, in
-``espnet2.tasks.asr.encoder_choices.classes``, and a plain ``ASRTask`` finds them too.
+the module-level ``encoder_choices`` and ``decoder_choices``. So classes are registered in place, in
+``espnet2.tasks.asr.encoder_choices.classes`` and its like, and a plain ``ASRTask`` finds them too.
 
-Another package adds its encoders through the entry-point group ``espnet_spike.encoders``::
+Another package adds its own through entry-point groups::
 
     [project.entry-points."espnet_spike.encoders"]
     my_encoder = "my_package.encoder:MyEncoder"
+
+    [project.entry-points."espnet_spike.decoders"]
+    my_decoder = "my_package.decoder:MyDecoder"
 """
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
@@ -28,8 +32,6 @@ from espnet_spike.utils.plugins import (
     unusable,
 )
 
-ENTRY_POINT_GROUP = "espnet_spike.encoders"
-
 # name in YAML -> where the class lives
 ENCODERS = {
     "iml_spikeformer": "espnet_spike.encoders.iml_spikeformer:IMLSpikeformerEncoder",
@@ -37,9 +39,55 @@ ENCODERS = {
     "event_speech_mamba": "espnet_spike.encoders.speech_mamba:EventSpeechMambaEncoder",
     "spiking_speech_mamba": "espnet_spike.encoders.speech_mamba:SpikingSpeechMambaEncoder",
 }
+DECODERS = {
+    "speech_mamba": "espnet_spike.decoders.speech_mamba:SpeechMambaDecoder",
+}
 MODELS = {
     "spike_asr": "espnet_spike.tasks.model:SpikeASRModel",
 }
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A part of a model that other packages may add.
+
+    Attributes:
+        name: in YAML, such as ``encoder``.
+        group: of entry points.
+        own: name in YAML -> where our class lives.
+        base: where the class lives that all derive from.
+        broken: members that ``base`` demands, for the class that stands for a broken plugin.
+    """
+
+    name: str
+    group: str
+    own: Mapping[str, str]
+    base: str
+    broken: tuple[str, ...]
+
+    @property
+    def classes(self) -> dict[str, type]:
+        """ESPnet's choices: name in YAML -> class."""
+        from espnet_spike.tasks import espnet
+
+        return getattr(espnet, f"{self.name}_choices").classes
+
+
+ENCODER = Kind(
+    name="encoder",
+    group="espnet_spike.encoders",
+    own=ENCODERS,
+    base="espnet2.asr.encoder.abs_encoder:AbsEncoder",
+    broken=("forward", "output_size"),
+)
+DECODER = Kind(
+    name="decoder",
+    group="espnet_spike.decoders",
+    own=DECODERS,
+    base="espnet2.asr.decoder.abs_decoder:AbsDecoder",
+    broken=("forward",),
+)
+KINDS = (ENCODER, DECODER)
 
 
 def register_encoder(name: str, cls: type) -> None:
@@ -53,11 +101,16 @@ def register_encoder(name: str, cls: type) -> None:
         UserError: the name is not lower case or is taken by another class, or ``cls`` is no
             ``AbsEncoder``. Registering the same class again does nothing.
     """
-    from espnet2.asr.encoder.abs_encoder import AbsEncoder
+    _register(ENCODER.classes, "encoder", name, cls, load_class(ENCODER.base))
 
-    from espnet_spike.tasks.espnet import encoder_choices
 
-    _register(encoder_choices.classes, "encoder", name, cls, AbsEncoder)
+def register_decoder(name: str, cls: type) -> None:
+    """Make ``decoder: <name>`` in YAML build ``cls``, a subclass of ESPnet's ``AbsDecoder``.
+
+    Raises:
+        UserError: as `register_encoder`.
+    """
+    _register(DECODER.classes, "decoder", name, cls, load_class(DECODER.base))
 
 
 def register_model(name: str, cls: type) -> None:
@@ -74,25 +127,25 @@ def register_model(name: str, cls: type) -> None:
 
 
 def register_all() -> None:
-    """Register this package's encoders and models, then those of installed plugins.
+    """Register this package's encoders, decoders and models, then those of installed plugins.
 
-    A plugin that cannot be imported costs a warning; asking for its encoder raises a
+    A plugin that cannot be imported costs a warning; asking for its class raises a
     ``UserError`` that names the distribution.
     """
-    from espnet_spike.tasks.espnet import encoder_choices
-
-    for name, where in ENCODERS.items():
-        register_encoder(name, load_class(where))
     for name, where in MODELS.items():
         register_model(name, load_class(where))
-    for entry_point in installed(ENTRY_POINT_GROUP):
-        cls, reason = _load_plugin(entry_point, encoder_choices.classes)
-        name = entry_point.name.lower()
-        if cls is not None:
-            encoder_choices.classes[name] = cls
-        # A clash leaves the class that was there first; only a free name gets the explanation.
-        elif name not in encoder_choices.classes:
-            encoder_choices.classes[name] = _broken_class(entry_point, reason)
+    for kind in KINDS:
+        base = load_class(kind.base)
+        for name, where in kind.own.items():
+            _register(kind.classes, kind.name, name, load_class(where), base)
+        for entry_point in installed(kind.group):
+            cls, reason = load(entry_point, kind.name, base, kind.classes)
+            name = entry_point.name.lower()
+            if cls is not None:
+                kind.classes[name] = cls
+            # A clash leaves the class that was there first; a free name gets the explanation.
+            elif name not in kind.classes:
+                kind.classes[name] = _broken_class(kind, entry_point, reason)
 
 
 def encoder_origins() -> dict[str, str]:
@@ -100,10 +153,27 @@ def encoder_origins() -> dict[str, str]:
 
     Plugins are imported, to see whether they can be; ESPnet's encoders and ours are not.
     """
-    places = espnet_encoders() | {name: where.replace(":", ".") for name, where in ENCODERS.items()}
-    origins = dict.fromkeys(places, "espnet") | dict.fromkeys(ENCODERS, "espnet_spike")
-    for entry_point in installed(ENTRY_POINT_GROUP):
-        cls, reason = _load_plugin(entry_point, places)
+    return _origins(ENCODER)
+
+
+def decoder_origins() -> dict[str, str]:
+    """Return every decoder name with where it comes from; see `encoder_origins`."""
+    return _origins(DECODER)
+
+
+def format_origins(origins: Mapping[str, str]) -> str:
+    """Return a line for each name and its origin; ours and those of plugins first."""
+    width = max(map(len, origins))
+    names = sorted(origins, key=lambda name: (origins[name] == "espnet", origins[name], name))
+    return "\n".join(f"{name:<{width}}  {origins[name]}" for name in names)
+
+
+def _origins(kind: Kind) -> dict[str, str]:
+    theirs = espnet_classes(kind.name)
+    places = theirs | {name: where.replace(":", ".") for name, where in kind.own.items()}
+    origins = dict.fromkeys(theirs, "espnet") | dict.fromkeys(kind.own, "espnet_spike")
+    for entry_point in installed(kind.group):
+        cls, reason = load(entry_point, kind.name, load_class(kind.base), places)
         name, distribution = entry_point.name.lower(), distribution_of(entry_point)
         if cls is not None:
             places.setdefault(name, place(cls))
@@ -113,8 +183,11 @@ def encoder_origins() -> dict[str, str]:
     return origins
 
 
-def espnet_encoders() -> dict[str, str]:
-    """Return the encoders of ESPnet: name -> the class in full, read from the source of its task.
+def espnet_classes(kind: str) -> dict[str, str]:
+    """Return what ESPnet offers of a kind, ``encoder`` or ``decoder``, read from its task's source.
+
+    Returns:
+        name in YAML -> the class in full.
 
     Raises:
         ValueError: the source has no such choices.
@@ -128,10 +201,11 @@ def espnet_encoders() -> dict[str, str]:
         match node:
             case ast.ImportFrom(module=str(module), names=names):
                 homes |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in names}
-            case ast.Assign(targets=[ast.Name("encoder_choices")], value=ast.Call(keywords=found)):
-                (classes,) = [word.value for word in found if word.arg == "classes"]
-                return _keywords(classes, homes)
-    raise ValueError(f"{path} has no encoder_choices")
+            case ast.Assign(targets=[ast.Name(name)], value=ast.Call(keywords=found)):
+                if name == f"{kind}_choices":
+                    (classes,) = [word.value for word in found if word.arg == "classes"]
+                    return _keywords(classes, homes)
+    raise ValueError(f"{path} has no {kind}_choices")
 
 
 def _keywords(call: ast.expr, homes: Mapping[str, str]) -> dict[str, str]:
@@ -152,25 +226,15 @@ def _register(classes: dict[str, type], kind: str, name: str, cls: type, base: t
     classes[name] = cls
 
 
-def _load_plugin(
-    entry_point: EntryPoint, taken: Mapping[str, type | str]
-) -> tuple[type | None, str]:
-    """Return a plugin's encoder; or None, after a warning, and why it cannot be used."""
-    from espnet2.asr.encoder.abs_encoder import AbsEncoder
-
-    return load(entry_point, "encoder", AbsEncoder, taken)
-
-
-def _broken_class(entry_point: EntryPoint, reason: str) -> type:
-    """Return an encoder class that raises, on construction, why the plugin is not usable."""
+def _broken_class(kind: Kind, entry_point: EntryPoint, reason: str) -> type:
+    """Return a class that raises, on construction, why the plugin is not usable."""
 
     def explain(self: object, *args: object, **kwargs: object) -> None:
-        raise unusable(entry_point, "encoder", reason)
+        raise unusable(entry_point, kind.name, reason)
 
-    from espnet2.asr.encoder.abs_encoder import AbsEncoder
-
-    members = {"__init__": explain, "forward": None, "output_size": None, "broken": reason}
-    return type("BrokenEncoder", (AbsEncoder,), members | {"__module__": __name__})
+    members = dict.fromkeys(kind.broken) | {"__init__": explain, "broken": reason}
+    name = f"Broken{kind.name.capitalize()}"
+    return type(name, (load_class(kind.base),), members | {"__module__": __name__})
 
 
 def load_class(where: str) -> type:

@@ -69,6 +69,7 @@ BAD = {
     "fbank": (["--config", "c.yaml", "a", "b", "--nj", "0"], 2, "--nj must be at least 1"),
     "filter_utts": (["d", "d"], 2, "d and d are the same directory"),
     "html_report": (["--asr_exp", "e", "--inference_tag", "t", "test"], 1, "is not NAME=DIR"),
+    "list_decoders": (["--decoder"], 2, "unrecognized arguments: --decoder"),
     "list_encoders": (["--encoder"], 2, "unrecognized arguments: --encoder"),
     "lm_train": (["--lm_config", "x"], 2, "required: --train_text, --valid_text"),
     "naive_sparse": (
@@ -127,6 +128,7 @@ GOOD = {
     "experiment_tag": (["--config", "conf/train_x.yaml", "fbank"], None),
     "fbank": (["--config", ROOT / "conf/fbank.yaml", "data", "again"], "again/feats.scp"),
     "filter_utts": (["feats", "kept"], "kept/feats.scp"),
+    "list_decoders": ([], None),
     "list_encoders": ([], None),
     "new_recipe": (["mine", "--train", "data", "--egs", "egs"], "egs/mine/run.sh"),
     "perturb_data_dir": (["data", "data_sp", "--factors", "0.9 1.0"], "data_sp/utt2speed"),
@@ -178,6 +180,8 @@ def test_what_the_tag_and_the_encoders_print(capsys):
     assert capsys.readouterr().out == "x_fbank_T4\n"
     assert call("list_encoders") == 0
     assert "iml_spikeformer" in capsys.readouterr().out
+    assert call("list_decoders") == 0
+    assert "speech_mamba" in capsys.readouterr().out
 
 
 def test_features_come_through_the_commands(here):

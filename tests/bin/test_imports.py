@@ -84,6 +84,7 @@ def test_what_needs_no_network_imports_none(recipe):
     tokens = ["--token_list", root / "tokens.txt", "--token_type", "char"]
     calls = [
         ["list_encoders"],
+        ["list_decoders"],
         ["experiment_tag", "--config", "conf/x.yaml"],
         ["run_stage", *"--stage 1 --name x --expdir exp --dry_run -- true".split()],
         ["check_config", *checks(root)],

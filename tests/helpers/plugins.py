@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from espnet2.tasks.asr import encoder_choices
+from espnet2.tasks.asr import decoder_choices, encoder_choices
 
 from espnet_spike.nn.neurons import factory
 
@@ -15,8 +15,9 @@ FOLDER = Path(__file__).resolve().parents[1] / "plugins"
 
 @contextmanager
 def kept_choices() -> Iterator[None]:
-    """Put back, at the end, which encoders and neurons there are."""
-    kept = [(classes, dict(classes)) for classes in (encoder_choices.classes, factory.NEURONS)]
+    """Put back, at the end, which encoders, decoders and neurons there are."""
+    all_classes = (encoder_choices.classes, decoder_choices.classes, factory.NEURONS)
+    kept = [(classes, dict(classes)) for classes in all_classes]
     try:
         yield
     finally:

@@ -52,3 +52,18 @@ def test_the_memory_of_a_stream_is_that_of_its_states():
     with stream.active():
         net(torch.zeros(1, 5, 3))
     assert stream.nbytes() == 2 * 3 * 4  # two sums of three channels, four bytes each
+
+
+def test_rows_of_a_batch_go_on_in_any_order_and_number():
+    net = network()
+    x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
+    whole, stream = net(x), Carries(net)
+    assert stream.rows() == []
+    with stream.active():
+        net(x[:, :3])
+    rows = stream.rows()
+    assert len(rows) == 3 and rows[0][0]["sum"].shape == (1, 2)
+    order = [2, 0, 2, 1]
+    with Carries.of_rows(net, [rows[i] for i in order]).active():
+        y = net(x[order, 3:])
+    torch.testing.assert_close(y, whole[order, 3:])

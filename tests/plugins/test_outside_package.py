@@ -1,4 +1,4 @@
-"""A neuron and an encoder of another package get what ours get, without a line about them here."""
+"""Neurons, encoders and decoders of another package get what ours get, unnamed here."""
 
 import json
 import logging
@@ -19,12 +19,15 @@ from espnet_spike.encoders.monitor import layer_spikes
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.export.nir_graph import Check, build, calls, why_not
+from espnet_spike.inference.beam_search import BeamSearch
+from espnet_spike.inference.decode import read_settings
 from espnet_spike.nn.neurons.base import Activation, Neuron, firing_rates, named_neurons
 from espnet_spike.nn.neurons.factory import NEURONS, NeuronFactory, register_neuron
 from espnet_spike.nn.neurons.lif import LIF
 from espnet_spike.simulator.record import record_encoder
 from espnet_spike.tasks.config_check import check_training_config
-from espnet_spike.tasks.registry import encoder_origins, register_all
+from espnet_spike.tasks.loading import load_model
+from espnet_spike.tasks.registry import decoder_origins, encoder_origins, register_all
 from tests.helpers import tiny_model
 from tests.helpers.plugins import installed_plugins, kept_choices
 
@@ -194,7 +197,7 @@ def test_an_encoder_runs_on_binary_spikes_or_is_refused():
         record_encoder(outside_encoder(), [speech()])
 
 
-def experiment(tmp_path, encoder, conf):
+def experiment(tmp_path, encoder, conf, **more):
     """Return an untrained model's folder and its data."""
     from espnet_spike.tasks.arguments import parse_espnet
     from espnet_spike.tasks.asr import SpikeASRTask
@@ -203,7 +206,7 @@ def experiment(tmp_path, encoder, conf):
     exp.mkdir()
     (tmp_path / "tokens.txt").write_text("\n".join(tiny_model.TOKENS) + "\n")
     config = tiny_model.CONFIG | {"encoder": encoder, "encoder_conf": conf}
-    config |= {"decoder": None, "model_conf": {"ctc_weight": 1.0}}
+    config |= {"decoder": None, "decoder_conf": {}, "model_conf": {"ctc_weight": 1.0}} | more
     words = ["--output_dir", str(exp), "--token_list", str(tmp_path / "tokens.txt")]
     words += ["--token_type", "char", "--input_size", str(tiny_model.DIMENSION)]
     args = parse_espnet(SpikeASRTask, config, words)
@@ -240,6 +243,27 @@ def test_the_commands_take_them(tmp_path, encoder, conf):
     export_nir.main(words)
     manifest = json.loads(out.with_name("x.nir.json").read_text())
     assert manifest["check"]["different"] == 0 < manifest["check"]["spikes"]
+
+
+def test_a_decoder_is_trained_decoded_with_and_counted(tmp_path):
+    assert decoder_origins()["outside_sum"] == "outside-package"
+    more = {"decoder": "outside_sum", "decoder_conf": {"scale": 0.5}}
+    more |= {"model_conf": {"ctc_weight": 0.3}}
+    exp, data = experiment(tmp_path, "outside_mean", {}, **more)
+    model = load_model(exp).model
+    x, lengths = speech(dim=tiny_model.DIMENSION)
+    loss, stats, _ = model(x, lengths, torch.tensor([[3, 4]]), torch.tensor([2]))
+    loss.backward()
+    assert model.decoder.embed.weight.grad.any() and stats["acc"] is not None
+    files = {"asr_train_config": exp / "config.yaml"}
+    files |= {"asr_model_file": exp / "valid.cer_ctc.ave.pth"}
+    settings = read_settings(None, "--beam_size 2 --ctc_weight 0.0 --maxlenratio -3")
+    search = BeamSearch({key: str(path) for key, path in files.items()}, settings)
+    ((_, tokens, score),) = search([x[0].numpy()])
+    assert len(tokens) <= 3 and score < 0
+    count.main(["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"])
+    found = json.loads((tmp_path / "out" / "test" / "count.json").read_text())
+    assert not found["uncovered"] and found["decoder_input"] == "best path of CTC"
 
 
 def test_a_configuration_that_names_them_is_checked(tmp_path):

@@ -43,6 +43,19 @@ def test_options_of_the_command_are_weaker_than_those_of_the_user():
         ({"encoder_conf.output_size": "64"}, "encoder_conf.output_size: must be int, not '64'"),
         ({"encoder_conf": [1]}, "encoder_conf: must be a mapping"),
         ({"decoder_conf.num_block": 1}, "did you mean 'num_blocks'"),
+        ({"decoder": "speech_mmba"}, "decoder: unknown .* .did you mean 'speech_mamba'"),
+        (
+            {"decoder": "speech_mamba", "decoder_conf": {"d_stat": 16}},
+            "decoder_conf: unknown key d_stat .did you mean 'd_state'.*SpeechMambaDecoder takes",
+        ),
+        (
+            {"decoder": "speech_mamba", "decoder_conf": {"d_state": "16"}},
+            "decoder_conf.d_state: must be int, not '16'",
+        ),
+        (
+            {"decoder": "speech_mamba", "decoder_conf": {"num_blocks": 0}},
+            "the model cannot be built: ValueError: num_blocks: 0",
+        ),
         ({"model": "spike_ars"}, "did you mean 'spike_asr'"),
         ({"model_conf.ctc_wieght": 1}, "did you mean 'ctc_weight'"),
         ({"model_conf.ctc_weight": 1.5}, r"must lie in \[0, 1\]"),

@@ -118,9 +118,15 @@ def test_our_encoder_tells_its_neurons():
     assert all("class" in neuron for neuron in description["neurons"].values())
 
 
+def with_our_decoder(config):
+    conf = {"decoder": "speech_mamba", "decoder_conf": {"num_blocks": 2, "d_state": 8}}
+    return config | conf | {"model_conf": {"ctc_weight": 0.3}}
+
+
+@pytest.mark.parametrize("change", [dict, with_our_decoder])
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
-def test_a_model_built_without_the_task_is_the_one_that_the_task_builds(path):
-    config, _ = read_training_config(path)
+def test_a_model_built_without_the_task_is_the_one_that_the_task_builds(path, change):
+    config = change(read_training_config(path)[0])
     ours = own_model(config, vocab_size=40, input_size=80)
     theirs = check_training_config(SpikeASRTask, config, path, vocab_size=40).model
     assert parts(ours) == parts(theirs)

@@ -2,9 +2,11 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from espnet2.asr.decoder.abs_decoder import AbsDecoder
+from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+from espnet2.tasks.asr import ASRTask, decoder_choices, encoder_choices, model_choices
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks import registry
@@ -15,7 +17,7 @@ from tests.helpers.plugins import installed_plugins, kept_choices
 
 @pytest.fixture
 def classes():
-    """Encoder choices that are put back after the test."""
+    """Encoder choices that are put back after the test, and decoder choices."""
     with kept_choices():
         yield encoder_choices.classes
 
@@ -44,10 +46,24 @@ def test_a_registered_encoder_is_chosen_by_plain_espnet(classes):
     registry.register_encoder("mine", Encoder)  # the same again is no clash
 
 
+class Decoder(AbsDecoder):
+    def forward(self, hs_pad, hlens, ys_in_pad, ys_in_lens):
+        return hs_pad, hlens
+
+
+def test_a_registered_decoder_is_chosen_by_plain_espnet(classes):
+    registry.register_decoder("mine", Decoder)
+    args = ASRTask.get_parser().parse_args(["--decoder", "mine"])
+    assert decoder_choices.get_class(args.decoder) is Decoder
+    registry.register_decoder("mine", Decoder)  # the same again is no clash
+    assert "mine" not in classes
+
+
 def test_our_own_are_registered():
     registry.register_all()
     registry.register_all()
     assert set(registry.ENCODERS) <= set(encoder_choices.classes)
+    assert set(registry.DECODERS) <= set(decoder_choices.classes)
     assert model_choices.get_class("spike_asr") is SpikeASRModel
 
 
@@ -68,6 +84,21 @@ def test_refused(classes, name, cls, message):
     assert classes == before
 
 
+@pytest.mark.parametrize(
+    ("name", "cls", "message"),
+    [
+        ("transformer", Decoder, "taken by espnet2.*TransformerDecoder"),
+        ("Mine", Decoder, "not lower case"),
+        ("mine", Encoder, "not a subclass of AbsDecoder"),
+    ],
+)
+def test_a_decoder_is_refused(classes, name, cls, message):
+    before = dict(decoder_choices.classes)
+    with pytest.raises(UserError, match=message):
+        registry.register_decoder(name, cls)
+    assert decoder_choices.classes == before
+
+
 def test_a_model_has_to_be_an_espnet_model():
     with pytest.raises(UserError, match="not a subclass of ESPnetASRModel"):
         registry.register_model("mine", Encoder)
@@ -80,8 +111,12 @@ def test_plugins_are_found_through_their_entry_points(plugins, caplog):
     # broken ones cost a warning, and do not touch what was there
     warned = "\n".join(record.message for record in caplog.records)
     for name in ("not_importable", "not_an_encoder", "conformer"):
-        assert f"broken-package:{name}" in warned
+        assert f"encoder plugin broken-package:{name}" in warned
     assert encoder_choices.get_class("conformer") is ConformerEncoder
+    assert decoder_choices.get_class("outside_sum").__name__ == "SumDecoder"
+    for name in ("lost_decoder", "not_a_decoder", "transformer"):
+        assert f"decoder plugin broken-package:{name}" in warned
+    assert decoder_choices.get_class("transformer") is TransformerDecoder
 
 
 @pytest.mark.parametrize(
@@ -96,12 +131,25 @@ def test_asking_for_a_broken_plugin_names_its_distribution(plugins, name, reason
         check_choice("encoder", name, {}, encoder_choices.classes)
 
 
-def test_encoders_of_espnet_are_those_that_its_task_imports():
-    classes = {name: cls for name, cls in encoder_choices.classes.items() if _is_espnet(cls)}
-    assert registry.espnet_encoders() == {
+def test_asking_for_a_broken_decoder_names_its_distribution(plugins):
+    registry.register_all()
+    reason = "decoder 'lost_decoder' of .* 'broken-package' cannot be used: ModuleNotFoundError"
+    with pytest.raises(UserError, match=reason):
+        decoder_choices.get_class("lost_decoder")(vocab_size=5, encoder_output_size=4)
+    with pytest.raises(UserError, match="not a subclass of AbsDecoder"):
+        check_choice("decoder", "not_a_decoder", {}, decoder_choices.classes)
+
+
+CHOICES = {"encoder": encoder_choices, "decoder": decoder_choices}
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_espnets_own_are_those_that_its_task_imports(kind):
+    classes = {name: cls for name, cls in CHOICES[kind].classes.items() if _is_espnet(cls)}
+    assert registry.espnet_classes(kind) == {
         n: f"{c.__module__}.{c.__name__}" for n, c in classes.items()
     }
-    assert "conformer" in classes
+    assert {"encoder": "conformer", "decoder": "transformer"}[kind] in classes
 
 
 def _is_espnet(cls):
@@ -120,14 +168,15 @@ def test_without_the_choices_of_espnet_nothing_is_listed(tmp_path, monkeypatch, 
         spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(registry, "find_spec", lambda name: spec)
     with pytest.raises(ValueError, match=message):
-        registry.espnet_encoders()
+        registry.espnet_classes("encoder")
 
 
-def test_origins_are_the_same_whether_the_task_is_imported_or_not(plugins, caplog):
-    origins = registry.encoder_origins()
+@pytest.mark.parametrize("kind", CHOICES)
+def test_origins_are_the_same_whether_the_task_is_imported_or_not(plugins, caplog, kind):
+    origins = {"encoder": registry.encoder_origins, "decoder": registry.decoder_origins}[kind]()
     registry.register_all()
-    assert set(origins) == set(encoder_choices.classes)
-    for name, cls in encoder_choices.classes.items():
+    assert set(origins) == set(CHOICES[kind].classes)
+    for name, cls in CHOICES[kind].classes.items():
         assert _is_espnet(cls) == (origins[name] == "espnet")
         assert hasattr(cls, "broken") == ("broken: " in origins[name])
 
@@ -138,3 +187,13 @@ def test_origins(plugins):
     assert origins["transformer"] == "espnet"
     assert origins["outside_mean"] == "outside-package"
     assert origins["not_importable"].startswith("broken-package (broken: ")
+    origins = registry.decoder_origins()
+    assert origins["speech_mamba"] == "espnet_spike"
+    assert origins["transformer"] == "espnet"  # the plugin of that name comes too late
+    assert origins["outside_sum"] == "outside-package"
+    assert origins["lost_decoder"].startswith("broken-package (broken: ")
+
+
+def test_ours_and_those_of_plugins_are_listed_first():
+    listed = registry.format_origins({"a": "espnet", "bb": "espnet_spike", "c": "aplugin"})
+    assert listed.splitlines() == ["c   aplugin", "bb  espnet_spike", "a   espnet"]

@@ -1,0 +1,22 @@
+"""List the decoders that a configuration can name, and where each comes from."""
+
+from collections.abc import Sequence
+
+from espnet_spike.utils.cli import Parser, run
+
+
+def get_parser() -> Parser:
+    """Return the parser of this command."""
+    return Parser(description=__doc__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    get_parser().parse_args(argv)
+    from espnet_spike.tasks.registry import decoder_origins, format_origins
+
+    print(format_origins(decoder_origins()))
+
+
+if __name__ == "__main__":
+    run(main)

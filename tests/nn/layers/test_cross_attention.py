@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from espnet_spike.nn.layers.cross_attention import CrossAttention
+from espnet_spike.nn.layers.fatrelu import FatPoints, named_fatrelus
+
+LENGTHS = torch.tensor([6, 4])
+
+
+def make(**conf):
+    torch.manual_seed(0)
+    return CrossAttention(8, 2, **conf).double().eval()
+
+
+def inputs(rows=2):
+    g = torch.Generator().manual_seed(1)
+    frames = torch.randn(2, 6, 8, generator=g, dtype=torch.float64)
+    return frames, torch.randn(rows, 3, 8, generator=g, dtype=torch.float64)
+
+
+@torch.no_grad()
+def test_attention_is_that_of_espnet():
+    from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
+
+    theirs, ours = MultiHeadedAttention(2, 8, 0.0).double(), make()
+    ours.load_state_dict(theirs.state_dict())
+    frames, x = inputs()
+    mask = (torch.arange(6) < LENGTHS[:, None])[:, None]
+    got = ours(x, None, ours.keys_values(frames, LENGTHS))
+    torch.testing.assert_close(got, theirs(x, frames, frames, mask))
+
+
+@torch.no_grad()
+def test_hypotheses_of_an_utterance_share_its_keys():
+    attention = make()
+    frames, x = inputs(rows=6)
+    kept = attention.keys_values(frames, LENGTHS)
+    rows = torch.tensor([0, 0, 0, 1, 1, 1])
+    got, want = attention(x, None, kept), attention(x, None, kept.select(rows))
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(got, attention(x, None, kept.select(1 - rows)))
+
+
+@torch.no_grad()
+def test_an_utterance_without_frames_is_finite():
+    attention = make()
+    frames, x = inputs()
+    assert attention(x, None, attention.keys_values(frames, torch.tensor([6, 0]))).isfinite().all()
+
+
+@torch.no_grad()
+def test_points_stand_before_the_queries_and_behind_the_context():
+    attention = make(points=FatPoints(["F3", "F4"], T=0.3))
+    frames, x = inputs()
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    kept = attention.keys_values(frames, LENGTHS)
+    attention(x, mask, kept)
+    points = named_fatrelus(attention)
+    assert set(points) == {"f3", "f4"}
+    assert {layer.macs for layer in points.values()} == {8.0}
+    assert {int(layer.sparsity.numel) for layer in points.values()} == {4 * 8}
+    want = int((x[mask] < attention.f3.T).sum())
+    assert int(points["f3"].sparsity.zeros) == want > 0
+    # keys and values are those of a layer without points
+    plain = make()
+    plain.load_state_dict(attention.state_dict(), strict=False)
+    torch.testing.assert_close(plain.keys_values(frames, LENGTHS).keys, kept.keys)
+
+
+def test_heads_have_to_divide_the_channels():
+    with pytest.raises(ValueError, match="3 does not divide the 8 channels"):
+        CrossAttention(8, 3)
