@@ -145,7 +145,7 @@ class _LateModule(ModuleType):
                 except BaseException:
                     spec.loader = late  # the next look tries again
                     raise
-                self.__class__ = ModuleType
+                self.__class__ = ModuleType  # pyright: ignore[reportAttributeAccessIssue]  # its base
         return ModuleType.__getattribute__(self, name)
 
 
