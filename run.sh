@@ -15,9 +15,9 @@ stop_stage=15              # last stage, number or name
 skip_data_prep=false       # leave out stages 1-5
 skip_train=false           # leave out stages 6-9
 skip_eval=false            # leave out stages 10-14
-list_stages=false          # print the stages and leave
-list_encoders=false        # print the encoders that a config can name and leave
-list_decoders=false        # print the decoders that a config can name and leave
+list_stages=false          # print the stages and exit
+list_encoders=false        # print the encoders that a config can name and exit
+list_decoders=false        # print the decoders that a config can name and exit
 dry_run=false              # check everything, print the commands, run nothing
 force=false                # run stages again although they are done
 # Machine
