@@ -147,7 +147,13 @@ def firing_rate(cost: Cost) -> float | None:
 
 def saved_macs(model: Any) -> dict[str, float]:
     """Return layer -> multiply-accumulates that a zero saves, of the FATReLU points."""
-    return {f"encoder.{name}": p.macs for name, p in named_fatrelus(model.encoder).items()}
+    parts = {"encoder": model.encoder, "decoder": model.decoder}
+    return {
+        f"{part}.{name}": point.macs
+        for part, module in parts.items()
+        if module is not None
+        for name, point in named_fatrelus(module).items()
+    }
 
 
 def point_sparsity(
@@ -210,8 +216,12 @@ def run_model(
 ) -> int:
     """Run encoder, CTC and decoder once; return the number of tokens the decoder was run on.
 
-    The decoder runs once over the hypothesis: what a search of one beam needs. A beam of k costs
-    about k times as much.
+    The decoder runs once over <sos> and the tokens of the hypothesis that was kept, all at once
+    (teacher forcing), and predicts each of them and <eos>. So keys and values of the utterance are
+    counted once, and every token once, with its output layer: what a search of one beam needs of a
+    decoder whose state has a fixed size. A beam of k costs about k times as much but for keys and
+    values; self-attention over whole sequences, as in ESPnet's Transformer, also counts the pairs
+    that its mask hides.
     """
     lengths = torch.tensor([speech.shape[1]])
     xs, olens = model.encode(speech, lengths)
@@ -390,21 +400,13 @@ def summary(
         operators.setdefault(part, {}).setdefault(kind, Cost()).add(cost)
     encoder = {k: c for k, c in result.layers.items() if part_of(k[0]) in ENCODER}
     products = total(c for (_, kind), c in encoder.items() if kind in PRODUCTS)
-    emitted = total(c for (_, kind), c in encoder.items() if kind in ("neuron", "activation"))
     utts = result.utterances
     speakers = [utt2spk[utt] for utt in utts]
     return {
         "utterances": len(utts),
         "skipped": result.skipped,
         "audio_seconds": round(result.seconds, 3),
-        "sparsity": {
-            "activations": sparsity(emitted),
-            "product_inputs": sparsity(products),
-            "points": point_sparsity(result.layers, points, by_macs=False),
-            "points_by_macs": point_sparsity(result.layers, points, by_macs=True),
-            "firing_rate": firing_rate(emitted),
-            "mean_count": round(emitted.spikes / emitted.inputs, 6) if emitted.slots else None,
-        },
+        "sparsity": activity(encoder, points),
         "per_second": {
             "synops": products.acs / result.seconds,
             "macs": products.macs / result.seconds,
@@ -414,6 +416,7 @@ def summary(
             model.name: _energy_summary(model, utts, result.seconds, speakers, own_twin)
             for model in models
         },
+        "decoder": decoder_figures(result, models, points),
         "parts": {part: columns(by_part[part]) for part in PARTS if part in by_part},
         "operators": {
             part: {kind: columns(cost) for kind, cost in operators[part].items()}
@@ -431,6 +434,64 @@ def summary(
         },
         "spikes_made_real": result.lost,
         "utts": utts,
+    }
+
+
+def activity(layers: Costs, points: Mapping[str, float]) -> dict[str, float | None]:
+    """Return how sparse some layers are.
+
+    Args:
+        layers: sums over a set.
+        points: of ``saved_macs``; those that are not among the layers are left out.
+    """
+    products = total(c for (_, kind), c in layers.items() if kind in PRODUCTS)
+    emitted = total(c for (_, kind), c in layers.items() if kind in ("neuron", "activation"))
+    return {
+        "activations": sparsity(emitted),
+        "product_inputs": sparsity(products),
+        "points": point_sparsity(layers, points, by_macs=False),
+        "points_by_macs": point_sparsity(layers, points, by_macs=True),
+        "firing_rate": firing_rate(emitted),
+        "mean_count": round(emitted.spikes / emitted.inputs, 6) if emitted.slots else None,
+    }
+
+
+def decoder_figures(
+    result: SetCount, models: Sequence[CostModel], points: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """Return what the decoder costs for each token that it was run on, see ``run_model``.
+
+    Args:
+        result: sums over a set.
+        models: cost models.
+        points: of ``saved_macs``.
+
+    Returns:
+        ``tokens`` of the set, <sos> among them; ``sparsity`` as of the encoder; ``per_token``
+        operations and ``energy`` in joules, each with its share of the keys and values of the
+        utterances. None without decoder.
+    """
+    layers = {k: c for k, c in result.layers.items() if part_of(k[0]) == "decoder"}
+    tokens = sum(utt["tokens"] for utt in result.utterances.values())
+    if not tokens:
+        return None
+    products = total(c for (_, kind), c in layers.items() if kind in PRODUCTS)
+    each = [utt["energy"] for utt in result.utterances.values()]
+    return {
+        "tokens": tokens,
+        "sparsity": activity(layers, points),
+        "per_token": {
+            "synops": products.acs / tokens,
+            "macs": products.macs / tokens,
+            "dense_macs": products.dense_macs / tokens,
+        },
+        "energy": {
+            model.name: {
+                column: sum(e[model.name]["decoder"][column] for e in each) / tokens
+                for column in ("compute", "total")
+            }
+            for model in models
+        },
     }
 
 

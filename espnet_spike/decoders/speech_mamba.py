@@ -4,6 +4,9 @@ Each layer is Mamba, cross-attention, Mamba, in the pre-norm residual form; ther
 self-attention nor a feed-forward module. The scan makes it causal, so all that a token knows of
 those before it is a state of fixed size: a step of a beam search costs the same for every length.
 Sizes, norms, dropout and the scaled embedding are those of the paper's recipe.
+
+Whether the decoders of event-driven and spiking SpeechMamba (Ahmed et al., 2026, arXiv 2606.01135)
+are sparse too is not known, so FATReLUs and LIF neurons are options, off by default.
 """
 
 import math
@@ -18,10 +21,13 @@ from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 from torch import Tensor, nn
 
 from espnet_spike.nn.layers.cross_attention import CrossAttention, KeysValues
+from espnet_spike.nn.layers.fatrelu import POINTS, FatPoints, SparsityLoss, named_fatrelus
 from espnet_spike.nn.layers.mamba import Mamba, RMSNorm
 from espnet_spike.nn.layers.residual import PreNormResidual
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.nn.stream_state import Carries
+
+NO_POINTS = ("F1", "F2", "F8")  # of front end and feed-forward module, which a decoder has not
 
 
 @dataclass(frozen=True)
@@ -111,9 +117,15 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         expand: Mamba's inner channels over D.
         dt_rank: rank of the scan's step sizes; None means D / 16.
         scan_backend: see ``espnet_spike.nn.ops.selective_scan``.
+        fat_points: where FATReLUs go: ``none``, ``e``, ``optimized``, or names. F3 stands before
+            the projection of the queries, F4 behind the attention's context, F5 to F7 and F9 to F11
+            in both Mamba sublayers; see ``espnet_spike.nn.layers.fatrelu``.
+        fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k, fat_surrogate: of these, as in
+            ``EventSpeechMambaEncoder``.
+        sparsity_loss, lambda_act, lambda_T: of their loss, see ``SparsityLoss``.
 
     Raises:
-        ValueError: for an impossible value.
+        ValueError: for an unknown or impossible value, naming the known ones.
     """
 
     def __init__(
@@ -130,17 +142,35 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         expand: int = 2,
         dt_rank: int | None = None,
         scan_backend: str = "auto",
+        fat_points: str | Sequence[str] = "none",
+        fat_threshold: float = 0.0,
+        fat_learn: bool = True,
+        fat_two_sided: Sequence[str] = ("F9", "F10", "F11"),
+        fat_k: float | None = None,
+        fat_scale_k: bool = False,
+        fat_surrogate: str = "sigmoid",
+        sparsity_loss: str = "paper",
+        lambda_act: float = 1e-4,
+        lambda_T: float = 1e-6,
     ) -> None:
         super().__init__()
         if num_blocks < 1:
             raise ValueError(f"num_blocks: {num_blocks} must be at least 1")
         dim = encoder_output_size
+        if absent := [] if isinstance(fat_points, str) else sorted({*fat_points} & {*NO_POINTS}):
+            known = ", ".join(point for point in POINTS if point not in NO_POINTS)
+            raise ValueError(f"fat_points: {', '.join(absent)}: a decoder has {known} only")
+        points = FatPoints(
+            fat_points, fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k, fat_surrogate
+        )
+        self.sparsity_loss = SparsityLoss(sparsity_loss, lambda_act, lambda_T)
         mamba = {
             "d_state": d_state,
             "d_conv": d_conv,
             "expand": expand,
             "dt_rank": dt_rank,
             "scan_backend": scan_backend,
+            "points": points,
         }
         self.embed = TokenEmbedding(vocab_size, dim)
         # scales the embedding by sqrt(D), as the paper's recipe does
@@ -150,7 +180,7 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
                 dim,
                 dropout_rate,
                 Mamba(dim, bidirectional=False, **mamba),
-                CrossAttention(dim, attention_heads, attention_dropout_rate),
+                CrossAttention(dim, attention_heads, attention_dropout_rate, points),
                 Mamba(dim, bidirectional=False, **mamba),
             )
             for _ in range(num_blocks)
@@ -175,6 +205,10 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         """
         mask = torch.arange(ys_in_pad.shape[1], device=ys_in_pad.device) < ys_in_lens[:, None]
         return self._run(ys_in_pad, 0, ys_in_lens, mask, self.encoded(hs_pad, hlens)), ys_in_lens
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Return the weighted sparsity losses of the last forward pass."""
+        return self.sparsity_loss(named_fatrelus(self).values())
 
     def encoded(self, hs_pad: Tensor, hlens: Tensor) -> Encoded:
         """Return keys and values of utterances ``(B, T, D)`` with valid frames ``(B,)``."""

@@ -30,6 +30,15 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
                     f"{1e3 * found['twin_joules_per_second']:10.4f}: {found['ratio']:.2f}x "
                     f"({low:.2f} .. {high:.2f})"
                 )
+        if decoder := result.get("decoder"):
+            each = decoder["per_token"]
+            energy = next(iter(decoder["energy"].values()))
+            lines.append(
+                f"  decoder, {decoder['tokens']} tokens: {big(each['synops'])} SynOps, "
+                f"{big(each['macs'])} MAC per token (dense {big(each['dense_macs'])}), sparsity "
+                f"{percent(decoder, 'activations')} %, {1e6 * energy['compute']:.4g} uJ, with "
+                f"memory {1e6 * energy['total']:.4g} uJ"
+            )
         if result["uncovered"]:
             lines.append(f"  NOT COUNTED, no rule: {', '.join(sorted(result['uncovered']))}")
         if result["spikes_made_real"]:
@@ -77,6 +86,7 @@ def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
             }
             for name, energy in count["energy"].items()
         },
+        "decoder": count.get("decoder"),
         "uncovered": sorted(count["uncovered"]),
         "execution": count["execution"],
         "fold_qk": count["fold_qk"],
@@ -122,6 +132,44 @@ def energy_tables(
         title = "Other prices: mJ/s, and how many times less that is than of the twin."
         tables.append((title, head, rows))
     return tables
+
+
+DECODER_NOTE = (
+    "Decoders, for each token of the hypothesis that was kept: run over the whole of it once, "
+    "<sos> among the tokens, with keys and values of the utterance. What further hypotheses of the "
+    "beam, CTC and a language model cost is not in it."
+)
+DECODER_HEAD = ["experiment", "decoding", "set", "tokens", "firing rate", "sparsity %"]
+DECODER_HEAD += ["of points %", "by MACs %", "SynOps", "MAC", "dense MAC", "compute µJ"]
+DECODER_HEAD += ["with memory µJ"]
+
+
+def decoder_rows(results: Sequence[Mapping[str, Any]]) -> list[list[object]]:
+    """Return a row under ``DECODER_HEAD`` for every counted decoder, by the main cost model.
+
+    Args:
+        results: the ``results.json`` of the experiments.
+    """
+    return [
+        [result["experiment"], tag, name, *decoder_cells(figures["decoder"])]
+        for result in results
+        for tag, sets in result["decodes"].items()
+        for name, figures in sets.items()
+        if figures.get("decoder")
+    ]
+
+
+def decoder_cells(decoder: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a decoder from ``tokens`` on, under ``DECODER_HEAD``."""
+    rate, each = decoder["sparsity"]["firing_rate"], decoder["per_token"]
+    energy = next(iter(decoder["energy"].values()))
+    return [
+        f"{decoder['tokens']:,}",
+        "–" if rate is None else f"{rate:.3f}",
+        *(percent(decoder, key) for key in ("activations", "points", "points_by_macs")),
+        *(big(each[key]) for key in ("synops", "macs", "dense_macs")),
+        *(f"{1e6 * energy[column]:.4g}" for column in COLUMNS),
+    ]
 
 
 def _short(energy: Mapping[str, Any] | None, column: str) -> str:

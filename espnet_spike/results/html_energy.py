@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from espnet_spike.results.energy_tables import ratio_cells
+from espnet_spike.results.energy_tables import (
+    DECODER_HEAD,
+    DECODER_NOTE,
+    decoder_cells,
+    ratio_cells,
+)
 from espnet_spike.results.figures import energy_by_layer
 from espnet_spike.results.html import Html, definitions, el, figure, missing, table
 
@@ -63,6 +68,14 @@ def energy_parts(counts: Mapping[str, Mapping[str, Any]]) -> list[Html]:
             class_="note",
         ),
     ]
+    decoders = {name: count["decoder"] for name, count in counts.items() if count.get("decoder")}
+    if decoders:
+        rows = [[name, *decoder_cells(decoder)] for name, decoder in decoders.items()]
+        parts += [
+            el("h3", "Decoder"),
+            table(DECODER_HEAD[2:], rows, label="decoder"),
+            el("p", DECODER_NOTE, class_="note"),
+        ]
     uncovered = sorted({key for count in counts.values() for key in count["uncovered"]})
     if uncovered:
         parts.append(missing(f"Not counted, no rule: {', '.join(uncovered)}."))

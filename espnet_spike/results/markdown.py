@@ -9,7 +9,13 @@ from typing import Any
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.results.bootstrap import MIN_SPEAKERS, MIN_UTTERANCES
 from espnet_spike.results.comparison import compare, pool
-from espnet_spike.results.energy_tables import energy_notes, energy_tables
+from espnet_spike.results.energy_tables import (
+    DECODER_HEAD,
+    DECODER_NOTE,
+    decoder_rows,
+    energy_notes,
+    energy_tables,
+)
 from espnet_spike.results.experiments import Experiment, groups
 from espnet_spike.results.formatting import ends, number, plural, table, thousands
 from espnet_spike.results.hardware_tables import simulation_lines
@@ -235,6 +241,8 @@ def render(
         for title, head, rows in tables:
             lines += [title, "", *table(head, rows, left=3), ""]
         lines += energy_notes(results)
+        if rows := decoder_rows(results):
+            lines += [DECODER_NOTE, "", *table(DECODER_HEAD, rows, left=3), ""]
     if pooled := pooled_table(experiments):
         lines += [
             "## Several seeds",

@@ -1,9 +1,10 @@
-"""The hybrid CTC/attention model of ESPnet, plus what a spiking encoder has to tell."""
+"""The hybrid CTC/attention model of ESPnet, plus what spiking and sparse parts have to tell."""
 
 import inspect
 from typing import Any
 
 import torch
+from torch import nn
 
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
@@ -17,11 +18,11 @@ with late_imports():
 
 
 class SpikeASRModel(ESPnetASRModel):
-    """``ESPnetASRModel`` that logs firing rates and adds the encoder's auxiliary losses.
+    """``ESPnetASRModel`` that logs firing rates and adds auxiliary losses of encoder and decoder.
 
     Chosen by ``model: spike_asr`` (the default of ``SpikeASRTask``); takes the arguments of
-    ``ESPnetASRModel`` and ``specaug_after_normalize``. Any encoder works: one without spiking
-    neurons only adds nothing.
+    ``ESPnetASRModel`` and ``specaug_after_normalize``. Any encoder and decoder works: one without
+    spiking neurons and FATReLUs only adds nothing.
 
     Added to the statistics, and so to log, plots and tensorboard:
 
@@ -31,10 +32,10 @@ class SpikeASRModel(ESPnetASRModel):
       coefficient of variation over valid frames; ``threshold_spread``: their mean;
     * ``sparsity_<point>``: share of exact zeros behind a FATReLU, padding excluded, in [0, 1];
     * ``sparsity``: their mean over points; ``sparsity_macs``: weighted by the operations saved;
-    * ``loss_<name>``: each auxiliary loss.
+    * ``loss_<name>``: each auxiliary loss, see ``auxiliary_losses``.
 
-    If the encoder has ``auxiliary_losses() -> dict[str, Tensor]`` (called once after each forward
-    pass, 0-dim tensors already weighted), they are added to the loss.
+    Those are the encoder's; of the decoder, layers are ``<statistic>_decoder.<layer>``, means and
+    losses ``decoder_<statistic>``, ``loss_decoder_<name>``.
     """
 
     def __init__(
@@ -81,32 +82,52 @@ class SpikeASRModel(ESPnetASRModel):
         """
         _check_finite(speech, kwargs.get("utt_id"))
         loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
-        auxiliary = getattr(self.encoder, "auxiliary_losses", dict)()
+        auxiliary = auxiliary_losses(self)
         for name, value in auxiliary.items():
             loss = loss + value
             stats[f"loss_{name}"] = value.detach().reshape(1)
         if auxiliary:
             stats["loss"] = loss.detach()
-        encoder: Any = self.encoder  # never None: that is for models of other tasks
-        rates = firing_rates(encoder)
-        for name, rate in rates.items():
-            stats[f"firing_rate_{name}"] = rate.detach().reshape(1)
-        if rates:
-            stats["firing_rate"] = torch.stack(list(rates.values())).detach().mean().reshape(1)
-        spreads = {} if self.training else threshold_spreads(encoder)
-        for name, spread in spreads.items():
-            stats[f"threshold_spread_{name}"] = spread.detach().reshape(1)
-        if spreads:
-            stats["threshold_spread"] = torch.stack(list(spreads.values())).mean().reshape(1)
-        zeros = sparsities(encoder)
-        for name, share in zeros.items():
-            stats[f"sparsity_{name}"] = share.detach().reshape(1)
-        if zeros:
-            for name, weighted in (("sparsity", False), ("sparsity_macs", True)):
-                mean = mean_sparsity(encoder, mac_weighted=weighted)
-                assert mean is not None  # there are points
-                stats[name] = mean.reshape(1)
+        for prefix, part in (("", self.encoder), ("decoder", self.decoder)):
+            if part is not None:
+                stats |= activity(part, spreads=not self.training, prefix=prefix)
         return loss, stats, weight
+
+
+def auxiliary_losses(model: Any) -> dict[str, torch.Tensor]:
+    """Return the auxiliary losses of a model's last forward pass, 0-dim, weighted, by name.
+
+    Encoder and decoder have them by a method ``auxiliary_losses() -> dict[str, Tensor]``; the
+    names of the decoder's get ``decoder_`` before them.
+    """
+    found = dict(getattr(model.encoder, "auxiliary_losses", dict)())
+    more = getattr(getattr(model, "decoder", None), "auxiliary_losses", dict)()
+    return found | {f"decoder_{name}": value for name, value in more.items()}
+
+
+def activity(part: nn.Module, spreads: bool, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Return firing rates, threshold spreads and sparsities of the last forward pass.
+
+    Args:
+        part: encoder or decoder.
+        spreads: whether threshold spreads are asked for.
+        prefix: of the names, "" for the encoder.
+
+    Returns:
+        detached 1-dim tensors; nothing of a part without neurons and FATReLUs.
+    """
+    found: dict[str, torch.Tensor] = {}
+    layer, mean = (f"{prefix}.", f"{prefix}_") if prefix else ("", "")
+    each = {"firing_rate": firing_rates(part), "sparsity": sparsities(part)}
+    each["threshold_spread"] = threshold_spreads(part) if spreads else {}
+    for key, values in each.items():
+        found |= {f"{key}_{layer}{name}": v.detach().reshape(1) for name, v in values.items()}
+        if values:
+            found[f"{mean}{key}"] = torch.stack(list(values.values())).detach().mean().reshape(1)
+    saved = mean_sparsity(part, mac_weighted=True)
+    if saved is not None:
+        found[f"{mean}sparsity_macs"] = saved.reshape(1)
+    return found
 
 
 def _signature() -> inspect.Signature:

@@ -111,13 +111,24 @@ def sparsify(
     if not init.is_file():
         raise UserError(f"no thresholds yet: {init} is missing", "run the step calibrate first")
     finetune = request.exp_dir / "finetune.yaml"
-    yaml.write_config(finetune, merge(request.config, finetuning_changes(init, changes)))
+    learnt = finetuning_changes(request.config, init, changes)
+    yaml.write_config(finetune, merge(request.config, learnt))
     return train(with_config(request, finetune))
 
 
-def finetuning_changes(init: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the fine-tuning configuration has over that of stage one."""
+def finetuning_changes(
+    config: Mapping[str, Any], init: Path, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the fine-tuning configuration has over that of stage one.
+
+    Args:
+        config: of stage one.
+        init: the parameters to start from, with thresholds.
+        changes: what the user changes.
+    """
     learnt = {"init_param": [str(init)], "encoder_conf": {"fat_threshold": LEARNT}}
+    if config.get("decoder_conf", {}).get("fat_points", "none") not in ("none", []):
+        learnt["decoder_conf"] = {"fat_threshold": LEARNT}
     return merge(learnt, changes)
 
 

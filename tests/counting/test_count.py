@@ -11,7 +11,7 @@ from espnet_spike.counting.count import part_of, point_sparsity, saved_macs
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import COLUMNS
-from espnet_spike.results.energy_tables import energy_tables
+from espnet_spike.results.energy_tables import count_lines, energy_tables
 from espnet_spike.results.recording import RECORDING, DecodedUtterance, choose_utterance
 from tests.export.test_reparameterize import MODEL
 from tests.helpers import pages, tiny_model
@@ -83,6 +83,22 @@ def test_energy_carries_its_provenance_and_adds_up(counted):
     assert counted["decoder_input"] == "hypotheses"
 
 
+def test_the_decoder_has_figures_of_its_own(counted, capsys):
+    decoder = counted["decoder"]
+    assert decoder["tokens"] == 5 * 4  # <sos> and three tokens each
+    part = counted["parts"]["decoder"]
+    for name in ("macs", "dense_macs"):
+        assert decoder["per_token"][name] == pytest.approx(part[name] / 20)
+    assert decoder["per_token"]["synops"] == 0 and decoder["sparsity"]["firing_rate"] is None
+    each = [utt["energy"] for utt in counted["utts"].values()]
+    for model, found in decoder["energy"].items():
+        for column in ("compute", "total"):
+            total = sum(energy[model]["decoder"][column] for energy in each)
+            assert found[column] == pytest.approx(total / 20)
+    (line,) = (x for x in count_lines({"test": counted}) if "decoder" in x)
+    assert line.startswith("  decoder, 20 tokens: 0 SynOps, ")
+
+
 def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
     exp = make_experiment(tmp_path, "tiny", {})
     (exp / "decode" / "test" / "count.json").write_text(json.dumps(counted))
@@ -99,8 +115,12 @@ def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
     assert "uncounted" not in section
     assert "Horowitz" in section and "Lemaire" in section
     # the first cost model has the long table, the others are columns of a short one
-    first, second = (line for line in section.splitlines() if line.startswith("|asr_tiny|"))
+    ours = [line for line in section.splitlines() if line.startswith("|asr_tiny|")]
+    first, second, decoder = ours
     assert f"|{energy['compute']['ratio']:.2f}|" in first and first.count("|") == 20
+    assert decoder.startswith("|asr_tiny|decode|test|20|–|")
+    assert f"|{1e6 * counted['decoder']['energy']['horowitz45_fp32']['compute']:.4g}|" in decoder
+    assert figures["decoder"] == counted["decoder"]
     other = figures["energy"]["lemaire45_int32"]
     for column in ("compute", "total"):
         assert f"({other[column]['ratio']:.2f})|" in second
@@ -139,6 +159,7 @@ def test_sparsity_of_points_is_that_of_training(by_macs):
 
     torch.manual_seed(0)
     net = torch.nn.Module()
+    net.decoder = None
     conf = {"output_size": 8, "attention_heads": 2, "num_blocks": 2, "d_state": 3}
     net.encoder = EventSpeechMambaEncoder(20, fat_points="optimized", fat_threshold=0.1, **conf)
     net.eval()

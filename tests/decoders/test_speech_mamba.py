@@ -1,6 +1,7 @@
 """The Mamba decoder: sizes, causality, step by step as a whole, beams that move hypotheses."""
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -11,8 +12,12 @@ from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 from espnet2.torch_utils.initialize import initialize
 from torch import nn
 
+from espnet_spike.counting.costs import PRODUCTS
+from espnet_spike.counting.counter import Counter as OperationCounter
 from espnet_spike.decoders.speech_mamba import SpeechMambaDecoder
 from espnet_spike.nn.layers.cross_attention import CrossAttention
+from espnet_spike.nn.layers.fatrelu import named_fatrelus, sparsities
+from espnet_spike.nn.neurons.base import firing_rates
 
 VOCAB, DIM = 11, 16
 SMALL = {"num_blocks": 2, "attention_heads": 2, "d_state": 5}
@@ -26,7 +31,8 @@ def make(dtype=torch.float64, **conf):
     torch.manual_seed(0)
     decoder = SpeechMambaDecoder(VOCAB, DIM, **SMALL | conf)
     for parameter in decoder.parameters():  # far from what they start from, so that all matter
-        nn.init.normal_(parameter, std=0.4)
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.4)
     return decoder.to(dtype).eval()
 
 
@@ -80,16 +86,25 @@ def test_it_is_embedding_position_blocks_norm_and_output():
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+OPTIONS = {
+    "dense": {},
+    "points": {"fat_points": "optimized", "fat_threshold": 0.2},
+}
+
+
+@pytest.mark.parametrize("conf", OPTIONS.values(), ids=OPTIONS)
 @torch.no_grad()
-def test_padding_does_not_matter():
-    decoder = make()
+def test_padding_does_not_matter(conf):
+    decoder = make(**conf)
     hs, ys = batch()
     out, lens = decoder(hs, HLENS, ys, YLENS)
     assert out.shape == (3, 7, VOCAB) and lens is YLENS
     frames = torch.arange(9) < HLENS[:, None]
     tokens = torch.arange(7) < YLENS[:, None]
     dirty = hs.masked_fill(~frames[..., None], 1e3), HLENS, ys.masked_fill(~tokens, 4), YLENS
+    active = {name: float(share) for name, share in activity(decoder).items()}
     close(decoder(*dirty)[0][tokens], out[tokens])
+    assert {name: float(share) for name, share in activity(decoder).items()} == active
     for row, (n, m) in enumerate(zip(HLENS, YLENS, strict=True)):
         alone, _ = decoder(hs[row : row + 1, :n], n[None], ys[row : row + 1, :m], m[None])
         close(alone[0], out[row, :m])
@@ -106,11 +121,15 @@ def test_a_token_knows_none_after_it():
     assert (a[:, 4:] != b[:, 4:]).any(-1).all()
 
 
+STEPS = [(backend, "dense") for backend in ("numba", "torch", "ref")]
+STEPS += [("numba", option) for option in OPTIONS if option != "dense"]
+
+
 @pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize("backend", ["numba", "torch", "ref"])
+@pytest.mark.parametrize(("backend", "option"), STEPS)
 @torch.no_grad()
-def test_token_by_token_is_the_whole(backend, dtype):
-    decoder = make(dtype, scan_backend=backend)
+def test_token_by_token_is_the_whole(backend, option, dtype):
+    decoder = make(dtype, scan_backend=backend, **OPTIONS[option])
     hs, ys = batch(dtype)
     whole = decoder(hs, HLENS, ys, torch.full((3,), 7))[0].log_softmax(-1)
     state = decoder.batch_init_state(hs, HLENS)
@@ -168,10 +187,13 @@ def found(hypotheses):
     return [(h.yseq.tolist(), float(h.score)) for h in hypotheses]
 
 
-@pytest.mark.parametrize("beam", [1, 3, 10])
+SEARCHES = [*((beam, "dense") for beam in (1, 3, 10)), (3, "points")]
+
+
+@pytest.mark.parametrize(("beam", "option"), SEARCHES)
 @torch.no_grad()
-def test_a_search_finds_what_one_without_states_finds(beam, monkeypatch):
-    decoder = make()
+def test_a_search_finds_what_one_without_states_finds(beam, option, monkeypatch):
+    decoder = make(**OPTIONS[option])
     hs, _ = batch()
     moves = []
     select = decoder.select_state
@@ -226,6 +248,30 @@ def test_a_step_costs_the_same_for_every_prefix(monkeypatch):
     assert set(shapes) == {(12, 1, DIM)}
 
 
+@pytest.mark.parametrize("conf", OPTIONS.values(), ids=OPTIONS)
+def test_counted_as_a_whole_it_costs_what_its_steps_cost(conf):
+    decoder = make(torch.float32, **conf)
+    hs, ys = batch(torch.float32)
+    x, y = hs[:1], ys[:1]
+    products = []
+    with torch.inference_mode(), OperationCounter(decoder) as counter:
+        decoder(x, HLENS[:1], y, torch.tensor([7]))
+        whole = {key: cost for key, cost in counter.costs.items() if key[1] in PRODUCTS}
+        counter.reset()
+        state = decoder.init_state(x[0])
+        for n in range(7):
+            _, state = decoder.score(y[0, : n + 1], state, x[0])
+        steps = {key: cost for key, cost in counter.costs.items() if key[1] in PRODUCTS}
+        assert not counter.uncovered and not counter.lost
+    assert whole.keys() == steps.keys()
+    for key, cost in whole.items():
+        names = ("dense_macs", "macs", "acs")
+        found = [[getattr(c, name) for name in names] for c in (cost, steps[key])]
+        assert found[0] == pytest.approx(found[1]), key
+        products.append(key[0])
+    assert {"decoders.0.attn.sublayer.linear_k", "output_layer"} <= {*products}
+
+
 @torch.no_grad()
 def test_a_state_holds_only_its_own_hypothesis_once_espnet_has_released_it():
     decoder = make()
@@ -252,8 +298,42 @@ def test_an_utterance_that_grows_is_seen_whole():
     assert not torch.allclose(longer, decoder.score(ys[0, :2], state, hs[0, :5])[0])
 
 
-def test_every_parameter_learns():
-    decoder = make().train()
+def activity(decoder):
+    return {**sparsities(decoder), **firing_rates(decoder)}
+
+
+@torch.no_grad()
+def test_points_stand_at_attention_and_in_both_mamba_layers():
+    decoder = make(**OPTIONS["points"])
+    hs, ys = batch()
+    decoder(hs, HLENS, ys, YLENS)
+    found = Counter(layer.point for layer in named_fatrelus(decoder).values())
+    assert found == {"F3": 2, "F4": 2} | dict.fromkeys(["F5", "F6", "F7", "F9", "F10"], 4) | {
+        "F11": 8
+    }
+    assert all(0 < float(share) < 1 for share in sparsities(decoder).values())
+    found = Counter(layer.point for layer in named_fatrelus(make(fat_points="e")).values())
+    assert found == {"F3": 2, "F4": 2, "F5": 4, "F6": 4, "F7": 4}
+    assert not named_fatrelus(make()) and make().auxiliary_losses() == {}
+
+
+def test_points_have_a_loss_that_trains_their_thresholds():
+    decoder = make(fat_points=["F4", "F5"], fat_threshold=0.3, lambda_act=0.5, lambda_T=0.1).train()
+    hs, ys = batch()
+    decoder(hs, HLENS, ys, YLENS)
+    losses = decoder.auxiliary_losses()
+    layers = named_fatrelus(decoder).values()
+    means = sum(float(layer.activation_mean.detach()) for layer in layers)
+    assert losses["sparsity_activation"].item() == pytest.approx(0.5 * means)
+    want = 0.1 * sum(float(layer.T.detach()) ** -2 for layer in layers)
+    assert losses["sparsity_threshold"].item() == pytest.approx(want)
+    sum(losses.values()).backward()
+    assert all(layer.tau.grad is not None for layer in layers)
+
+
+@pytest.mark.parametrize("conf", OPTIONS.values(), ids=OPTIONS)
+def test_every_parameter_learns(conf):
+    decoder = make(**conf).train()
     hs, ys = batch()
     out, _ = decoder(hs.requires_grad_(), HLENS, ys, YLENS)
     valid = torch.arange(7) < YLENS[:, None]
@@ -278,6 +358,8 @@ def test_the_embedding_starts_with_variance_one_whatever_espnets_init_says():
         ({"num_blocks": 0}, "num_blocks: 0"),
         ({"attention_heads": 3}, "attention_heads: 3 does not divide the 16 channels"),
         ({"scan_backend": "nmba"}, "nmba"),
+        ({"fat_points": ["F5", "F1", "F8"]}, "fat_points: F1, F8: a decoder has F3, F4, F5, F6, "),
+        ({"fat_points": "f"}, "fat_points: .*known: none, e, optimized"),
     ],
 )
 def test_impossible_values_are_refused(conf, message):

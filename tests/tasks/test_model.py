@@ -17,12 +17,17 @@ ENCODERS = {
 }
 
 
-def build(encoder="iml_spikeformer", encoder_conf=None, **model_conf):
+DECODER = {
+    "decoder": "transformer",
+    "decoder_conf": {"num_blocks": 1, "attention_heads": 2, "linear_units": 32},
+}
+
+
+def build(encoder="iml_spikeformer", encoder_conf=None, decoder=DECODER, **model_conf):
     config = {
         "encoder": encoder,
         "encoder_conf": ENCODERS[encoder] | {"num_blocks": 2} | (encoder_conf or {}),
-        "decoder": "transformer",
-        "decoder_conf": {"num_blocks": 1, "attention_heads": 2, "linear_units": 32},
+        **decoder,
         "model_conf": model_conf,
         "normalize": "utterance_mvn",
     }
@@ -82,6 +87,25 @@ def test_sparsity_of_an_event_driven_encoder():
         assert float(loss.detach()) == pytest.approx(float(losses + task), rel=1e-5)
         seen.add(frozenset(stats))
     assert len(seen) == 1
+
+
+def test_a_decoder_tells_its_sparsity_and_losses_apart_from_the_encoders():
+    conf = {"num_blocks": 1, "d_state": 3, "fat_points": "e", "fat_threshold": 0.05}
+    decoder = {"decoder": "speech_mamba", "decoder_conf": conf}
+    encoder = {"fat_points": ["F5"], "fat_threshold": 0.05, "d_state": 3}
+    model = build("event_speech_mamba", encoder, decoder, ctc_weight=0.3)
+    loss, stats, _ = model(**batch())
+    points = [k for k in stats if k.startswith("sparsity_decoder.decoders.0.")]
+    assert len(points) == 2 + 2 * 3
+    mean = sum(float(stats[k]) for k in points) / len(points)
+    assert float(stats["decoder_sparsity"]) == pytest.approx(mean)
+    ours = [k for k in stats if k.startswith("sparsity_enc")]
+    assert float(stats["sparsity"]) == pytest.approx(sum(float(stats[k]) for k in ours) / len(ours))
+    assert {"decoder_sparsity_macs", "sparsity_macs"} <= set(stats)
+    auxiliary = [float(stats[k]) for k in stats if "sparsity" in k and k.startswith("loss_")]
+    assert len(auxiliary) == 4 and "loss_decoder_sparsity_activation" in stats
+    task = 0.3 * stats["loss_ctc"] + 0.7 * stats["loss_att"]
+    assert float(loss.detach()) == pytest.approx(sum(auxiliary) + float(task), rel=1e-5)
 
 
 def test_firing_rates_are_one_dim_with_the_same_keys_in_every_step():

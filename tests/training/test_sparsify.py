@@ -47,8 +47,8 @@ CONFIG = {
     "encoder": "event_speech_mamba",
     "encoder_conf": {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 2,
                      "dropout_rate": 0.0, "positional_dropout_rate": 0.0},
-    "decoder": "transformer",
-    "decoder_conf": {"num_blocks": 1, "attention_heads": 2, "linear_units": 16},
+    "decoder": "speech_mamba",
+    "decoder_conf": {"num_blocks": 1, "attention_heads": 2, "d_state": 2, "fat_points": "e"},
     "model_conf": {"ctc_weight": 0.5},
     "normalize": "utterance_mvn",
     "optim": "adam",
@@ -93,7 +93,9 @@ def test_the_stage_after_a_training(tmp_path, caplog):
         command.main([*words, "--steps", "finetune"])
     command.main([*words, "--steps", "calibrate"])
     thresholds = json.loads((sparse / "calibration" / "init.json").read_text())["thresholds"]
-    assert len(thresholds) == 7  # F1 to F7, no feed-forward module
+    of_decoder = [name for name in thresholds if name.startswith("decoder.")]
+    assert len(of_decoder) == 8  # F3, F4, and F5 to F7 in two Mamba layers
+    assert len(thresholds) == 8 + 7  # F1 to F7, no feed-forward module
     assert all(T > 0 for T in thresholds.values())
     assert not (sparse / "config.yaml").exists()
     caplog.set_level("INFO")
@@ -110,7 +112,7 @@ def test_the_stage_after_a_training(tmp_path, caplog):
         assert 0 < abs(float(learnt) / T - 1) < 0.5
     record = read_epochs(sparse)[0]["valid"]
     assert 0 < record["sparsity"] < 1
-    assert record["loss_sparsity_threshold"] > 0
+    assert record["loss_sparsity_threshold"] > 0 and record["loss_decoder_sparsity_threshold"] > 0
     # a YAML without the part asks for nothing
     config.write_text(yaml.safe_dump({k: v for k, v in CONFIG.items() if k != "spike_meta"}))
     command.main([*words[:-1], str(tmp_path / "none")])
@@ -119,6 +121,7 @@ def test_the_stage_after_a_training(tmp_path, caplog):
     with pytest.raises(UserError, match="only speech_mamba"):
         naive_sparse.main(naive_words(exp, tmp_path))
     dense = CONFIG | {"encoder": "speech_mamba", "max_epoch": 1}
+    dense["decoder_conf"] = CONFIG["decoder_conf"] | {"fat_points": "none"}
     config.write_text(yaml.safe_dump(dense))
     asr_train.main([*data, "--output_dir", str(tmp_path / "dense")])
     naive_sparse.main(naive_words(tmp_path / "dense", tmp_path))
