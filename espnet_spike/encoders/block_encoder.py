@@ -40,6 +40,8 @@ class BlockEncoder(AbsEncoder):
         encoders: the blocks, ``(time_steps * B, N, D)`` to the same.
         after_norm: on the output, and on that of the blocks with an intermediate CTC loss.
         time_steps: that the batch of the blocks carries.
+        interctc_layer_idx: blocks with an intermediate CTC loss; none without ``set_interctc``.
+        interctc_use_conditioning: whether their posteriors are fed back.
     """
 
     embed: Any  # a module with output_lengths
@@ -47,6 +49,8 @@ class BlockEncoder(AbsEncoder):
     encoders: nn.ModuleList
     after_norm: nn.Module
     time_steps: int = 1
+    interctc_layer_idx: Sequence[int] = ()
+    interctc_use_conditioning: bool = False
     _output_size: int
 
     def set_interctc(self, layers: Sequence[int], use_conditioning: bool) -> None:
