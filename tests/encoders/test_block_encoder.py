@@ -6,7 +6,7 @@ import pytest
 import torch
 from espnet2.asr.ctc import CTC
 
-from espnet_spike.encoders.block_encoder import positional_encoding
+from espnet_spike.encoders.block_encoder import BlockEncoder, positional_encoding
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.encoders.speech_mamba import (
     EventSpeechMambaEncoder,
@@ -34,6 +34,28 @@ def make(name, **options):
 def batch():
     generator = torch.Generator().manual_seed(1)
     return torch.randn(2, 41, 20, generator=generator, dtype=torch.double), LENGTHS
+
+
+class FrontEndAlone(BlockEncoder):
+    """The least that an encoder says; nothing of intermediate CTC."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = lambda xs_pad, ilens: (xs_pad[:, ::2], (ilens + 1) // 2)
+        self.pos_enc = positional_encoding("none", 20, 0.0)
+        self.encoders = torch.nn.ModuleList([torch.nn.ReLU()])
+        self.after_norm = torch.nn.Identity()
+        self._output_size = 20
+
+    def block_inputs(self, x, olens):
+        return ()
+
+
+def test_an_encoder_may_leave_intermediate_ctc_out():
+    x, ilens = batch()
+    xs, olens, _ = FrontEndAlone()(x, ilens)
+    assert torch.equal(xs, x[:, ::2].relu()) and olens.tolist() == [21, 15]
+    assert FrontEndAlone.twin({}) is None
 
 
 @pytest.mark.parametrize("name", ENCODERS)
