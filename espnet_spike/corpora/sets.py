@@ -65,14 +65,24 @@ def collect(
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> dict[str, str]:
-    """Return name without ending -> path of the files below a folder that end so, in any case."""
+    """Return name without ending -> path of the files below a folder that end so, in any case.
+
+    Raises:
+        UserError: two files share a name, which has to tell the utterance.
+    """
     endings = tuple(endings)
     found = {}
     for root, _, names in os.walk(folder, followlinks=True):
         for name in names:
             stem, dot, ending = name.rpartition(".")
             if dot and f".{ending.lower()}" in endings and not name.startswith("."):
-                found[stem] = os.path.join(root, name)
+                path = os.path.join(root, name)
+                if stem in found and not os.path.samefile(found[stem], path):
+                    raise UserError(
+                        f"{path}: {found[stem]} has the same name, {stem}",
+                        "each utterance needs a name of its own: remove or rename one",
+                    )
+                found[stem] = path
     return found
 
 

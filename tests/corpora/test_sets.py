@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_spike.corpora.sets import collect, join, split_off
+from espnet_spike.corpora.sets import collect, find_files, join, split_off
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 
@@ -46,3 +46,15 @@ def test_what_lacks_audio_or_transcript_is_listed(caplog):
     assert "no transcript for 1 files: c" in caplog.text
     with pytest.raises(UserError, match="no utterance has both"):
         collect("dev", {"a": "A"}, {}, {"a": "s"})
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a/one.wav").touch()
+    (tmp_path / "a/one.txt").touch()
+    (tmp_path / "c").symlink_to(tmp_path / "a")  # the same file once more
+    assert [*find_files(tmp_path, [".wav"])] == ["one"]
+    (tmp_path / "b/one.WAV").touch()
+    with pytest.raises(UserError, match="has the same name, one"):
+        find_files(tmp_path, [".wav"])
