@@ -57,7 +57,10 @@ find_cost_models() { # sets cost_models, the files of --energy_model; its YAMLs 
       find_named energy_model "$name" conf/energy
       names+=("$found") cost_models+=("$found")
     else
-      names+=("$name") cost_models+=("$root/conf/energy/$name.yaml")
+      found=$root/conf/energy/$name.yaml
+      [[ -f $found ]] ||
+        fail "--energy_model $name: no such file in conf/energy" "there are: $(basename -as .yaml "$root"/conf/energy/*.yaml | paste -sd ' ')"
+      names+=("$name") cost_models+=("$found")
     fi
   done
   energy_model=${names[*]}

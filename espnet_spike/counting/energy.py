@@ -123,15 +123,27 @@ def read_cost_model(name: str, folder: Path | None = None) -> CostModel:
     """
     keys = set(CostModel.__dataclass_fields__) - {"name"}
     path, content = read_named(name, folder or shipped("energy"), keys, "cost model")
-    if set(content["operations"]) != set(OPERATIONS):
+    for key in ("title", "source", "technology", "precision"):
+        if not content[key]:
+            raise UserError(f"{path}: {key} is empty", "a price without its source says nothing")
+    operations, memory = content["operations"], content["memory"]
+    if not isinstance(operations, Mapping) or set(operations) != set(OPERATIONS):
         raise UserError(f"{path}: operations must have prices of {', '.join(OPERATIONS)}")
-    access = content["memory"].get("access")
-    needed = {"operands": "pj_per_byte", "operations": "sram"}
-    if access not in needed or not {"bytes_per_value", needed[access]} <= set(content["memory"]):
+    access = memory.get("access") if isinstance(memory, Mapping) else None
+    price = {"operands": "pj_per_byte", "operations": "sram"}.get(str(access))
+    if price is None or set(memory) != {"access", "bytes_per_value", price}:
         raise UserError(
             f"{path}: memory needs access (operands or operations), bytes_per_value, and "
             "pj_per_byte (operands) or sram (operations)"
         )
+    numbers = [*operations.items(), ("bytes_per_value", memory["bytes_per_value"])]
+    if price == "sram":
+        numbers += [("sram", value) for point in memory["sram"] for value in point]
+    else:
+        numbers.append((price, memory[price]))
+    for key, value in numbers:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise UserError(f"{path}: {key}: {value} is no price", "give a number from 0 up")
     return CostModel(path.stem, **content)
 
 

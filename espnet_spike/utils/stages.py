@@ -81,7 +81,9 @@ def fingerprint(
         elif path.is_file():
             parts.append(f"{path}={_file_key(path)}")
         else:
-            raise UserError(f"{path} does not exist", "run the earlier stages first (--stage 1)")
+            raise UserError(
+                f"{path} does not exist", "run the earlier stages first, with the same options"
+            )
     return text_digest("\0".join(parts))
 
 
