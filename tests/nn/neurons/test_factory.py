@@ -24,8 +24,8 @@ def test_the_twin_is_relu():
 
 
 def test_time_steps():
-    steps = {name: NeuronFactory(name, 3).time_steps for name in NEURONS}
-    assert steps == {"imls": 1, "ilif": 1, "lif": 3, "ternary": 1, "relu": 1}
+    steps = {"imls": 1, "ilif": 1, "lif": 3, "ternary": 1, "relu": 1}
+    assert steps == {name: NeuronFactory(name, 3).time_steps for name in steps}
     assert NeuronFactory("ilif", 3, {"time_steps": 2}).time_steps == 2
 
 
@@ -35,9 +35,10 @@ def test_conf_wins_and_overrides_win_over_conf():
     assert make(3, T=1).T == 1
 
 
-def test_only_lif_gets_norms_unless_asked():
-    for name in NEURONS:
-        assert isinstance(NeuronFactory(name).unnormed(3), NormedNeuron) == (name == "lif")
+def test_neurons_that_need_norms_get_them_unasked():
+    assert NEURONS["lif"].needs_norm and not NEURONS["imls"].needs_norm
+    for name, cls in NEURONS.items():
+        assert isinstance(NeuronFactory(name).unnormed(3), NormedNeuron) == cls.needs_norm
         assert isinstance(NeuronFactory(name, norm=True).unnormed(3), NormedNeuron)
         assert not isinstance(NeuronFactory(name, norm=False).unnormed(3), NormedNeuron)
 
