@@ -218,6 +218,19 @@ def read_config(exp_dir: Path) -> dict[str, Any]:
         raise UserError(f"no trained model in {exp_dir}: config.yaml is missing") from None
 
 
+def left_out(config: Mapping[str, Any], kept: Sequence[str] = ()) -> list[str]:
+    """Name the parts of a model behind its encoder, for what takes the encoder and says so.
+
+    Args:
+        config: of its training, as ``read_config`` gives it.
+        kept: of ``ctc`` and ``decoder``, those that are taken too.
+    """
+    weight = config.get("model_conf", {}).get("ctc_weight", 0.5)
+    names = {"ctc": "CTC", "decoder": f"decoder {config.get('decoder')}"}
+    there = {"ctc": weight > 0, "decoder": weight < 1 and config.get("decoder") is not None}
+    return [name for part, name in names.items() if there[part] and part not in kept]
+
+
 def best_checkpoint(exp_dir: Path | str, criterion: Sequence[str] | None = None) -> Path:
     """Return the model file to decode with.
 

@@ -21,6 +21,7 @@ from espnet_spike.experiment import (
     best_checkpoint,
     experiment_tag,
     is_whole,
+    left_out,
     read_epochs,
 )
 
@@ -122,6 +123,22 @@ def test_best_checkpoint_refuses(tmp_path):
     (exp / "valid.loss.ave.pth").write_bytes(content[:-30])
     with pytest.raises(UserError, match="truncated"):
         best_checkpoint(exp)
+
+
+@pytest.mark.parametrize(
+    ("config", "behind", "beside_ctc"),
+    [
+        ({"decoder": "speech_mamba", "model_conf": {"ctc_weight": 0.3}}, "CTC, decoder", "decoder"),
+        ({"decoder": "speech_mamba", "model_conf": {"ctc_weight": 0.0}}, "decoder", "decoder"),
+        ({"decoder": "speech_mamba", "model_conf": {"ctc_weight": 1.0}}, "CTC", ""),
+        ({"decoder": None, "model_conf": {"ctc_weight": 1.0}}, "CTC", ""),
+        ({"decoder": "speech_mamba"}, "CTC, decoder", "decoder"),
+    ],
+)
+def test_what_takes_the_encoder_names_what_it_leaves_out(config, behind, beside_ctc):
+    found = [left_out(config), left_out(config, kept=["ctc"])]
+    names = [", ".join(parts).replace("decoder speech_mamba", "decoder") for parts in found]
+    assert names == [behind, beside_ctc]
 
 
 def test_looking_at_an_experiment_does_not_import_torch():

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(
         f"{manifest['share']:.1%} of the encoder's parameters in the graph; "
-        f"{len(outside['operations'])} operations outside"
+        f"{len(outside['operations'])} operations outside; left out: "
+        f"{', '.join(manifest['left_out'])}"
     )
     print(f"written: {args.out}, {beside}")
 

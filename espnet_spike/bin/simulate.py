@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{figures['simulated']['calls']} calls simulated, outputs bit for bit as modelled; "
             f"fit on held-out calls within {fit['held_out_max']:.2%}"
         )
+        print(f"  front end and encoder; left out: {', '.join(figures['left_out'])}")
         for coding, counts in figures["codings"].items():
             print(
                 f"  {coding:15} {counts['cycles']:12.0f} cycles a frame, "

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--chunk_ms {args.chunk_ms:g} must be positive")
     from espnet_spike.data.audio import Source, change_rate, read
     from espnet_spike.data.feature_extractor import FeatureExtractor
+    from espnet_spike.experiment import left_out
     from espnet_spike.inference.streaming import Transcriber
     from espnet_spike.tasks.loading import load_model, open_model
 
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             seconds = min(start + size, len(wave)) / rate
             print(f"{seconds:7.2f} s  {to_text(transcriber.ctc.tokens)}", flush=True)
     print(f"text: {to_text(transcriber.ctc.tokens)}")
+    if absent := left_out(vars(trained.options), kept=["ctc"]):
+        print(f"greedy CTC; left out: {', '.join(absent)}")
     print("\n".join(transcriber.timing_lines(args.chunk_ms)))
 
 

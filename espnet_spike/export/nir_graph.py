@@ -40,6 +40,7 @@ from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
 from espnet_spike.encoders.monitor import captured
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import left_out
 from espnet_spike.export.nir_runner import run_graph
 from espnet_spike.nn.neurons.base import Neuron
 from espnet_spike.nn.neurons.response import (
@@ -524,6 +525,7 @@ def export_nir(
         "inputs": export.inputs,
         "parameters": export.parameters,
         "outside": outside(encoder, export, counter.costs),
+        "left_out": left_out(vars(args)),
         "check": vars(check),
         "environment": environment(),
     }

@@ -10,6 +10,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import FeatureExtractor, hand_on
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import left_out
 from espnet_spike.export import onnx_check, sherpa
 from espnet_spike.export.onnx_graph import CTCGraph, OnnxCTC, export, import_extra
 from espnet_spike.results.normalization import find_normalization
@@ -107,6 +108,8 @@ def export_experiment(
     tokens = out / "tokens.txt"
     write_lines(tokens, sherpa.token_lines(options.token_list, options.token_type))
     exported = {"onnx": OnnxCTC(paths["onnx"])}
+    if absent := left_out(vars(options), kept=["ctc"]):
+        say(f"encoder and CTC; left out: {', '.join(absent)}")
     largest = onnx_check.check_made_up(graph, exported["onnx"])
     say(f"synthetic utterances: largest difference of a log-probability {largest:.1e}")
     if int8:
@@ -117,6 +120,7 @@ def export_experiment(
         "model": str(asr_exp),
         "checkpoint": trained.checkpoint.name,
         "encoder": options.encoder,
+        "left_out": left_out(vars(options), kept=["ctc"]),
         "bytes": {name: path.stat().st_size for name, path in paths.items()},
         "made_up": {"largest": largest},
         "sets": {},

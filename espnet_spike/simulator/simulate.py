@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_spike.experiment import read_config
+from espnet_spike.experiment import left_out, read_config
 from espnet_spike.results.experiments import RESULTS
 from espnet_spike.simulator import toolchain
 from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
@@ -194,7 +194,7 @@ def simulate_experiment(
         log = folder / "calls.jsonl"
         figures = simulate_recording(recording, core, log, jobs, compiler=compiler)
         figures |= {"model": model_name(asr_exp), "checkpoint": checkpoint, "data": data_dir.name}
-        figures |= {"environment": environment()}
+        figures |= {"left_out": left_out(read_config(asr_exp)), "environment": environment()}
         found[name] = figures
         write_json(folder / f"{name}.json", figures, ensure_ascii=False)
         plot(folder / f"{name}.png", figures)
@@ -224,6 +224,7 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
     """Return what ``results.json`` keeps of a simulation."""
     layers = figures["weight_layers"]
     names = "model how energy data utterances frames codings parts layers fit simulated".split()
+    names.append("left_out")
     cycles = [layer["dense"] for layer in layers]
     sparsity = [layer["sparsity"] for layer in layers]
     machine = figures["machine"]

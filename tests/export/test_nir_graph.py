@@ -96,7 +96,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     export_nir.main(words)
     manifest = json.loads(out.with_name("x.nir.json").read_text())
     assert manifest["check"]["utterances"] == 3 and manifest["check"]["different"] == 0
-    assert f"{manifest['check']['spikes']} spikes: 0 differ" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{manifest['check']['spikes']} spikes: 0 differ" in printed
+    assert "left out: CTC, decoder transformer" in printed
+    assert manifest["left_out"] == ["CTC", "decoder transformer"]
     nodes = nir.read(out).nodes
     assert {node for held in manifest["parameters"].values() for node in held} <= set(nodes)
     assert 0.5 < manifest["share"] < 1

@@ -30,7 +30,9 @@ def test_the_command_exports_checks_and_scores(check_dir, tmp_path, capsys):
     export_onnx.main([*arguments, "--check_dir", str(check_dir), "--normalization", "none"])
     printed = capsys.readouterr().out
     assert "| test | 8 | 8 | – | – |" in printed and "from_zipformer_ctc" in printed
+    assert "encoder and CTC; left out: decoder transformer" in printed
     report = json.loads((out / "export.json").read_text())
+    assert report["left_out"] == ["decoder transformer"]
     figures = report["sets"]["test"]
     assert figures["same"] == figures["utterances"] == 8 and figures["largest"] < 1e-3
     errors = figures["errors"]

@@ -191,11 +191,24 @@ def test_the_command_finds_what_greedy_ctc_finds_offline(tmp_path, capsys, name)
 
     text = CharTokenizer().tokens2text([TOKENS[i] for i in offline])
     assert f"text: {text}\n" in printed
+    assert "left out" not in printed
     partial = re.findall(r"^ +([\d.]+) s  (.*)$", printed, flags=re.MULTILINE)
     assert len(partial) > 1 and partial[-1][1] == text
     assert all(text.startswith(line[1]) for line in partial)
     assert re.search(r"real-time factor \d\.\d+", printed)
     assert "waits for 25 ms" in printed
+
+
+def test_the_command_names_the_decoder_that_it_leaves_out(tmp_path, capsys):
+    from espnet_spike.bin import stream as command
+
+    conf = {"num_blocks": 1, "attention_heads": 2, "d_state": 3}
+    decoder = {"decoder": "speech_mamba", "decoder_conf": conf}
+    experiment(tmp_path, "dense", model_conf={"ctc_weight": 0.3}, **decoder)
+    FeatureExtractor(8000, FbankConfig()).write(tmp_path)
+    noise(tmp_path / "a.wav")
+    command.main(["--asr_exp", str(tmp_path), "--chunk_ms", "700", str(tmp_path / "a.wav")])
+    assert "greedy CTC; left out: decoder speech_mamba\n" in capsys.readouterr().out
 
 
 def test_a_model_that_needs_whole_utterances_is_refused(tmp_path):

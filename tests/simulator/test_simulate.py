@@ -15,7 +15,9 @@ def experiment(tmp_path, monkeypatch):
     """An experiment folder whose recording is at hand."""
     exp = tmp_path / "exp" / "asr_x"
     exp.mkdir(parents=True)
-    (exp / "config.yaml").write_text("encoder: iml_spikeformer\nencoder_conf: {}\n")
+    (exp / "config.yaml").write_text(
+        "encoder: iml_spikeformer\nencoder_conf: {}\ndecoder: transformer\n"
+    )
     (exp / "results.json").write_text(json.dumps({"wer": 1.0}))
     made = record("iml")[2]
     monkeypatch.setattr(command, "record_experiment", lambda *_: (made, "x.pth"))
@@ -36,6 +38,7 @@ def test_an_experiment_gets_its_figures(experiment, tmp_path):
     assert results["wer"] == 1.0
     kept = results["simulate"]["small"]
     assert kept["model"] == "iml_spikeformer" and kept["data"] == "test"
+    assert kept["left_out"] == ["CTC", "decoder transformer"]
     assert 0.2 < kept["sparsity"] < 0.95
     parts = sum(forms["event"]["cycles"] for forms in kept["parts"].values())
     layers = sum(forms["event"]["cycles"] for forms in kept["layers"].values())
