@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The SpeechMamba rows of the results, one seed of every row first; call again to go on.
 #   egs/fsdd/speech_mamba.sh [--seeds "1 2 3"] [--rows "dense naive relu e optimized spiking"] [OPTIONS of run.sh]
+# ROW_mhsa_mamba is the same in our layout of before the published one was known.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 
@@ -9,13 +10,15 @@ source "$here/local/row_options.sh"
 row_options "dense naive relu e optimized spiking" "$@"
 
 row() { # row NAME: options of run.sh; any of the commands can be given by hand
-  case $1 in
-    dense) echo --asr_config conf/train_speech_mamba.yaml ;;
-    naive) echo --asr_config conf/train_speech_mamba.yaml --naive_sparsity 0.2 ;;
-    relu) echo --asr_config conf/train_event_speech_mamba.yaml --sparsify false ;;
-    e) echo --asr_config conf/train_event_speech_mamba.yaml ;;
-    optimized) echo --asr_config conf/train_event_speech_mamba_optimized.yaml ;;
-    spiking) echo --asr_config conf/train_spiking_speech_mamba.yaml ;;
+  local model=${1%_mhsa_mamba}
+  local layout=${1#"$model"} # empty or _mhsa_mamba
+  case $model in
+    dense) echo --asr_config "conf/train_speech_mamba$layout.yaml" ;;
+    naive) echo --asr_config "conf/train_speech_mamba$layout.yaml" --naive_sparsity 0.2 ;;
+    relu) echo --asr_config "conf/train_event_speech_mamba$layout.yaml" --sparsify false ;;
+    e) echo --asr_config "conf/train_event_speech_mamba$layout.yaml" ;;
+    optimized) echo --asr_config "conf/train_event_speech_mamba_optimized$layout.yaml" ;;
+    spiking) echo --asr_config "conf/train_spiking_speech_mamba$layout.yaml" ;;
     *) echo "error: no row '$1'" >&2 && return 1 ;;
   esac
 }

@@ -1,9 +1,11 @@
 """The encoder blocks of SpeechMamba, ``(B, L, D)`` to ``(B, L, D)``.
 
-The published layer layout behind 67.6 M parameters was not available to us; ``mhsa_mamba``, our
-reading, has Mamba in the place of the feed-forward module and lands on that size.
+``mamba_mhsa_mamba`` is the layer of Speech-Mamba (Gao and Chen, 2024, arXiv 2409.18654, and its
+official recipe): Mamba, self-attention, Mamba, no feed-forward module. ``mhsa_mamba`` is our
+reading of before its layout was known: Mamba in the place of the feed-forward module.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from espnet_spike.nn.layers.fatrelu import FatPoints
 from espnet_spike.nn.layers.mamba import Mamba, RMSNorm
+from espnet_spike.nn.layers.residual import PreNormResidual
 from espnet_spike.nn.layers.softmax_attention import SelfAttention
 from espnet_spike.nn.norms import LayerNorm
 
@@ -93,6 +96,42 @@ class ConvModule(nn.Module):
         return self.pointwise_out(F.silu(self.norm(x)))
 
 
+class MambaMHSAMambaBlock(nn.Module):
+    """Mamba, self-attention, Mamba, each as x + dropout(sublayer(RMSNorm(x))).
+
+    Args:
+        conf: of the encoder.
+        mamba_in: called as ``Mamba``.
+        attn: called as ``SelfAttention``.
+        mamba_out: called as ``Mamba``.
+    """
+
+    def __init__(
+        self, conf: BlockConfig, mamba_in: nn.Module, attn: nn.Module, mamba_out: nn.Module
+    ) -> None:
+        super().__init__()
+        self.mamba_in, self.attn, self.mamba_out = (
+            PreNormResidual(RMSNorm(conf.dim), sublayer, conf.dropout_rate)
+            for sublayer in (mamba_in, attn, mamba_out)
+        )
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Run the block."""
+        x = self.mamba_in(x, frames.lengths, frames.mask)
+        x = self.attn(x, frames.mask, frames.visible)
+        return self.mamba_out(x, frames.lengths, frames.mask)
+
+
+def mamba_mhsa_mamba(conf: BlockConfig) -> MambaMHSAMambaBlock:
+    """Return the dense or event-driven block of Speech-Mamba."""
+    return MambaMHSAMambaBlock(
+        conf,
+        Mamba(conf.dim, points=conf.points, **conf.mamba),
+        SelfAttention(conf.dim, conf.heads, conf.attention_dropout_rate, conf.points, conf.window),
+        Mamba(conf.dim, points=conf.points, **conf.mamba),
+    )
+
+
 class MHSAMambaBlock(nn.Module):
     """Self-attention, then Mamba: x + MHSA(norm(x)), x + Mamba(RMSNorm(x))."""
 
@@ -157,7 +196,8 @@ class ConMambaBlock(nn.Module):
         return self.norm(x)
 
 
-BLOCKS: dict[str, type[nn.Module]] = {
+BLOCKS: dict[str, Callable[[BlockConfig], nn.Module]] = {
+    "mamba_mhsa_mamba": mamba_mhsa_mamba,
     "mhsa_mamba": MHSAMambaBlock,
     "conmamba": ConMambaBlock,
     "mamba_ffn": MambaFFNBlock,

@@ -1,7 +1,8 @@
 """SpeechMamba: a speech encoder of self-attention and Mamba blocks, dense, event-driven, spiking.
 
-The dense backbone is that of Speech-Mamba (arXiv 2409.18654), whose layer layout was not available
-to us; the layouts offered are our choice and those of its kin (``encoders.mamba_blocks``).
+The dense backbone is the encoder of Speech-Mamba (Gao and Chen, 2024, arXiv 2409.18654); sizes,
+layout and initialisation are those of its official SpeechBrain recipe (mamba960h). Layouts of ours
+and of its kin are options (``encoders.mamba_blocks``).
 The event-driven form (Ahmed et al., 2026, arXiv 2606.01135) puts FATReLU layers at named points of
 the same backbone, see ``nn.layers.fatrelu``; the spiking form of the same paper replaces the blocks
 by spiking ones, see ``espnet_spike.encoders.spiking_mamba_blocks``.
@@ -9,7 +10,7 @@ by spiking ones, see ``espnet_spike.encoders.spiking_mamba_blocks``.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -19,71 +20,110 @@ from torch import Tensor, nn
 
 from espnet_spike.encoders.block_encoder import BlockEncoder, positional_encoding
 from espnet_spike.encoders.mamba_blocks import BLOCKS, BlockConfig, Frames
-from espnet_spike.encoders.spiking_mamba_blocks import LIFPoints, SpikingMambaBlock
+from espnet_spike.encoders.spiking_mamba_blocks import SPIKING_BLOCKS, LIFPoints
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.conv_subsampling import ConvFrontEnd, front_end_layers
 from espnet_spike.nn.layers.fatrelu import FatPoints, SparsityLoss, named_fatrelus
-from espnet_spike.nn.layers.mamba import RMSNorm
+from espnet_spike.nn.layers.mamba import INIT_MODES, RMSNorm, xavier_normal
 from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_mask
 from espnet_spike.nn.neurons.frame_lif import named_frame_lifs, rate_losses
+from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.utils.options import choose
+
+
+@dataclass(frozen=True)
+class BlockDefaults:
+    """Options whose default depends on the block; see ``Backbone``."""
+
+    output_size: int
+    num_blocks: int
+    input_layer: str
+    d_state: int
+    bidirectional: bool
+
+
+PUBLISHED = "mamba_mhsa_mamba"
+BLOCK_DEFAULTS = {PUBLISHED: BlockDefaults(512, 7, "speechbrain", 256, bidirectional=False)}
+OUR_DEFAULTS = BlockDefaults(256, 12, "conmamba", 16, bidirectional=True)
 
 
 @dataclass(frozen=True)
 class Backbone:
     """Options that all SpeechMamba encoders share.
 
+    Where two defaults are given, the first is Speech-Mamba's and holds with its own block,
+    ``mamba_mhsa_mamba``; the second, ours, with any other.
+
     Attributes:
-        output_size: D, channels of the blocks.
+        output_size: D, channels of the blocks; None for 512 or 256.
         attention_heads: of self-attention.
         linear_units: hidden channels of feed-forward modules, in the blocks that have one.
-        num_blocks: number of blocks.
-        block: ``mhsa_mamba`` (self-attention, then Mamba in the place of the feed-forward
-            module), ``conmamba`` (a Conformer block with Mamba in the place of attention) or
-            ``mamba_ffn``.
+        num_blocks: number of blocks; None for 7 or 12.
+        block: ``mamba_mhsa_mamba`` (Mamba, self-attention, Mamba; with a final LayerNorm, the
+            others with an RMSNorm), ``mhsa_mamba`` (self-attention, then Mamba in the place of the
+            feed-forward module), ``conmamba`` (a Conformer block with Mamba in the place of
+            attention) or ``mamba_ffn``.
         dropout_rate: after each branch and inside feed-forward modules.
         positional_dropout_rate: after the positional encoding.
         attention_dropout_rate: on the attention weights.
-        input_layer: ``conmamba`` (two 3x3 convolutions of 64 and 32 channels) or ``speechbrain``
-            (5x5, 5x5, 1x1 of 64 channels); both shorten the input by 4.
+        input_layer: ``speechbrain`` (5x5, 5x5, 1x1 of 64 channels) or ``conmamba`` (two 3x3
+            convolutions of 64 and 32 channels); both shorten the input by 4. None for one or the
+            other.
         conv_channels: channels of all these convolutions; None for those named.
+        conv_skip: the 1x1 skip around the last convolution that Speech-Mamba's recipe has, see
+            ``ConvFrontEnd``.
         pos_enc: ``abs`` (sinusoidal) or ``none``.
-        d_state: states of the scan, a channel.
+        d_state: states of the scan, a channel; None for 256 or 16.
         d_conv: kernel of Mamba's convolution.
         expand: Mamba's inner channels over D.
         dt_rank: rank of the scan's step sizes; None means D / 16.
-        bidirectional: also scan each utterance backwards.
+        bidirectional: also scan each utterance backwards; None for false or true.
         attention_window: frames to the left and right that attention sees; None for all.
         causal: no later frame in the front end, the scan and attention, whatever else is said.
         conv_kernel: of ConMamba's convolution module, odd.
         scan_backend: ``auto``, ``numba``, ``torch``, ``mamba`` or ``ref``, see
             ``espnet_spike.nn.ops.selective_scan``.
+        init_mode: ``mamba`` (every layer's own) or ``xavier_normal`` (Speech-Mamba's: every
+            parameter of more than one dimension behind the convolutions, those of the scan too).
+            Either holds whatever ESPnet's ``init`` says.
         interctc_layer_idx: blocks (1-based) whose output feeds an intermediate CTC loss.
         interctc_use_conditioning: feed the intermediate CTC posteriors back.
     """
 
-    output_size: int = 256
+    output_size: int | None = None
     attention_heads: int = 4
     linear_units: int = 1024
-    num_blocks: int = 12
-    block: str = "mhsa_mamba"
+    num_blocks: int | None = None
+    block: str = PUBLISHED
     dropout_rate: float = 0.1
     positional_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.0
-    input_layer: str = "conmamba"
+    input_layer: str | None = None
     conv_channels: int | None = None
+    conv_skip: bool = False
     pos_enc: str = "abs"
-    d_state: int = 16
+    d_state: int | None = None
     d_conv: int = 4
     expand: int = 2
     dt_rank: int | None = None
-    bidirectional: bool = True
+    bidirectional: bool | None = None
     attention_window: Sequence[int] | None = None
     causal: bool = False
     conv_kernel: int = 31
     scan_backend: str = "auto"
+    init_mode: str = "mamba"
     interctc_layer_idx: Sequence[int] = ()
     interctc_use_conditioning: bool = False
+
+    def of_block(self) -> BlockDefaults:
+        """Return the options that depend on the block: as given, else the block's own.
+
+        Raises:
+            ValueError: for an unknown ``block``.
+        """
+        defaults = BLOCK_DEFAULTS.get(choose("block", self.block, BLOCKS), OUR_DEFAULTS)
+        given = {f.name: getattr(self, f.name) for f in fields(BlockDefaults)}
+        return replace(defaults, **{k: v for k, v in given.items() if v is not None})
 
 
 def backbone_of(conf: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,52 +168,64 @@ class SpeechMambaEncoder(BlockEncoder):
 
     def build(self, input_size: int, conf: Backbone, points: FatPoints) -> None:
         """Make the layers, with FATReLU at ``points``."""
-        self._output_size = conf.output_size
+        chosen = conf.of_block()
+        dim = self._output_size = chosen.output_size
         self.embed = ConvFrontEnd(
             input_size,
-            conf.output_size,
-            conf.input_layer,
+            dim,
+            chosen.input_layer,
             points,
             conf.causal,
             conf.conv_channels,
+            conf.conv_skip,
         )
         self.subsampling_factor = self.embed.factor
-        self.pos_enc = positional_encoding(
-            conf.pos_enc, conf.output_size, conf.positional_dropout_rate
-        )
+        self.pos_enc = positional_encoding(conf.pos_enc, dim, conf.positional_dropout_rate)
         self.window = _window(conf)
         if conf.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel: {conf.conv_kernel} is even")
         if conf.causal and conf.block == "conmamba":
             raise ValueError("causal: the convolution module of block conmamba looks ahead")
         block_conf = BlockConfig(
-            dim=conf.output_size,
+            dim=dim,
             heads=conf.attention_heads,
             hidden=conf.linear_units,
             kernel=conf.conv_kernel,
             dropout_rate=conf.dropout_rate,
             attention_dropout_rate=conf.attention_dropout_rate,
             mamba={
-                "d_state": conf.d_state,
+                "d_state": chosen.d_state,
                 "d_conv": conf.d_conv,
                 "expand": conf.expand,
                 "dt_rank": conf.dt_rank,
-                "bidirectional": conf.bidirectional and not conf.causal,
+                "bidirectional": chosen.bidirectional and not conf.causal,
                 "scan_backend": conf.scan_backend,
+                "init_mode": conf.init_mode,
             },
             points=points,
             window=self.window,
         )
-        block = BLOCKS[choose("block", conf.block, BLOCKS)]
         self.encoders = nn.ModuleList(
-            self.make_block(block, block_conf) for _ in range(conf.num_blocks)
+            self.make_block(conf.block, block_conf) for _ in range(chosen.num_blocks)
         )
-        self.after_norm = RMSNorm(conf.output_size)
+        published = conf.block == PUBLISHED
+        self.after_norm = LayerNorm(dim, eps=1e-6) if published else RMSNorm(dim)
         self.set_interctc(conf.interctc_layer_idx, conf.interctc_use_conditioning)
+        self.init_mode = choose("init_mode", conf.init_mode, INIT_MODES)
+        self.espnet_initialization_fn()
+        if published:
+            self.register_load_state_dict_pre_hook(_refuse_other_blocks)
 
-    def make_block(self, block: type[nn.Module], conf: BlockConfig) -> nn.Module:
-        """Return one block of the class that ``block`` in the options names."""
-        return block(conf)
+    def espnet_initialization_fn(self) -> None:
+        """Draw parameters as ``init_mode`` says; ESPnet calls this after its own ``init``."""
+        if self.init_mode == "xavier_normal":
+            # the recipe draws its Transformer class anew: the convolutions are not part of that
+            for module in (self.embed.out, self.encoders):
+                xavier_normal(module)
+
+    def make_block(self, block: str, conf: BlockConfig) -> nn.Module:
+        """Return one block of the kind that ``block`` names."""
+        return BLOCKS[block](conf)
 
     def subsample(self, xs_pad: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
         """Run the front end; see ``BlockEncoder``.
@@ -250,7 +302,8 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
 
     Args:
         input_size: feature dimension.
-        fat_points: names of points (``F1`` ... ``F11``), or ``e`` (F1 to F8), ``optimized`` (all).
+        fat_points: names of points (``F1`` ... ``F11``), or ``e`` (F1 to F8), ``optimized`` (all);
+            each stands wherever the network has its place: F8 in feed-forward modules alone.
         fat_threshold: initial threshold; learnt if positive.
         fat_learn: whether positive thresholds are learnt.
         fat_two_sided: points that zero small magnitudes and keep the sign.
@@ -319,7 +372,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         r_max: firing rate above which a layer bursts.
         lambda_q: weight of L_quiet, see ``espnet_spike.nn.neurons.frame_lif.rate_losses``.
         lambda_b: weight of L_burst.
-        **backbone: see ``Backbone``; ``block: mhsa_mamba`` only, attention without window.
+        **backbone: see ``Backbone``; ``block``: ``mamba_mhsa_mamba`` or ``mhsa_mamba``, attention
+            without window.
 
     Raises:
         ValueError: for an unknown or impossible value, naming the known ones.
@@ -346,8 +400,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
     ) -> None:
         BlockEncoder.__init__(self)
         conf = Backbone(**backbone)
-        if conf.block != "mhsa_mamba":
-            raise ValueError(f"block: the spiking encoder has mhsa_mamba only, not {conf.block}")
+        choose("block", conf.block, SPIKING_BLOCKS)
         if conf.attention_window is not None:
             raise ValueError("attention_window: spiking attention has none, see ssa_decay")
         if len(ssa_decay) != 2 or min(ssa_decay) <= 0:
@@ -368,7 +421,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             self.attn["decay"] = tuple(ssa_decay)
         self.rates = (r_min, r_max)
         self.lambdas = {"quiet": lambda_q, "burst": lambda_b}
-        layers = front_end_layers(conf.input_layer, conf.conv_channels)
+        layers = front_end_layers(conf.of_block().input_layer, conf.conv_channels)
         channels = {"F1": layers[0][2], "F2": layers[-1][2]}
         self.build(input_size, conf, LIFPoints(channels, self.lif))
 
@@ -377,9 +430,9 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         """Return the dense SpeechMamba of the same backbone."""
         return SpeechMambaEncoder, backbone_of(conf)
 
-    def make_block(self, block: type[nn.Module], conf: BlockConfig) -> nn.Module:
-        """Return the spiking block."""
-        return SpikingMambaBlock(conf, self.lif, **self.attn)
+    def make_block(self, block: str, conf: BlockConfig) -> nn.Module:
+        """Return one spiking block of the kind that ``block`` names."""
+        return SPIKING_BLOCKS[block](conf, self.lif, **self.attn)
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Return the weighted firing-rate losses of the last forward pass."""
@@ -387,6 +440,18 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         losses = rate_losses([rate for rate in rates if rate is not None], *self.rates)
         pairs = zip(self.lambdas.items(), losses, strict=True)
         return {name: weight * loss for (name, weight), loss in pairs if weight}
+
+
+def _refuse_other_blocks(
+    encoder: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any
+) -> None:
+    """Say what to do where ``block`` was left out when another block was its default."""
+    blocks = [name for name in state if name.startswith(f"{prefix}encoders.")]
+    if blocks and not any(name.startswith(f"{prefix}encoders.0.mamba_in.") for name in blocks):
+        raise RuntimeError(
+            f"its blocks are none of `{PUBLISHED}`, the default of `block` now; a configuration of "
+            "before that leaves it out needs `block: mhsa_mamba` in encoder_conf"
+        )
 
 
 def _window(conf: Backbone) -> tuple[int, int] | None:

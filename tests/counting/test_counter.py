@@ -290,7 +290,7 @@ MAMBA = {
 }
 
 
-@pytest.mark.parametrize("block", ["mhsa_mamba", "conmamba", "mamba_ffn"])
+@pytest.mark.parametrize("block", ["mamba_mhsa_mamba", "mhsa_mamba", "conmamba", "mamba_ffn"])
 @pytest.mark.parametrize(
     "make",
     [
@@ -317,16 +317,18 @@ def test_speech_mamba_is_covered(make, block):
 
 def test_spiking_speech_mamba_reads_spikes():
     torch.manual_seed(0)
-    model = SpikingSpeechMambaEncoder(20, v_th=0.3, attn_v_th=0.1, **MAMBA).eval()
+    conf = MAMBA | {"conv_skip": True}
+    model = SpikingSpeechMambaEncoder(20, v_th=0.3, attn_v_th=0.1, **conf).eval()
     counter = count(model, *speech())
     assert not counter.uncovered and not counter.lost
     for layer in ("linear_q", "linear_k", "linear_v", "linear_out"):
-        cost = counter.costs[f"encoders.0.attn.{layer}", "linear"]
-        assert cost.macs == 0
-    assert counter.costs["encoders.0.mamba.in_proj", "linear"].acs > 0
-    assert counter.costs["encoders.0.mamba.in_proj", "linear"].macs == 0
-    assert counter.costs["encoders.0.mamba.out_proj", "linear"].macs == 0
-    assert counter.costs["encoders.0.mamba", "gate"].multiplies >= 0
+        cost = counter.costs[f"encoders.0.attn.sublayer.{layer}", "linear"]
+        assert cost.macs == 0 and cost.dense_macs > 0
+    for mamba in ("encoders.0.mamba_in.sublayer", "encoders.0.mamba_out.sublayer"):
+        assert counter.costs[f"{mamba}.in_proj", "linear"].acs > 0
+        assert counter.costs[f"{mamba}.in_proj", "linear"].macs == 0
+        assert counter.costs[f"{mamba}.out_proj", "linear"].macs == 0
+        assert counter.costs[mamba, "gate"].multiplies >= 0
     assert kinds(counter)["scan"].acs > 0
 
 
@@ -389,7 +391,7 @@ def test_espnet_encoders_are_covered(name):
 
 def test_masked_attention_counts_visible_keys():
     model = SpeechMambaEncoder(20, attention_window=(2, 1), **MAMBA).eval()
-    found = count(model, *speech()).costs["encoders.0.attn", "attention"]
+    found = count(model, *speech()).costs["encoders.0.attn.sublayer", "attention"]
     frames = 11
     visible = sum(-2 <= j - i <= 1 for i in range(frames) for j in range(frames))
     assert found.macs == 2 * visible * 8

@@ -53,6 +53,13 @@ def test_a_convolution_module_mixes_neighbours_and_takes_padding_for_zeros():
 @torch.no_grad()
 def test_each_block_adds_its_branches_to_the_input():
     x, mask = speech(), FRAMES.mask
+    block = made(BLOCKS["mamba_mhsa_mamba"])
+    mamba_in, attn, mamba_out = (
+        lambda y, *inputs, part=part: y + part.sublayer(part.norm(y), *inputs)
+        for part in (block.mamba_in, block.attn, block.mamba_out)
+    )
+    y = attn(mamba_in(x, LENGTHS, mask), mask, FRAMES.visible)
+    torch.testing.assert_close(block(x, FRAMES), mamba_out(y, LENGTHS, mask))
     block = made(BLOCKS["mhsa_mamba"])
     y = x + block.attn(block.norm_attn(x), mask, FRAMES.visible)
     y = y + block.mamba(block.norm_mamba(y), LENGTHS, mask)

@@ -11,14 +11,15 @@ from espnet_spike.encoders.speech_mamba import (
     SpikingSpeechMambaEncoder,
 )
 from espnet_spike.nn.layers.fatrelu import FATReLU, Pass, mean_sparsity, named_fatrelus, sparsities
-from espnet_spike.nn.layers.mamba import CausalConv
+from espnet_spike.nn.layers.mamba import CausalConv, RMSNorm
 from espnet_spike.nn.neurons.base import firing_rates
+from espnet_spike.nn.norms import MaskedBatchNorm
 from tests.conftest import ROOT
 from tests.helpers.norms import excited
 
 SMALL = {
     **{"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2},
-    **{"d_state": 3, "conv_kernel": 5},
+    **{"d_state": 3, "conv_kernel": 5, "conv_channels": 8},
 }
 ILENS = torch.tensor([61, 34, 3])
 
@@ -38,10 +39,17 @@ def valid(olens, frames):
 
 
 VARIANTS = [
+    {"block": "mamba_mhsa_mamba"},
     {"block": "mhsa_mamba"},
     {"block": "conmamba"},
     {"block": "mamba_ffn"},
-    {"input_layer": "speechbrain", "pos_enc": "none", "attention_window": [2, 1]},
+    {
+        "conv_skip": True,
+        "pos_enc": "none",
+        "attention_window": [2, 1],
+        "init_mode": "xavier_normal",
+    },
+    {"input_layer": "conmamba", "bidirectional": True},
     {"causal": True},
 ]
 
@@ -70,7 +78,8 @@ def test_padding_does_not_matter(conf):
 
 @pytest.mark.parametrize("block", list(BLOCKS))
 def test_gradients_do_not_depend_on_padding(block):
-    encoder = make(EventSpeechMambaEncoder, block=block, fat_points="optimized", fat_threshold=0.05)
+    conf = {"fat_points": "optimized", "fat_threshold": 0.02}
+    encoder = make(EventSpeechMambaEncoder, block=block, **conf)
     encoder.train()
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
@@ -168,7 +177,8 @@ def test_sparsity_statistics():
         before = mean
     assert mean == (1.0, 1.0)
     names = set(sparsities(encoder))
-    assert {"embed.f1.0", "embed.f2", "encoders.1.attn.f3", "encoders.0.mamba.f7"} <= names
+    assert {"embed.f1.1", "embed.f2", "encoders.1.attn.sublayer.f3"} <= names
+    assert {f"encoders.0.mamba_{side}.sublayer.f7" for side in ("in", "out")} <= names
     assert not any("f9" in name or "f8" in name for name in names)
     assert any("ffn_in.f8" in n for n in sparsities(_run(event("e", block="conmamba"))))
     assert sparsities(_run(make())) == {}
@@ -179,11 +189,12 @@ def _run(encoder):
     return encoder
 
 
-READERS = {
-    **{f"attn.linear_{name}": "attn.f3" for name in "qkv"},
-    **{"attn.linear_out": "attn.f4", "mamba.in_proj": "mamba.f5", "mamba.out_proj": "mamba.f7"},
-    **{"mamba.ssm.x_proj": "mamba.ssm.f9", "mamba.ssm.dt_proj": "mamba.ssm.f10"},
-}
+READERS = {f"attn.sublayer.linear_{name}": "attn.sublayer.f3" for name in "qkv"}
+READERS["attn.sublayer.linear_out"] = "attn.sublayer.f4"
+for place in ("mamba_in.sublayer", "mamba_out.sublayer"):
+    READERS |= {f"{place}.in_proj": f"{place}.f5", f"{place}.out_proj": f"{place}.f7"}
+    READERS |= {f"{place}.ssm.x_proj": f"{place}.ssm.f9"}
+    READERS |= {f"{place}.ssm.dt_proj": f"{place}.ssm.f10"}
 
 
 @pytest.mark.parametrize("T", [0.0, 0.02, 1e9])
@@ -216,17 +227,20 @@ def test_working_event_by_event_is_working_densely(T):
 
 @torch.no_grad()
 def test_macs_that_a_zero_saves():
-    encoder = event("optimized")
+    encoder = event("optimized", conv_skip=True)
     macs = {name: layer.macs for name, layer in named_fatrelus(encoder).items()}
-    mamba = encoder.encoders[0].mamba
-    assert macs["encoders.0.attn.f3"] == 3 * 16
-    assert macs["encoders.0.mamba.f5"] == mamba.in_proj.out_features
-    assert macs["encoders.0.mamba.f7"] == mamba.out_proj.out_features
-    assert macs["encoders.0.mamba.ssm.f9"] == mamba.ssm.x_proj.out_features
-    assert macs["encoders.0.mamba.ssm.f10"] == mamba.ssm.dt_proj.out_features
+    mamba = encoder.encoders[0].mamba_out.sublayer
+    place = "encoders.0.mamba_out.sublayer"
+    assert macs["encoders.0.attn.sublayer.f3"] == 3 * 16
+    assert macs[f"{place}.f5"] == mamba.in_proj.out_features
+    assert macs[f"{place}.f7"] == mamba.out_proj.out_features
+    assert macs[f"{place}.ssm.f9"] == mamba.ssm.x_proj.out_features
+    assert macs[f"{place}.ssm.f10"] == mamba.ssm.dt_proj.out_features
     assert macs["embed.f2"] == encoder.embed.out.out_features
-    # a value of the first map is read by 9/4 positions of 32 channels on average
-    assert macs["embed.f1.0"] == 9 / 4 * 32
+    # a value of the first map is read by 25/4 positions of 8 channels on average, one of the
+    # second by two 1x1 convolutions
+    assert macs["embed.f1.0"] == 25 / 4 * 8 and macs["embed.f1.1"] == 2 * 8
+    assert named_fatrelus(event("e", input_layer="conmamba"))["embed.f1.0"].macs == 9 / 4 * 8
 
 
 def test_mixed_precision_training_step():
@@ -250,6 +264,8 @@ def test_mixed_precision_training_step():
         ({"attention_window": [3, -1]}, "negative"),
         ({"conv_kernel": 4}, "conv_kernel: 4 is even"),
         ({"causal": True, "block": "conmamba"}, "looks ahead"),
+        ({"conv_skip": True, "input_layer": "conmamba"}, "conv_skip"),
+        ({"init_mode": "xavier"}, "did you mean 'xavier_normal'"),
     ],
 )
 def test_impossible_options(conf, message):
@@ -268,9 +284,13 @@ def spiking(**conf):
     return excited(make(SpikingSpeechMambaEncoder, tau=1.5, v_th=0.5, **conf))
 
 
+SPIKING_VARIANTS = [{}, {"block": "mhsa_mamba", "input_layer": "conmamba", "conv_channels": None}]
+
+
+@pytest.mark.parametrize("conf", [*SPIKING_VARIANTS, {"conv_skip": True}], ids=str)
 @torch.no_grad()
-def test_spiking_padding_does_not_matter():
-    encoder = spiking()
+def test_spiking_padding_does_not_matter(conf):
+    encoder = spiking(**conf)
     encoder(batch(), ILENS)
     encoder.train()  # batch statistics are of the valid frames too
     for module in encoder.modules():
@@ -292,9 +312,10 @@ def test_spiking_padding_does_not_matter():
         torch.testing.assert_close(alone[0], out[row, :n], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("conf", SPIKING_VARIANTS, ids=str)
 @torch.no_grad()
-def test_weight_layers_of_the_spiking_blocks_read_binary_spikes():
-    encoder = spiking()
+def test_weight_layers_of_the_spiking_blocks_read_binary_spikes(conf):
+    encoder = spiking(**conf)
     seen = {}
 
     def look(name):
@@ -307,29 +328,42 @@ def test_weight_layers_of_the_spiking_blocks_read_binary_spikes():
     # real-valued by design: the convolution's input and the low-rank step sizes
     dense = {n for n, x in seen.items() if not ((x == 0) | (x == 1)).all()}
     assert {n.rpartition(".")[2] for n in dense} <= {"conv", "dt_proj"}
-    assert len(seen) - len(dense) == 2 * (4 + 2 + 2)
+    # attention, and in_proj, x_proj and out_proj of two Mambas, or of one with two x_proj
+    assert len(seen) - len(dense) == 2 * (4 + (2 + 2 if conf else 2 * 3))
     assert all(x.any() for x in seen.values())
 
 
-def test_spiking_gradients_and_rate_losses():
-    encoder = spiking(r_min=0.2, r_max=0.21).train()
+@torch.no_grad()
+def test_the_layer_behind_the_skip_of_the_spiking_front_end_reads_spikes():
+    encoder = spiking(conv_skip=True)
+    seen = []
+    encoder.embed.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder(batch(), ILENS)
+    assert set(seen[0].unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("conf", SPIKING_VARIANTS, ids=str)
+def test_spiking_gradients_and_rate_losses(conf):
+    encoder = spiking(r_min=0.2, r_max=0.21, **conf).train()
     out, _, _ = encoder(batch(), ILENS)
     losses = encoder.auxiliary_losses()
     assert set(losses) == {"quiet", "burst"}
     rates = torch.stack(list(firing_rates(encoder).values())).double()
-    assert len(rates) == 2 + 2 * (5 + 3 + 2)
+    # front end; attention, then u, convolution, z and y of each Mamba
+    assert len(rates) == (2 + 2 * (5 + 3 + 2) if conf else 3 + 2 * (5 + 2 * 4))
     torch.testing.assert_close(losses["quiet"].detach(), 0.5 * (0.2 - rates).clamp(min=0).mean())
     grads = torch.autograd.grad(
         out.square().sum() + sum(losses.values()), list(encoder.parameters())
     )
     for (name, _), grad in zip(encoder.named_parameters(), grads, strict=True):
-        assert grad.isfinite().all() and grad.any(), name
+        # a batch norm takes the bias before it away again
+        assert grad.isfinite().all() and (grad.any() or "linear_" in name), name
 
 
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ({"block": "conmamba"}, "mhsa_mamba only"),
+        ({"block": "conmamba"}, "known: mamba_mhsa_mamba, mhsa_mamba"),
         ({"attention_window": [1, 1]}, "see ssa_decay"),
         ({"ssa_decay": [0, 3]}, "two positive exponents"),
         ({"r_min": 0.5, "r_max": 0.1}, "must rise"),
@@ -339,6 +373,93 @@ def test_spiking_gradients_and_rate_losses():
 def test_impossible_spiking_options(conf, message):
     with pytest.raises(ValueError, match=message):
         make(SpikingSpeechMambaEncoder, **conf)
+
+
+def parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def published():
+    kinds = (SpeechMambaEncoder, EventSpeechMambaEncoder, SpikingSpeechMambaEncoder)
+    with torch.device("meta"):
+        return [cls(80) for cls in kinds], SpeechMambaEncoder(80, conv_skip=True)
+
+
+def test_part_by_part_the_defaults_are_as_large_as_the_official_recipe(published):
+    (dense, event, _), with_skip = published
+    block = dense.encoders[0]
+    assert len(dense.encoders) == 7
+    assert block.attn.sublayer.heads == 4
+    assert parameters(block.mamba_in) == parameters(block.mamba_out) == 2_432_512
+    assert parameters(block.attn.sublayer) == 1_050_624
+    assert parameters(block.attn) == 1_050_624 + 512
+    assert parameters(block) == 5_916_160
+    assert parameters(dense.encoders) + parameters(dense.after_norm) == 41_414_144
+    assert dense.after_norm.eps == 1e-6 and isinstance(dense.after_norm, nn.LayerNorm)
+    assert parameters(dense.embed.out) == 655_872
+    assert parameters(dense.embed) - parameters(dense.embed.out) == 118_528
+    assert parameters(with_skip) - parameters(dense) == 6_720
+    assert parameters(event) == parameters(dense)
+
+
+def test_batch_norms_of_the_spiking_form_are_what_the_published_sizes_differ_by(published):
+    (dense, _, spiking), _ = published
+    norms = [m for m in spiking.modules() if isinstance(m, MaskedBatchNorm)]
+    assert parameters(spiking) - parameters(dense) == 129_024 == sum(map(parameters, norms))
+    block = spiking.encoders[0]
+    assert parameters(block) - parameters(dense.encoders[0]) == 2 * 7_168 + 4_096
+
+
+def test_points_of_the_published_block():
+    e, optimized = event("e", num_blocks=1), event("optimized", num_blocks=1)
+    mamba = [f"encoders.0.mamba_{side}.sublayer" for side in ("in", "out")]
+    front = {"embed.f1.0", "embed.f1.1", "embed.f2"}
+    attn = {"encoders.0.attn.sublayer.f3", "encoders.0.attn.sublayer.f4"}
+    want = front | attn | {f"{m}.f{n}" for m in mamba for n in (5, 6, 7)}
+    assert set(e.describe()["points"]) == want
+    more = {f"{m}.ssm.f{n}" for m in mamba for n in ("9", "10", "11_b", "11_c")}
+    assert set(optimized.describe()["points"]) == want | more
+
+
+def test_other_blocks_keep_the_defaults_that_they_were_trained_with():
+    with torch.device("meta"):
+        encoder = SpeechMambaEncoder(80, block="mhsa_mamba")
+    assert (len(encoder.encoders), encoder.output_size()) == (12, 256)
+    assert isinstance(encoder.after_norm, RMSNorm)
+    assert encoder.embed.layers == ((3, 2, 64), (3, 2, 32))
+    mamba = encoder.encoders[0].mamba
+    assert mamba.ssm.A_log.shape == (512, 16) and mamba.ssm_reverse is not None
+
+
+def test_a_model_of_before_its_block_had_a_name_says_what_its_configuration_lacks():
+    old, new = make(block="mhsa_mamba"), make()
+    with pytest.raises(RuntimeError, match="needs `block: mhsa_mamba` in encoder_conf"):
+        new.load_state_dict(old.state_dict(), strict=False)
+    assert not any(new.load_state_dict(new.state_dict(), strict=False))
+
+
+def test_xavier_normal_survives_the_init_of_espnet():
+    from espnet2.torch_utils.initialize import initialize
+
+    torch.manual_seed(0)
+    conf = SMALL | {"output_size": 64, "d_state": 32, "num_blocks": 1}
+    encoder = SpeechMambaEncoder(20, **conf, init_mode="xavier_normal")
+    for _ in range(2):
+        ssm = encoder.encoders[0].mamba_out.sublayer.ssm
+        for name in ("A_log", "conv.weight", "dt_proj.weight", "x_proj.weight"):
+            weight = ssm.get_parameter(name)
+            fans = nn.init._calculate_fan_in_and_fan_out(weight)
+            std = (2 / sum(fans)) ** 0.5
+            assert abs(weight.mean()) < std / 4
+            assert weight.std().item() == pytest.approx(std, rel=0.1), name
+        assert (ssm.D == 1).all() and (ssm.dt_proj.bias < -2).all()  # what Mamba starts from
+        assert (encoder.embed.norms[0].weight == 1).all()
+        initialize(encoder, "kaiming_uniform")
+    own = SpeechMambaEncoder(20, **conf)
+    initialize(own, "xavier_normal")
+    A_log = own.encoders[0].mamba_out.sublayer.ssm.A_log
+    torch.testing.assert_close(A_log[0].exp(), torch.arange(1.0, 33.0))
 
 
 CONFIGS = {

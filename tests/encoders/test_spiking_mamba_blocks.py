@@ -1,78 +1,10 @@
-import pytest
 import torch
 from torch import nn
 
-from espnet_spike.encoders.spiking_mamba_blocks import LIFPoints, SpikformerAttention, SpikingMamba
+from espnet_spike.encoders.mamba_blocks import BlockConfig, Frames
+from espnet_spike.encoders.spiking_mamba_blocks import SPIKING_BLOCKS, LIFPoints
 from espnet_spike.nn.neurons.frame_lif import FrameLIF
-from espnet_spike.nn.stream_state import Carries
 from tests.helpers.norms import excited
-
-
-@torch.no_grad()
-def test_spikformer_attention_by_its_equation():
-    torch.manual_seed(0)
-    attention = excited(SpikformerAttention(8, 2, {"v_th": 0.3})).double().eval()
-    x = torch.randn(2, 7, 8, dtype=torch.float64)
-    mask = torch.arange(7) < torch.tensor([[7], [4]])
-    spikes = attention.neuron_in(x, mask)
-    q, k, v = (
-        getattr(attention, f"neuron_{n}")(getattr(attention, f"linear_{n}")(spikes), mask)
-        for n in "qkv"
-    )
-    heads = []
-    for h in range(2):
-        part = slice(4 * h, 4 * h + 4)
-        scores = q[..., part] @ k[..., part].mT
-        assert scores.any()
-        heads.append(scores @ v[..., part] * 0.125)
-    context = attention.neuron_out(torch.cat(heads, -1), mask)
-    want = attention.norm_out(attention.linear_out(context), mask)
-    assert torch.equal(attention(x, mask)[mask], want[mask])
-
-
-@torch.no_grad()
-def test_causal_attention_in_chunks_is_the_sum_over_earlier_frames():
-    torch.manual_seed(0)
-    attention = excited(SpikformerAttention(8, 2, {"v_th": 0.3}, decay=(1.0, 2.0))).double().eval()
-    x = torch.randn(1, 9, 8, dtype=torch.float64)
-    heads = {}
-    attention.neuron_out.register_forward_pre_hook(lambda _, args: heads.update(context=args[0]))
-    whole = attention(x)
-    spikes = attention.neuron_in(x)
-    q, k, v = (
-        getattr(attention, f"neuron_{n}")(getattr(attention, f"linear_{n}")(spikes)) for n in "qkv"
-    )
-    want = torch.zeros(1, 9, 8, dtype=torch.float64)
-    for i in range(9):
-        for j in range(i + 1):
-            for h, gamma in enumerate((1 - 2**-1.0, 1 - 2**-2.0)):
-                part = slice(4 * h, 4 * h + 4)
-                score = (q[0, i, part] @ k[0, j, part]) * gamma ** (i - j)
-                want[0, i, part] += 0.125 * score * v[0, j, part]
-    assert want.any()
-    attention(x)
-    torch.testing.assert_close(heads["context"], want)
-    with Carries(attention).active():
-        parts = [attention(part) for part in x.split([1, 5, 3], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), whole)
-
-
-def test_a_stream_needs_the_causal_form_and_heads_divide():
-    attention = SpikformerAttention(8, 2, {})
-    with Carries(attention).active(), pytest.raises(ValueError, match="causal: true"):
-        attention(torch.zeros(1, 2, 8))
-    with pytest.raises(ValueError, match="3 does not divide output_size 8"):
-        SpikformerAttention(8, 3, {})
-
-
-@torch.no_grad()
-def test_the_gate_fires_where_output_and_gate_fire():
-    torch.manual_seed(0)
-    mamba = excited(SpikingMamba(4, {"v_th": 0.3}, d_state=2)).eval()
-    y, z = torch.randn(2, 1, 12, mamba.out_proj.in_features)
-    gated = mamba.gated(y, z, None)
-    assert torch.equal(gated, mamba.f7(y) * mamba.f6(z))
-    assert set(gated.unique().tolist()) == {0.0, 1.0}
 
 
 def test_neurons_stand_at_the_points_that_have_channels():
@@ -82,3 +14,21 @@ def test_neurons_stand_at_the_points_that_have_channels():
     assert torch.equal(
         points("F8", nn.ReLU())(torch.tensor([[[-1.0, 2.0]]])), torch.tensor([[[0.0, 2.0]]])
     )
+
+
+@torch.no_grad()
+def test_the_published_block_keeps_the_norms_and_shortcuts_of_the_dense_one():
+    torch.manual_seed(0)
+    conf = BlockConfig(8, 2, 12, 3, 0.5, 0.5, mamba={"d_state": 2, "bidirectional": False})
+    block = SPIKING_BLOCKS["mamba_mhsa_mamba"](conf, {"v_th": 0.3}, 0.125, 0.3)
+    block = excited(block).double().eval()
+    x = torch.randn(2, 7, 8, dtype=torch.double)
+    lengths = torch.tensor([7, 4])
+    mask = torch.arange(7) < lengths[:, None]
+    mamba_in, attn, mamba_out = block.mamba_in, block.attn, block.mamba_out
+    assert isinstance(attn.sublayer.neuron_in, FrameLIF)
+    y = x + mamba_in.sublayer(mamba_in.norm(x), lengths, mask)
+    y = y + attn.sublayer(attn.norm(y), mask)
+    want = y + mamba_out.sublayer(mamba_out.norm(y), lengths, mask)
+    got = block(x, Frames(lengths, mask, None))
+    assert torch.equal(got[mask], want[mask]) and not torch.allclose(got[mask], x[mask])

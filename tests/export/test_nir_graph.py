@@ -46,9 +46,11 @@ def test_spiking_speech_mamba(tmp_path):
     export, check = exported(encoder, tmp_path)
     assert check.spikes > 0 and check.different == 0 and check.current < 1e-12
     # the gate's half of in_proj drives its neurons, the other half leaves to the convolution
-    assert ("encoders.0.mamba.in_proj[16:32]", "encoders.0.mamba.f6.lif") in export.edges
-    assert "encoders.0.mamba.in_proj[0:16].current" in export.nodes
-    assert ("encoders.0.attn.linear_q", "encoders.0.attn.neuron_q.lif") in export.edges
+    for mamba in ("encoders.0.mamba_in.sublayer", "encoders.0.mamba_out.sublayer"):
+        assert (f"{mamba}.in_proj[16:32]", f"{mamba}.f6.lif") in export.edges
+        assert f"{mamba}.in_proj[0:16].current" in export.nodes
+    attn = "encoders.0.attn.sublayer"
+    assert (f"{attn}.linear_q", f"{attn}.neuron_q.lif") in export.edges
 
 
 def test_what_nir_cannot_hold_stays_outside(tmp_path):

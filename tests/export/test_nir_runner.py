@@ -26,7 +26,7 @@ def test_a_neuron_fires_at_its_threshold():
     x, lengths = speech()
     with torch.no_grad(), calls(encoder) as found:
         encoder(x.double(), lengths)
-    lif = build(nir, found).nodes["encoders.0.attn.neuron_out"]
+    lif = build(nir, found).nodes["encoders.0.attn.sublayer.neuron_out"]
     at = torch.full((1, 1, 8), 1.0, dtype=torch.float64)  # over tau it is the threshold 0.5
     nodes = {"in": nir.Input({"input": np.array([8])}), "lif": lif}
     graph = nir.NIRGraph(

@@ -36,7 +36,8 @@ MODELS = {
         "iml_spikeformer",
         SPIKEFORMER | {"hdm": False, "inner_norm": True, "norm": "dyt", "rounding": "even"},
     ),
-    "mamba": ("speech_mamba", MAMBA),
+    "mamba": ("speech_mamba", MAMBA | {"conv_skip": True}),
+    "mhsa_mamba": ("speech_mamba", MAMBA | {"block": "mhsa_mamba", "input_layer": "conmamba"}),
     "mamba_ffn, causal": ("speech_mamba", MAMBA | {"block": "mamba_ffn", "causal": True}),
     "conmamba": ("speech_mamba", MAMBA | {"block": "conmamba", "input_layer": "speechbrain"}),
     "event": (

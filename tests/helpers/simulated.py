@@ -11,6 +11,7 @@ from espnet_spike.encoders.speech_mamba import (
 from espnet_spike.simulator.record import record_encoder
 
 MAMBA = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 4}
+MAMBA |= {"block": "mhsa_mamba", "input_layer": "conmamba"}
 
 
 IML = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}

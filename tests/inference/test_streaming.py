@@ -26,15 +26,22 @@ from tests.helpers.untrained import TOKENS, untrained_experiment
 FRAMES = 61
 CONF = {
     **{"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2},
-    **{"d_state": 3, "pos_enc": "none", "causal": True},
+    **{"d_state": 8, "conv_channels": 8, "pos_enc": "none", "causal": True},
 }
 ENCODERS = {
-    "dense": (SpeechMambaEncoder, {"attention_window": [5, 0]}),
+    "dense": (
+        SpeechMambaEncoder,
+        {"attention_window": [5, 0], "conv_skip": True, "init_mode": "xavier_normal"},
+    ),
+    "mhsa_mamba": (SpeechMambaEncoder, {"block": "mhsa_mamba", "attention_window": [5, 0]}),
     "dense, all the past": (SpeechMambaEncoder, {}),
     "mamba_ffn": (SpeechMambaEncoder, {"block": "mamba_ffn", "input_layer": "speechbrain"}),
     "event": (
         EventSpeechMambaEncoder,
-        {"attention_window": [5, 0], "fat_points": "optimized", "fat_threshold": 0.1},
+        {
+            **{"attention_window": [5, 0], "fat_points": "optimized", "fat_threshold": 0.1},
+            **{"conv_skip": True, "init_mode": "xavier_normal"},
+        },
     ),
     "spiking": (SpikingSpeechMambaEncoder, {"tau": 1.5, "v_th": 0.5, "ssa_scale": 0.5}),
 }
@@ -83,7 +90,7 @@ def test_spikes_flow_and_the_past_fades_in_the_spiking_stream():
     encoder(batch(), torch.full((2,), FRAMES))
     rates = firing_rates(encoder)
     assert all(0 < rate < 1 for rate in rates.values()), rates
-    gamma = encoder.encoders[0].attn.log_gamma.exp()
+    gamma = encoder.encoders[0].attn.sublayer.log_gamma.exp()
     torch.testing.assert_close(gamma, torch.tensor([0.75, 1 - 2**-6], dtype=torch.float64))
 
 

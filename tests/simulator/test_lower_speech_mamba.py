@@ -50,7 +50,7 @@ def test_activations_are_those_of_torch(ours, theirs):
 @pytest.mark.parametrize(
     ("encoder", "said"),
     [
-        (lambda: SpeechMambaEncoder(20, block="conmamba", **MAMBA), "ConMambaBlock"),
+        (lambda: SpeechMambaEncoder(20, **MAMBA | {"block": "conmamba"}), "ConMambaBlock"),
         (lambda: SpeechMambaEncoder(20, attention_window=[4, 4], **MAMBA), "attention_window"),
         (lambda: SpikingSpeechMambaEncoder(20, tau=3.0, **MAMBA), "no power of two"),
     ],

@@ -36,6 +36,19 @@ def front_end_layers(
     return tuple((kernel, stride, channels or own) for kernel, stride, own in layers)
 
 
+class Skip(nn.Module):
+    """LayerNorm(1x1 convolution) on ``(B, F, bins, channels)``."""
+
+    def __init__(self, channels: int, bins: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+        self.norm = nn.LayerNorm([bins, channels])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map every position."""
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
 class ConvFrontEnd(Stateful, nn.Module):
     """Convolution, LayerNorm over channels and bins of a frame, activation; then a linear layer.
 
@@ -46,9 +59,12 @@ class ConvFrontEnd(Stateful, nn.Module):
         points: where FATReLU layers go (F1, F2).
         causal: pad on the left alone in time: an output frame sees no later input.
         channels: of every convolution; None for those of ``input_layer``.
+        skip: add LayerNorm(1x1 convolution) of the last convolution's input to its activation, as
+            SpeechBrain's ``ConvBlock`` does with ``residual``; Speech-Mamba's recipe has it. F2
+            then stands on the sum (ours), so that the linear layer reads sparse values.
 
     Raises:
-        ValueError: for an unknown ``input_layer``.
+        ValueError: for an unknown ``input_layer``, or a skip around a convolution with a stride.
     """
 
     def __init__(
@@ -59,6 +75,7 @@ class ConvFrontEnd(Stateful, nn.Module):
         points: FatPoints | None = None,
         causal: bool = False,
         channels: int | None = None,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         points = points or FatPoints()
@@ -73,8 +90,14 @@ class ConvFrontEnd(Stateful, nn.Module):
             self.norms.append(nn.LayerNorm([bins, inputs]))
         # what a value of each map feeds: the positions of the next kernel that cover it
         macs = [(kernel / stride) ** 2 * out for kernel, stride, out in self.layers[1:]]
+        self.skip = None
+        if skip:
+            if self.layers[-1][:2] != (1, 1):
+                raise ValueError(f"conv_skip: the last convolution of {input_layer} is none of 1x1")
+            self.skip = Skip(inputs, bins)
+            macs[-1] += inputs
         self.f1 = nn.ModuleList(points("F1", nn.LeakyReLU(), count) for count in macs)
-        self.f2 = points("F2", nn.LeakyReLU(), output_size)
+        self.f2 = points("F2", None if skip else nn.LeakyReLU(), output_size)
         self.out = nn.Linear(inputs * bins, output_size)
 
     @property
@@ -105,24 +128,20 @@ class ConvFrontEnd(Stateful, nn.Module):
         if self.carry is not None:
             x = self._chunk(x)
             return x, torch.full_like(ilens, x.shape[1])
-        activations = [*self.f1, self.f2]
         for index, (kernel, stride, _) in enumerate(self.layers):
             x = x.masked_fill(~_valid(x, lengths)[..., None, None], 0)
             before = kernel - 1 if self.causal else (kernel - 1) // 2
             after = kernel - 1 - before
             side = (kernel - 1) // 2
             x = nn.functional.pad(x, (0, 0, side, kernel - 1 - side, before, after))
-            x = self.convs[index](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             lengths = (lengths - 1) // stride + 1
-            x = self.norms[index](x)
-            x = activations[index](x, _valid(x, lengths))
+            x = self._layer(index, x, lengths)
         return self.out(x.flatten(2)), lengths
 
     def _chunk(self, x: Tensor) -> Tensor:
         """Return the output frames ``(B, L, D)`` that a chunk ``(B, F, bins, 1)`` completes."""
         if not self.causal or self.carry is None:
             raise ValueError("a stream needs causal: true")
-        activations = [*self.f1, self.f2]
         for index, (kernel, stride, _) in enumerate(self.layers):
             before = x.new_zeros(len(x), kernel - 1, *x.shape[2:])
             x = torch.cat([self.carry.get(f"inputs{index}", before), x], 1)
@@ -133,9 +152,18 @@ class ConvFrontEnd(Stateful, nn.Module):
             side = (kernel - 1) // 2
             x = x[:, : (frames - 1) * stride + kernel]
             x = nn.functional.pad(x, (0, 0, side, kernel - 1 - side))
-            x = self.convs[index](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            x = activations[index](self.norms[index](x), None)
+            x = self._layer(index, x)
         return self.out(x.flatten(2))
+
+    def _layer(self, index: int, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Convolve padded ``inputs`` ``(B, F, bins, channels)``, normalise and activate."""
+        x = self.convs[index](inputs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = self.norms[index](x)
+        last = index == len(self.f1)
+        if last and self.skip is not None:
+            x = nn.functional.leaky_relu(x) + self.skip(inputs)
+        point = self.f2 if last else self.f1[index]
+        return point(x, None if lengths is None else _valid(x, lengths))
 
 
 def _valid(x: Tensor, lengths: Tensor) -> Tensor:

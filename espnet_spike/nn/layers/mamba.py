@@ -23,6 +23,17 @@ from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
 from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan
 from espnet_spike.nn.stream_state import Stateful
 from espnet_spike.nn.weight_decay import without_weight_decay
+from espnet_spike.utils.options import choose
+
+INIT_MODES = ("mamba", "xavier_normal")
+
+
+@torch.no_grad()
+def xavier_normal(module: nn.Module) -> None:
+    """Draw all parameters of more than one dimension in ``module`` (Glorot and Bengio, 2010)."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_normal_(parameter)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -122,6 +133,7 @@ class SelectiveSSM(Stateful, nn.Module):
         points: where FATReLU layers go (F9, F10, F11).
         activation: after the convolution, called as ``activation(x, mask)``; None means SiLU.
         scan_backend: see ``selective_scan``.
+        init_mode: a name in ``INIT_MODES``, see ``espnet_initialization_fn``.
     """
 
     def __init__(
@@ -133,11 +145,13 @@ class SelectiveSSM(Stateful, nn.Module):
         points: FatPoints | None = None,
         activation: nn.Module | None = None,
         scan_backend: str = "auto",
+        init_mode: str = "mamba",
     ) -> None:
         super().__init__()
         points = points or FatPoints()
         self.sizes = (dt_rank, d_state, d_state)
         self.scan_backend = scan_backend
+        self.init_mode = choose("init_mode", init_mode, INIT_MODES)
         self.conv = CausalConv(dim, d_conv)
         self.activation = activation or Pass(nn.SiLU())
         self.f9 = points("F9", macs=dt_rank + 2 * d_state)
@@ -154,7 +168,11 @@ class SelectiveSSM(Stateful, nn.Module):
 
     @torch.no_grad()
     def espnet_initialization_fn(self) -> None:
-        """Set what Mamba starts from; ESPnet calls this after its own ``init``."""
+        """Set what Mamba starts from; ESPnet calls this after its own ``init``.
+
+        With ``init_mode: xavier_normal``, as Speech-Mamba's recipe has it, every parameter of more
+        than one dimension is drawn anew: A_log about 0, A about -1.
+        """
         dim, d_state = self.A_log.shape
         self.conv.reset_parameters()
         self.A_log.copy_(torch.arange(1, d_state + 1, device=self.D.device).log().expand(dim, -1))
@@ -164,6 +182,8 @@ class SelectiveSSM(Stateful, nn.Module):
         # softplus(bias) is log-uniform in 0.001..0.1
         dt = torch.empty_like(self.D).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        if self.init_mode == "xavier_normal":
+            xavier_normal(self)
 
     def forward(self, x: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
         """Filter and scan.
@@ -240,6 +260,7 @@ class Mamba(nn.Module):
         bidirectional: also scan the utterance backwards ("v2").
         points: where FATReLU layers go (F5, F6, F7, F9, F10, F11).
         scan_backend: see ``selective_scan``.
+        init_mode: ``mamba`` (Mamba's own) or ``xavier_normal``, see ``SelectiveSSM``.
     """
 
     def __init__(
@@ -252,6 +273,7 @@ class Mamba(nn.Module):
         bidirectional: bool = True,
         points: FatPoints | None = None,
         scan_backend: str = "auto",
+        init_mode: str = "mamba",
     ) -> None:
         super().__init__()
         points = points or FatPoints()
@@ -259,10 +281,12 @@ class Mamba(nn.Module):
         sizes = (inner, d_state, d_conv, dt_rank or math.ceil(dim / 16))
         self.f5 = points("F5", macs=2 * inner)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.ssm = SelectiveSSM(*sizes, points, scan_backend=scan_backend)
-        self.ssm_reverse = (
-            SelectiveSSM(*sizes, points, scan_backend=scan_backend) if bidirectional else None
-        )
+
+        def ssm() -> SelectiveSSM:
+            return SelectiveSSM(*sizes, points, scan_backend=scan_backend, init_mode=init_mode)
+
+        self.ssm = ssm()
+        self.ssm_reverse = ssm() if bidirectional else None
         self.f6 = points("F6", nn.SiLU())
         self.f7 = points("F7", macs=dim)
         self.out_proj = nn.Linear(inner, dim, bias=False)

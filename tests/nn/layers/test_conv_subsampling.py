@@ -31,6 +31,31 @@ def test_it_is_convolution_norm_and_activation_of_the_padded_features():
     torch.testing.assert_close(front_end(x, torch.tensor([8]))[0], want)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_the_skip_adds_the_normalised_input_of_the_last_convolution(causal):
+    torch.manual_seed(0)
+    front_end = ConvFrontEnd(9, 6, "speechbrain", channels=3, skip=True, causal=causal).double()
+    x = torch.randn(1, 9, 9, dtype=torch.double)
+    seen = {}
+    front_end.convs[2].register_forward_pre_hook(lambda _, args: seen.update(inputs=args[0]))
+    got = front_end(x, torch.tensor([9]))[0]
+    inputs = seen["inputs"]
+    main, skip = (
+        norm(nn.functional.conv2d(inputs, conv.weight, conv.bias).permute(0, 2, 3, 1))
+        for conv, norm in (
+            (front_end.convs[2], front_end.norms[2]),
+            (front_end.skip.conv, front_end.skip.norm),
+        )
+    )
+    want = front_end.out((nn.functional.leaky_relu(main) + skip).flatten(2))
+    torch.testing.assert_close(got, want)
+    if causal:
+        with Carries(front_end).active():
+            parts = [front_end(part, torch.tensor([9]))[0] for part in x.split([3, 1, 5], 1)]
+        torch.testing.assert_close(torch.cat(parts, 1), got)
+
+
 @torch.no_grad()
 def test_an_output_frame_of_the_causal_form_sees_no_later_input():
     torch.manual_seed(0)
