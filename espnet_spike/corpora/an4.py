@@ -1,7 +1,8 @@
 """AN4 (Carnegie Mellon, 1991): spelled names, numbers and dates, 16 kHz, about 50 minutes.
 
 The corpus has 948 training and 130 test utterances and no development set: some training speakers
-become ``dev``.
+become ``dev``. In place of the audio its 13 mel cepstra, which Carnegie Mellon distributes too,
+can be read from Kaldi data directories ``train`` and ``test`` (``--feats_type extracted``).
 
 Run in the recipe folder: ``python -m espnet_spike.corpora.an4``.
 """
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.corpora.download import Archive, obtain
+from espnet_spike.corpora.own import import_set
 from espnet_spike.corpora.sets import (
     collect,
     corpus_parser,
@@ -35,15 +37,23 @@ def get_parser() -> Parser:
 
 
 def find_corpus(corpus_dir: Path) -> Path:
-    """Return the folder with ``etc/`` and ``wav/``: ``corpus_dir`` or ``an4`` in it.
+    """Return the folder of audio or features: ``corpus_dir`` or ``an4`` in it.
 
     Raises:
         UserError: it is not there.
     """
     for folder in (corpus_dir, corpus_dir / "an4"):
-        if (folder / "etc").is_dir():
+        if (folder / "etc").is_dir() or has_features(folder):
             return folder
-    raise UserError(f"{corpus_dir}: no AN4 corpus", "the folder must hold etc/ and wav/")
+    raise UserError(
+        f"{corpus_dir}: no AN4 corpus",
+        "the folder must hold etc/ and wav/, or train/ and test/ with a feats.scp each",
+    )
+
+
+def has_features(an4: Path) -> bool:
+    """Return whether the sets are Kaldi data directories with features."""
+    return all((an4 / name / "feats.scp").is_file() for name in FOLDERS)
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
@@ -76,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.corpus_dir is None:
         obtain(ARCHIVE, args.mirror, args.downloads, args.downloads / "an4", strip=1)
     an4 = find_corpus(args.corpus_dir or args.downloads / "an4")
-    sets = {name: read_set(an4, name) for name in FOLDERS}
+    if has_features(an4):
+        sets = {name: import_set(an4 / name) for name in FOLDERS}
+    else:
+        sets = {name: read_set(an4, name) for name in FOLDERS}
     divide(sets, "train", "dev", args.valid_from_train)
     write_sets(sets, args.data_dir)
 
