@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The SpeechMamba rows of the results, one seed of every row first; call again to go on.
 #   egs/fsdd/speech_mamba.sh [--seeds "1 2 3"] [--rows "dense naive relu e optimized spiking"] [OPTIONS of run.sh]
+# Rows ctc, hybrid and attention decode one model with the decoder of Speech-Mamba in three ways.
 # ROW_mhsa_mamba is the same in our layout of before the published one was known.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -19,6 +20,11 @@ row() { # row NAME: options of run.sh; any of the commands can be given by hand
     e) echo --asr_config "conf/train_event_speech_mamba$layout.yaml" ;;
     optimized) echo --asr_config "conf/train_event_speech_mamba_optimized$layout.yaml" ;;
     spiking) echo --asr_config "conf/train_spiking_speech_mamba$layout.yaml" ;;
+    ctc | hybrid | attention)
+      local search=$model
+      [[ $search == ctc ]] && search=asr
+      echo --asr_config conf/train_speech_mamba_hybrid.yaml --inference_config "conf/decode_$search.yaml"
+      ;;
     *) echo "error: no row '$1'" >&2 && return 1 ;;
   esac
 }
