@@ -1,4 +1,4 @@
-"""Speed of the hardware simulator: simulated cycles a second of one process.
+"""Speed of the hardware simulator: simulated cycles a second of one process; cost of its kernels.
 
 python -m benchmarks.bench_simulator [--floor 4]
 """
@@ -14,7 +14,11 @@ from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ("linear_dense", "linear_event", "linear_spike")
+KERNELS = tuple(
+    f"linear_{kind}{loop}"
+    for kind in ("dense", "event", "spike")
+    for loop in ("", "_unrolled", "_blocked")
+)
 
 
 def get_parser():
@@ -34,7 +38,7 @@ def get_parser():
 
 def make_call(kernel, size=256):
     """Return a 256 x 256 linear layer with half of its inputs zero."""
-    from espnet_spike.simulator.kernels import to_events
+    from espnet_spike.simulator.kernels import pack, to_events
     from espnet_spike.simulator.machine import Call
 
     rng = np.random.default_rng(0)
@@ -43,12 +47,17 @@ def make_call(kernel, size=256):
     x = np.zeros(size, np.int16)
     x[::2] = rng.integers(1, 999, size // 2)
     bias, y = np.zeros(size, np.int32), np.zeros(size, np.int32)
-    if kernel == "linear_event":
-        return Call(kernel, (w, to_events(x), bias, y, size // 2, size))
-    if kernel == "linear_spike":
-        rows = (np.arange(size) * size).astype(np.uint32)
+    kind, blocked = kernel.split("_")[1], kernel.endswith("_blocked")
+    if blocked:
+        w = pack(w.T.copy() if kind != "dense" else w)
+        w.flags.writeable = False
+    half = (size // 2, size, size) if blocked else (size // 2, size)
+    if kind == "event":
+        return Call(kernel, (w, to_events(x), bias, y, *half))
+    if kind == "spike":
         spikes = np.flatnonzero(x).astype(np.uint16)
-        return Call(kernel, (w, rows, spikes, bias, y, len(spikes), size))
+        rows = () if blocked else ((np.arange(size) * size).astype(np.uint32),)
+        return Call(kernel, (w, *rows, spikes, bias, y, *half))
     return Call(kernel, (w, x, bias, y, size, size))
 
 
@@ -81,13 +90,17 @@ def main(argv=None):
                     "core": name,
                     "kernel": kernel,
                     "cycles a call": result.counters.cycles,
+                    "cycles a weight": round(result.counters.cycles / 256**2, 3),
                     "Mcycles/s, median": statistics.median(speeds),
                     "Mcycles/s, best": max(speeds),
                 }
             )
     record = core.core.record
     versions = ", ".join(record[name] for name in ("rtl", "verilator", "cxx"))
-    notes = [f"One process, by its processor time. {versions}."]
+    notes = [
+        "A linear layer of 256 x 256, half of its inputs zero; cycles a weight, those that events "
+        f"pass over among them. One process, by its processor time. {versions}."
+    ]
     facts = machine(["numpy", "verilator", "ziglang"])
     print(write_report(args.out, "Hardware simulator", rows, facts, notes))
     slowest = min(row["Mcycles/s, median"] for row in rows)

@@ -1,33 +1,78 @@
-"""The part of ``RESULTS.md`` on hardware cycles, from the ``simulate`` of each ``results.json``."""
+"""The part of a report on hardware cycles, from the ``simulate`` of each ``results.json``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-Simulations = dict[tuple[str, str], Mapping[str, Any]]
+from espnet_spike.results import formatting
+from espnet_spike.results.hardware_findings import (
+    LOOPS,
+    METRICS,
+    Gain,
+    Group,
+    Simulations,
+    best,
+    gain,
+    groups,
+    naive_gain,
+    parts_of,
+    saved,
+    simulations,
+    sparsity_of,
+    whole,
+)
+
 HOT_SPOTS = 3
-METRICS = ("cycles", "instructions", "memory", "latency_ms")
-CODINGS = {
-    "dense": "dense, plain loops",
-    "dense_unrolled": "dense, unrolled",
-    "event": "events, plain loops",
-    "event_unrolled": "events, unrolled",
-    "spike": "binary spikes, plain loops",
-    "spike_unrolled": "binary spikes, unrolled",
+ABSENT = "–"
+KINDS = {"dense": "dense", "event": "events", "spike": "binary spikes"}
+LOOP_NAMES = {"": "plain loops", "_unrolled": "unrolled", "_blocked": "blocked"}
+CODINGS = {k + loop: f"{kind}, {LOOP_NAMES[loop]}" for k, kind in KINDS.items() for loop in LOOPS}
+MODELS = {
+    "dense": "SpeechMamba, dense",
+    "naive": "SpeechMamba, naively sparse",
+    "E": "E-SpeechMamba, event-driven",
+    "E, optimized": "E-SpeechMamba, optimized",
+    "S": "S-SpeechMamba, spiking",
+}
+PARTS = {  # in the order of the network, with the names that tables have
+    "norm": "norm",
+    "in_proj": "in_proj",
+    "conv1d": "conv",
+    "x_proj": "x_proj",
+    "dt_proj": "dt_proj",
+    "scan": "scan",
+    "gate": "gate",
+    "out_proj": "out_proj",
+    "neuron": "neuron, threshold",
+    "qkv": "attention, Q K V",
+    "attention": "attention, map",
+    "attention output": "attention, output",
+    "feed-forward": "feed-forward",
+    "residual": "residual",
+    "front end": "front end",
 }
 
 
-def saved(figures: Mapping[str, float], base: Mapping[str, float], metric: str = "cycles") -> float:
-    """Return 100 (1 - metric / metric of the baseline)."""
-    return 100 * (1 - figures[metric] / base[metric])
+@dataclass(frozen=True)
+class Table:
+    """A table for Markdown or HTML.
+
+    Attributes:
+        title: of its section.
+        head: names of the columns.
+        rows: cells.
+        left: how many columns are text; the others are numbers.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    left: int
 
 
-def simulations(results: Sequence[Mapping[str, Any]]) -> Simulations:
-    """Return (experiment, core) -> its simulation."""
-    return {
-        (result["experiment"], core): figures
-        for result in results
-        for core, figures in result.get("simulate", {}).items()
-    }
+def model_label(name: str) -> str:
+    """Return what a table calls a model whose name in ``results.json`` is short."""
+    return MODELS.get(name, name)
 
 
 def simulation_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -35,42 +80,54 @@ def simulation_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     found = simulations(results)
     if not found:
         return []
-    lines = ["## Hardware cycles", "", *overview(found), "", *_notes(found), ""]
-    lines += ["### Where the cycles go", "", *parts_table(found), ""]
-    return [*lines, "### Cycles by layer", "", *layers_table(found), ""]
+    first, *others = hardware_tables(found)
+    lines = ["## Hardware cycles", "", *_markdown(first), "", notes(found), ""]
+    for table in others:
+        lines += [f"### {table.title}", "", *_markdown(table), ""]
+    return lines
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> list[str]:
-    from espnet_spike.results.formatting import table
-
-    return table(head, rows, left)
+def _markdown(table: Table) -> list[str]:
+    return formatting.table(table.head, table.rows, table.left)
 
 
-def overview(found: Simulations) -> list[str]:
+def hardware_tables(found: Simulations) -> list[Table]:
+    """Return all tables that the simulations allow."""
+    tables = [overview(found), gains_table(found), parts_table(found), layers_table(found)]
+    return [table for table in tables if table.rows]
+
+
+def overview(found: Simulations) -> Table:
     """Return a row for every experiment, core and coding."""
     rows = []
     for (experiment, core), figures in found.items():
         codings = figures["codings"]
+        bases = ["dense" + loop for loop in reversed(LOOPS)]
         for coding, counts in codings.items():
             rows.append(
                 [
-                    *(experiment, figures["model"], core, CODINGS[coding]),
+                    *(experiment, model_label(figures["model"]), core, CODINGS[coding]),
                     *(f"{counts[metric]:.0f}" for metric in METRICS[:3]),
                     *(f"{counts['latency_ms']:.2f}", f"{counts['energy_uj']:.1f}"),
-                    *(f"{saved(counts, codings[base]):.1f}" for base in list(CODINGS)[:2]),
+                    *(_saved(counts, codings.get(base)) for base in bases),
                 ]
             )
     head = ["experiment", "model", "core", "coding", "cycles", "instructions", "loads + stores"]
-    head += [
-        "latency, ms",
-        "energy, µJ",
-        "cycles saved, %, against dense plain",
-        "against dense unrolled",
-    ]
-    return _table(head, rows, 4)
+    head += ["latency, ms", "energy, µJ", "cycles saved, %, against dense plain"]
+    return Table(
+        "Hardware cycles", [*head, "against dense unrolled", "against dense blocked"], rows, 4
+    )
 
 
-def _notes(found: Simulations) -> list[str]:
+def _saved(
+    figures: Mapping[str, float], base: Mapping[str, float] | None, metric: str = "cycles"
+) -> str:
+    return ABSENT if base is None or not base[metric] else f"{saved(figures, base, metric):.1f}"
+
+
+def notes(found: Simulations) -> str:
+    """Return how the figures were made."""
+
     def each(what: Callable[[Mapping[str, Any]], str]) -> str:
         """Return all that simulations say of something, each once."""
         return "; ".join(dict.fromkeys(map(what, found.values())))
@@ -81,7 +138,7 @@ def _notes(found: Simulations) -> list[str]:
     operands = each(
         lambda f: f"{f['utterances']} utterances ({f['frames']} frames) of `{f['data']}`"
     )
-    return [
+    return (
         "For a frame of the encoder's output, by the core's own counters. "
         f"{each(lambda f: ', '.join(f['versions']))}; "
         f"flags {each(lambda f: '`' + ' '.join(f['flags']) + '`')}. "
@@ -91,43 +148,87 @@ def _notes(found: Simulations) -> list[str]:
         f"{operands} ran on the core, every output was bit for bit the model's and within "
         f"{100 * error:.1f} % (root mean square) of the float layer; costs are affine in events, "
         f"on calls left out of the fit within {100 * worst:.2f} %. Memory answers in one cycle "
-        "unless the core has wait states, which is an ideal."
+        "unless the core has wait states, which is an ideal. Blocked loops, several outputs in "
+        "registers, are the best that the core allows, of dense and of event-driven kernels; the "
+        "tables below are in them (in unrolled loops where a simulation has no others)."
+    )
+
+
+def gains_table(found: Simulations) -> Table:
+    """Return what event-driven models save against the dense and the naively sparse model."""
+    rows = []
+    for group in groups(found):
+        for experiment, figures in group.members.items():
+            if best(figures, "event").startswith("dense"):
+                continue
+            against = [gain(group, figures)]
+            if figures["model"] != "naive" and (naive := naive_gain(group, figures)) is not None:
+                against.append(naive)
+            rows += [_gain_row(group, experiment, each) for each in against]
+    head = ["experiment", "model", "core", "scan states", "against", "sparsity, %"]
+    head += ["cycles saved, %", "instructions", "loads + stores", "latency"]
+    return Table("What events save in the blocks", head, rows, 5)
+
+
+def _gain_row(group: Group, experiment: str, found: Gain) -> list[str]:
+    figures = found.figures
+    return [
+        *(experiment, model_label(figures["model"]), group.core, _states(group)),
+        *(found.against, f"{100 * sparsity_of(figures):.1f}"),
+        *(f"{found.saved[metric]:.1f}" for metric in METRICS),
     ]
 
 
-def parts_table(found: Simulations) -> list[str]:
-    """Return cycles by sub-module, dense and event-driven, hot spots in bold."""
+def _states(group: Group) -> str:
+    return ABSENT if group.states is None else str(group.states)
+
+
+def parts_table(found: Simulations) -> Table:
+    """Return cycles, instructions, memory accesses and latency by sub-module, hot spots in bold."""
     rows = []
-    for (experiment, core), figures in found.items():
-        best = "event_unrolled" if "event_unrolled" in figures["codings"] else "dense_unrolled"
-        total = figures["codings"][best]["cycles"]
-        parts = {name: forms for name, forms in figures["parts"].items() if best in forms}
-        hot = sorted(parts, key=lambda name: -parts[name][best]["cycles"])[:HOT_SPOTS]
-        for name, forms in parts.items():
-            share = 100 * forms[best]["cycles"] / total
-            dense = forms.get("dense_unrolled")
-            rows.append(
-                [
-                    *(experiment, core, f"**{name}**" if name in hot else name),
-                    f"{dense['cycles']:.0f}" if dense else "–",
-                    *(f"{forms[best][metric]:.0f}" for metric in ("cycles", "memory")),
-                    f"{share:.1f}",
-                    f"{saved(forms[best], dense):.1f}" if dense else "–",
-                ]
-            )
-    head = ["experiment", "core", "sub-module", "dense", "event-driven", "loads + stores"]
-    return _table([*head, "share, %", "saved, %"], rows, 3)
+    for group in groups(found):
+        for experiment, figures in group.members.items():
+            rows += _part_rows(group, experiment, figures)
+    head = ["experiment", "model", "core", "scan states", "sub-module", "cycles", "share, %"]
+    head += ["instructions", "loads + stores", "latency, ms"]
+    head += ["against dense: cycles saved, %", "instructions", "loads + stores"]
+    head += ["against naive: cycles saved, %", "instructions", "loads + stores"]
+    return Table("Where the cycles go", head, rows, 5)
 
 
-def layers_table(found: Simulations) -> list[str]:
+def _part_rows(group: Group, experiment: str, figures: Mapping[str, Any]) -> Iterator[list[str]]:
+    coding = best(figures, "event")
+    parts, total = parts_of(figures, coding), whole(figures, coding)
+    bases = []
+    for base, kind in (group.dense(figures), "dense"), (group.model("naive"), "event"):
+        bases.append({} if base is None else _with_sum(base, best(base, kind)))
+    hot = sorted(parts, key=lambda name: -parts[name]["cycles"])[:HOT_SPOTS]
+    names = sorted(parts, key=lambda name: [*PARTS, name].index(name))
+    figures_of: dict[str, Mapping[str, float]] = {name: parts[name] for name in names}
+    for name, counts in (figures_of | {"sum": total}).items():
+        label = PARTS.get(name) or name
+        row = [experiment, model_label(figures["model"]), group.core, _states(group)]
+        row.append(f"**{label}**" if name in hot else label)
+        row += [f"{counts['cycles']:.0f}", f"{100 * counts['cycles'] / total['cycles']:.1f}"]
+        row += [f"{counts[metric]:.0f}" for metric in METRICS[1:3]]
+        row.append(f"{counts['latency_ms']:.4f}")
+        for base in bases:
+            row += [_saved(counts, base.get(name), metric) for metric in METRICS[:3]]
+        yield row
+
+
+def _with_sum(figures: Mapping[str, Any], coding: str) -> dict[str, Mapping[str, float]]:
+    return parts_of(figures, coding) | {"sum": whole(figures, coding)}
+
+
+def layers_table(found: Simulations) -> Table:
     """Return cycles by block; 0 is the front end and what follows the blocks."""
     rows = []
     for (experiment, core), figures in found.items():
-        best = "event_unrolled" if "event_unrolled" in figures["codings"] else "dense_unrolled"
+        codings = best(figures, "dense"), best(figures, "event")
         for layer, forms in sorted(figures["layers"].items(), key=lambda item: int(item[0])):
-            dense, event = forms["dense_unrolled"], forms[best]
-            gain = saved(event, dense)
+            dense, event = (forms[coding] for coding in codings)
             counts = f"{dense['cycles']:.0f}", f"{event['cycles']:.0f}"
-            rows.append([experiment, core, layer, *counts, f"{gain:.1f}"])
+            rows.append([experiment, core, layer, *counts, f"{saved(event, dense):.1f}"])
     head = ["experiment", "core", "layer", "dense", "event-driven", "saved, %"]
-    return _table(head, rows, 2)
+    return Table("Cycles by layer", head, rows, 2)

@@ -11,6 +11,8 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.results import scoring
 from espnet_spike.results.formatting import number, plural, thousands
+from espnet_spike.results.hardware_findings import simulations
+from espnet_spike.results.hardware_tables import hardware_tables, notes
 from espnet_spike.results.html import Html, definitions, el, figure, join, missing, page, table
 from espnet_spike.results.html_energy import count_provenance, energy_parts
 from espnet_spike.results.markdown import SEARCH_OPTIONS
@@ -44,6 +46,7 @@ def build(material: Material, utt: str | None = None) -> str:
         "Learning": learning_section(material),
         "Inside the encoder": encoder_section(material, utt),
         "Operations and energy": energy_section(material),
+        "Hardware cycles": hardware_section(material),
         "How it was made": provenance_section(material),
     }
     ids = {title: title.lower().replace(" ", "-") for title in sections}
@@ -344,6 +347,24 @@ def energy_section(material: Material) -> Html:
     if not material.counts:
         return missing("Operations and energy have not been counted: there is no count.json.")
     return join(energy_parts(material.counts))
+
+
+def hardware_section(material: Material) -> Html:
+    """Return simulated cycles by coding, sub-module and layer."""
+    name = material.experiment.path.name
+    found = simulations([{"experiment": name, "simulate": material.simulate}])
+    if not found:
+        return missing("Hardware cycles have not been simulated (stage 13).")
+    parts = []
+    for listing in hardware_tables(found):
+        rows = [[_bold(cell) for cell in row] for row in listing.rows]
+        parts.append(el("h3", listing.title))
+        parts.append(table(listing.head, rows, listing.left, label=listing.title))
+    return join([*parts, el("p", notes(found).replace("`", ""), class_="note")])
+
+
+def _bold(cell: str) -> Html | str:
+    return el("b", cell.strip("*")) if cell.startswith("**") else cell
 
 
 def provenance_section(material: Material) -> Html:

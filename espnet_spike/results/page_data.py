@@ -7,9 +7,14 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import Epochs, read_config, read_epochs
-from espnet_spike.results.experiments import Experiment, experiment_results, read_decodes
+from espnet_spike.results.experiments import (
+    RESULTS,
+    Experiment,
+    experiment_results,
+    read_decodes,
+)
 from espnet_spike.results.scoring import Score, align, read_pairs, word_units
-from espnet_spike.utils.files import read_table
+from espnet_spike.utils.files import read_json, read_table
 
 
 @dataclass
@@ -24,6 +29,7 @@ class Material:
         scores: set -> its word alignments.
         counts: set -> its ``count.json``; only sets that have been counted.
         epochs: of the training.
+        simulate: core -> its simulated cycles, from ``results.json``.
     """
 
     experiment: Experiment
@@ -33,6 +39,7 @@ class Material:
     scores: dict[str, Score] = field(default_factory=dict)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     epochs: Epochs = field(default_factory=list)
+    simulate: dict[str, Any] = field(default_factory=dict)
 
     @property
     def encoder(self) -> str:
@@ -69,6 +76,8 @@ def gather(
     experiment = Experiment(asr_exp, config, decodes)
     found = Material(experiment, experiment_results(experiment, corpus_dir), tag, dict(sets))
     found.epochs = read_epochs(asr_exp)
+    if (asr_exp / RESULTS).is_file():
+        found.simulate = read_json(asr_exp / RESULTS).get("simulate", {})
     for name, folder in sets.items():
         found.scores[name] = word_score(folder, asr_exp / tag / name, decodes[tag][name]["result"])
         if count := decodes[tag][name].get("count"):

@@ -54,7 +54,7 @@ def scores(name: str, layer: int, q: Array, k: Array, heads: int, keys: Keys) ->
 
         return Form(kernel, (heads, head_dim), keys.number(), make)
 
-    forms = ops.by_unrolling(form("scores_dense"), form("scores_dense_unrolled"))
+    forms = ops.by_loops(lambda loop: form(f"scores_dense{loop}"), *ops.KINDS)
     return Site(f"{name}.scores", "attention", layer, forms), sq * sk
 
 
@@ -93,7 +93,7 @@ def context(
 
         return Form(kernel, (heads, head_dim), keys.number(), make)
 
-    forms = ops.by_unrolling(dense("context_dense"), dense("context_dense_unrolled"))
+    forms = ops.by_loops(lambda loop: dense(f"context_dense{loop}"), *ops.KINDS)
     if counts is not None:
         largest = max(float(np.abs(counts).max(initial=0)), 1.0)
 

@@ -11,8 +11,12 @@ import numpy as np
 
 from espnet_spike.simulator.machine import Call
 
+BLOCK, WORD = 16, 4  # outputs that a blocked kernel has in registers, weights of a word
 EVENT = np.dtype([("index", "<u2"), ("value", "<i2")])
+CELL = np.dtype([("h", "<i4"), ("a", "<u4")])
+BLEND = np.dtype([("b", "<i4"), ("c", "<i4")])
 CONV_EVENT = np.dtype([("source", "<u2"), ("bin", "<u2"), ("value", "<i2"), ("unused", "<i2")])
+SPIKES_A_TURN = 256  # that a blocked spike kernel sums in 16 bits
 MAX_TAPS = 8
 NOWHERE = 0xFFFF
 
@@ -65,6 +69,34 @@ def to_events(x: Array) -> Array:
     return events
 
 
+def pack(w: Array) -> Array:
+    """Return int8 weights ``(outputs, inputs)`` as the blocked kernels read them: uint32 words.
+
+    Sixteen outputs of one input side by side, then what remains four at a time; a word holds four
+    outputs, the first in its lowest byte, each as w + 128.
+    """
+    outputs, inputs = w.shape
+    padded = np.zeros((-(-outputs // WORD) * WORD, inputs), np.uint8)
+    padded[:outputs] = w.view(np.uint8) ^ 128
+    full = outputs // BLOCK * BLOCK
+    parts = [
+        rows.reshape(-1, size, inputs).transpose(0, 2, 1).reshape(-1)
+        for rows, size in ((padded[:full], BLOCK), (padded[full:], WORD))
+    ]
+    return np.concatenate(parts).view("<u4")
+
+
+def unpack(words: Array, inputs: int, outputs: int) -> Array:
+    """Return the weights ``(outputs, inputs)`` that ``pack`` packed."""
+    data = words.view(np.uint8) ^ 128
+    split = outputs // BLOCK * BLOCK * inputs
+    blocks = [
+        part.view(np.int8).reshape(-1, inputs, size).transpose(0, 2, 1).reshape(-1, inputs)
+        for part, size in ((data[:split], BLOCK), (data[split:], WORD))
+    ]
+    return np.concatenate(blocks)[:outputs]
+
+
 @model("linear_dense", "linear_dense_unrolled", "linear_skip")
 def _linear(w, x, bias, y, inputs, outputs) -> None:
     y[:] = wrap(bias + _wide(w) @ _wide(x))
@@ -79,6 +111,21 @@ def _linear_event(w, events, bias, y, count, outputs) -> None:
 @model("linear_spike", "linear_spike_unrolled")
 def _linear_spike(w, rows, spikes, bias, y, count, outputs) -> None:
     y[:] = wrap(bias + _wide(w[spikes[:count]]).sum(0))
+
+
+@model("linear_dense_blocked")
+def _linear_blocked(w, x, bias, y, inputs, outputs) -> None:
+    _linear(unpack(w, inputs, outputs), x, bias, y, inputs, outputs)
+
+
+@model("linear_event_blocked")
+def _linear_event_blocked(w, events, bias, y, count, inputs, outputs) -> None:
+    _linear_event(unpack(w, inputs, outputs).T, events, bias, y, count, outputs)
+
+
+@model("linear_spike_blocked")
+def _linear_spike_blocked(w, spikes, bias, y, count, inputs, outputs) -> None:
+    _linear_spike(unpack(w, inputs, outputs).T, None, spikes, bias, y, count, outputs)
 
 
 @model("conv_dense", "conv_dense_unrolled")
@@ -109,6 +156,35 @@ def _conv_event(w, rows, target, events, *rest) -> None:
 @model("conv_spike", "conv_spike_unrolled")
 def _conv_spike(w, rows, target, events, *rest) -> None:
     _conv_events(w, rows, target, events, np.ones(len(events), np.int64), *rest)
+
+
+@model("conv_dense_blocked")
+def _conv_blocked(w, x, bias, y, taps, span, row, step, positions, outputs) -> None:
+    _conv(unpack(w, taps * span, outputs), x, bias, y, taps, span, row, step, positions, outputs)
+
+
+def _conv_events_blocked(
+    w, index, values, starts, first, bias, y, taps, bins, channels, width, stride, span, step,
+    inputs, positions, outputs,
+) -> None:  # fmt: skip
+    x = np.zeros((taps, bins * channels), np.int64)
+    tap = np.repeat(np.arange(taps), np.diff(starts))
+    np.add.at(x, (tap, index), values)
+    limits = np.arange(bins + 1) * channels
+    for t in range(taps):
+        found = index[starts[t] : starts[t + 1]]
+        first[t] = starts[t] + np.searchsorted(found, limits)
+    _conv_blocked(w, x, bias, y, taps, span, bins * channels, step, positions, outputs)
+
+
+@model("conv_event_blocked")
+def _conv_event_blocked(w, events, *rest) -> None:
+    _conv_events_blocked(w, events["index"], events["value"], *rest)
+
+
+@model("conv_spike_blocked")
+def _conv_spike_blocked(w, spikes, *rest) -> None:
+    _conv_events_blocked(w, spikes, 1, *rest)
 
 
 @model("depthwise_dense", "depthwise_dense_unrolled")
@@ -264,7 +340,7 @@ def _layernorm(x, weight, bias, y, n, shift) -> None:
     y[:] = saturate16(((v * weight) >> shift) + bias)
 
 
-@model("scores_dense", "scores_dense_unrolled")
+@model("scores_dense", "scores_dense_unrolled", "scores_dense_blocked")
 def _scores(q, k, s, heads, head_dim, keys) -> None:
     query = _wide(q).reshape(heads, head_dim)
     s[:] = wrap(np.einsum("hd,khd->hk", query, _wide(k).reshape(keys, heads, head_dim)))
@@ -288,7 +364,7 @@ def _softmax(s, table, p, heads, keys, multiplier) -> None:
     p[:] = saturate16((e * inverse) >> 15).T
 
 
-@model("context_dense", "context_dense_unrolled")
+@model("context_dense", "context_dense_unrolled", "context_dense_blocked")
 def _context(p, v, y, heads, head_dim, keys) -> None:
     value = _wide(v).reshape(keys, heads, head_dim)
     y[:] = wrap(np.einsum("kh,khd->hd", _wide(p), value)).reshape(-1)
@@ -360,6 +436,31 @@ def _scan_with(b, c, u, delta, a, d, table, h, y, input_shift, state_shift, fade
     added = wrap(((delta * u) >> input_shift)[:, None] * b).astype(np.int64) >> state_shift
     h[:] = wrap(faded + added)
     y[:] = wrap(_wide(d) * u + ((_wide(h) * (c << 16)) >> 32).sum(1))
+
+
+@model("scan_dense_blocked", "scan_event_blocked")
+def _scan_blocked(
+    u, delta, cells, blend, d, table, y, channels, states, input_shift, state_shift, fade_shift,
+    limit,
+) -> None:  # fmt: skip
+    u, delta, b, c = _wide(u), _wide(delta), _wide(blend["b"]), _wide(blend["c"])
+    z = delta[:, None] * cells["a"]
+    left = z < limit
+    e = table.astype(np.uint64)[np.where(left, z >> fade_shift, 0)]
+    rest = ((z << (32 - fade_shift)) & 0xFFFFFFFF).astype(np.uint64)
+    e = _wide(e - ((e * rest) >> np.uint64(38)))
+    # a product of 32 signed and 32 unsigned bits leaves 64 signed ones: take it in two halves
+    h = _wide(cells["h"])
+    faded = (h * (e >> 16) + ((h * (e & 0xFFFF)) >> 16)) >> 16
+    added = wrap(((delta * u) >> input_shift)[:, None] * b).astype(np.int64) >> state_shift
+    cells["h"] = wrap(np.where(left, faded, 0) + added)
+    y[:] = wrap(_wide(d) * u + ((_wide(cells["h"]) * c) >> 32).sum(1))
+
+
+def fading_table() -> Array:
+    """Return what the blocked scan reads exp from: 2^32 exp(-i / 64), i = 0..1023."""
+    exact = np.round(2.0**32 * np.exp(-np.arange(1024) / 64))
+    return np.minimum(exact, 2.0**32 - 1).astype(np.uint32)
 
 
 def exp_table() -> Array:

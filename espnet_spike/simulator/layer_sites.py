@@ -5,9 +5,22 @@ import numpy as np
 from espnet_spike.errors import UserError
 from espnet_spike.simulator import operations as ops
 from espnet_spike.simulator.attention_sites import TABLE, Keys
-from espnet_spike.simulator.kernels import CONV_EVENT, EVENT, MAX_TAPS, NOWHERE, to_events
+from espnet_spike.simulator.kernels import (
+    BLEND,
+    CELL,
+    CONV_EVENT,
+    EVENT,
+    MAX_TAPS,
+    NOWHERE,
+    SPIKES_A_TURN,
+    fading_table,
+    pack,
+    to_events,
+)
 from espnet_spike.simulator.machine import Call
 from espnet_spike.simulator.operations import Array, Form, Sample, Site
+
+FADING = ops.frozen(fading_table())
 
 
 def conv(
@@ -41,6 +54,7 @@ def conv(
     xq, sx = quantise(x, limit, ops.with_bias(x, bias, sw, limit))
     start = ops.frozen(np.round(bias / (sw * sx)).clip(-(2**29), 2**29).astype(np.int32))
     w_dense, w_event = ops.frozen(wq), ops.frozen(wq.transpose(1, 2, 3, 0))
+    w_packed = ops.frozen(pack(wq.reshape(outputs, -1)))
     shape = (taps, width, channels, positions, outputs)
 
     def sums(n: int, values: Array) -> Array:
@@ -58,17 +72,18 @@ def conv(
             ]
         )
 
-    def dense(kernel: str) -> Form:
+    def dense(loop: str) -> Form:
         sizes = (taps, width * channels, bins * channels, stride * channels, positions, outputs)
+        kernel, weights = f"conv_dense{loop}", w_packed if loop == "_blocked" else w_dense
 
         def make(n: int) -> Sample:
             y = np.zeros((positions, outputs), np.int32)
-            args = (w_dense, xq[n].reshape(taps, -1).copy(), start, y, *sizes)
+            args = (weights, xq[n].reshape(taps, -1).copy(), start, y, *sizes)
             return Sample(Call(kernel, args), -1, sw * sx, reference(n))
 
         return Form(kernel, shape, ops.no_events(frames), make)
 
-    product = ops.by_unrolling(dense("conv_dense"), dense("conv_dense_unrolled"))
+    product = ops.by_loops(dense, *ops.KINDS)
     sample = np.stack([sums(n, xq) for n in range(0, frames, max(frames // 16, 1))])
     sites = [
         Site(name, part, 0, product, x[0].size),
@@ -89,31 +104,45 @@ def conv(
 
     def event(kernel: str, values: Array, repeat: bool) -> Form:
         weight = values.astype(np.int64) if repeat else (values != 0)
-        number = np.stack([weight.sum((1, 2, 3)), (weight.sum((1, 3)) * reached).sum(1)], 1)
+        number = [weight.sum((1, 2, 3)), (weight.sum((1, 3)) * reached).sum(1)]
+        if repeat and kernel.endswith("_blocked"):
+            number.append(_turns(weight.sum(3), width, stride, positions))
 
         def make(n: int) -> Sample:
             t, b, c = np.nonzero(values[n])
             times = values[n, t, b, c] if repeat else np.ones(len(t), int)
-            found = np.zeros(len(t), CONV_EVENT)
-            found["source"], found["bin"], found["value"] = t * channels + c, b, values[n, t, b, c]
-            found = np.repeat(found, times)
+            t, b, c = (np.repeat(place, times) for place in (t, b, c))
             y = np.zeros((positions, outputs), np.int32)
-            sizes = (len(found), width, channels * outputs, positions, outputs)
-            args = (w_event, rows, target, found, start, y, *sizes)
+            if kernel.endswith("_blocked"):
+                args = blocked(t, b, c, values[n], repeat, y)
+            else:
+                found = np.zeros(len(t), CONV_EVENT)
+                found["source"], found["bin"] = t * channels + c, b
+                found["value"] = values[n, t, b, c]
+                sizes = (len(found), width, channels * outputs, positions, outputs)
+                args = (w_event, rows, target, found, start, y, *sizes)
             want = None if repeat else reference(n)
             return Sample(Call(kernel, args), -1, sw * sx, want)
 
-        return Form(kernel, shape, number, make)
+        return Form(kernel, shape, np.stack(number, 1), make)
 
-    pair = event("conv_event", xq, False), event("conv_event_unrolled", xq, False)
-    product |= ops.by_unrolling(
-        *pair, codings=["event", "event_unrolled", "spike", "spike_unrolled"]
-    )
+    def blocked(t: Array, b: Array, c: Array, values: Array, repeat: bool, y: Array) -> tuple:
+        index = (b * channels + c).astype(np.uint16)
+        found = index
+        if not repeat:
+            found = np.zeros(len(index), EVENT)
+            found["index"], found["value"] = index, values[t, b, c]
+        starts = np.searchsorted(t, np.arange(taps + 1)).astype(np.uint32)
+        room = np.zeros((taps, bins + 1), np.uint32)
+        sizes = (taps, bins, channels, width, stride, width * channels, stride * channels)
+        sizes = (*sizes, taps * width * channels, positions, outputs)
+        return (w_packed, found, starts, room, start, y, *sizes)
+
+    product |= ops.by_loops(lambda loop: event(f"conv_event{loop}", xq, False), "event", "spike")
     if counts is not None:
-        pair = event("conv_spike", counts, True), event("conv_spike_unrolled", counts, True)
-        codings = ["spike", "spike_unrolled"]
+        kinds = ["spike"]
         if counts.max(initial=0) <= 1:
-            codings += ["event", "event_unrolled"]
+            kinds.append("event")
         else:
             # frames have different units, which multiply the sums of each tap before they add up
             one, n = sample.reshape(len(sample), -1), positions * outputs
@@ -121,10 +150,16 @@ def conv(
                 extra = ops.requantize(f"{name}.tap{tap}", part, 0, one)
                 more = ops.add(f"{name}.tap{tap}.add", part, 0, one.astype(np.float64)[:, :n])
                 for site in (extra, more):
-                    forms = {coding: site.forms[coding] for coding in codings}
-                    sites.append(ops.stand_for_all(Site(site.name, part, 0, forms), frames))
-        product |= ops.by_unrolling(*pair, codings=codings)
+                    sites.append(ops.stand_for_all(site.only(*kinds), frames))
+        product |= ops.by_loops(lambda loop: event(f"conv_spike{loop}", counts, True), *kinds)
     return sites
+
+
+def _turns(spikes: Array, width: int, stride: int, positions: int) -> Array:
+    """Return how often the blocked spike kernel adds up, for spikes ``(frames, taps, bins)``."""
+    before = np.pad(spikes.cumsum(2), ((0, 0), (0, 0), (1, 0)))
+    first = np.arange(positions) * stride
+    return -(-(before[:, :, first + width] - before[:, :, first]) // SPIKES_A_TURN).sum((1, 2))
 
 
 def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Site]:
@@ -143,7 +178,9 @@ def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Si
     xq, sx = ops.quantise(x, limit, ops.with_bias(x, bias, sw, limit))
     w8, start = ops.frozen(wq), ops.frozen(np.round(bias / (sw * sx)).astype(np.int32))
 
-    def form(kernel: str) -> Form:
+    def form(loop: str) -> Form:
+        kernel = "depthwise_dense_unrolled" if loop else "depthwise_dense"
+
         def make(n: int) -> Sample:
             args = (w8, xq[n].copy(), start, np.zeros(channels, np.int32), taps, channels)
             return Sample(Call(kernel, args), -1, sw * sx, (w * x[n]).sum(0) + bias)
@@ -152,7 +189,7 @@ def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Si
 
     some = xq[:: max(len(xq) // ops.SOME, 1)]
     sums = (wq.astype(np.int64) * some).sum(1) + start
-    forms = ops.by_unrolling(form("depthwise_dense"), form("depthwise_dense_unrolled"))
+    forms = ops.by_loops(form, *ops.KINDS)
     site = Site(name, "conv1d", layer, forms)
     requantized = ops.requantize(f"{name}.requantize", "conv1d", layer, sums)
     return [site, ops.stand_for_all(requantized, len(x))]
@@ -308,8 +345,8 @@ class Scan:
             h = np.exp(self.delta[t][:, None] * self.A) * before + added
         return before, h
 
-    def sample(self, n: int, events: bool) -> Sample:
-        """Return the kernel call of a frame."""
+    def sample(self, n: int, kernel: str) -> Sample:
+        """Return the call of a frame to one of the scan's kernels."""
         channels, states = self.A.shape
         before, after = self.states(n)
         (uq, su), (bq, sb) = ops.quantise(self.u[n]), ops.quantise_events(self.B[n])
@@ -332,25 +369,54 @@ class Scan:
         a = np.round(-self.A * 2.0**ka).clip(0, 65535).astype(np.uint16)
         h = np.round(before / sh).astype(np.int32)
         y = np.zeros(channels, np.int32)
-        args = (uq, dq, a, bq, cq, d, TABLE, h, y, channels, states)
-        args = (*args, input_shift, state_shift, kd + ka - 20)
-        kernel = "scan_dense"
-        if events:
+        sizes = (channels, states, input_shift, state_shift)
+        if kernel.endswith("_blocked"):
+            cells, blend = np.zeros(h.shape, CELL), np.zeros(states, BLEND)
+            cells["h"], cells["a"], blend["b"], blend["c"] = h, a, bq, cq.astype(np.int32) << 16
+            step = kd + ka - 6  # bits of a 64th, the step of the table
+            limit = min(len(FADING) << step, 2**32 - 1)
+            args = (uq, dq, cells, blend, d, FADING, y, *sizes, step, limit)
+            return Sample(Call(kernel, args), 6, sy, want)
+        args = (uq, dq, a, bq, cq, d, TABLE, h, y, *sizes, kd + ka - 20)
+        if kernel == "scan_event":
             found = to_events(bq), to_events(cq)
-            args, kernel = (*args, *found, *map(len, found)), "scan_event"
+            args = (*args, *found, *map(len, found))
         return Sample(Call(kernel, args), 8, sy, want)
+
+    def lasting(self) -> Array:
+        """Return how many states of every frame are not forgotten at once ``(frames, 0 or 1)``.
+
+        Their decay exp(delta A) is more than nothing, and costs a few cycles; where their number
+        hardly changes from frame to frame it tells costs apart no better than noise would.
+        """
+        number = np.array(
+            [np.sum(-self.A < (16 / np.maximum(d, 1e-9))[:, None]) for d in self.delta]
+        )
+        few = np.ptp(number) < 0.01 * self.A.size
+        return ops.no_events(len(number)) if few else number[:, None]
 
     def site(self, name: str, layer: int) -> Site:
         """Return the site; it has events where u, B or C have zeros."""
-        frames = len(self.u)
-        shape = self.A.shape
-        dense = Form("scan_dense", shape, ops.no_events(frames), lambda n: self.sample(n, False))
+        shape, lasting = self.A.shape, self.lasting()
+
+        def form(kernel: str, events: Array) -> Form:
+            number = np.concatenate([events, lasting], 1)
+            return Form(kernel, shape, number, lambda n: self.sample(n, kernel))
+
+        def dense(loop: str) -> Form:
+            plain = "_blocked" if loop == "_blocked" else ""
+            return form(f"scan_dense{plain}", ops.no_events(len(self.u)))
+
+        def event(loop: str) -> Form:
+            plain = "_blocked" if loop == "_blocked" else ""
+            return form(f"scan_event{plain}", np.stack([active, active * nb, nc], 1))
+
         active, nb, nc = (np.count_nonzero(x, 1) for x in (self.u, self.B, self.C))
-        if (np.concatenate([active / shape[0], nb / shape[1], nc / shape[1]]) > 0.98).all():
-            return Site(name, "scan", layer, ops.everywhere(dense))
-        number = np.stack([active, active * nb, nc], 1)
-        event = Form("scan_event", shape, number, lambda n: self.sample(n, True))
-        return Site(name, "scan", layer, ops.of_kinds(dense=dense, event=event, spike=event))
+        forms = ops.by_loops(dense, *ops.KINDS)
+        shares = np.concatenate([active / shape[0], nb / shape[1], nc / shape[1]])
+        if (shares <= 0.98).any():
+            forms |= ops.by_loops(event, "event", "spike")
+        return Site(name, "scan", layer, forms)
 
 
 def _binary_units(x: Array, bits: int) -> int:

@@ -65,7 +65,7 @@ def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
             raise unsupported(f"block: {type(block).__name__}")
     sites.append(_norm(tape, "after_norm", 0))
     sparse = any(isinstance(m, FATReLU | FrameLIF) for m in encoder.modules())
-    return sites, ops.CODINGS[:4] if sparse else ops.CODINGS[:2]
+    return sites, ops.codings("dense", "event") if sparse else ops.codings("dense")
 
 
 def _norm(tape: Tape, name: str, layer: int) -> Site:
@@ -198,8 +198,7 @@ def _spiking_attention(tape: Tape, name: str, layer: int, heads: int) -> list[Si
     dense, _ = attention.scores(name, layer, q, k, heads, keys)
     p = attention.Linear(q, k, heads, keys)
     for site in (dense, attention.context(name, layer, p, v, None, heads, keys)):
-        forms = {coding: site.forms[coding] for coding in ("dense", "dense_unrolled")}
-        sites.append(Site(site.name, site.part, layer, forms))
+        sites.append(site.only("dense"))
     sites += attention.spike_products(name, layer, q, k, v, heads, keys)
     sites.append(_context_requantize(tape, name, layer, tape.input(f"{name}.neuron_out")))
     more, events, _ = _point(tape, f"{name}.neuron_out", layer)

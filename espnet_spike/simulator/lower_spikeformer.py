@@ -34,7 +34,7 @@ def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
         sites += _block(tape, f"encoders.{layer - 1}", layer, block)
     sites.append(_norm(tape, "after_norm", 0))
     spiking = any(isinstance(module, Neuron) for module in encoder.modules())
-    return sites, ops.CODINGS if spiking else ops.CODINGS[:4]
+    return sites, ops.codings(*ops.KINDS) if spiking else ops.codings("dense", "event")
 
 
 def _check(tape: Tape) -> None:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from espnet_spike.simulator.kernels import EVENT, to_events
+from espnet_spike.simulator.kernels import EVENT, pack, to_events
 from espnet_spike.simulator.machine import Call
 
 # dense, event-driven with one product an event, and binary spikes that are only added
-CODINGS = ("dense", "dense_unrolled", "event", "event_unrolled", "spike", "spike_unrolled")
+KINDS = ("dense", "event", "spike")
+# loops as they are written; four steps a turn; several outputs in registers, the best on this core
+LOOPS = ("", "_unrolled", "_blocked")
+CODINGS = tuple(kind + loop for kind in KINDS for loop in LOOPS)
 INT16 = 32000  # a little less than the range: rounding stays inside
 SOME = 32
 Array = np.ndarray
@@ -95,20 +98,31 @@ class Site:
     forms: dict[str, Form] = field(default_factory=dict)
     inputs: int = 0
 
+    def only(self, *kinds: str) -> "Site":
+        """Return the site without the codings of other kinds."""
+        forms = {name: self.forms[name] for name in codings(*kinds) if name in self.forms}
+        return Site(self.name, self.part, self.layer, forms, self.inputs)
+
 
 def everywhere(form: Form) -> dict[str, Form]:
     """Return the same form for all codings."""
     return dict.fromkeys(CODINGS, form)
 
 
-def by_unrolling(plain: Form, unrolled: Form, codings: Sequence[str] = CODINGS) -> dict[str, Form]:
-    """Return the plain or the unrolled form for each coding."""
-    return {name: unrolled if name.endswith("_unrolled") else plain for name in codings}
+def codings(*kinds: str) -> tuple[str, ...]:
+    """Return the codings of some kinds."""
+    return tuple(kind + loop for kind in kinds for loop in LOOPS)
+
+
+def by_loops(form: Callable[[str], Form], *kinds: str) -> dict[str, Form]:
+    """Return the form of each loop, ``form("")`` to ``form("_blocked")``, for codings of kinds."""
+    forms = {loop: form(loop) for loop in LOOPS}
+    return {kind + loop: forms[loop] for kind in kinds for loop in LOOPS}
 
 
 def of_kinds(**kinds: Form) -> dict[str, Form]:
-    """Return forms by kind of coding (dense, event, spike), the same plain and unrolled."""
-    return {name: kinds[name.split("_")[0]] for name in CODINGS if name.split("_")[0] in kinds}
+    """Return forms by kind of coding (dense, event, spike), the same for all loops."""
+    return {kind + loop: form for kind, form in kinds.items() for loop in LOOPS}
 
 
 def no_events(frames: int) -> Array:
@@ -220,16 +234,18 @@ def linear(
     wide, limit = np.zeros(outputs) if bias is None else bias, headroom(wq, (1,))
     xq, sx = quantise(x, limit, with_bias(x, wide, sw, limit))
     start = frozen(np.round(wide / (sw * sx)).clip(-(2**29), 2**29).astype(np.int32))
-    w_dense = frozen(wq)
+    w_dense, w_packed = frozen(wq), frozen(pack(wq))
 
-    def dense(kernel: str) -> Form:
+    def dense(loop: str) -> Form:
+        kernel, weights = f"linear_dense{loop}", w_packed if loop == "_blocked" else w_dense
+
         def make(n: int) -> Sample:
-            args = (w_dense, xq[n].copy(), start, np.zeros(outputs, np.int32), inputs, outputs)
+            args = (weights, xq[n].copy(), start, np.zeros(outputs, np.int32), inputs, outputs)
             return Sample(Call(kernel, args), -1, sw * sx, w @ x[n] + wide)
 
         return Form(kernel, (inputs, outputs), no_events(len(x)), make)
 
-    product = by_unrolling(dense("linear_dense"), dense("linear_dense_unrolled"))
+    product = by_loops(dense, *KINDS)
     sites = [Site(name, part, layer, product, inputs)]
     # accumulators of some frames are enough: the cost of turning them into activations is fixed
     some = xq[:: max(len(xq) // SOME, 1)].astype(np.int64)
@@ -239,46 +255,46 @@ def linear(
     if events is None:
         return sites
     folded, se = quantise_weight(w * events.channel)
-    by_input = frozen(folded.T)
+    by_input, packed = frozen(folded.T), frozen(pack(folded))
     spiking = events.spiking
     zero = frozen(np.zeros(outputs, np.int32))
 
     def reference(n: int) -> tuple[float, Array]:
         return se * events.frame[n], w @ (events.channel * events.counts[n]) * events.frame[n]
 
-    def event(kernel: str) -> Form:
+    def event(loop: str) -> Form:
         def make(n: int) -> Sample:
-            found = to_events(events.counts[n])
-            args = (by_input, found, zero, np.zeros(outputs, np.int32), len(found), outputs)
-            return Sample(Call(kernel, args), -1, *reference(n))
+            found, y = to_events(events.counts[n]), np.zeros(outputs, np.int32)
+            args = (by_input, found, zero, y, len(found), outputs)
+            if loop == "_blocked":
+                args = (packed, found, zero, y, len(found), inputs, outputs)
+            return Sample(Call(f"linear_event{loop}", args), -1, *reference(n))
 
-        return Form(kernel, (outputs,), events.number(), make)
+        return Form(f"linear_event{loop}", (outputs,), events.number(), make)
 
-    def spike(kernel: str) -> Form:
+    def spike(loop: str) -> Form:
         rows = frozen((np.arange(inputs) * outputs).astype(np.uint32))
 
         def make(n: int) -> Sample:
             index = np.repeat(np.arange(inputs), events.counts[n]).astype(np.uint16)
             y = np.zeros(outputs, np.int32)
             args = (by_input, rows, index, zero, y, len(index), outputs)
-            return Sample(Call(kernel, args), -1, *reference(n))
+            if loop == "_blocked":
+                args = (packed, index, zero, y, len(index), inputs, outputs)
+            return Sample(Call(f"linear_spike{loop}", args), -1, *reference(n))
 
-        return Form(kernel, (outputs,), events.spikes(), make)
+        return Form(f"linear_spike{loop}", (outputs,), events.spikes(), make)
 
-    kinds = ["event"] if not events.binary else []
-    for kind in [*kinds, *(["spike"] if spiking else [])]:
-        forms = (event, spike)[kind == "spike"]
-        pair = forms(f"linear_{kind}"), forms(f"linear_{kind}_unrolled")
-        product |= by_unrolling(*pair, codings=[kind, f"{kind}_unrolled"])
     if events.binary:  # one spike an event: nothing to multiply
-        product |= {"event": product["spike"], "event_unrolled": product["spike_unrolled"]}
-    elif not spiking:  # real values cannot be added up without a product
-        product |= {"spike": product["event"], "spike_unrolled": product["event_unrolled"]}
+        product |= by_loops(spike, "event", "spike")
+    elif spiking:
+        product |= by_loops(event, "event") | by_loops(spike, "spike")
+    else:  # real values cannot be added up without a product
+        product |= by_loops(event, "event", "spike")
     if bias is not None and spiking:
         # the unit of a frame is applied after the sum, and the bias after the unit
         added = add(f"{name}.bias", part, layer, np.broadcast_to(bias, (len(x), outputs)))
-        del added.forms["dense"], added.forms["dense_unrolled"]
-        sites.append(added)
+        sites.append(added.only("event", "spike"))
     return sites
 
 

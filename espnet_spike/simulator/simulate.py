@@ -13,7 +13,7 @@ from espnet_spike.simulator import toolchain
 from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
 from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.machine import Machine, sum_counters
-from espnet_spike.simulator.operations import Site
+from espnet_spike.simulator.operations import Site, codings
 from espnet_spike.simulator.record import Recording, record_encoder
 from espnet_spike.simulator.replay import (
     METRICS,
@@ -76,6 +76,7 @@ def simulate_recording(
     counters = simulate(machine, planned, Log(log, toolchain.digest(*keys, *waits)), jobs)
     costs = fit_costs(planned, counters)
     totals = extrapolate(recording.sites, recording.codings, costs)
+    blocks = [total for total in totals if total.site.layer > 0]
     return {
         "how": "replay-extrapolated",
         "energy": f"{DEFAULT} ({read_prices().source})",
@@ -90,10 +91,22 @@ def simulate_recording(
         "layers": _per_frame(
             sum_totals(totals, lambda t: (str(t.site.layer), t.coding)), recording, hardware
         ),
+        "blocks": _per_frame(
+            sum_totals(blocks, lambda t: (t.site.part, t.coding)), recording, hardware
+        ),
+        "d_state": scan_states(recording.sites),
         "weight_layers": weight_layers(recording.sites, totals, recording.frames),
         "fit": _fit_figures(costs),
         "costs": [_cost_figures(key, cost) for key, cost in costs.items()],
     }
+
+
+def scan_states(sites: Sequence[Site]) -> int | None:
+    """Return how many states a channel of the selective scan has; None without a scan."""
+    found = (
+        form.shape[1] for site in sites for form in site.forms.values() if "scan" in form.kernel
+    )
+    return next(found, None)
 
 
 def _per_frame(
@@ -125,9 +138,9 @@ def weight_layers(sites: Sequence[Site], totals: Sequence[Total], frames: int) -
         if not site.inputs or event is None or event.events.shape[1] == 0:
             continue
         numbers = event.events[:, 0] / site.inputs
-        layer = {"name": site.name, "inputs": site.inputs}
+        layer = {"name": site.name, "layer": site.layer, "inputs": site.inputs}
         layer["sparsity"] = round(1 - float(numbers.mean()), 4)
-        for coding in ("dense", "dense_unrolled", "event", "event_unrolled"):
+        for coding in codings("dense", "event"):
             if (id(site), coding) in cycles:
                 layer[coding] = round(cycles[id(site), coding] / frames, 1)
         found.append(layer)
@@ -224,12 +237,14 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
     """Return what ``results.json`` keeps of a simulation."""
     layers = figures["weight_layers"]
     names = "model how energy data utterances frames codings parts layers fit simulated".split()
-    names.append("left_out")
+    names += ["blocks", "d_state", "left_out"]
+    inside = [layer["sparsity"] for layer in layers if layer["layer"]]
     cycles = [layer["dense"] for layer in layers]
     sparsity = [layer["sparsity"] for layer in layers]
     machine = figures["machine"]
     return {name: figures[name] for name in names} | {
         "sparsity": _mean(sparsity),
+        "blocks_sparsity": _mean(inside),
         "sparsity_by_cycles": _mean(sparsity, weights=cycles),
         "hardware": machine["hardware"],
         "versions": [
@@ -263,14 +278,18 @@ def plot(path: Path, figures: dict[str, Any]) -> None:
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 100], color="0.7", linewidth=1, label="gain equal to sparsity")
-    for dense, event, mark in ("dense", "event", "o"), ("dense_unrolled", "event_unrolled", "x"):
+    for loop, label, mark in (
+        ("", "plain", "o"),
+        ("_unrolled", "unrolled", "x"),
+        ("_blocked", "blocked", "s"),
+    ):
         pairs = [
-            (layer["sparsity"], 100 * (1 - layer[event] / layer[dense]))
+            (layer["sparsity"], 100 * (1 - layer[f"event{loop}"] / layer[f"dense{loop}"]))
             for layer in figures["weight_layers"]
-            if event in layer
+            if f"event{loop}" in layer
         ]
         if pairs:
-            label = "plain loops" if event == "event" else "unrolled loops"
+            label = f"{label} loops"
             axes.plot(*zip(*pairs, strict=True), mark, label=label, fillstyle="none")
     axes.set(xlabel="event sparsity of the input", ylabel="cycles saved against dense (%)")
     axes.legend()

@@ -19,28 +19,12 @@ def test_models_stand_beside_the_paper_against_both_baselines():
         ]
     )
     text = "\n".join(lines)
-    assert "|e|E|small|dense|plain|40.0|40.0|40.0|40.0|32.32 / 14.3 / 17.57 / 29.78|" in text
-    assert "|e|E|small|naive|plain|33.3|" in text
-    assert "|o|E, optimized|small|dense|unrolled|60.0|" in text
-    assert "less than the sparsity: confirmed for e on small (45.5 % of the cycles" in text
-    assert "Membranes eat the gain of spikes: confirmed for s" in text
-    assert "over 10 %: confirmed on small (45.5 % to 63.6 %)" in text
-
-
-def test_findings_can_be_refuted():
-    text = "\n".join(
-        claims(
-            [
-                result("e", "E", 1000.0, 300.0, 0.5),
-                result("o", "E, optimized", 1000.0, 290.0, 0.6),
-                result("s", "S", 1000.0, 200.0, 0.72, memory=10.0),
-            ]
-        )
-    )
-    assert "Membranes eat the gain of spikes: refuted for s" in text
-    assert "sparsity: refuted for e" in text and "over 10 %: refuted" in text
-    assert "spikes: refuted for s" in text
-    assert "|e|E|small|own dense coding|plain|70.0|" in text
+    theirs = "32.32 / 14.3 / 17.57 / 29.78"
+    assert f"|e|E-SpeechMamba, event-driven|small|–|dense|40.0|40.0|40.0|40.0|{theirs}|" in text
+    assert "|e|E-SpeechMamba, event-driven|small|–|naive|33.3|" in text
+    assert "|o|E-SpeechMamba, optimized|small|–|dense|60.0|" in text
+    assert "(a) the gain in cycles is less than the sparsity: **confirmed**" in text
+    assert "(c) more points inside Mamba add over 10 %: **confirmed**" in text
 
 
 def test_the_command_reads_experiments_and_asks_for_a_simulation(tmp_path, capsys):
@@ -50,4 +34,6 @@ def test_the_command_reads_experiments_and_asks_for_a_simulation(tmp_path, capsy
     found = result("asr_x", "E", 1000.0, 300.0, 0.5)
     (exp / "results.json").write_text(json.dumps(found))
     main([str(tmp_path / "exp")])
-    assert "less than the sparsity: refuted for asr_x on small" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "less than the sparsity: **refuted** (small, unknown scan states). asr_x (E)" in output
+    assert "|asr_x|E-SpeechMamba, event-driven|small|–|own dense coding|70.0|" in output

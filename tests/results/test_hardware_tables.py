@@ -36,7 +36,36 @@ def test_the_report_has_the_section_and_results_keep_it(tmp_path):
     assert lines.index("## Hardware cycles") < lines.index("## Environments")
 
 
-def test_every_part_of_a_model_has_its_cycles():
-    text = "\n".join(simulation_lines([result("e", "E", 1100.0, 600.0, 0.62)]))
-    assert "**scan**" in text and "within 0.10 %" in text
+def test_every_part_of_a_model_has_its_figures_beside_both_baselines():
+    made = [
+        result("d", "dense", 1000.0, None, 0.0, states=16),
+        result("n", "naive", 1000.0, 900.0, 0.2, states=16),
+        result("e", "E", 1100.0, 600.0, 0.62, states=16),
+        result("x", "E", 1100.0, 600.0, 0.62, states=256),
+    ]
+    lines = simulation_lines(made)
+    text = "\n".join(lines)
+    e = "|e|E-SpeechMamba, event-driven|small|16|"
+    # blocked loops: the scan takes 450 of 600 cycles; 1000 in the dense, 675 in the naive model
+    assert f"{e}**scan**|450|75.0|225|90|0.0045|55.0|55.0|55.0|33.3|33.3|33.3|" in lines
+    assert f"{e}**neuron, threshold**|150|25.0|75|30|0.0015|–|–|–|33.3|33.3|33.3|" in lines
+    assert f"{e}sum|600|100.0|300|120|0.0060|40.0|40.0|40.0|33.3|33.3|33.3|" in lines
+    # no dense and no naive model with 256 states: its own dense coding takes 1100
+    assert "|x|E-SpeechMamba, event-driven|small|256|sum|600|100.0|300|120|0.0060|45.5|" in text
+    assert f"{e}naive|62.0|33.3|33.3|33.3|33.3|" in lines
+    assert "within 0.10 %" in text
     assert "aper" not in text  # what others have claimed is no part of a user's results
+
+
+def test_a_simulation_of_before_has_no_blocked_loops_and_no_blocks():
+    made = result("e", "E", 1000.0, 300.0, 0.5)
+    figures = made["simulate"]["small"]
+    for name in "blocks", "blocks_sparsity", "d_state":
+        del figures[name]
+    for forms in (figures["codings"], *figures["parts"].values()):
+        for coding in [name for name in forms if name.endswith("_blocked")]:
+            del forms[coding]
+    lines = simulation_lines([made])
+    assert "|e|E-SpeechMamba, event-driven|small|–|own dense coding|50.0|70.0|" in "\n".join(lines)
+    row = next(line for line in lines if "|events, unrolled|" in line)
+    assert row.endswith("|76.0|70.0|–|")

@@ -12,6 +12,7 @@ from espnet_spike.results import scoring
 from espnet_spike.results.html_page import layer_statistics
 from tests.export.test_reparameterize import MODEL
 from tests.helpers.pages import HOSTILE, Reader, decoded, write_page
+from tests.helpers.simulations import result
 from tests.helpers.tiny_model import CONFIG, LETTERS
 
 
@@ -24,7 +25,7 @@ def test_every_part_is_there(spiking):
         assert any(part in label for label in labels), part
     for text in ("Confused words", "Worst utterances", "0.attn.in", "embed.0", "not finite"):
         assert text in spiking
-    assert "have not been counted" in spiking
+    assert "have not been counted" in spiking and "have not been simulated" in spiking
 
 
 def test_text_stays_text(spiking):
@@ -47,7 +48,10 @@ def test_nothing_is_loaded(spiking):
 def test_an_encoder_without_spikes(tmp_path):
     exp, data = decoded(tmp_path, "transformer")
     (exp / "epochs.jsonl").unlink()
+    (exp / "results.json").write_text(json.dumps(result("x", "E", 1000.0, 300.0, 0.5)))
     page = write_page(exp, data)
+    assert "<h3>Where the cycles go</h3>" in page and "<b>scan</b>" in page
+    assert "E-SpeechMamba, event-driven" in page and "**" not in page
     assert "transformer is an encoder of ESPnet: it has no spikes to show." in page
     assert "has no decay mask" in page and "There is no epochs.jsonl" in page
     assert "0.attn" not in page

@@ -3,11 +3,15 @@
 import numpy as np
 
 from espnet_spike.simulator.kernels import (
+    BLEND,
+    CELL,
     CONV_EVENT,
     EVENT,
     MAX_TAPS,
     NOWHERE,
     exp_table,
+    fading_table,
+    pack,
     to_events,
 )
 from espnet_spike.simulator.machine import Call
@@ -32,11 +36,15 @@ def linear(kernel, rng, inputs, outputs, count):
     bias = rng.integers(-9999, 9999, outputs).astype(np.int32)
     y = np.zeros(outputs, np.int32)
     x = sparse(rng, inputs, count, spikes="spike" in kernel)
+    spikes = np.flatnonzero(x).astype(np.uint16)
+    if kernel.endswith("_blocked"):
+        given = {"event": to_events(x), "spike": spikes}.get(kernel.split("_")[1], x)
+        sizes = (inputs, outputs) if given is x else (count, inputs, outputs)
+        return Call(kernel, (pack(w), given, bias, y, *sizes))
     if "event" in kernel:
         return Call(kernel, (w.T.copy(), to_events(x), bias, y, count, outputs))
     if "spike" in kernel:
         rows = (np.arange(inputs) * outputs).astype(np.uint32)
-        spikes = np.flatnonzero(x).astype(np.uint16)
         return Call(kernel, (w.T.copy(), rows, spikes, bias, y, count, outputs))
     return Call(kernel, (w, x, bias, y, inputs, outputs))
 
@@ -51,7 +59,17 @@ def conv(kernel, rng, count, taps=3, width=3, bins=15, channels=3, outputs=7, st
     x = x.reshape(taps, bins, channels)
     if "dense" in kernel:
         sizes = (taps, width * channels, bins * channels, stride * channels, positions, outputs)
-        return Call(kernel, (w, x.reshape(taps, -1).copy(), bias, y, *sizes))
+        given = pack(w.reshape(outputs, -1)) if kernel.endswith("_blocked") else w
+        return Call(kernel, (given, x.reshape(taps, -1).copy(), bias, y, *sizes))
+    if kernel.endswith("_blocked"):
+        found = [to_events(row.reshape(-1)) for row in x]
+        starts = np.cumsum([0, *map(len, found)]).astype(np.uint32)
+        events = np.concatenate(found)
+        events = events["index"].copy() if "spike" in kernel else events
+        room = np.zeros((taps, bins + 1), np.uint32)
+        sizes = (taps, bins, channels, width, stride, width * channels, stride * channels)
+        args = (pack(w.reshape(outputs, -1)), events, starts, room, bias, y, *sizes)
+        return Call(kernel, (*args, taps * width * channels, positions, outputs))
     events = np.zeros(count, CONV_EVENT)
     t, b, c = np.nonzero(x)
     events["source"], events["bin"], events["value"] = t * channels + c, b, x[t, b, c]
@@ -178,6 +196,11 @@ def scan(kernel, rng, channels=5, states=4, nonzero=3):
     d = rng.integers(-999, 999, channels).astype(np.int32)
     h = rng.integers(-(2**28), 2**28, (channels, states)).astype(np.int32)
     y = np.zeros(channels, np.int32)
+    if kernel.endswith("_blocked"):
+        cells, blend = np.zeros((channels, states), CELL), np.zeros(states, BLEND)
+        cells["h"], cells["a"], blend["b"], blend["c"] = h, a, b, c.astype(np.int32) << 16
+        args = (u, delta, cells, blend, d, fading_table(), y, channels, states, 12, 3, 14, 1 << 24)
+        return Call(kernel, args)
     args = (u, delta, a, b, c, d, exp_table(), h, y, channels, states, 12, 3, 0)
     if kernel == "scan_dense":
         return Call(kernel, args)
@@ -188,9 +211,9 @@ def scan(kernel, rng, channels=5, states=4, nonzero=3):
 def any_call(kernel, rng):
     """A call of any kernel."""
     if kernel.startswith("linear"):
-        return linear(kernel, rng, 19, 11, int(rng.integers(0, 20)))
+        return linear(kernel, rng, 19, int(rng.choice([11, 32, 50])), int(rng.integers(0, 20)))
     if kernel.startswith("conv"):
-        return conv(kernel, rng, int(rng.integers(0, 60)))
+        return conv(kernel, rng, int(rng.integers(0, 60)), outputs=int(rng.choice([7, 19])))
     if kernel.startswith("depthwise"):
         return depthwise(kernel, rng, int(rng.integers(0, 40)))
     if kernel.startswith(("relu", "fatrelu")):

@@ -58,7 +58,7 @@ def test_every_call_computes_what_the_layer_does():
                 error = sample.error(expected(sample.call))
                 assert error < 0.01, (site.name, coding, n)
                 compared += 1
-    assert compared == 4 * 6 * 7
+    assert compared == 4 * 9 * 7
 
 
 def test_spikes_meet_in_one_matrix_a_head_and_events_are_pairs():

@@ -41,11 +41,11 @@ def test_a_grid_is_explored_and_resumed(tmp_path, monkeypatch, capsys):
     ]
     command.main([*options, "--best", "3"])
     output = capsys.readouterr().out
-    assert "24 points on 4 cores" in output and "horowitz45_sram1m" in output
+    assert "36 points on 4 cores" in output and "horowitz45_sram1m" in output
     rows = [line.split("|")[1:-1] for line in output.splitlines() if line.startswith("|asr_x")]
     assert [float(row[4]) for row in rows[:3]] == sorted(float(row[4]) for row in rows[:3])
     # the faster multiplier and no wait states; the coding is the model's affair
-    assert rows[0][2:4] == ["single_cycle", "yes"] and rows[0][1].endswith("unrolled")
+    assert rows[0][2:4] == ["single_cycle", "yes"] and rows[0][1].endswith("blocked")
     log = tmp_path / "asr_x/simulate/calls.jsonl"
     lines = log.read_text()
     command.main(options)
@@ -59,6 +59,8 @@ def test_the_benchmark_runs(tmp_path):
     options = ["--hardware", "small", "--mcycles", "0.1", "--repeats", "1"]
     bench_simulator.main([*options, "--out", str(tmp_path / "x")])
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
-    assert len(rows) == 3 and all(row["Mcycles/s, median"] > 0.1 for row in rows)
+    assert len(rows) == 9 and all(row["Mcycles/s, median"] > 0.1 for row in rows)
+    cost = {row["kernel"]: row["cycles a weight"] for row in rows}
+    assert cost["linear_dense_blocked"] < 5.8 and cost["linear_event_blocked"] < 3.1
     with pytest.raises(UserError, match=r"below 1e\+06"):
         bench_simulator.main([*options, "--out", str(tmp_path / "x"), "--floor", "1e6"])

@@ -30,7 +30,7 @@ def test_events_are_what_fatrelu_lets_through():
 
 def test_a_dense_encoder_has_no_events_to_save():
     recording = record("dense")[2]
-    assert recording.codings == ("dense", "dense_unrolled")
+    assert recording.codings == ("dense", "dense_unrolled", "dense_blocked")
     assert command.weight_layers(recording.sites, [], recording.frames) == []
 
 

@@ -34,10 +34,12 @@ def test_an_encoder_runs_on_the_core_as_its_layers_do(machine, tmp_path, name):
     totals = extrapolate(recording.sites, recording.codings, costs)
     cycles = {k: v["cycles"] for (k,), v in sum_totals(totals, lambda t: (t.coding,)).items()}
     assert set(cycles) == set(recording.codings)
-    assert cycles["dense_unrolled"] < cycles["dense"]
+    assert cycles["dense_blocked"] < cycles["dense_unrolled"] < cycles["dense"]
     if name != "dense":
         assert cycles["event"] < cycles["dense"]
         assert cycles["event_unrolled"] < cycles["dense_unrolled"]
+        # 16 untrained channels fire so often that their neurons cost what their events save
+        assert cycles["event_blocked"] < cycles["dense_blocked"] or name.startswith("iml")
     by_site = sum_totals(totals, lambda t: (t.site.name, t.coding))
     assert sum(v["cycles"] for v in by_site.values()) == pytest.approx(sum(cycles.values()))
 

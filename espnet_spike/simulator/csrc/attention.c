@@ -36,6 +36,44 @@ void scores_dense_unrolled(const struct scores *a) {
   }
 }
 
+enum { KEYS = 4, CHANNELS = 8 };
+
+#define FOUR_KEYS(N)                   \
+  UNROLL for (int i = 0; i < N; i++) { \
+    ONE_BY_ONE;                        \
+    const int32_t x = c[i];            \
+    s0 += x * k0[i];                   \
+    s1 += x * k1[i];                   \
+    s2 += x * k2[i];                   \
+    s3 += x * k3[i];                   \
+  }
+
+/* four keys at once: a query's channel is loaded once for all of them */
+void scores_dense_blocked(const struct scores *a) {
+  const uint32_t head_dim = a->head_dim, keys = a->keys, row = a->heads * head_dim;
+  int32_t *s = a->s;
+  for (uint32_t h = 0; h < a->heads; h++) {
+    const int16_t *q = a->q + h * head_dim, *end = q + head_dim, *k = a->k + h * head_dim;
+    uint32_t j = 0;
+    for (; j + KEYS <= keys; j += KEYS, k += KEYS * row) {
+      const int16_t *k0 = k, *k1 = k0 + row, *k2 = k1 + row, *k3 = k2 + row;
+      int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+      const int16_t *c = q, *whole = q + (head_dim & ~3u);
+      for (; c < whole; c += 4, k0 += 4, k1 += 4, k2 += 4, k3 += 4) FOUR_KEYS(4)
+      for (; c < end; c++, k0++, k1++, k2++, k3++) FOUR_KEYS(1)
+      *s++ = s0;
+      *s++ = s1;
+      *s++ = s2;
+      *s++ = s3;
+    }
+    for (; j < keys; j++, k += row) {
+      int32_t sum = 0;
+      for (uint32_t c = 0; c < head_dim; c++) sum += q[c] * k[c];
+      *s++ = sum;
+    }
+  }
+}
+
 struct decay {
   const int32_t *s;        /* [heads][keys] */
   const uint16_t *decay;   /* [heads][keys]: 2^15 gamma^distance * row scale, by distance */
@@ -130,6 +168,34 @@ void context_dense_unrolled(const struct context *a) {
         y[3] += weight * v[3];
       }
       for (; c; c--) *y++ += weight * *v++;
+    }
+  }
+}
+
+/* eight channels at once: their sums stay in registers over all keys */
+void context_dense_blocked(const struct context *a) {
+  const uint32_t heads = a->heads, head_dim = a->head_dim, row = heads * head_dim;
+  int32_t *y = a->y;
+  for (uint32_t h = 0; h < heads; h++) {
+    const int16_t *end = a->p + a->keys * heads, *first = a->v + h * head_dim;
+    uint32_t c = 0;
+    for (; c + CHANNELS <= head_dim; c += CHANNELS, first += CHANNELS) {
+      int32_t sums[CHANNELS] = {0};
+      const int16_t *v = first;
+      for (const int16_t *p = a->p + h; p < end; p += heads, v += row) {
+        const int32_t weight = *p;
+        UNROLL for (int k = 0; k < CHANNELS; k++) {
+          ONE_BY_ONE;
+          sums[k] += weight * v[k];
+        }
+      }
+      UNROLL for (int k = 0; k < CHANNELS; k++) *y++ = sums[k];
+    }
+    for (; c < head_dim; c++, first++) {
+      int32_t sum = 0;
+      const int16_t *v = first;
+      for (const int16_t *p = a->p + h; p < end; p += heads, v += row) sum += *p * *v;
+      *y++ = sum;
     }
   }
 }

@@ -47,6 +47,39 @@ void conv_dense_unrolled(const struct conv_dense *a) {
   }
 }
 
+struct conv_blocked {
+  const uint32_t *w; /* packed, see kernels.h; inputs are [taps][span] */
+  const int16_t *x;  /* [taps][row] */
+  const int32_t *bias;
+  int32_t *y; /* [positions][outputs] */
+  uint32_t taps, span, row, step, positions, outputs;
+};
+
+void conv_dense_blocked(const struct conv_blocked *a) {
+  const uint32_t taps = a->taps, span = a->span, row = a->row, outputs = a->outputs;
+  const int16_t *start = a->x;
+  int32_t *y = a->y;
+  for (uint32_t p = 0; p < a->positions; p++, start += a->step, y += outputs) {
+    const uint32_t *w = a->w;
+    const int16_t *x = start;
+    uint32_t total = 0, o = 0;
+    for (uint32_t t = 0; t < taps; t++, x += row)
+      for (uint32_t k = 0; k < span; k++) total += (uint32_t)x[k];
+    for (; o + BLOCK <= outputs; o += BLOCK) {
+      uint32_t sums[BLOCK] = {0};
+      x = start;
+      for (uint32_t t = 0; t < taps; t++, x += row) w = dot_packed(sums, w, BLOCK / 4, x, span);
+      unpack(y + o, a->bias + o, sums, BLOCK, total);
+    }
+    for (; o < outputs; o += WORD) {
+      uint32_t sums[WORD] = {0};
+      x = start;
+      for (uint32_t t = 0; t < taps; t++, x += row) w = dot_packed(sums, w, 1, x, span);
+      unpack_some(y + o, a->bias + o, sums, at_most(WORD, outputs - o), total);
+    }
+  }
+}
+
 struct conv_event_source {
   uint16_t source; /* time tap * input channels + channel */
   uint16_t bin;
@@ -136,6 +169,102 @@ void conv_spike_unrolled(const struct conv_event *a) {
       uint32_t o = outputs;
       ADD_UNROLLED(y, w, o);
     }
+  }
+}
+
+struct conv_events_blocked {
+  const uint32_t *w;      /* packed; inputs are [taps][span], span = frequency taps * channels */
+  const void *events;     /* of one tap after the other, ascending; index = bin * channels + channel */
+  const uint32_t *starts; /* [taps + 1]: the events of each tap */
+  uint32_t *first;        /* [taps][bins + 1], filled here: the events of each bin */
+  const int32_t *bias;
+  int32_t *y; /* [positions][outputs] */
+  uint32_t taps, bins, channels, width, stride, span, step, inputs, positions, outputs;
+};
+
+/* The events that a position reads at one tap lie side by side: note where those of a bin start. */
+#define FIND_BINS(a, INDEX)                                             \
+  {                                                                     \
+    uint32_t *first = a->first;                                         \
+    for (uint32_t t = 0; t < a->taps; t++) {                            \
+      const uint32_t end = a->starts[t + 1];                            \
+      uint32_t e = a->starts[t], limit = 0;                             \
+      for (uint32_t b = 0; b <= a->bins; b++, limit += a->channels) {   \
+        while (e < end && INDEX(e) < limit) e++;                        \
+        *first++ = e;                                                   \
+      }                                                                 \
+    }                                                                   \
+  }
+
+/* `words` of weights past w, less those of the inputs before a position: may lie before the array */
+static inline const uint32_t *row_at(const uint32_t *w, uint32_t words) {
+  return (const uint32_t *)((uintptr_t)w + words * sizeof *w);
+}
+
+INLINE void conv_events(uint32_t *sums, const struct conv_events_blocked *a, const uint32_t *w, int n,
+                        const uint32_t *first, uint32_t before) {
+  const struct event *events = a->events;
+  uint32_t at = -before;
+  for (uint32_t t = 0; t < a->taps; t++, first += a->bins + 1, at += a->span)
+    dot_events(sums, row_at(w, at * (uint32_t)n), n, events + first[0], events + first[a->width]);
+}
+
+void conv_event_blocked(const struct conv_events_blocked *a) {
+  const struct event *events = a->events;
+  const uint32_t outputs = a->outputs, *first = a->first;
+  int32_t *y = a->y;
+#define INDEX(e) events[e].index
+  FIND_BINS(a, INDEX)
+#undef INDEX
+  for (uint32_t p = 0, before = 0; p < a->positions; p++, before += a->step) {
+    const uint32_t *w = a->w, *from = first;
+    uint32_t total = 0, o = 0;
+    for (uint32_t t = 0; t < a->taps; t++, from += a->bins + 1)
+      for (uint32_t e = from[0]; e < from[a->width]; e++) total += (uint32_t)events[e].value;
+    for (; o + BLOCK <= outputs; o += BLOCK, w += a->inputs * (BLOCK / 4)) {
+      uint32_t sums[BLOCK] = {0};
+      conv_events(sums, a, w, BLOCK / 4, first, before);
+      unpack(y + o, a->bias + o, sums, BLOCK, total);
+    }
+    for (; o < outputs; o += WORD, w += a->inputs) {
+      uint32_t sums[WORD] = {0};
+      conv_events(sums, a, w, 1, first, before);
+      unpack_some(y + o, a->bias + o, sums, at_most(WORD, outputs - o), total);
+    }
+    first += a->stride;
+    y += outputs;
+  }
+}
+
+INLINE void conv_spikes(int32_t *y, uint32_t outputs, const struct conv_events_blocked *a,
+                        const uint32_t *w, int n, const uint32_t *first, uint32_t before) {
+  const uint16_t *spikes = a->events;
+  uint32_t at = -before;
+  for (uint32_t t = 0; t < a->taps; t++, first += a->bins + 1, at += a->span)
+    add_spikes(y, outputs, row_at(w, at * (uint32_t)n), n, spikes + first[0],
+               spikes + first[a->width]);
+}
+
+/* an index that comes n times adds its weights n times */
+void conv_spike_blocked(const struct conv_events_blocked *a) {
+  const uint16_t *spikes = a->events;
+  const uint32_t outputs = a->outputs, *first = a->first;
+  int32_t *y = a->y;
+#define INDEX(e) spikes[e]
+  FIND_BINS(a, INDEX)
+#undef INDEX
+  for (uint32_t p = 0, before = 0; p < a->positions; p++, before += a->step) {
+    const uint32_t *w = a->w, *from = first;
+    uint32_t count = 0, o = 0;
+    for (uint32_t t = 0; t < a->taps; t++, from += a->bins + 1) count += from[a->width] - from[0];
+    __asm__("" : "+r"(y)); /* or the compiler multiplies p by outputs to know where y ends */
+    for (; o < outputs; o++) y[o] = a->bias[o] - (int32_t)(count << 7);
+    for (o = 0; o + BLOCK <= outputs; o += BLOCK, w += a->inputs * (BLOCK / 4))
+      conv_spikes(y + o, BLOCK, a, w, BLOCK / 4, first, before);
+    for (; o < outputs; o += WORD, w += a->inputs)
+      conv_spikes(y + o, at_most(WORD, outputs - o), a, w, 1, first, before);
+    first += a->stride;
+    y += outputs;
   }
 }
 

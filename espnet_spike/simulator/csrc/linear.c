@@ -37,6 +37,32 @@ void linear_dense_unrolled(const struct linear *a) {
   }
 }
 
+struct linear_blocked {
+  const uint32_t *w; /* packed, see kernels.h */
+  const int16_t *x;
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t inputs, outputs;
+};
+
+void linear_dense_blocked(const struct linear_blocked *a) {
+  const uint32_t inputs = a->inputs, outputs = a->outputs;
+  const int16_t *x = a->x;
+  const uint32_t *w = a->w;
+  uint32_t total = 0, o = 0;
+  for (uint32_t i = 0; i < inputs; i++) total += (uint32_t)x[i];
+  for (; o + BLOCK <= outputs; o += BLOCK) {
+    uint32_t t[BLOCK] = {0};
+    w = dot_packed(t, w, BLOCK / 4, x, inputs);
+    unpack(a->y + o, a->bias + o, t, BLOCK, total);
+  }
+  for (; o < outputs; o += WORD) {
+    uint32_t t[WORD] = {0};
+    w = dot_packed(t, w, 1, x, inputs);
+    unpack_some(a->y + o, a->bias + o, t, at_most(WORD, outputs - o), total);
+  }
+}
+
 /* dense, with a test for zero before each product */
 void linear_skip(const struct linear *a) {
   const int8_t *w = a->w;
@@ -90,6 +116,32 @@ void linear_event_unrolled(const struct linear_event *a) {
   }
 }
 
+struct linear_event_blocked {
+  const uint32_t *w; /* packed */
+  const struct event *events;
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t count, inputs, outputs;
+};
+
+void linear_event_blocked(const struct linear_event_blocked *a) {
+  const uint32_t inputs = a->inputs, outputs = a->outputs;
+  const struct event *events = a->events, *end = events + a->count;
+  const uint32_t *w = a->w;
+  uint32_t total = 0, o = 0;
+  for (const struct event *e = events; e < end; e++) total += (uint32_t)e->value;
+  for (; o + BLOCK <= outputs; o += BLOCK, w += inputs * (BLOCK / 4)) {
+    uint32_t t[BLOCK] = {0};
+    dot_events(t, w, BLOCK / 4, events, end);
+    unpack(a->y + o, a->bias + o, t, BLOCK, total);
+  }
+  for (; o < outputs; o += WORD, w += inputs) {
+    uint32_t t[WORD] = {0};
+    dot_events(t, w, 1, events, end);
+    unpack_some(a->y + o, a->bias + o, t, at_most(WORD, outputs - o), total);
+  }
+}
+
 struct linear_spike {
   const int8_t *w;        /* [inputs][outputs] */
   const uint32_t *rows;   /* where the row of an input starts: no product for the address */
@@ -122,4 +174,25 @@ void linear_spike_unrolled(const struct linear_spike *a) {
     uint32_t o = outputs;
     ADD_UNROLLED(y, w, o);
   }
+}
+
+struct linear_spike_blocked {
+  const uint32_t *w; /* packed */
+  const uint16_t *spikes;
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t count, inputs, outputs;
+};
+
+void linear_spike_blocked(const struct linear_spike_blocked *a) {
+  const uint32_t inputs = a->inputs, outputs = a->outputs;
+  const uint16_t *spikes = a->spikes, *end = spikes + a->count;
+  const uint32_t *w = a->w;
+  const int32_t total = (int32_t)(a->count << 7);
+  uint32_t o = 0;
+  for (; o < outputs; o++) a->y[o] = a->bias[o] - total;
+  for (o = 0; o + BLOCK <= outputs; o += BLOCK, w += inputs * (BLOCK / 4))
+    add_spikes(a->y + o, BLOCK, w, BLOCK / 4, spikes, end);
+  for (; o < outputs; o += WORD, w += inputs)
+    add_spikes(a->y + o, at_most(WORD, outputs - o), w, 1, spikes, end);
 }
