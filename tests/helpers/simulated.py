@@ -30,7 +30,7 @@ ENCODERS = {
     "twin": lambda: IMLSpikeformerEncoder(20, neuron="relu", **IML),
     "dense": lambda: SpeechMambaEncoder(12, **MAMBA),
     "event": lambda: EventSpeechMambaEncoder(
-        12, fat_points="optimized", fat_threshold=0.2, block="mamba_ffn", **MAMBA
+        12, fat_points="optimized", fat_threshold=0.2, **MAMBA | {"block": "mamba_ffn"}
     ),
     "two_sided": lambda: EventSpeechMambaEncoder(
         12, fat_points=TWO_SIDED, fat_two_sided=TWO_SIDED, fat_threshold=0.2, **MAMBA
