@@ -35,12 +35,12 @@ def get_parser():
 def make_data_dir(path, wav_dir, hours):
     """Write a data directory with about that many hours; return its seconds and sampling rate."""
     from espnet_spike.corpora import mini_an4
-    from espnet_spike.corpora.download import extract_tar
+    from espnet_spike.corpora.download import extract
     from espnet_spike.data.audio import inspect, parse_source
     from espnet_spike.data.kaldi_dir import DataDir
 
     if wav_dir is None:
-        wav_dir = extract_tar(mini_an4.find_archive(), path / "an4", "downloads/an4/wav/", 3)
+        wav_dir = extract(mini_an4.find_archive(), path / "an4", "downloads/an4/wav/", 3)
     files = sorted(p for p in wav_dir.rglob("*") if p.suffix in (".wav", ".flac", ".sph"))
     if not files:
         raise UserError(f"{wav_dir}: no wav, flac or sph files")

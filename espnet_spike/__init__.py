@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.tasks.asr import SpikeASRTask as SpikeASRTask
     from espnet_spike.tasks.loading import Trained as Trained
     from espnet_spike.tasks.loading import load_model as load_model
+    from espnet_spike.tasks.loading import unpack_pack as unpack_pack
     from espnet_spike.tasks.registry import register_decoder as register_decoder
     from espnet_spike.tasks.registry import register_encoder as register_encoder
     from espnet_spike.tasks.registry import register_model as register_model
@@ -98,6 +99,7 @@ _WHERE = {
     "register_encoder": "tasks.registry",
     "register_model": "tasks.registry",
     "register_neuron": "nn.neurons.factory",
+    "unpack_pack": "tasks.loading",
 }
 
 __all__ = [*_WHERE, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -8,6 +8,7 @@ root=$(cd "$here/../.." && pwd -P)
 
 ### options
 valid_from_train=0.1       # share of the training speakers to validate with; the corpus has no dev set
+sha256=                    # of the archive; needed when it does not come by https
 ### end of options
 
 recipe_options "$here/run.sh" "$@"

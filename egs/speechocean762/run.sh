@@ -9,6 +9,7 @@ root=$(cd "$here/../.." && pwd -P)
 ### options
 valid_from_train=0.1       # share of the training speakers to validate with; the corpus has no dev set
 mirror=main                # where to download from: main, us, eu, cn or the address of a mirror
+sha256=                    # of the archive; needed when it does not come by https
 ### end of options
 
 recipe_options "$here/run.sh" "$@"

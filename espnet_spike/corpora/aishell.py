@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.corpora.download import Archive, extract_tar, obtain
+from espnet_spike.corpora.download import Archive, extract, obtain
 from espnet_spike.corpora.sets import (
     collect,
     corpus_parser,
@@ -63,7 +63,7 @@ def unpack_speakers(wav: Path, target: Path) -> None:
     for archive in archives:
         speaker = archive.name.removesuffix(".tar.gz")
         if speaker not in there:
-            extract_tar(archive, target / speaker)
+            extract(archive, target / speaker)
 
 
 def set_of(path: str) -> str:

@@ -27,13 +27,15 @@ from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.files import read_lines
 
 # its home; no check sum is published
-ARCHIVE = Archive("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz", expansion=2.0)
+ARCHIVE = Archive("https://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz", expansion=2.0)
 FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 
 
 def get_parser() -> Parser:
     """Return the command's parser."""
-    return corpus_parser("Prepare AN4: data/train, data/dev and data/test.", 0.1)
+    parser = corpus_parser("Prepare AN4: data/train, data/dev and data/test.", 0.1)
+    parser.add_argument("--sha256", help="of the archive; without https it is needed")
+    return parser
 
 
 def find_corpus(corpus_dir: Path) -> Path:
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.valid_from_train:
         raise no_valid_set("dev", "the corpus has none")
     if args.corpus_dir is None:
-        obtain(ARCHIVE, args.mirror, args.downloads, args.downloads / "an4", strip=1)
+        obtain(ARCHIVE, args.mirror, args.downloads, args.downloads / "an4", 1, args.sha256)
     an4 = find_corpus(args.corpus_dir or args.downloads / "an4")
     if has_features(an4):
         sets = {name: import_set(an4 / name) for name in FOLDERS}

@@ -4,18 +4,20 @@ import hashlib
 import logging
 import os
 import shutil
-import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.archives import unpack_into
 
 logger = logging.getLogger("download")
 TRIES = 3
 TIMEOUT = 30  # seconds without a byte
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 # homes of the corpora of openslr.org
 MIRRORS = {
@@ -32,8 +34,8 @@ class Archive:
 
     Attributes:
         place: its address, or what follows a mirror's, such as ``12/dev-clean.tar.gz``.
-        checksum: ``md5:...`` or ``sha256:...`` of the file as published; empty when none is, and
-            then the check sum inside the compression is all there is.
+        checksum: ``md5:...``, ``sha256:...`` or both of the file as published; empty when none is,
+            and then it has to come by https.
         expansion: bytes when unpacked for each byte of the archive, about.
     """
 
@@ -62,7 +64,14 @@ class Archive:
         return f"{base.rstrip('/')}/{self.place}"
 
 
-def obtain(archive: Archive, mirror: str, downloads: Path, target: Path, strip: int = 0) -> Path:
+def obtain(
+    archive: Archive,
+    mirror: str,
+    downloads: Path,
+    target: Path,
+    strip: int = 0,
+    sha256: str | None = None,
+) -> Path:
     """Download, verify and unpack an archive, then remove it; at once when it was done before.
 
     Args:
@@ -71,6 +80,7 @@ def obtain(archive: Archive, mirror: str, downloads: Path, target: Path, strip: 
         downloads: folder for the archive.
         target: folder that receives what is in it.
         strip: leading parts of member names to leave out.
+        sha256: of the archive, from the user.
 
     Raises:
         UserError: it cannot be fetched, is damaged, or the disk is too small.
@@ -78,10 +88,11 @@ def obtain(archive: Archive, mirror: str, downloads: Path, target: Path, strip: 
     if _marker(target, archive.name).exists():
         return target
     hint = "fix the network, choose another --mirror, or give --corpus_dir with a local copy"
-    path = download(archive.url(mirror), downloads / archive.name, hint, checksum=archive.checksum)
+    checksum = f"{archive.checksum} sha256:{sha256.lower()}" if sha256 else archive.checksum
+    path = download(archive.url(mirror), downloads / archive.name, hint, checksum=checksum)
     need = path.stat().st_size * archive.expansion
     check_space(target if target.exists() else downloads, need, f"unpacking {archive.name}")
-    extract_tar(path, target, strip=strip)
+    extract(path, target, strip=strip)
     path.unlink()
     return target
 
@@ -114,18 +125,20 @@ def download(
         hint: what the user can do when it cannot be fetched.
         tries: how often to try.
         pause: seconds before the second try, doubled after each.
-        checksum: ``md5:...`` or ``sha256:...`` of the whole file.
+        checksum: ``md5:...``, ``sha256:...`` or both of the whole file.
 
     Raises:
-        UserError: after the last try, a wrong check sum, or too little disk space.
+        UserError: after the last try, a wrong check sum, too little disk space, or a file that
+            anybody on the way may have changed: no https and no check sum.
     """
     if path.exists():
         return path
+    _check_way(url, checksum)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     for attempt in range(1, tries + 1):
         try:
-            _fetch(url, part)
+            _check_way(_fetch(url, part), checksum)
             _verify(part, checksum, url)
             os.replace(part, path)
             return path
@@ -139,7 +152,20 @@ def download(
     raise AssertionError("unreachable")
 
 
-def _fetch(url: str, part: Path) -> None:
+def _check_way(url: str, checksum: str) -> None:
+    """Refuse a file without a check sum that comes neither by https nor from this machine."""
+    address = urllib.parse.urlsplit(url)
+    if not (checksum or address.scheme in ("https", "file") or address.hostname in THIS_MACHINE):
+        raise UserError(
+            f"{url} comes by {address.scheme}, and no check sum of it is known: it could be "
+            "anybody's",
+            "give --sha256 SUM of a copy that you trust, where the recipe has that option, or "
+            "unpack it yourself and give --corpus_dir",
+        )
+
+
+def _fetch(url: str, part: Path) -> str:
+    """Fetch a file, or the rest of it; return the address that it came from at last."""
     from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
@@ -174,35 +200,34 @@ def _fetch(url: str, part: Path) -> None:
                 bar.update(len(block))
     if expected is not None and part.stat().st_size != expected:
         raise ConnectionError(f"{part.stat().st_size} of {expected} bytes arrived")
+    return response.url
 
 
 def _verify(part: Path, checksum: str, url: str) -> None:
     """Remove a file whose check sum is not the published one."""
-    if not checksum:
-        return
-    kind, _, expected = checksum.partition(":")
-    with part.open("rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
-    if found != expected:
-        part.unlink()
-        raise UserError(
-            f"{url}: {kind} is {found}, not {expected} as published; the file was removed",
-            "run the same command again, or choose another --mirror",
-        )
+    for kind, _, expected in (one.partition(":") for one in checksum.split()):
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, kind).hexdigest()
+        if found != expected:
+            part.unlink()
+            raise UserError(
+                f"{url}: {kind} is {found}, not {expected} as published; the file was removed",
+                "run the same command again, or choose another --mirror",
+            )
 
 
 def _marker(target: Path, name: str) -> Path:
     return target / f".done-{name}"
 
 
-def extract_tar(archive: Path, target: Path, members: str = "", strip: int = 0) -> Path:
+def extract(archive: Path, target: Path, members: str = "", strip: int = 0) -> Path:
     """Unpack an archive into ``target``, all of it or nothing.
 
     Everything is unpacked beside the target first; ``target/.done-NAME`` is written last, and with
     it there nothing is done again.
 
     Args:
-        archive: tar file, compressed or not.
+        archive: tar or zip file, see `espnet_spike.utils.archives`.
         target: folder that receives the members.
         members: only members whose name begins so.
         strip: leading parts of member names to leave out.
@@ -217,30 +242,16 @@ def extract_tar(archive: Path, target: Path, members: str = "", strip: int = 0) 
         return target
     staging = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        with (
-            archive.open("rb") as file,
-            tqdm(
-                total=archive.stat().st_size,
-                desc=f"unpack {archive.name}",
-                unit="B",
-                unit_scale=True,
-                delay=2,
-            ) as bar,
-            tarfile.open(fileobj=file) as tar,
-        ):
-            for member in tar:
-                bar.update(file.tell() - bar.n)
-                parts = PurePosixPath(member.name).parts[strip:]
-                if member.name.startswith(members) and parts:
-                    member.name = str(PurePosixPath(*parts))
-                    tar.extract(member, staging, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(
-            f"{archive} cannot be unpacked: {error}", "remove it, so that it is fetched again"
-        ) from error
+    with tqdm(
+        total=archive.stat().st_size,
+        desc=f"unpack {archive.name}",
+        unit="B",
+        unit_scale=True,
+        delay=2,
+    ) as bar:
+        unpack_into(
+            archive, staging, members, strip, advance=lambda position: bar.update(position - bar.n)
+        )
     if not any(staging.iterdir()):
         staging.rmdir()
         raise UserError(f"{archive}: holds nothing under {members!r}")

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_spike.corpora.download import download, extract_tar
+from espnet_spike.corpora.download import download, extract
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.downloads / "free-spoken-digit-dataset-1.0.10.tar.gz",
             hint="fetch it elsewhere (15 MB), unpack it and give --corpus_dir DIR",
         )
-        corpus = extract_tar(archive, args.downloads / "fsdd", strip=1)
+        corpus = extract(archive, args.downloads / "fsdd", strip=1)
     prepare(find_recordings(corpus), args.data_dir, args.train_utterances, args.seed)
 
 

@@ -31,21 +31,68 @@ logger = logging.getLogger("librispeech")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the corpus as published: MD5 of its archive, utterances, speakers."""
+    """A part of the corpus as published.
+
+    Attributes:
+        md5: of its archive, from openslr.org/12.
+        utterances, speakers: how many there are.
+        sha256: of its archive, from torchaudio (``datasets/librispeech.py``); may be empty.
+    """
 
     md5: str
     utterances: int
     speakers: int
+    sha256: str = ""
+
+    @property
+    def checksum(self) -> str:
+        """As `Archive` takes it."""
+        return f"md5:{self.md5}" + (f" sha256:{self.sha256}" if self.sha256 else "")
 
 
 PARTS = {
-    "train-clean-100": Part("2a93770f6d5c6c964bc36631d331a522", 28539, 251),
-    "train-clean-360": Part("c0e676e450a7ff2f54aeade5171606fa", 104014, 921),
-    "train-other-500": Part("d1a0fd59409feb2c614ce4d30c387708", 148688, 1166),
-    "dev-clean": Part("42e2234ba48799c1f50f24a7926300a1", 2703, 40),
-    "dev-other": Part("c8d0bcc9cca99d4f8b62fcc847357931", 2864, 33),
-    "test-clean": Part("32fa31d27d2e1cad72775fee3f4849a9", 2620, 40),
-    "test-other": Part("fb5a50374b501bb3bac4815ee91d3135", 2939, 33),
+    "train-clean-100": Part(
+        "2a93770f6d5c6c964bc36631d331a522",
+        28539,
+        251,
+        "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+    ),
+    "train-clean-360": Part(
+        "c0e676e450a7ff2f54aeade5171606fa",
+        104014,
+        921,
+        "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
+    ),
+    "train-other-500": Part(
+        "d1a0fd59409feb2c614ce4d30c387708",
+        148688,
+        1166,
+        "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
+    ),
+    "dev-clean": Part(
+        "42e2234ba48799c1f50f24a7926300a1",
+        2703,
+        40,
+        "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+    ),
+    "dev-other": Part(
+        "c8d0bcc9cca99d4f8b62fcc847357931",
+        2864,
+        33,
+        "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365",
+    ),
+    "test-clean": Part(
+        "32fa31d27d2e1cad72775fee3f4849a9",
+        2620,
+        40,
+        "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
+    ),
+    "test-other": Part(
+        "fb5a50374b501bb3bac4815ee91d3135",
+        2939,
+        33,
+        "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29",
+    ),
 }
 # the text of the books on Gutenberg that are not in the corpus, normalised (openslr.org/11)
 LM_TEXT = Archive("11/librispeech-lm-norm.txt.gz", "md5:c83c64c726a1aedfe65f80aa311de402")
@@ -105,7 +152,7 @@ def fetch(parts: Sequence[str], downloads: Path, mirror: str) -> Path:
     """Download and unpack the parts that are not there yet; return the corpus folder."""
     corpus = downloads / "LibriSpeech"
     for part in parts:
-        archive = Archive(f"12/{part}.tar.gz", f"md5:{PARTS[part].md5}")
+        archive = Archive(f"12/{part}.tar.gz", PARTS[part].checksum)
         obtain(archive, mirror, downloads, corpus, strip=1)
     return corpus
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.corpora.an4 import FOLDERS, find_corpus, read_transcripts
-from espnet_spike.corpora.download import extract_tar
+from espnet_spike.corpora.download import extract
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     an4 = args.corpus_dir
     if an4 is None:
-        extract_tar(find_archive(), args.downloads, members="downloads/an4/", strip=1)
+        extract(find_archive(), args.downloads, members="downloads/an4/", strip=1)
         an4 = args.downloads / "an4"
     prepare(find_corpus(an4), args.data_dir)
 

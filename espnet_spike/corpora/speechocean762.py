@@ -26,7 +26,9 @@ UTTERANCES, SPEAKERS = 2500, 125  # of each set
 
 def get_parser() -> Parser:
     """Return the command's parser."""
-    return corpus_parser("Prepare speechocean762: data/train, data/dev and data/test.", 0.1)
+    parser = corpus_parser("Prepare speechocean762: data/train, data/dev and data/test.", 0.1)
+    parser.add_argument("--sha256", help="of the archive; without https it is needed")
+    return parser
 
 
 def find_corpus(corpus_dir: Path) -> Path:
@@ -73,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.valid_from_train:
         raise no_valid_set("dev", "the corpus has none")
     if args.corpus_dir is None:
-        obtain(ARCHIVE, args.mirror, args.downloads, args.downloads / "speechocean762", strip=1)
+        target = args.downloads / "speechocean762"
+        obtain(ARCHIVE, args.mirror, args.downloads, target, 1, args.sha256)
     corpus = find_corpus(args.corpus_dir or args.downloads / "speechocean762")
     sets = {name: read_set(corpus, name) for name in ("train", "test")}
     divide(sets, "train", "dev", args.valid_from_train)

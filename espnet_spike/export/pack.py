@@ -24,6 +24,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
 from espnet_spike.inference.decode import Settings, search_options
 from espnet_spike.results.experiments import RESULTS
+from espnet_spike.tasks.loading import unpack_pack
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import write_lines
 from espnet_spike.utils.provenance import environment
@@ -201,11 +202,11 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
         "",
         "import yaml",
         "from espnet2.bin.asr_inference import Speech2Text",
-        "from espnet2.main_funcs.pack_funcs import unpack",
         "",
         "import espnet_spike.task  # makes the encoder known to ESPnet; without it loading fails",
+        "from espnet_spike import unpack_pack",
         "",
-        f'files = unpack("{archive}", "unpacked")',
+        f'files = unpack_pack("{archive}", "unpacked")',
         'folder = Path(files["asr_train_config"]).parent',
         'search = yaml.safe_load((folder / "inference.yaml").read_text())',
         "speech2text = Speech2Text(**files, **search)",
@@ -251,7 +252,6 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
         UserError: the copy does not load, or its hypothesis or score differs.
     """
     import numpy as np
-    from espnet2.main_funcs.pack_funcs import unpack
 
     import espnet_spike.task  # noqa: F401  registers the encoders
     from espnet_spike.tasks.espnet import asr_inference
@@ -271,9 +271,8 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
     folder.mkdir()
     with contextlib.chdir(folder):  # paths of this working directory lead nowhere there
         try:
-            found: Any = asr_inference.Speech2Text(**unpack(archive, "unpacked"), **search)(speech)[
-                0
-            ]
+            files = unpack_pack(archive, "unpacked")
+            found: Any = asr_inference.Speech2Text(**files, **search)(speech)[0]
         except (OSError, RuntimeError, TypeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"the pack does not load: {type(error).__name__}: {error}") from error
     if expected[2] != found[2] or float(expected[3].score) != float(found[3].score):

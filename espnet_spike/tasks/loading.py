@@ -4,14 +4,14 @@ import argparse
 import contextlib
 import copy
 import functools
+import os
+import shutil
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tarfile import TarError
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
@@ -22,8 +22,11 @@ from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
 from espnet_spike.tasks.output_length import OutputLength
+from espnet_spike.utils.archives import unpack
 from espnet_spike.utils.cli import quiet
+from espnet_spike.utils.yaml import read_yaml, write_config
 
+META = "meta.yaml"  # of a pack: which file is which
 NOT_OF = "config.yaml beside it has to be that of its training"
 
 
@@ -96,7 +99,7 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
         yield ModelFolder(model.parent, chosen=model)
     elif model.is_file():
         with tempfile.TemporaryDirectory(prefix="pack") as folder:
-            files = _unpack(model, Path(folder))
+            files = unpack_pack(model, Path(folder) / "pack")
             yield ModelFolder(Path(files["asr_train_config"]).parent, files)
     elif (model / "config.yaml").is_file():
         yield ModelFolder(model)
@@ -106,13 +109,65 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
         )
 
 
-def _unpack(archive: Path, folder: Path) -> dict[str, str]:
-    from espnet2.main_funcs import pack_funcs
+def unpack_pack(archive: Path | str, folder: Path | str) -> dict[str, str]:
+    """Unpack a model that ``espnet2.bin.pack`` packed, into a new folder.
 
+    Its YAML files are written anew: what names a file of the pack names the unpacked one.
+
+    Args:
+        archive: the pack, tar or zip.
+        folder: must not exist; appears when all is unpacked.
+
+    Returns:
+        The files under the names of options of ESPnet's ``Speech2Text``.
+
+    Raises:
+        UserError: it is no pack, is damaged, or refers to files outside of itself.
+    """
+    archive, folder = Path(archive), Path(folder)
+    no_pack = f"{archive}: no packed model"
     try:
-        return pack_funcs.unpack(archive, folder)
-    except (OSError, RuntimeError, KeyError, ValueError, BadZipFile, TarError) as error:
-        raise UserError(f"{archive}: no packed model: {error}", "stage 15 makes one") from error
+        found = {str(path) for path in unpack(archive, folder)}
+    except UserError as error:
+        raise UserError(f"{no_pack}: {error.message}", error.hint) from error
+    try:
+        metas = [name for name in sorted(found) if Path(name).name == META]
+        if not metas:
+            raise UserError(f"{no_pack}: it holds no {META}", "stage 15 makes one")
+        meta = read_yaml(folder / min(metas, key=lambda name: (name.count("/"), name)))
+        yamls, others = meta.get("yaml_files"), meta.get("files")
+        if not (isinstance(yamls, dict) and isinstance(others, dict)):
+            raise UserError(f"{no_pack}: {META} names no files", "stage 15 makes one")
+        files: dict[str, str] = {}
+        for option, name in (*yamls.items(), *others.items()):
+            inside = os.path.normpath(name) if isinstance(name, str) else ""
+            if inside not in found:
+                raise UserError(
+                    f"{no_pack}: {option} is {name!r}, which is not in it",
+                    "pack it again, from the folder that its paths begin at",
+                )
+            files[str(option)] = str(folder / inside)
+        if not {"asr_train_config", "asr_model_file"} <= files.keys():
+            raise UserError(f"{no_pack}: it holds no ASR model", "stage 15 makes one")
+        places = {name: str(folder / name) for name in found}
+        for option in yamls:
+            path = Path(files[str(option)])
+            write_config(path, _moved(read_yaml(path), places))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return files
+
+
+def _moved(value: Any, places: Mapping[str, str]) -> Any:
+    """Put the places of files for their names, anywhere in a configuration."""
+    if isinstance(value, dict):
+        return {key: _moved(item, places) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, places) for item in value]
+    if isinstance(value, str):
+        return places.get(os.path.normpath(value), value) if value else value
+    return value
 
 
 def load_model(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from espnet_spike.corpora import an4, mini_an4
-from espnet_spike.corpora.download import extract_tar
+from espnet_spike.corpora.download import extract
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 
@@ -14,7 +14,7 @@ from espnet_spike.errors import UserError
 def corpus(tmp_path, monkeypatch):
     """The eight utterances in the espnet wheel, which lie as in the corpus."""
     monkeypatch.chdir(tmp_path)
-    extract_tar(mini_an4.find_archive(), tmp_path / "copy", members="downloads/an4/", strip=1)
+    extract(mini_an4.find_archive(), tmp_path / "copy", members="downloads/an4/", strip=1)
     return tmp_path / "copy"
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from espnet_spike.corpora import fsdd
-from espnet_spike.corpora.download import Archive, download, extract_tar, obtain
+from espnet_spike.corpora import an4, fsdd, librispeech, speechocean762
+from espnet_spike.corpora.download import MIRRORS, Archive, download, extract, obtain
 from espnet_spike.errors import UserError
 
 CONTENT = bytes(range(256)) * 4000
@@ -146,12 +146,59 @@ def test_an_unknown_mirror_lists_the_known_ones():
     assert "eu" in caught.value.hint
 
 
+def arrive(monkeypatch, content, at=None):
+    """Let every download bring ``content``, from the address asked or another one."""
+
+    def fetch(url, part):
+        part.write_bytes(content)
+        return at or url
+
+    monkeypatch.setattr("espnet_spike.corpora.download._fetch", fetch)
+
+
+@pytest.mark.parametrize(
+    ("asked", "at"),
+    [("http://far/a", None), ("ftp://far/a", None), ("https://far/a", "http://elsewhere/a")],
+)
+def test_what_anybody_could_have_sent_needs_a_check_sum(tmp_path, monkeypatch, asked, at):
+    arrive(monkeypatch, CONTENT, at)
+    with pytest.raises(UserError, match="no check sum of it is known") as caught:
+        download(asked, tmp_path / "a", hint="")
+    assert "--sha256" in caught.value.hint and "--corpus_dir" in caught.value.hint
+    assert not (tmp_path / "a").exists()
+    good = hashlib.sha256(CONTENT).hexdigest()
+    md5 = hashlib.md5(CONTENT).hexdigest()
+    for number, checksum in enumerate((f"sha256:{good}", f"md5:{md5}", f"md5:{md5} sha256:{good}")):
+        download(asked, tmp_path / f"{number}", hint="", checksum=checksum)
+    with pytest.raises(UserError, match=r"sha256 is .*, not 123"):
+        download(asked, tmp_path / "bad", hint="", checksum=f"md5:{md5} sha256:123")
+
+
+@pytest.mark.parametrize("corpus", [an4, speechocean762])
+def test_a_corpus_without_a_published_sum_takes_one(tmp_path, monkeypatch, corpus):
+    assert not corpus.ARCHIVE.checksum and corpus.ARCHIVE.url("main").startswith("https://")
+    monkeypatch.setattr(corpus, "ARCHIVE", Archive("http://far/a.tgz"))
+    arrive(monkeypatch, make_tar(tmp_path / "a", {"top/x": b"1"}).read_bytes())
+    options = ["--downloads", str(tmp_path / "new"), "--data_dir", str(tmp_path / "data")]
+    with pytest.raises(UserError, match="no check sum"):
+        corpus.main(options)
+    with pytest.raises(UserError, match="not 12ab as published"):
+        corpus.main([*options, "--sha256", "12AB"])
+    good = hashlib.sha256((tmp_path / "a").read_bytes()).hexdigest()
+    with pytest.raises(UserError, match="corpus"):  # it was taken, and is none
+        corpus.main([*options, "--sha256", good])
+
+
+def test_every_published_address_is_https():
+    assert all(address.startswith("https://") for address in MIRRORS.values())
+    assert fsdd.URL.startswith("https://")
+    assert all(len(part.sha256) == 64 for part in librispeech.PARTS.values())
+
+
 def test_a_corpus_is_fetched_unpacked_and_the_archive_removed(tmp_path, monkeypatch):
     published = make_tar(tmp_path / "a.tgz", {"top/x": b"1"})
     content = published.read_bytes()
-    monkeypatch.setattr(
-        "espnet_spike.corpora.download._fetch", lambda url, part: part.write_bytes(content)
-    )
+    arrive(monkeypatch, content)
     archive = Archive("9/a.tgz", f"md5:{hashlib.md5(content).hexdigest()}")
     obtain(archive, "main", tmp_path / "downloads", tmp_path / "downloads/top", strip=1)
     assert (tmp_path / "downloads/top/x").read_bytes() == b"1"
@@ -182,11 +229,11 @@ def make_tar(path, members):
 
 def test_an_archive_is_unpacked_once(tmp_path):
     archive = make_tar(tmp_path / "a.tar.gz", {"top/d/x": b"1", "top/y": b"2", "other/z": b"3"})
-    target = extract_tar(archive, tmp_path / "out", members="top/", strip=1)
+    target = extract(archive, tmp_path / "out", members="top/", strip=1)
     assert (target / "d/x").read_bytes() == b"1"
     assert {file.name for file in target.iterdir()} == {"d", "y", ".done-a.tar.gz"}
     (target / "y").write_bytes(b"changed")
-    extract_tar(archive, target, members="top/", strip=1)
+    extract(archive, target, members="top/", strip=1)
     assert (target / "y").read_bytes() == b"changed"
 
 
@@ -194,7 +241,7 @@ def test_a_damaged_archive_leaves_nothing(tmp_path):
     archive = make_tar(tmp_path / "a.tar.gz", {"x": bytes(100000), "y": CONTENT})
     archive.write_bytes(archive.read_bytes()[:-400])
     with pytest.raises(UserError, match=r"cannot be unpacked"):
-        extract_tar(archive, tmp_path / "out")
+        extract(archive, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
@@ -203,18 +250,18 @@ def test_what_an_interrupted_run_left_is_replaced(tmp_path):
     (tmp_path / ".out.unpacking/d").mkdir(parents=True)
     (tmp_path / ".out.unpacking/d/half").write_bytes(b"")
     (tmp_path / "out/d").mkdir(parents=True)
-    extract_tar(archive, tmp_path / "out")
+    extract(archive, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out/d").iterdir()] == ["x"]
 
 
 def test_members_outside_of_the_target_are_refused(tmp_path):
     archive = make_tar(tmp_path / "a.tar.gz", {"../evil": b"1"})
     with pytest.raises(UserError, match=r"cannot be unpacked"):
-        extract_tar(archive, tmp_path / "out")
+        extract(archive, tmp_path / "out")
     assert not (tmp_path / "evil").exists()
 
 
 def test_an_archive_without_the_members_is_an_error(tmp_path):
     archive = make_tar(tmp_path / "a.tar.gz", {"x": b"1"})
     with pytest.raises(UserError, match=r"holds nothing under 'top/'"):
-        extract_tar(archive, tmp_path / "out", members="top/")
+        extract(archive, tmp_path / "out", members="top/")

@@ -42,10 +42,10 @@ class Teller(nn.Module):
 def speech(tmp_path_factory):
     """A real utterance at 16 kHz, int16: the shortest of mini_an4."""
     from espnet_spike.corpora import mini_an4
-    from espnet_spike.corpora.download import extract_tar
+    from espnet_spike.corpora.download import extract
 
     folder = tmp_path_factory.mktemp("an4")
-    extract_tar(mini_an4.find_archive(), folder, members="downloads/an4/", strip=1)
+    extract(mini_an4.find_archive(), folder, members="downloads/an4/", strip=1)
     waves = [soundfile.read(path, dtype="int16") for path in sorted(folder.rglob("*.sph"))]
     assert all(rate == 16000 for _, rate in waves)
     return min((wave for wave, _ in waves), key=len)

@@ -1,14 +1,16 @@
 """Loading a trained model: from its folder, a pack or a model file, and only what is of it."""
 
 import shutil
+import zipfile
 
 import pytest
 import torch
+import yaml
 
 from espnet_spike.bin import pack
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.tasks.loading import load_model, open_model
+from espnet_spike.tasks.loading import load_model, open_model, unpack_pack
 from tests.helpers.tiny_model import DIMENSION, tiny_experiment
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -62,6 +64,59 @@ def test_what_is_no_model_is_refused(recipe):
     assert BEST in error.value.hint
     with pytest.raises(UserError, match="does not spike"):
         load_model(recipe / "exp/asr_tiny", spike_options=SpikeOptions(spike_mode="binary"))
+
+
+def make_pack(path, members, **meta):
+    """Write a zip with these members and a ``meta.yaml``; return its path."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr("meta.yaml", yaml.safe_dump(meta))
+    return path
+
+
+def test_a_pack_refers_to_its_own_files_only(tmp_path, monkeypatch):
+    from espnet2.main_funcs import pack_funcs
+
+    monkeypatch.setattr(pack_funcs, "unpack", None)  # ESPnet's reader is not asked
+    (tmp_path / "outside.pth").write_text("secret")
+    files = {"asr_model_file": "exp/m.pth"}
+    config = {"model": "exp/m.pth", "list": ["./exp/m.pth", "exp/other", ""], "n": 1}
+    members = {"exp/c.yaml": yaml.safe_dump(config), "exp/m.pth": b"weights"}
+    yamls = {"asr_train_config": "exp/c.yaml"}
+    good = make_pack(tmp_path / "good.zip", members, files=files, yaml_files=yamls)
+    found = unpack_pack(good, tmp_path / "out")
+    place = f"{tmp_path}/out/exp/m.pth"
+    assert found == {"asr_train_config": f"{tmp_path}/out/exp/c.yaml", "asr_model_file": place}
+    moved = yaml.safe_load((tmp_path / "out/exp/c.yaml").read_text())
+    assert moved == {"model": place, "list": [place, "exp/other", ""], "n": 1}
+    for number, bad in enumerate(
+        [
+            {"files": {"asr_model_file": "../outside.pth"}, "yaml_files": yamls},
+            {"files": {"asr_model_file": f"{tmp_path}/outside.pth"}, "yaml_files": yamls},
+            {"files": {"asr_model_file": "exp/none.pth"}, "yaml_files": yamls},
+            {"files": {"asr_model_file": ["exp/m.pth"]}, "yaml_files": yamls},
+            {"files": files, "yaml_files": {"asr_train_config": "exp/../../outside.pth"}},
+            {"files": {}, "yaml_files": yamls},
+            {"files": files, "yaml_files": {}},
+            {"files": ["exp/m.pth"], "yaml_files": yamls},
+            {},
+        ]
+    ):
+        archive = make_pack(tmp_path / f"{number}.zip", members, **bad)
+        with pytest.raises(UserError, match="no packed model"):
+            unpack_pack(archive, tmp_path / "bad")
+        assert not (tmp_path / "bad").exists()
+    with zipfile.ZipFile(tmp_path / "no.zip", "w") as archive:
+        archive.writestr("exp/m.pth", b"weights")
+    with pytest.raises(UserError, match=r"holds no meta\.yaml"):
+        unpack_pack(tmp_path / "no.zip", tmp_path / "bad")
+
+
+def test_a_pack_that_leads_out_is_not_unpacked(tmp_path):
+    evil = make_pack(tmp_path / "p.zip", {"../../evil": b""}, files={}, yaml_files={})
+    with pytest.raises(UserError, match="leads out"), open_model(evil):
+        pass
 
 
 @pytest.mark.parametrize("damage", ["absent", "of another size", "unknown"])
