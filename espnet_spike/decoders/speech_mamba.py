@@ -20,12 +20,20 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import StreamPosi
 from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 from torch import Tensor, nn
 
-from espnet_spike.nn.layers.cross_attention import CrossAttention, KeysValues
+from espnet_spike.nn.layers.cross_attention import (
+    CrossAttention,
+    KeysValues,
+    SpikingCrossAttention,
+    SpikingKeysValues,
+)
 from espnet_spike.nn.layers.fatrelu import POINTS, FatPoints, SparsityLoss, named_fatrelus
-from espnet_spike.nn.layers.mamba import Mamba, RMSNorm
+from espnet_spike.nn.layers.mamba import INIT_MODES, Mamba, RMSNorm, xavier_normal
 from espnet_spike.nn.layers.residual import PreNormResidual
+from espnet_spike.nn.layers.spiking_mamba import SpikingMamba
+from espnet_spike.nn.neurons.frame_lif import RateLoss, named_frame_lifs
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.nn.stream_state import Carries
+from espnet_spike.utils.options import choose
 
 NO_POINTS = ("F1", "F2", "F8")  # of front end and feed-forward module, which a decoder has not
 
@@ -40,11 +48,11 @@ class Encoded:
     """
 
     frames: int
-    layers: Sequence[KeysValues]
+    layers: Sequence[KeysValues | SpikingKeysValues]
 
     def __len__(self) -> int:
         """Return B."""
-        return len(self.layers[0].keys)
+        return len(self.layers[0])
 
     def select(self, rows: Tensor) -> "Encoded":
         """Return the utterances ``rows``, indices ``(N,)``."""
@@ -52,14 +60,25 @@ class Encoded:
 
 
 class TokenEmbedding(nn.Embedding):
-    """Embedding whose values, once scaled by sqrt(D), start with a variance of 1.
+    """Embedding of V tokens in D channels.
 
-    Ours: beside torch's own start, scaled, the positions would not be visible.
+    Its values, once scaled by sqrt(D), start with a variance of 1, or as ``xavier_normal`` has it.
+    The first is ours: beside torch's own start, scaled, the positions would not be visible.
     """
+
+    init_mode = "mamba"
+
+    def __init__(self, vocab_size: int, dim: int, init_mode: str) -> None:
+        super().__init__(vocab_size, dim)
+        self.init_mode = init_mode
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weight ``(V, D)``; ESPnet calls this after its ``init``."""
-        nn.init.normal_(self.weight, std=1 / math.sqrt(self.embedding_dim))
+        if self.init_mode == "xavier_normal":
+            nn.init.xavier_normal_(self.weight)
+        else:
+            nn.init.normal_(self.weight, std=1 / math.sqrt(self.embedding_dim))
 
 
 class DecoderBlock(nn.Module):
@@ -68,9 +87,8 @@ class DecoderBlock(nn.Module):
     Args:
         dim: D.
         dropout_rate: after each sublayer.
-        mamba_in: called as ``Mamba``.
+        mamba_in, mamba_out: called as ``Mamba``.
         attn: called as ``CrossAttention``.
-        mamba_out: called as ``Mamba``.
     """
 
     def __init__(
@@ -88,7 +106,11 @@ class DecoderBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, lengths: Tensor, mask: Tensor | None, encoded: KeysValues
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        mask: Tensor | None,
+        encoded: KeysValues | SpikingKeysValues,
     ) -> Tensor:
         """Run the block on tokens ``(N, L, D)``; see ``Mamba`` and ``CrossAttention``."""
         x = self.mamba_in(x, lengths, mask)
@@ -100,9 +122,10 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
     """Decoder of Mamba and cross-attention; the defaults are those of the published model.
 
     In a beam search the state of a hypothesis holds, for every layer that looks back, what it
-    carries (the last inputs of the convolution, the state of the scan), and names the utterance
-    among those whose keys and values the search computed at its start. It is made of plain
-    containers of tensors, so that ESPnet's search may take, repeat, drop and copy it.
+    carries (the last inputs of the convolution, the state of the scan, the potential of a neuron),
+    and the number of its utterance among those whose keys and values the search computed at its
+    start. It is made of plain containers of tensors, so that ESPnet's search may take, repeat, drop
+    and copy it.
 
     Args:
         vocab_size: V.
@@ -117,12 +140,19 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         expand: Mamba's inner channels over D.
         dt_rank: rank of the scan's step sizes; None means D / 16.
         scan_backend: see ``espnet_spike.nn.ops.selective_scan``.
+        init_mode: ``mamba`` (every layer's own) or ``xavier_normal`` (that of the paper's recipe:
+            every parameter of more than one dimension but the output layer's).
         fat_points: where FATReLUs go: ``none``, ``e``, ``optimized``, or names. F3 stands before
             the projection of the queries, F4 behind the attention's context, F5 to F7 and F9 to F11
             in both Mamba sublayers; see ``espnet_spike.nn.layers.fatrelu``.
         fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k, fat_surrogate: of these, as in
             ``EventSpeechMambaEncoder``.
         sparsity_loss, lambda_act, lambda_T: of their loss, see ``SparsityLoss``.
+        spiking: LIF neurons behind batch norms before the projections of Mamba, as in
+            ``SpikingMamba``, and ``SpikingCrossAttention``; their time steps are the tokens.
+        tau, v_th, attn_v_th, reset, decay_input, detach_reset, surrogate, surrogate_alpha,
+            ssa_scale: of these, as in ``SpikingSpeechMambaEncoder``.
+        r_min, r_max, lambda_q, lambda_b: of their loss, see ``RateLoss``.
 
     Raises:
         ValueError: for an unknown or impossible value, naming the known ones.
@@ -142,6 +172,7 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         expand: int = 2,
         dt_rank: int | None = None,
         scan_backend: str = "auto",
+        init_mode: str = "mamba",
         fat_points: str | Sequence[str] = "none",
         fat_threshold: float = 0.0,
         fat_learn: bool = True,
@@ -152,6 +183,20 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         sparsity_loss: str = "paper",
         lambda_act: float = 1e-4,
         lambda_T: float = 1e-6,
+        spiking: bool = False,
+        tau: float = 2.0,
+        v_th: float = 1.0,
+        attn_v_th: float = 0.5,
+        reset: str = "hard",
+        decay_input: bool = True,
+        detach_reset: bool = True,
+        surrogate: str = "atan",
+        surrogate_alpha: float | None = None,
+        ssa_scale: float = 0.125,
+        r_min: float = 0.05,
+        r_max: float = 0.30,
+        lambda_q: float = 0.5,
+        lambda_b: float = 0.5,
     ) -> None:
         super().__init__()
         if num_blocks < 1:
@@ -163,30 +208,57 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         points = FatPoints(
             fat_points, fat_threshold, fat_learn, fat_two_sided, fat_k, fat_scale_k, fat_surrogate
         )
+        if spiking and points.points:
+            raise ValueError("fat_points: none, where spiking: true puts neurons in their place")
         self.sparsity_loss = SparsityLoss(sparsity_loss, lambda_act, lambda_T)
-        mamba = {
+        self.rate_loss = RateLoss(r_min, r_max, lambda_q, lambda_b)
+        self.init_mode = choose("init_mode", init_mode, INIT_MODES)
+        mamba: dict[str, Any] = {
             "d_state": d_state,
             "d_conv": d_conv,
             "expand": expand,
             "dt_rank": dt_rank,
+            "bidirectional": False,
             "scan_backend": scan_backend,
-            "points": points,
+            "init_mode": init_mode,
         }
-        self.embed = TokenEmbedding(vocab_size, dim)
+        lif = {
+            "tau": tau,
+            "v_th": v_th,
+            "reset": reset,
+            "decay_input": decay_input,
+            "detach_reset": detach_reset,
+            "surrogate": surrogate,
+            "surrogate_alpha": surrogate_alpha,
+        }
+
+        def sublayers() -> tuple[nn.Module, nn.Module, nn.Module]:
+            if spiking:
+                return (
+                    SpikingMamba(dim, lif, **mamba),
+                    SpikingCrossAttention(dim, attention_heads, lif, ssa_scale, attn_v_th),
+                    SpikingMamba(dim, lif, **mamba),
+                )
+            return (
+                Mamba(dim, points=points, **mamba),
+                CrossAttention(dim, attention_heads, attention_dropout_rate, points),
+                Mamba(dim, points=points, **mamba),
+            )
+
+        self.embed = TokenEmbedding(vocab_size, dim, init_mode)
         # scales the embedding by sqrt(D), as the paper's recipe does
         self.pos_enc = StreamPositionalEncoding(dim, positional_dropout_rate)
         self.decoders = nn.ModuleList(
-            DecoderBlock(
-                dim,
-                dropout_rate,
-                Mamba(dim, bidirectional=False, **mamba),
-                CrossAttention(dim, attention_heads, attention_dropout_rate, points),
-                Mamba(dim, bidirectional=False, **mamba),
-            )
-            for _ in range(num_blocks)
+            DecoderBlock(dim, dropout_rate, *sublayers()) for _ in range(num_blocks)
         )
         self.after_norm = LayerNorm(dim, eps=1e-6)
         self.output_layer = nn.Linear(dim, vocab_size)
+        self.espnet_initialization_fn()
+
+    def espnet_initialization_fn(self) -> None:
+        """Draw parameters as ``init_mode`` says; ESPnet calls this after its own ``init``."""
+        if self.init_mode == "xavier_normal":
+            xavier_normal(self.decoders)
 
     def forward(
         self, hs_pad: Tensor, hlens: Tensor, ys_in_pad: Tensor, ys_in_lens: Tensor
@@ -207,7 +279,10 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         return self._run(ys_in_pad, 0, ys_in_lens, mask, self.encoded(hs_pad, hlens)), ys_in_lens
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
-        """Return the weighted sparsity losses of the last forward pass."""
+        """Return the weighted losses on sparsity or firing rates of the last forward pass."""
+        neurons = named_frame_lifs(self).values()
+        if neurons:
+            return self.rate_loss(neurons)
         return self.sparsity_loss(named_fatrelus(self).values())
 
     def encoded(self, hs_pad: Tensor, hlens: Tensor) -> Encoded:

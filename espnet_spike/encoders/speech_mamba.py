@@ -26,7 +26,7 @@ from espnet_spike.nn.layers.conv_subsampling import ConvFrontEnd, front_end_laye
 from espnet_spike.nn.layers.fatrelu import FatPoints, SparsityLoss, named_fatrelus
 from espnet_spike.nn.layers.mamba import INIT_MODES, RMSNorm, xavier_normal
 from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_mask
-from espnet_spike.nn.neurons.frame_lif import named_frame_lifs, rate_losses
+from espnet_spike.nn.neurons.frame_lif import RateLoss, named_frame_lifs
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.utils.options import choose
 
@@ -405,8 +405,6 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             raise ValueError("attention_window: spiking attention has none, see ssa_decay")
         if len(ssa_decay) != 2 or min(ssa_decay) <= 0:
             raise ValueError(f"ssa_decay: {ssa_decay} must be two positive exponents")
-        if not 0 <= r_min <= r_max <= 1:
-            raise ValueError(f"r_min, r_max: {r_min}, {r_max} must rise between 0 and 1")
         self.lif = {
             "tau": tau,
             "v_th": v_th,
@@ -419,8 +417,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         self.attn: dict[str, Any] = {"scale": ssa_scale, "attn_v_th": attn_v_th}
         if conf.causal:
             self.attn["decay"] = tuple(ssa_decay)
-        self.rates = (r_min, r_max)
-        self.lambdas = {"quiet": lambda_q, "burst": lambda_b}
+        self.rate_loss = RateLoss(r_min, r_max, lambda_q, lambda_b)
         layers = front_end_layers(conf.of_block().input_layer, conf.conv_channels)
         channels = {"F1": layers[0][2], "F2": layers[-1][2]}
         self.build(input_size, conf, LIFPoints(channels, self.lif))
@@ -436,10 +433,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Return the weighted firing-rate losses of the last forward pass."""
-        rates = (neuron.mean_rate for neuron in named_frame_lifs(self).values())
-        losses = rate_losses([rate for rate in rates if rate is not None], *self.rates)
-        pairs = zip(self.lambdas.items(), losses, strict=True)
-        return {name: weight * loss for (name, weight), loss in pairs if weight}
+        return self.rate_loss(named_frame_lifs(self).values())
 
 
 def _refuse_other_blocks(

@@ -14,7 +14,7 @@ from espnet_spike.utils.files import read_table, write_table
 from tests.helpers import tiny_training
 
 SMALL = {"output_size": 16, "attention_heads": 2, "num_blocks": 1}
-MAMBA = SMALL | {"block": "mhsa_mamba", "d_state": 3, "conv_channels": 4}
+MAMBA = SMALL | {"d_state": 3, "conv_channels": 4}
 ENCODERS = {
     "iml_spikeformer": SMALL | {"linear_units": 24, "conv_channels": 4},
     "speech_mamba": MAMBA,
@@ -22,7 +22,10 @@ ENCODERS = {
     "spiking_speech_mamba": MAMBA,
 }
 CTC_WEIGHTS = {"ctc_only": 1.0, "hybrid": 0.3, "attention_only": 0.0}
-DECODERS = {"event_speech_mamba": {"fat_points": "e"}}
+DECODERS = {
+    "event_speech_mamba": {"fat_points": "e"},
+    "spiking_speech_mamba": {"spiking": True},
+}
 
 
 @pytest.fixture(scope="module")

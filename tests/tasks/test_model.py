@@ -108,6 +108,17 @@ def test_a_decoder_tells_its_sparsity_and_losses_apart_from_the_encoders():
     assert float(loss.detach()) == pytest.approx(sum(auxiliary) + float(task), rel=1e-5)
 
 
+def test_a_decoder_tells_its_firing_rates():
+    conf = {"num_blocks": 1, "d_state": 3, "spiking": True}
+    model = build("speech_mamba", None, {"decoder": "speech_mamba", "decoder_conf": conf})
+    loss, stats, _ = model(**batch())
+    layers = [k for k in stats if k.startswith("firing_rate_decoder.decoders.0.")]
+    assert len(layers) == 4 + 6 + 4 and "firing_rate" not in stats
+    mean = sum(float(stats[k]) for k in layers) / len(layers)
+    assert float(stats["decoder_firing_rate"]) == pytest.approx(mean)
+    assert {"loss_decoder_quiet", "loss_decoder_burst"} <= set(stats) and loss.requires_grad
+
+
 def test_firing_rates_are_one_dim_with_the_same_keys_in_every_step():
     model = build()
     seen = set()

@@ -7,7 +7,8 @@ see ``ops.lif``.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,37 @@ class NormedLIF(nn.Module):
 def named_frame_lifs(module: nn.Module) -> dict[str, FrameLIF]:
     """Return the neurons inside ``module`` by their dotted names."""
     return {name: m for name, m in module.named_modules() if isinstance(m, FrameLIF)}
+
+
+@dataclass(frozen=True)
+class RateLoss:
+    """The firing-rate regulariser of Ahmed et al. (2026): lambda_q L_quiet + lambda_b L_burst.
+
+    Attributes:
+        r_min: firing rate below which a layer is too quiet.
+        r_max: firing rate above which a layer bursts.
+        lambda_q: weight of L_quiet, see ``rate_losses``.
+        lambda_b: weight of L_burst.
+
+    Raises:
+        ValueError: rates that do not rise within [0, 1].
+    """
+
+    r_min: float = 0.05
+    r_max: float = 0.30
+    lambda_q: float = 0.5
+    lambda_b: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.r_min <= self.r_max <= 1:
+            raise ValueError(f"r_min, r_max: {self.r_min}, {self.r_max} must rise between 0 and 1")
+
+    def __call__(self, neurons: Iterable[FrameLIF]) -> dict[str, Tensor]:
+        """Return the weighted terms of the last forward pass, 0-dim, by name."""
+        rates = [neuron.mean_rate for neuron in neurons if neuron.mean_rate is not None]
+        quiet, burst = rate_losses(rates, self.r_min, self.r_max)
+        terms = {"quiet": (self.lambda_q, quiet), "burst": (self.lambda_b, burst)}
+        return {name: weight * loss for name, (weight, loss) in terms.items() if weight}
 
 
 def rate_losses(

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from espnet_spike.nn.layers.cross_attention import CrossAttention
+from espnet_spike.nn.layers.cross_attention import CrossAttention, SpikingCrossAttention
 from espnet_spike.nn.layers.fatrelu import FatPoints, named_fatrelus
+from tests.helpers.norms import excited
 
 LENGTHS = torch.tensor([6, 4])
 
@@ -70,3 +71,45 @@ def test_points_stand_before_the_queries_and_behind_the_context():
 def test_heads_have_to_divide_the_channels():
     with pytest.raises(ValueError, match="3 does not divide the 8 channels"):
         CrossAttention(8, 3)
+
+
+def spiking():
+    torch.manual_seed(0)
+    lif = {"v_th": 0.3}
+    return excited(SpikingCrossAttention(8, 2, lif, v_th=0.2).double()).eval()
+
+
+@torch.no_grad()
+def test_spiking_attention_is_that_of_its_equations():
+    attention = spiking()
+    frames, x = inputs()
+    mask = torch.arange(6) < LENGTHS[:, None]
+    s = attention.neuron_encoded(frames, mask)
+    k, v = (
+        attention.neuron_k(attention.linear_k(s), mask),
+        attention.neuron_v(attention.linear_v(s), mask),
+    )
+    q = attention.neuron_q(attention.linear_q(attention.neuron_in(x)))
+    context = torch.zeros_like(x)
+    for row in range(2):
+        for head in (slice(0, 4), slice(4, 8)):
+            for frame in range(int(LENGTHS[row])):
+                weight = q[row, :, head] @ k[row, frame, head]
+                context[row, :, head] += 0.125 * weight[:, None] * v[row, frame, head]
+    out = attention.norm_out(attention.linear_out(attention.neuron_out(context)))
+    assert {*q.unique().tolist(), *k.unique().tolist()} == {0.0, 1.0} and context.any()
+    torch.testing.assert_close(attention(x, None, attention.keys_values(frames, LENGTHS)), out)
+
+
+@torch.no_grad()
+def test_spiking_attention_knows_no_padding_and_shares_utterances():
+    attention = spiking()
+    frames, x = inputs(rows=6)
+    kept = attention.keys_values(frames, LENGTHS)
+    dirty = frames.clone()
+    dirty[1, 4:] = 1e3
+    assert torch.equal(attention.keys_values(dirty, LENGTHS).products, kept.products)
+    got = attention(x, None, kept)
+    assert torch.equal(got, attention(x, None, kept.select(torch.tensor([0, 0, 0, 1, 1, 1]))))
+    with pytest.raises(ValueError, match="3 does not divide the 8 channels"):
+        SpikingCrossAttention(8, 3, {})
