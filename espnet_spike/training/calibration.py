@@ -1,23 +1,45 @@
 """Data-driven thresholds for event-driven SpeechMamba: the second training stage.
 
-Source: Ahmed et al. (2026, arXiv 2606.01135).
+Source: Ahmed et al. (2026, arXiv 2606.01135): from a model trained with plain ReLUs at its FATReLU
+points (stage one; FATReLU is that of Kurtz et al. 2020), raise the thresholds through percentiles
+of the activations and accept a step while updated loss / base loss < K. How they go through points
+and percentiles, and K, were not available to us. Two ways are offered:
 
-From a model trained with plain ReLUs at its FATReLU points (stage one), with a_i the strictly
-positive activations of point i over valid frames of some training utterances:
+``order: network`` with ``base: running`` is the default, and that of earlier code of the same group
+(arXiv 2501.16337, for language models). From there:
+
+* one point after the other, in the order in which the network runs, statistics collected anew with
+  the thresholds of the earlier points active;
+* of a point, all percentiles, 10 to 90, until the first that is refused; its threshold is that of
+  the last one accepted, or stays 0, a plain ReLU;
+* K = 1.001 for each point; the base is the loss that the points before it left (the last accepted
+  one when the search of the point begins), so the whole is bounded by K to the number of points;
+* a point of a kind seen before begins at the percentile accepted most often for that kind, the
+  highest of several; if that is refused, it goes down to the first that is accepted;
+* the threshold of a percentile is the mean over frames of the frame's own quantile
+  (``thresholds.FrameQuantiles``). That code tries with the quantiles themselves, and takes the mean
+  afterwards; we try with the threshold that the model will have (ours).
+
+What a kind is there, the name of a module inside its block, is here the name of the point (F5; in
+a decoder a kind of its own).
+
+``order: percentile`` with ``base: fixed`` is our earlier reading, with a_i the strictly positive
+activations of point i over all valid frames:
 
     T_i = mean of the lowest 10 % of a_i
     for p in 20, 30, ... 90 %:  for every point i not frozen, most operations first:
         try T_i = percentile p of a_i;  keep it while loss / base loss < K, else freeze the point
 
-The base loss is that of the ReLU model, so the end point is bounded. K, the calibration set and
-the percentiles were not available to us; ours are the defaults of ``Calibration``. The result
-starts stage three, fine-tuning with learnt thresholds (``espnet_spike.training.sparsify``).
+There the base is the loss of the ReLU model, so the end point is bounded, and K is 1.05. Either
+base goes with either order; a running one by percentile is the loss of the last step accepted. The
+result starts stage three, fine-tuning with learnt thresholds (``espnet_spike.training.sparsify``).
 """
 
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +49,26 @@ from torch import Tensor
 
 from espnet_spike.encoders.monitor import watching
 from espnet_spike.errors import UserError
-from espnet_spike.nn.layers.fatrelu import FATReLU, inverse_softplus, mean_sparsity, named_fatrelus
+from espnet_spike.nn.layers.fatrelu import named_fatrelus
+from espnet_spike.training.passes import Batch, Passes, each_forward
+from espnet_spike.training.thresholds import (
+    OVER,
+    FrameQuantiles,
+    collect_activations,
+    mean_of_lowest,
+    percentile,
+)
 from espnet_spike.utils.files import write_json
+from espnet_spike.utils.options import choose
 
 STATE = "calibration.json"
-Batch = dict[str, Tensor]
+STEPS = "steps.jsonl"
+ORDERS = ("network", "percentile")
+# what a loss is compared with -> how much it may be over it
+BASES = {"running": 1.001, "fixed": 1.05}
+ALL = "all"  # stands for the point in a step that changes every point
+
+Step = dict[str, Any]
 
 _logger = logging.getLogger(__name__)
 
@@ -41,45 +78,88 @@ class Calibration:
     """How thresholds are chosen.
 
     Attributes:
-        loss_factor: K, the largest loss over base loss.
+        order: ``network`` (point by point, all percentiles of each) or ``percentile`` (percentile
+            by percentile, all points at each).
+        base: ``running`` (the loss accepted before) or ``fixed`` (the loss of the ReLU model).
+        loss_factor: K, the largest loss over base loss; None for 1.001 with a running base, 1.05
+            with a fixed one.
         utterances: size of the calibration set, drawn from the training set.
-        first: percent of the smallest activations whose mean is the first threshold.
+        first: the percentile before ``percentiles``; in order ``percentile``, percent of the
+            smallest activations whose mean is the first threshold.
         percentiles: steps of the search, rising.
-        max_values: activations kept of a point; more are thinned out evenly.
+        quantile_over: in order ``network``, the values of a frame that have quantiles: the
+            ``positive`` ones or ``all``.
+        max_values: in order ``percentile``, activations kept of a point; more are thinned out
+            evenly.
         seed: of the draw.
 
     Raises:
         ValueError: a value that makes no sense.
     """
 
-    loss_factor: float = 1.05
+    order: str = "network"
+    base: str = "running"
+    loss_factor: float | None = None
     utterances: int = 200
     first: float = 10.0
     percentiles: Sequence[float] = (20, 30, 40, 50, 60, 70, 80, 90)
+    quantile_over: str = "positive"
     max_values: int = 1_000_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.loss_factor <= 1:
+        choose("order", self.order, ORDERS)
+        choose("base", self.base, BASES)
+        choose("quantile_over", self.quantile_over, OVER)
+        if self.order == "percentile" and self.quantile_over != "positive":
+            raise ValueError(f"quantile_over: {self.quantile_over} goes with order: network")
+        if self.bound <= 1:
             raise ValueError(f"loss_factor: {self.loss_factor} must be above 1")
         if self.utterances < 1 or self.max_values < 1:
             raise ValueError("utterances and max_values must be at least 1")
-        steps = [0, self.first, *self.percentiles, 100]
+        steps = [0, *self.steps, 100]
         if any(a >= b for a, b in itertools.pairwise(steps)):
             raise ValueError(f"first, percentiles: {steps[1:-1]} must rise between 0 and 100")
+
+    @property
+    def bound(self) -> float:
+        """K."""
+        return BASES[self.base] if self.loss_factor is None else self.loss_factor
+
+    @property
+    def steps(self) -> list[float]:
+        """All percentiles, rising."""
+        return [self.first, *self.percentiles]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a finished calibration is recognised by, in JSON types.
+
+        By percentile over a fixed base it has the keys it had when there was no other search.
+        """
+        values = vars(self) | {"loss_factor": self.bound}
+        if (self.order, self.base) == ("percentile", "fixed"):
+            for name in ("order", "base", "quantile_over"):
+                del values[name]
+        return values
 
 
 class Calibrator:
     """Chooses the thresholds of a model, resumable.
 
     Args:
-        model: an ``ESPnetASRModel`` whose encoder has FATReLU points with fixed thresholds, all 0
-            (the model of stage one). Its thresholds are changed in place.
+        model: an ``ESPnetASRModel`` with FATReLU points with fixed thresholds, all 0 (the model of
+            stage one). Its thresholds are changed in place.
         batches: gives the calibration batches, the same in every call.
         conf: how.
-        folder: gets ``calibration.json``, written after every trial; an interrupted search goes
-            on from it.
+        folder: gets ``steps.jsonl``, a line after every trial, from which an interrupted search
+            goes on, and in the end ``calibration.json``.
         key: names model, data and ``conf``; a search of another key is started anew.
+        after_step: called with every new step once it is written.
+
+    Attributes:
+        state: what ``calibration.json`` holds: ``key``, ``base_loss``, ``thresholds`` by point,
+            ``frozen`` (points with a step refused), ``log`` (the steps), ``points`` (a row each)
+            and, in the end, ``final_ratio`` and ``sparsity``.
 
     Raises:
         UserError: the model has no points, or a point with a threshold already.
@@ -92,6 +172,7 @@ class Calibrator:
         conf: Calibration,
         folder: Path,
         key: str,
+        after_step: Callable[[Step], object] | None = None,
     ) -> None:
         self.model = model.eval()
         self.batches = batches
@@ -105,120 +186,326 @@ class Calibrator:
                 "the model was trained with thresholds already",
                 "calibrate a model of encoder_conf fat_threshold: 0",
             )
-        self.state = self._read(key) or {
-            "key": key,
-            "base_loss": None,
-            "thresholds": {},
-            "frozen": [],
-            "done": 0,
-            "log": [],
-        }
+        self.steps = StepLog(folder / STEPS, key)
+        self.after_step = after_step
+        self.passes = Passes(model, batches())
+        self.state: dict[str, Any] = {"key": key, "thresholds": {}}
+        self.loss = 0.0  # with the accepted thresholds
+        self.accepted: dict[str, Step] = {}  # the last accepted step of each point
 
     def run(self) -> dict[str, float]:
         """Search to the end and return the thresholds by point.
 
         Raises:
-            UserError: the first thresholds alone raise the loss above the bound.
+            UserError: no threshold at all is within the bound.
         """
-        state, bound = self.state, self.conf.loss_factor
-        values, costs = self._activations()
-        if state["base_loss"] is None:
-            state["base_loss"] = task_loss(self.model, self.batches())
-            _logger.info("base loss %.4f, %d points", state["base_loss"], len(values))
-        points = sorted(values, key=lambda name: (-costs[name], name))
-        trials = [(p, name) for p in self.conf.percentiles for name in points]
-        if not state["thresholds"]:
-            first = {name: _mean_of_lowest(a, self.conf.first) for name, a in values.items()}
-            ratio = self._ratio(first)
-            if ratio >= bound:
-                raise UserError(
-                    f"the smallest thresholds already raise the loss {ratio:.3f} times",
-                    f"raise loss_factor above that (it is {bound})",
-                )
-            state["thresholds"] = first
-            self._note(self.conf.first, "all", None, ratio, True)
-        for number, (p, name) in enumerate(trials):
-            if number < state["done"]:
-                continue
-            self._try(p, name, _percentile(values[name], p))
-            state["done"] = number + 1
-            write_json(self.path, state, sort_keys=True)
-        return self._finish()
-
-    def _try(self, p: float, name: str, T: float) -> None:
-        state = self.state
-        if name in state["frozen"] or T <= state["thresholds"][name]:
-            return
-        trial = state["thresholds"] | {name: T}
-        ratio = self._ratio(trial)
-        accepted = ratio < self.conf.loss_factor
-        if accepted:
-            state["thresholds"] = trial
+        order = self._base()
+        if self.conf.order == "network":
+            self._by_point(order)
         else:
-            state["frozen"].append(name)
-        self._note(p, name, T, ratio, accepted)
+            self._by_percentile()
+        if self.steps.left:
+            raise self.steps.unlike("the end")
+        if not any(self.state["thresholds"].values()):
+            raise UserError(
+                "every threshold raises the loss too much",
+                f"raise loss_factor (it is {self.conf.bound})",
+            )
+        return self._finish(order)
 
-    def _finish(self) -> dict[str, float]:
-        thresholds, bound = self.state["thresholds"], self.conf.loss_factor
-        self._set(thresholds)
-        ratio = task_loss(self.model, self.batches()) / self.state["base_loss"]
-        wrong = violations(self.state["log"], thresholds, bound)
-        if not ratio < bound:
-            wrong.append(f"it ended at loss ratio {ratio}, the bound is {bound}")
-        if wrong:
-            raise RuntimeError(f"calibration went wrong: {'; '.join(wrong)}")
-        self.state["final_ratio"] = ratio
-        self.state["sparsity"] = self._sparsity()
-        write_json(self.path, self.state, sort_keys=True)
-        _logger.info("loss ratio %.4f, sparsity %.3f", ratio, self.state["sparsity"])
-        return thresholds
+    def _base(self) -> list[str]:
+        """Measure the loss of the ReLU model; return the points in the order in which they run."""
+        header = self.steps.header
+        if header is None:
+            order: dict[str, None] = {}
+            with watching(self.layers, lambda name, *_: order.setdefault(name)):
+                loss = self.passes.loss()
+            header = self.steps.begin({"base_loss": loss, "order": list(order)})
+        elif self.steps.left:
+            _logger.info("going on after %d steps", self.steps.left)
+        self.state["base_loss"] = self.reference = self.loss = header["base_loss"]
+        order_kept: list[str] = header["order"]
+        _logger.info(
+            "base loss %.4f, %d points, loss over %s base below %g",
+            *(header["base_loss"], len(order_kept), self.conf.base, self.conf.bound),
+        )
+        return order_kept
 
-    def _ratio(self, thresholds: Mapping[str, float]) -> float:
-        self._set(thresholds)
-        base = self.state["base_loss"]
-        return task_loss(self.model, self.batches(), self.conf.loss_factor * base) / base
+    def _by_point(self, order: Sequence[str]) -> None:
+        """Search through percentiles of one point after the other."""
+        chosen: dict[str, list[float]] = {}
+        for number, name in enumerate(order, 1):
+            start = most_often(chosen.get(self._kind(name), ()))
+            p = self._search(name, f"point {number} of {len(order)}, ", start)
+            chosen.setdefault(self._kind(name), []).append(p)
+            if self.conf.base == "running":
+                self.reference = self.loss
 
-    def _set(self, thresholds: Mapping[str, float]) -> None:
-        for name, T in thresholds.items():
-            self.layers[name].set_T(T)
+    def _search(self, name: str, progress: str, start: float) -> float:
+        """Choose the threshold of a point; return its percentile, 0 for none."""
+        thresholds: dict[float, float] | None = None
+        trials = percentiles_to_try(self.conf.steps, start)
+        p = next(trials)
+        while True:
+            known = self.steps.next
+            if known is None and thresholds is None:
+                thresholds = self._frame_quantiles(name)
+            if known is not None and known["point"] == name:
+                T = known["T"]
+            elif thresholds:
+                T = thresholds[p]
+            else:  # nothing to try; nor was there in the log, which goes on with another point
+                self._tell_dead(name)
+                return 0.0
+            step = self._try(p, name, {name: T}, progress)
+            try:
+                p = trials.send(step["accepted"])
+            except StopIteration as end:
+                return end.value
 
-    def _note(self, p: float, name: str, T: float | None, ratio: float, accepted: bool) -> None:
-        step = {"percentile": p, "point": name, "T": T, "ratio": ratio, "accepted": accepted}
-        self.state["log"].append(step)
-        write_json(self.path, self.state, sort_keys=True)
-        verb = "raised" if accepted else "frozen, would be"
-        _logger.info("%g %%: %s %s %s, loss ratio %.4f", p, name, verb, _show(T), ratio)
+    def _frame_quantiles(self, name: str) -> dict[float, float]:
+        """Return the thresholds to try at a point, by percentile."""
+        self._set({name: 0.0})  # not what a search that goes on has accepted already
+        quantiles = FrameQuantiles(self.conf.steps, self.conf.quantile_over)
 
-    def _activations(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Return what passes each point, sorted, and the operations it feeds."""
+        def see(args: tuple, y: Tensor) -> None:
+            quantiles.add(y, args[1] if len(args) > 1 else None)
+
+        self.passes.keep_before(name, see)
+        return quantiles.thresholds()
+
+    def _by_percentile(self) -> None:
+        """Search through the points of one percentile after the other."""
         values, costs = collect_activations(
             self.model, self.layers, self.batches(), self.conf.max_values
         )
         for name in [name for name, a in values.items() if not len(a)]:
-            # a dead point is as sparse as can be, and has nothing to choose a threshold from
-            _logger.warning("point %s never passes anything; it keeps a plain ReLU", name)
+            self._tell_dead(name)
             del values[name]
-        return values, costs
+        first = {name: mean_of_lowest(a, self.conf.first) for name, a in values.items()}
+        step = self._try(self.conf.first, ALL, first)
+        if not step["accepted"]:
+            raise UserError(
+                f"the smallest thresholds already raise the loss {step['ratio']:.3f} times",
+                f"raise loss_factor above that (it is {self.conf.bound})",
+            )
+        points = sorted(values, key=lambda name: (-costs[name], name))
+        frozen: set[str] = set()
+        for p in self.conf.percentiles:
+            for number, name in enumerate(points, 1):
+                T = percentile(values[name], p)
+                if name in frozen or T <= self.state["thresholds"][name]:
+                    continue
+                step = self._try(p, name, {name: T}, f"point {number} of {len(points)}, ")
+                if not step["accepted"]:
+                    frozen.add(name)
 
-    def _sparsity(self) -> float:
-        shares = []
-        for _ in each_forward(self.model, self.batches()):
-            shares.append(_share(self.model))
-        return sum(shares) / len(shares)
+    def _tell_dead(self, name: str) -> None:
+        # a dead point is as sparse as can be, and has nothing to choose a threshold from
+        _logger.warning("point %s never passes anything; it keeps a plain ReLU", name)
 
-    def _read(self, key: str) -> dict[str, Any] | None:
+    def _try(self, p: float, name: str, changes: Mapping[str, float], progress: str = "") -> Step:
+        """Measure thresholds, or take the step from the log; keep them if the loss allows."""
+        step = self.steps.take(name, p)
+        if step is None:
+            step = self._measure(p, name, changes)
+            self.steps.write(step)
+            verb = "accepted" if step["accepted"] else "refused"
+            what = "the first thresholds" if step["T"] is None else f"T {step['T']:.4g}"
+            _logger.info(
+                "%s%s: %g %%, %s, loss ratio %.5f, %s", progress, name, p, what, step["ratio"], verb
+            )
+            if self.after_step is not None:
+                self.after_step(step)
+        if step["accepted"]:
+            self.state["thresholds"] = self.state["thresholds"] | dict(changes)
+            self.accepted |= dict.fromkeys(changes, step)
+            self.loss = step["loss"]
+            if self.conf.base == "running" and self.conf.order == "percentile":
+                self.reference = step["loss"]
+        return step
+
+    def _measure(self, p: float, name: str, changes: Mapping[str, float]) -> Step:
+        bound = self.conf.bound
+        before = self.state["thresholds"]
+        if all(T == before.get(name, 0.0) for name, T in changes.items()):
+            loss = self.loss
+        else:
+            self._set(changes)
+            # that of a refused step need not be exact by percentile, where passes are whole ones
+            by_percentile = self.conf.order == "percentile"
+            loss = self.passes.loss(bound * self.reference if by_percentile else float("inf"))
+        ratio = loss / self.reference
+        T = None if name == ALL else changes[name]
+        return {
+            **{"point": name, "percentile": p, "T": T, "loss": loss, "ratio": ratio},
+            "accepted": ratio < bound,
+        }
+
+    def _set(self, changes: Mapping[str, float] | None = None) -> None:
+        """Give the points the accepted thresholds, but for ``changes``."""
+        thresholds = self.state["thresholds"] | dict(changes or {})
+        for name, layer in self.layers.items():
+            layer.set_T(thresholds.get(name, 0.0))
+
+    def _kind(self, name: str) -> str:
+        """Return what a point is: its name among the points, and the part of the model it is in."""
+        point = self.layers[name].point or name.rpartition(".")[2]
+        part = name.partition(".")[0]
+        return point if part == "encoder" else f"{part} {point}"
+
+    def _finish(self, order: Sequence[str]) -> dict[str, float]:
+        """Measure the model with its thresholds, check the search, and write the result."""
+        state, conf = self.state, self.conf
+        self._set()
+        loss, shares = self._whole_passes()
+        state["log"] = self.steps.steps
+        state["frozen"] = sorted({x["point"] for x in state["log"] if not x["accepted"]})
+        state["final_ratio"] = loss / state["base_loss"]
+        state["sparsity"] = sum(shares.values()) / len(shares)
+        wrong = violations(state["log"], state["thresholds"], conf.bound, conf.order)
+        last = next(step["loss"] for step in reversed(state["log"]) if step["accepted"])
+        if abs(loss - last) > 1e-6 * last:
+            wrong.append(f"it ended at loss {loss}, the last step was accepted at {last}")
+        if conf.base == "fixed" and not state["final_ratio"] < conf.bound:
+            wrong.append(f"it ended at loss ratio {state['final_ratio']}, beyond {conf.bound}")
+        if wrong:
+            raise RuntimeError(f"calibration went wrong: {'; '.join(wrong)}")
+        state["points"] = [self._row(name, shares[name]) for name in order]
+        write_json(self.path, state, sort_keys=True)
+        _logger.info("thresholds:\n%s", table(state["points"]))
+        _logger.info("loss ratio %.4f, sparsity %.3f", state["final_ratio"], state["sparsity"])
+        return state["thresholds"]
+
+    def _whole_passes(self) -> tuple[float, dict[str, float]]:
+        """Return the loss of whole passes, and the share of zeros at each point that runs."""
+        loss = 0.0
+        sums: dict[str, list[float]] = {}
+        for mean, size in each_forward(self.model, self.batches()):
+            loss += mean * size
+            for name, layer in self.layers.items():
+                if layer.sparsity is not None:
+                    zeros, numel = float(layer.sparsity.zeros), float(layer.sparsity.numel)
+                    before = sums.get(name, [0.0, 0.0])
+                    sums[name] = [before[0] + zeros, before[1] + numel]
+        shares = {name: zeros / max(numel, 1) for name, (zeros, numel) in sums.items()}
+        return loss / self.passes.utterances, shares
+
+    def _row(self, name: str, share: float) -> dict[str, Any]:
+        step = self.accepted.get(name, {"percentile": 0, "ratio": None})
+        T = self.state["thresholds"].get(name, 0.0)
+        row = {"point": name, "kind": self._kind(name), "percentile": step["percentile"]}
+        return row | {"T": T, "sparsity": share, "ratio": step["ratio"]}
+
+
+class StepLog:
+    """The steps of a search, a JSON line each under a header, which a later search repeats.
+
+    Args:
+        path: the file; one of another key is replaced by ``begin``.
+        key: of the search.
+
+    Attributes:
+        header: what the search began with; None for a new one.
+        steps: those of the file and those written since.
+        left: how many are not yet repeated.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.key = key
+        lines = self._read()
+        known = bool(lines) and lines[0].get("key") == key
+        self.header: dict[str, Any] | None = lines[0] if known else None
+        self.steps: list[Step] = lines[1:] if known else []
+        self.left = len(self.steps)
+
+    def begin(self, header: Mapping[str, Any]) -> dict[str, Any]:
+        """Start the file anew; return the header with the key."""
+        self.header = {"key": self.key, **header}
+        self.path.write_text(json.dumps(self.header) + "\n", encoding="utf-8")
+        return self.header
+
+    @property
+    def next(self) -> Step | None:
+        """The next step to repeat; None if all have been."""
+        return self.steps[-self.left] if self.left else None
+
+    def take(self, point: str, p: float) -> Step | None:
+        """Return ``next``, which is repeated then.
+
+        Raises:
+            UserError: it is one of another trial.
+        """
+        step = self.next
+        if step is None:
+            return None
+        if (step["point"], step["percentile"]) != (point, p):
+            raise self.unlike(f"{point} at {p:g} %")
+        self.left -= 1
+        return step
+
+    def unlike(self, expected: str) -> UserError:
+        """Return the error that the next step is not what the search does next."""
+        number = len(self.steps) - self.left + 1
+        return UserError(
+            f"{self.path}: step {number} is not {expected}", "remove the file to calibrate anew"
+        )
+
+    def write(self, step: Step) -> None:
+        """Append a step."""
+        self.steps.append(step)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(step) + "\n")
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return the lines; what a killed search left of its last one is cut off."""
+        if not self.path.is_file():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            self.path.write_text(whole, encoding="utf-8")
         try:
-            state = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return None
-        if state.get("key") != key:
-            return None
-        _logger.info("going on after %d trials", state["done"])
-        return state
+            return [json.loads(line) for line in whole.splitlines()]
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{self.path} is damaged: {error}", "remove it to calibrate anew"
+            ) from None
+
+
+def percentiles_to_try(percentiles: Sequence[float], start: float) -> Generator[float, bool, float]:
+    """Yield the percentiles of one point to try; each is answered by whether it was accepted.
+
+    Args:
+        percentiles: rising.
+        start: the one to begin at; one that is not among them stands for the first.
+
+    Returns:
+        the last accepted, 0 for none.
+    """
+    first = percentiles.index(start) if start in percentiles else 0
+    accepted = 0.0
+    for p in percentiles[first:]:
+        if not (yield p):
+            break
+        accepted = p
+    if accepted:
+        return accepted
+    for p in reversed(percentiles[:first]):
+        if (yield p):
+            return p
+    return 0.0
+
+
+def most_often(percentiles: Sequence[float]) -> float:
+    """Return the most frequent percentile, the highest of several; 0 for none at all."""
+    counts = Counter(percentiles)
+    return max(counts, key=lambda p: (counts[p], p), default=0.0)
 
 
 def violations(
-    log: Iterable[Mapping[str, Any]], thresholds: Mapping[str, float], bound: float
+    log: Iterable[Mapping[str, Any]], thresholds: Mapping[str, float], bound: float, order: str
 ) -> list[str]:
     """Check the log of a search against its result.
 
@@ -226,174 +513,48 @@ def violations(
         log: the steps as they are kept in ``calibration.json``.
         thresholds: the result, by point.
         bound: K.
+        order: of the search.
 
     Returns:
         what is wrong: a step taken beyond the bound or not taken within it, a threshold that fell,
-        a frozen point that was tried again, a result that is not that of the log. Empty if fine.
+        a point that was tried again after it was frozen or left, a result that is not that of the
+        log. Empty if fine.
     """
     wrong: list[str] = []
     current: dict[str, float] = {}
-    frozen: set[str] = set()
+    closed: set[str] = set()
+    before = None
     for step in log:
         name, T = step["point"], step["T"]
         if step["accepted"] != (step["ratio"] < bound):
             wrong.append(f"{name} at {step['percentile']:g} %: ratio {step['ratio']}")
         if T is None:  # the first thresholds, all at once
             continue
-        if name in frozen:
-            wrong.append(f"{name} was frozen and tried again")
-        if T <= current.get(name, 0.0):
+        if order == "network" and before not in (None, name):
+            closed.add(before)
+        before = name
+        if name in closed:
+            verb = "left" if order == "network" else "frozen"
+            wrong.append(f"{name} was {verb} and tried again")
+        if T < current.get(name, 0.0):
             wrong.append(f"the threshold of {name} fell to {T}")
         if step["accepted"]:
             current[name] = T
-        else:
-            frozen.add(name)
+        elif order == "percentile":
+            closed.add(name)
     wrong += [f"{n} has not the T of the log" for n, T in current.items() if thresholds[n] != T]
     return wrong
 
 
-def _share(model: torch.nn.Module) -> float:
-    """Return the mean sparsity of the last forward pass of a model that has points."""
-    mean = mean_sparsity(model)
-    assert mean is not None
-    return float(mean)
-
-
-def each_forward(model: Any, batches: Iterable[Batch]) -> Iterator[tuple[float, int]]:
-    """Run the batches; give the task loss of each, without auxiliary losses, and its size."""
-    device = next(model.parameters()).device
-    for batch in batches:
-        with torch.no_grad():
-            loss, _, weight = model(**{name: x.to(device) for name, x in batch.items()})
-            loss = float(loss) - sum(map(float, model.encoder.auxiliary_losses().values()))
-        yield loss, int(weight)
-
-
-def task_loss(
-    model: torch.nn.Module, batches: Iterable[Batch], enough: float = float("inf")
-) -> float:
-    """Return the mean task loss an utterance; a lower bound of it once that exceeds ``enough``."""
-    losses = []
-    batches = list(batches)
-    total = sum(len(batch["speech"]) for batch in batches)
-    for loss, size in each_forward(model, batches):
-        losses.append(loss * size)
-        # every loss is at least 0, so the mean can only grow
-        if sum(losses) > enough * total:
-            break
-    return sum(losses) / total
-
-
-@torch.no_grad()
-def collect_activations(
-    model: torch.nn.Module,
-    layers: Mapping[str, FATReLU],
-    batches: Iterable[Batch],
-    max_values: int,
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Record what the points let through on valid frames.
-
-    Returns:
-        by point: the magnitudes of all non-zero outputs, sorted and thinned to ``max_values``; and
-        the multiply-accumulates they feed.
-    """
-    batches = list(batches)
-    values: dict[str, list[Tensor]] = {name: [] for name in layers}
-    costs = dict.fromkeys(layers, 0.0)
-
-    def see(name: str, layer: Any, inputs: tuple, y: Tensor) -> None:
-        mask = inputs[1] if len(inputs) > 1 else None
-        y = y if mask is None else y[mask]
-        passed = y[y != 0].abs().flatten().sort().values.cpu()
-        values[name].append(_thin(passed, max(1, max_values // len(batches))))
-        assert layer.sparsity is not None  # set in the forward pass
-        costs[name] += float(layer.sparsity.numel) * layer.macs
-
-    with watching(layers, see):
-        for _ in each_forward(model, batches):
-            pass
-    return {name: torch.cat(a).sort().values for name, a in values.items()}, costs
-
-
-def finetuning_state(
-    state: Mapping[str, Tensor], thresholds: Mapping[str, float], smallest: float = 1e-3
-) -> dict[str, Tensor]:
-    """Turn the state of the calibrated model into that of one with learnt thresholds.
-
-    Args:
-        state: of the model of stage one.
-        thresholds: by point; a point without one gets ``smallest``.
-        smallest: the least threshold to start from: 1/T^2 is in the loss.
-    """
-    new = {}
-    for key, value in state.items():
-        if not key.endswith(".fixed_T"):
-            new[key] = value
-            continue
-        name = key.removesuffix(".fixed_T")
-        T = max(thresholds.get(name, 0.0), smallest)
-        new[f"{name}.tau"] = torch.tensor(inverse_softplus(T))
-        new[f"{name}.T_init"] = torch.tensor(T)
-    return new
-
-
-def naive_thresholds(
-    model: torch.nn.Module,
-    batches: Callable[[], Iterable[Batch]],
-    share: float,
-    tolerance: float = 0.005,
-    max_values: int = 1_000_000,
-) -> tuple[dict[str, float], float]:
-    """Choose magnitude thresholds of a dense model for a given mean sparsity, without training.
-
-    One percentile of the magnitudes is taken at every point; which one, is found by bisection,
-    since the zeros of one point make zeros at others.
-
-    Args:
-        model: its points are two-sided, with fixed thresholds.
-        batches: gives the calibration batches.
-        share: mean sparsity wanted, in (0, 1).
-        tolerance: of the mean sparsity.
-        max_values: activations kept of a point.
-
-    Returns:
-        the thresholds by point, which the model has, and the mean sparsity reached.
-
-    Raises:
-        UserError: the sparsity cannot be reached.
-    """
-    model.eval()
-    layers = named_fatrelus(model)
-    values, _ = collect_activations(model, layers, batches(), max_values)
-    low, high = 0.0, 100.0
-    for _ in range(20):
-        p = (low + high) / 2
-        thresholds = {name: _percentile(a, p) for name, a in values.items()}
-        for name, T in thresholds.items():
-            layers[name].set_T(T)
-        shares = [_share(model) for _ in each_forward(model, batches())]
-        reached = sum(shares) / len(shares)
-        _logger.info("percentile %.2f: mean sparsity %.4f", p, reached)
-        if abs(reached - share) <= tolerance:
-            return thresholds, reached
-        low, high = (p, high) if reached < share else (low, p)
-    raise UserError(f"mean sparsity {share} cannot be reached, the nearest is {reached:.4f}")
-
-
-def _thin(ordered: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` values of a sorted tensor, evenly spaced, both ends among them."""
-    if len(ordered) <= most:
-        return ordered
-    return ordered[torch.linspace(0, len(ordered) - 1, most).round().long()]
-
-
-def _mean_of_lowest(ordered: Tensor, percent: float) -> float:
-    return float(ordered[: max(1, round(len(ordered) * percent / 100))].double().mean())
-
-
-def _percentile(ordered: Tensor, percent: float) -> float:
-    return float(ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))])
-
-
-def _show(T: float | None) -> str:
-    return "to the first thresholds" if T is None else f"to {T:.4g}"
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows of ``calibration.json`` as lines of text."""
+    width = max(len(row["point"]) for row in rows)
+    kinds = max(len(row["kind"]) for row in rows)
+    lines = [f"{'point':{width}}  {'kind':{kinds}}  percentile  threshold  sparsity    ratio"]
+    for row in rows:
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.5f}"
+        lines.append(
+            f"{row['point']:{width}}  {row['kind']:{kinds}}  {row['percentile']:10g}  "
+            f"{row['T']:9.4g}  {row['sparsity']:8.3f}  {ratio:>7}"
+        )
+    return "\n".join(lines)

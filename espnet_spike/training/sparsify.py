@@ -4,7 +4,9 @@ A training YAML asks for it by a part ``sparsify`` of ``spike_meta``::
 
     spike_meta:
       sparsify:
-        loss_factor: 1.05           # keys of espnet_spike.training.calibration.Calibration
+        order: network              # keys of espnet_spike.training.calibration.Calibration
+        base: running
+        loss_factor: 1.001
         utterances: 200
         finetune:                   # keys of ESPnet, over those of the YAML
           max_epoch: 20
@@ -31,21 +33,16 @@ from espnet_spike.experiment import best_checkpoint, read_config
 from espnet_spike.tasks.config import META
 from espnet_spike.tasks.loading import build
 from espnet_spike.training.asr import Features
-from espnet_spike.training.calibration import (
-    Batch,
-    Calibration,
-    Calibrator,
-    finetuning_state,
-    naive_thresholds,
-    task_loss,
-)
+from espnet_spike.training.calibration import Calibration, Calibrator
+from espnet_spike.training.passes import Batch, task_loss
 from espnet_spike.training.request import TrainingRequest, with_config
+from espnet_spike.training.thresholds import finetuning_state, naive_thresholds
 from espnet_spike.training.train import train
 from espnet_spike.utils import files, yaml
 from espnet_spike.utils.options import check_keys
 
 # frames of a calibration batch, padding included
-BATCH_FRAMES = 20_000
+BATCH_FRAMES = 5_000
 # any positive value: the calibrated thresholds take its place
 LEARNT = 0.05
 
@@ -152,7 +149,7 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     args, model_file = _experiment(asr_exp)
     utterances = choose_utterances(asr_exp, conf.utterances, conf.seed)
     key = files.digest(
-        json.dumps([files.digest(model_file.read_bytes()), vars(conf), utterances]).encode()
+        json.dumps([files.digest(model_file.read_bytes()), conf.identity(), utterances]).encode()
     )
     init.parent.mkdir(parents=True, exist_ok=True)
     record = init.with_suffix(".json")

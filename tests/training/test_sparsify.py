@@ -32,6 +32,9 @@ def test_merge():
     [
         ({"los_factor": 1.1}, "did you mean 'loss_factor'"),
         ({"loss_factor": 0.9}, "must be above 1"),
+        ({"order": "points"}, "order: 'points' is unknown; known: network, percentile"),
+        ({"base": "runing"}, "did you mean 'running'"),
+        ({"quantile_over": 0}, "quantile_over: 0 is unknown"),
         ("yes", "must be a mapping"),
         ({"finetune": 3}, "finetune must be a mapping"),
     ],
@@ -65,6 +68,7 @@ CONFIG = {
         "sparsify": {
             "utterances": 4,
             "percentiles": [50],
+            "loss_factor": 2.0,
             "finetune": {"max_epoch": 1, "optim_conf": {"lr": 0.001},
                          "encoder_conf": {"lambda_act": 0.002}},
         }
@@ -95,9 +99,22 @@ def test_the_stage_after_a_training(tmp_path, caplog):
     thresholds = json.loads((sparse / "calibration" / "init.json").read_text())["thresholds"]
     of_decoder = [name for name in thresholds if name.startswith("decoder.")]
     assert len(of_decoder) == 8  # F3, F4, and F5 to F7 in two Mamba layers
-    assert len(thresholds) == 8 + 7  # F1 to F7, no feed-forward module
+    # two of F1, F2, and as many within a layer as in the decoder; no feed-forward module
+    assert len(thresholds) == 8 + 3 + 8
     assert all(T > 0 for T in thresholds.values())
     assert not (sparse / "config.yaml").exists()
+    # another search is another calibration, whatever it starts from
+    former = {"order": "percentile", "base": "fixed"}
+    changed = {"sparsify": CONFIG["spike_meta"]["sparsify"] | former}
+    other = tmp_path / "former.yaml"
+    other.write_text(yaml.safe_dump(CONFIG | {"spike_meta": changed}))
+    before = (sparse / "calibration" / "init.json").read_text()
+    command.main([*words, "--steps", "calibrate", "--config", str(other)])
+    assert (
+        json.loads((sparse / "calibration" / "init.json").read_text())["thresholds"] != thresholds
+    )
+    command.main([*words, "--steps", "calibrate"])
+    assert (sparse / "calibration" / "init.json").read_text() == before
     caplog.set_level("INFO")
     command.main(words)
     assert "already calibrated" in caplog.text
