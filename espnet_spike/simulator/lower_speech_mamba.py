@@ -5,9 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from espnet_spike.encoders.mamba_blocks import MambaFFNBlock, MHSAMambaBlock
+from espnet_spike.encoders.mamba_blocks import (
+    MambaFFNBlock,
+    MambaMHSAMambaBlock,
+    MHSAMambaBlock,
+)
 from espnet_spike.encoders.spiking_mamba_blocks import SpikingMambaBlock
 from espnet_spike.nn.layers.fatrelu import FATReLU, Pass
+from espnet_spike.nn.layers.spikformer_attention import SpikformerAttention
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.simulator import attention_sites as attention
@@ -48,13 +53,18 @@ def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
         sites.append(ops.add("pos_enc", "residual", 0, tape.output("pos_enc")))
     for layer, block in enumerate(encoder.encoders, 1):
         name = f"encoders.{layer - 1}"
-        if isinstance(block, MHSAMambaBlock):
+        if isinstance(block, MambaMHSAMambaBlock):
+            sites += _residual_mamba(tape, f"{name}.mamba_in", layer)
+            sites.append(_norm(tape, f"{name}.attn.norm", layer))
+            sites += _attention(tape, f"{name}.attn.sublayer", layer)
+            sites += _residual_mamba(tape, f"{name}.mamba_out", layer)
+        elif isinstance(block, MHSAMambaBlock):
             sites.append(_norm(tape, f"{name}.norm_attn", layer))
-            sites += _self_attention(tape, f"{name}.attn", layer, block.attn.heads)
+            sites += _attention(tape, f"{name}.attn", layer)
             sites.append(_norm(tape, f"{name}.norm_mamba", layer))
             sites += _mamba(tape, f"{name}.mamba", layer)
         elif isinstance(block, SpikingMambaBlock):
-            sites += _spiking_attention(tape, f"{name}.attn", layer, block.attn.heads)
+            sites += _attention(tape, f"{name}.attn", layer)
             sites += _mamba(tape, f"{name}.mamba", layer)
         elif isinstance(block, MambaFFNBlock):
             sites.append(_norm(tape, f"{name}.norm_mamba", layer))
@@ -66,6 +76,17 @@ def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
     sites.append(_norm(tape, "after_norm", 0))
     sparse = any(isinstance(m, FATReLU | FrameLIF) for m in encoder.modules())
     return sites, ops.codings("dense", "event") if sparse else ops.codings("dense")
+
+
+def _residual_mamba(tape: Tape, name: str, layer: int) -> list[Site]:
+    """Return the sites of x + Mamba(norm(x))."""
+    return [_norm(tape, f"{name}.norm", layer), *_mamba(tape, f"{name}.sublayer", layer)]
+
+
+def _attention(tape: Tape, name: str, layer: int) -> list[Site]:
+    module = tape.modules[name]
+    of_kind = _spiking_attention if isinstance(module, SpikformerAttention) else _self_attention
+    return of_kind(tape, name, layer, module.heads)
 
 
 def _norm(tape: Tape, name: str, layer: int) -> Site:
@@ -145,19 +166,35 @@ def _front_end(tape: Tape) -> list[Site]:
     embed = tape.encoder.embed
     sites, events = [], None
     points = [*(f"embed.f1.{index}" for index in range(len(embed.f1))), "embed.f2"]
-    for index, ((kernel, stride, _), point) in enumerate(zip(embed.layers, points, strict=True)):
-        name = f"embed.convs.{index}"
-        # (channels, T, bins), padded by the module
-        maps = [x.transpose(1, 2, 0) for x in tape.inputs(name)]
-        x = windows(maps, kernel, stride, 0, 0)
-        counts = x.astype(np.int16) if events is not None and events.spiking else None
-        weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
-        sparse = events is not None
-        sites += layers.conv(name, "front end", weight, bias, x, stride, sparse, counts)
-        sites.append(_norm(tape, f"embed.norms.{index}", 0))
-        more, events, _ = _point(tape, point, 0, leaky_relu)
+    for index, point in enumerate(points):
+        name, norm, last = f"embed.convs.{index}", f"embed.norms.{index}", point == "embed.f2"
+        inputs = events
+        sites += _conv(tape, name, embed.layers[index], inputs)
+        sites.append(_norm(tape, norm, 0))
+        activation: Function | None = leaky_relu
+        if last and embed.skip is not None:  # the sum comes before the point
+            y = tape.output(norm)
+            table = ops.lookup(y.reshape(len(y), -1), leaky_relu)
+            sites.append(Site(f"{norm}.activation", "neuron", 0, ops.everywhere(table)))
+            sites += _conv(tape, "embed.skip.conv", embed.layers[index], inputs)
+            sites.append(_norm(tape, "embed.skip.norm", 0))
+            y = tape.output("embed.skip.norm")
+            sites.append(ops.add("embed.skip.add", "front end", 0, y.reshape(len(y), -1)))
+            activation = None
+        more, events, _ = _point(tape, point, 0, activation)
         sites += more
     return [*sites, *_linear(tape, "embed.out", "front end", 0, events)]
+
+
+def _conv(tape: Tape, name: str, layer: tuple[int, int, int], events: Events | None) -> list[Site]:
+    """Return the sites of a convolution of ``(kernel, stride, channels)`` over events, if any."""
+    kernel, stride, _ = layer
+    # (channels, T, bins), padded by the module
+    maps = [x.transpose(1, 2, 0) for x in tape.inputs(name)]
+    x = windows(maps, kernel, stride, 0, 0)
+    counts = x.astype(np.int16) if events is not None and events.spiking else None
+    weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+    return layers.conv(name, "front end", weight, bias, x, stride, events is not None, counts)
 
 
 def _self_attention(tape: Tape, name: str, layer: int, heads: int) -> list[Site]:

@@ -11,7 +11,8 @@ from espnet_spike.encoders.speech_mamba import (
 from espnet_spike.simulator.record import record_encoder
 
 MAMBA = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 4}
-MAMBA |= {"block": "mhsa_mamba", "input_layer": "conmamba"}
+MAMBA |= {"block": "mhsa_mamba", "input_layer": "conmamba", "conv_channels": 6}
+PUBLISHED = MAMBA | {"block": "mamba_mhsa_mamba", "input_layer": "speechbrain"}
 
 
 IML = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
@@ -28,14 +29,15 @@ ENCODERS = {
     ),
     "ilif": lambda: IMLSpikeformerEncoder(20, neuron="ilif", **IML),
     "twin": lambda: IMLSpikeformerEncoder(20, neuron="relu", **IML),
-    "dense": lambda: SpeechMambaEncoder(12, **MAMBA),
+    "dense": lambda: SpeechMambaEncoder(12, conv_skip=True, **PUBLISHED),
     "event": lambda: EventSpeechMambaEncoder(
         12, fat_points="optimized", fat_threshold=0.2, **MAMBA | {"block": "mamba_ffn"}
     ),
     "two_sided": lambda: EventSpeechMambaEncoder(
         12, fat_points=TWO_SIDED, fat_two_sided=TWO_SIDED, fat_threshold=0.2, **MAMBA
     ),
-    "spiking": lambda: SpikingSpeechMambaEncoder(12, **MAMBA),
+    "spiking": lambda: SpikingSpeechMambaEncoder(12, **PUBLISHED),
+    "spiking_ours": lambda: SpikingSpeechMambaEncoder(12, **MAMBA),
 }
 
 

@@ -28,6 +28,37 @@ def test_events_are_what_fatrelu_lets_through():
         assert sites[name].forms["event"].events.sum() == pytest.approx(count, rel=0.01, abs=3)
 
 
+def test_the_sites_of_the_published_layer_stand_in_its_order():
+    sites = record("dense")[2].sites
+    inside = [(site.name.split(".")[2], site.part) for site in sites if site.layer == 1]
+    order = list(dict.fromkeys(inside))
+    mamba = "norm in_proj conv1d neuron x_proj dt_proj scan gate out_proj residual".split()
+    attention = ["norm", "qkv", "attention", "attention output", "residual"]
+    assert order == [
+        *(("mamba_in", part) for part in mamba),
+        *(("attn", part) for part in attention),
+        *(("mamba_out", part) for part in mamba),
+    ]
+    # both convolutions at the end read the same map, and their sum makes the front end's output
+    front = [site.name for site in sites if site.part == "front end"]
+    assert front.index("embed.convs.2") < front.index("embed.skip.conv")
+    assert front.index("embed.skip.conv") < front.index("embed.skip.add") < front.index("embed.out")
+
+
+def test_spikes_reach_the_weights_of_both_spiking_blocks():
+    for name in "spiking", "spiking_ours":
+        recording = record(name)[2]
+        read = {
+            site.name.rpartition(".")[2]
+            for site in recording.sites
+            if site.layer and site.inputs and "spike" in site.forms["event"].kernel
+        }
+        assert read == {*(f"linear_{x}" for x in ("q", "k", "v", "out")), "x_proj"} | {
+            "in_proj",
+            "out_proj",
+        }
+
+
 def test_a_dense_encoder_has_no_events_to_save():
     recording = record("dense")[2]
     assert recording.codings == ("dense", "dense_unrolled", "dense_blocked")
