@@ -64,9 +64,16 @@ class Carries:
         carries = cls(network)
         for number, (_, state) in enumerate(carries.states):
             for name in rows[0][number]:
-                state[name] = torch.stack([row[number][name] for row in rows])
+                state[name] = _stack([row[number][name] for row in rows])
         return carries
 
     def nbytes(self) -> int:
         """Return the memory of the states."""
         return sum(x.nbytes for _, state in self.states for x in state.values())
+
+
+def _stack(rows: list[Tensor]) -> Tensor:
+    """Stack tensors as they lie in memory: a scan keeps its state transposed."""
+    if rows[0].dim() > 1 and not rows[0].is_contiguous() and rows[0].mT.is_contiguous():
+        return torch.stack([row.mT for row in rows]).mT
+    return torch.stack(rows)
