@@ -288,6 +288,7 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
     def encoded(self, hs_pad: Tensor, hlens: Tensor) -> Encoded:
         """Return keys and values of utterances ``(B, T, D)`` with valid frames ``(B,)``."""
         layers: Any = self.decoders
+        hlens = hlens.to(hs_pad.device)  # ESPnet may hand in lengths that are still on the CPU
         kept = [layer.attn.sublayer.keys_values(hs_pad, hlens) for layer in layers]
         return Encoded(hs_pad.shape[1], kept)
 
@@ -314,7 +315,7 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         xs = x if x.dim() == 3 else x[None]
         if xs_lengths is None:
             xs_lengths = torch.full((len(xs),), xs.shape[1], device=x.device)
-        return {"encoded": self.encoded(xs, xs_lengths.to(x.device))}
+        return {"encoded": self.encoded(xs, xs_lengths)}
 
     def score(
         self, y: Tensor, state: dict[str, Any] | None, x: Tensor

@@ -138,9 +138,12 @@ def notes(found: Simulations) -> str:
     operands = each(
         lambda f: f"{f['utterances']} utterances ({f['frames']} frames) of `{f['data']}`"
     )
+    # what simulations of before this was recorded left out is not known
+    absent = {part: None for f in found.values() for part in f.get("left_out", [])}
     return (
         "For a frame of the encoder's output, by the core's own counters. "
-        f"{each(lambda f: ', '.join(f['versions']))}; "
+        + (f"Front end and encoder, without {', '.join(absent)}. " if absent else "")
+        + f"{each(lambda f: ', '.join(f['versions']))}; "
         f"flags {each(lambda f: '`' + ' '.join(f['flags']) + '`')}. "
         "int8 weights, int16 activations, int32 "
         f"accumulators; latency at {clocks}; energy is an estimate by "

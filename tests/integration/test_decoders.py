@@ -60,7 +60,10 @@ def test_it_trains_decodes_and_is_scored(folder, encoder, weight):
     search = BeamSearch({k: str(v) for k, v in files.items()}, read_settings(None, words))
     feats = read_table(folder / "dev" / "feats.scp")
     with ArkReader() as reader:
-        found = search([reader.read(utt, entry).copy() for utt, entry in feats.items()])
+        heard = [reader.read(utt, entry).copy() for utt, entry in feats.items()]
+    found = search(heard)
+    if encoder == "speech_mamba":  # no spike may be lost to rounding
+        assert [search([one])[0][1] for one in heard] == [tokens for _, tokens, _ in found]
     assert all(len(tokens) <= 4 and value < 0 for _, tokens, value in found)
     (exp / "decode/dev").mkdir(parents=True)
     write_table(exp / "decode/dev/text", {u: t for u, (t, _, _) in zip(feats, found, strict=True)})

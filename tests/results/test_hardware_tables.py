@@ -12,6 +12,7 @@ def test_without_a_simulation_there_is_no_section():
 def test_notes_say_what_each_simulation_ran_on():
     first, second = result("d", "dense", 1000.0, None, 0.0), result("e", "E", 900.0, 500.0, 0.6)
     second["simulate"]["small"] |= {"utterances": 3, "frames": 17, "data": "dev"}
+    second["simulate"]["small"]["left_out"] = ["CTC", "decoder speech_mamba"]
     second["simulate"]["fast"] = second["simulate"].pop("small") | {
         "hardware": {"clock_mhz": 250},
         "flags": ["-O3"],
@@ -22,6 +23,7 @@ def test_notes_say_what_each_simulation_ran_on():
     )
     assert "latency at 100 MHz; 250 MHz;" in text and "flags `-O2`; `-O3`." in text
     assert text.count("Ibex x") == 1
+    assert "Front end and encoder, without CTC, decoder speech_mamba. Ibex x" in text
 
 
 def test_the_report_has_the_section_and_results_keep_it(tmp_path):
