@@ -358,6 +358,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
     Args:
         input_size: feature dimension.
         tau: membrane time constant, in frames.
+        learn_tau: learn that of every layer from there, see ``FrameLIF``.
         v_th: threshold.
         attn_v_th: threshold of the neuron on attention's context.
         reset: ``hard`` or ``soft``.
@@ -383,6 +384,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         self,
         input_size: int,
         tau: float = 2.0,
+        learn_tau: bool = False,
         v_th: float = 1.0,
         attn_v_th: float = 0.5,
         reset: str = "hard",
@@ -407,6 +409,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             raise ValueError(f"ssa_decay: {ssa_decay} must be two positive exponents")
         self.lif = {
             "tau": tau,
+            "learn_tau": learn_tau,
             "v_th": v_th,
             "reset": reset,
             "decay_input": decay_input,

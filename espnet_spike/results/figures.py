@@ -57,11 +57,13 @@ SHOWN_SECONDS = 12.0  # of a recording
 def short_name(layer: str) -> str:
     """Return a layer's name without what all of them share.
 
-    >>> short_name("encoders.0.attn.neuron_in"), short_name("embed.neurons.1")
-    ('0.attn.in', 'embed.1')
+    >>> short_name("encoders.0.attn.neuron_in"), short_name("encoders.0.attn.sublayer.neuron_in")
+    ('0.attn.in', '0.attn.in')
+    >>> short_name("embed.neurons.1")
+    'embed.1'
     """
     layer = layer.removeprefix("encoder.").removeprefix("encoders.")
-    return re.sub(r"neurons?[._]", "", layer)
+    return re.sub(r"neurons?[._]|sublayer\.", "", layer)
 
 
 def draw(width: float, height: float) -> Figure:

@@ -34,7 +34,7 @@ def encoders():
     return {
         "imls": IMLSpikeformerEncoder(24, **SMALL),
         "lif": IMLSpikeformerEncoder(24, **SMALL, neuron="lif", T=2),
-        "fat": EventSpeechMambaEncoder(24, **SMALL, fat_threshold=0.1),
+        "fat": EventSpeechMambaEncoder(24, **SMALL, d_state=4, fat_threshold=0.1),
     }
 
 

@@ -49,7 +49,7 @@ def test_twin_of_iml_spikeformer(qk_mode, fold_qk):
 
 @pytest.mark.parametrize("name", ["event_speech_mamba", "spiking_speech_mamba"])
 def test_twin_of_speech_mamba(name):
-    conf = {**SMALL, "d_state": 3, "num_blocks": 1}
+    conf = {**SMALL, "d_state": 3, "num_blocks": 1, "conv_channels": 4, "conv_skip": True}
     own = {"fat_points": "e"} if name.startswith("event") else {"v_th": 0.5}
     cls = {"e": EventSpeechMambaEncoder, "s": SpikingSpeechMambaEncoder}[name[0]]
     assert find_twin(cls, conf | own) == (SpeechMambaEncoder, conf)
@@ -59,7 +59,7 @@ def test_twin_of_speech_mamba(name):
 
 
 def test_spiking_speech_mamba_has_the_twins_linear_layers():
-    conf = {**SMALL, "d_state": 3, "num_blocks": 1}
+    conf = {**SMALL, "d_state": 3, "num_blocks": 1, "conv_channels": 4, "conv_skip": True}
     twin = Twin("spiking_speech_mamba", conf, 20).costs(31)
     spiking = run(SpikingSpeechMambaEncoder(20, **conf))
     for key in spiking:

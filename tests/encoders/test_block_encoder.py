@@ -15,12 +15,13 @@ from espnet_spike.encoders.speech_mamba import (
 )
 
 SMALL = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 3}
+MAMBA = {"d_state": 4, "conv_channels": 8}
 ENCODERS = {
     "imls": (IMLSpikeformerEncoder, {"conv_channels": 8}),
     "lif": (IMLSpikeformerEncoder, {"conv_channels": 8, "neuron": "lif", "T": 2}),
-    "dense": (SpeechMambaEncoder, {}),
-    "event": (EventSpeechMambaEncoder, {"fat_threshold": 0.1}),
-    "spiking": (SpikingSpeechMambaEncoder, {}),
+    "dense": (SpeechMambaEncoder, MAMBA),
+    "event": (EventSpeechMambaEncoder, MAMBA | {"fat_threshold": 0.1}),
+    "spiking": (SpikingSpeechMambaEncoder, MAMBA),
 }
 LENGTHS = torch.tensor([41, 30])
 

@@ -70,6 +70,7 @@ def test_the_layers_of_speech_mamba(name):
 
     torch.manual_seed(0)
     small = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "dropout_rate": 0.0}
+    small |= {"d_state": 4, "conv_channels": 8}
     encoder = getattr(speech_mamba, name)(20, **small).eval()
     speech = torch.randn(1, 60, 20)
     with torch.no_grad(), layer_spikes(encoder) as layers:

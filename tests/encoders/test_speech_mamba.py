@@ -284,7 +284,10 @@ def spiking(**conf):
     return excited(make(SpikingSpeechMambaEncoder, tau=1.5, v_th=0.5, **conf))
 
 
-SPIKING_VARIANTS = [{}, {"block": "mhsa_mamba", "input_layer": "conmamba", "conv_channels": None}]
+SPIKING_VARIANTS = [
+    {"learn_tau": True},
+    {"block": "mhsa_mamba", "input_layer": "conmamba", "conv_channels": None},
+]
 
 
 @pytest.mark.parametrize("conf", [*SPIKING_VARIANTS, {"conv_skip": True}], ids=str)
@@ -329,7 +332,7 @@ def test_weight_layers_of_the_spiking_blocks_read_binary_spikes(conf):
     dense = {n for n, x in seen.items() if not ((x == 0) | (x == 1)).all()}
     assert {n.rpartition(".")[2] for n in dense} <= {"conv", "dt_proj"}
     # attention, and in_proj, x_proj and out_proj of two Mambas, or of one with two x_proj
-    assert len(seen) - len(dense) == 2 * (4 + (2 + 2 if conf else 2 * 3))
+    assert len(seen) - len(dense) == 2 * (4 + (2 + 2 if "block" in conf else 2 * 3))
     assert all(x.any() for x in seen.values())
 
 
@@ -350,7 +353,7 @@ def test_spiking_gradients_and_rate_losses(conf):
     assert set(losses) == {"quiet", "burst"}
     rates = torch.stack(list(firing_rates(encoder).values())).double()
     # front end; attention, then u, convolution, z and y of each Mamba
-    assert len(rates) == (2 + 2 * (5 + 3 + 2) if conf else 3 + 2 * (5 + 2 * 4))
+    assert len(rates) == (2 + 2 * (5 + 3 + 2) if "block" in conf else 3 + 2 * (5 + 2 * 4))
     torch.testing.assert_close(losses["quiet"].detach(), 0.5 * (0.2 - rates).clamp(min=0).mean())
     grads = torch.autograd.grad(
         out.square().sum() + sum(losses.values()), list(encoder.parameters())
@@ -430,6 +433,45 @@ def test_other_blocks_keep_the_defaults_that_they_were_trained_with():
     assert encoder.embed.layers == ((3, 2, 64), (3, 2, 32))
     mamba = encoder.encoders[0].mamba
     assert mamba.ssm.A_log.shape == (512, 16) and mamba.ssm_reverse is not None
+
+
+# what these computed when mhsa_mamba was the default, with options of today's FSDD configuration
+STORED = {
+    "output_size": 8,
+    "attention_heads": 2,
+    "num_blocks": 1,
+    "block": "mhsa_mamba",
+    "conv_channels": 2,
+    "pos_enc": "none",
+    "d_state": 2,
+    "dropout_rate": 0.2,
+}
+OUTPUTS = {
+    SpeechMambaEncoder: [-0.446462, -0.000316, -0.608599, 0.116522, -0.091082, 0.356405],
+    EventSpeechMambaEncoder: [-0.478999, -0.000282, -0.217083, 0.108674, 0.33918, 0.278404],
+}
+
+
+@pytest.mark.parametrize("cls", OUTPUTS)
+@torch.no_grad()
+def test_a_configuration_that_names_its_block_computes_what_it_did(cls):
+    encoder = cls(6, **STORED).double().eval()
+    for number, parameter in enumerate(encoder.parameters()):
+        values = torch.arange(parameter.numel(), dtype=parameter.dtype)
+        parameter.copy_((0.5 * torch.sin(1.7 * values + number)).view(parameter.shape))
+    xs = torch.sin(0.9 * torch.arange(60, dtype=torch.double)).view(1, 10, 6)
+    out, _, _ = encoder(xs, torch.tensor([10]))
+    assert out[0, -1, :6].tolist() == pytest.approx(OUTPUTS[cls], abs=1e-6)
+    names = [name for name in encoder.state_dict() if name.startswith("encoders.0.")]
+    attn = [
+        f"attn.linear_{n}.{kind}" for n in ("q", "k", "v", "out") for kind in ("weight", "bias")
+    ]
+    ssm = [*("A_log", "D", "conv.weight", "conv.bias", "x_proj.weight")]
+    ssm += ["dt_proj.weight", "dt_proj.bias"]
+    mamba = [f"mamba.{direction}.{n}" for direction in ("ssm", "ssm_reverse") for n in ssm]
+    want = ["norm_attn.weight", *attn, "norm_mamba.weight", "mamba.in_proj.weight", *mamba]
+    want = [f"encoders.0.{name}" for name in (*want, "mamba.out_proj.weight")]
+    assert [name for name in names if not name.endswith("fixed_T")] == want
 
 
 def test_a_model_of_before_its_block_had_a_name_says_what_its_configuration_lacks():

@@ -42,7 +42,7 @@ MODELS = {
     "conmamba": ("speech_mamba", MAMBA | {"block": "conmamba", "input_layer": "speechbrain"}),
     "event": (
         "event_speech_mamba",
-        MAMBA | {"fat_points": "optimized", "fat_threshold": 0.1, "attention_window": [9, 2]},
+        MAMBA | {"fat_points": "optimized", "fat_threshold": 0.02, "attention_window": [9, 2]},
     ),
     "spiking": ("spiking_speech_mamba", MAMBA | {"v_th": 0.5}),
     "spiking, causal": ("spiking_speech_mamba", MAMBA | {"v_th": 0.5, "causal": True}),

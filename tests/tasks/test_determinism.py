@@ -32,7 +32,7 @@ SPECAUG = {
 }
 ENCODERS = {
     "iml_spikeformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
-    "event_speech_mamba": {"output_size": 16, "attention_heads": 2},
+    "event_speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 4},
 }
 LETTERS = "abc"
 

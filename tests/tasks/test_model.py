@@ -13,7 +13,7 @@ ENCODERS = {
     "iml_spikeformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
     "transformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
     "speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 3},
-    "event_speech_mamba": {"output_size": 16, "attention_heads": 2},
+    "event_speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 4},
 }
 
 

@@ -9,6 +9,7 @@ see ``ops.lif``.
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,22 @@ from espnet_spike.nn.neurons.lif import LeakyNeuron
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.lif import run_frames
 from espnet_spike.nn.stream_state import Stateful
+from espnet_spike.nn.weight_decay import without_weight_decay
 
 
 class FrameLIF(Stateful, LeakyNeuron):
     """LIF over frames, called as ``neuron(x, mask)`` with ``x`` ``(B, L, ..., C)``.
 
-    The arguments are those of ``LeakyNeuron``; ``tau`` counts frames.
+    With ``learn_tau`` it is the parametric LIF of Fang et al. (2021, arXiv 2007.05785): all neurons
+    of the layer share 1/tau = sigmoid(w), and w is learnt.
+
+    Args:
+        dim: number of channels.
+        learn_tau: learn the time constant; ``tau``, more than 1 then, is its start.
+        **options: of ``LeakyNeuron``; ``tau`` counts frames.
 
     Attributes:
+        w: 0-dim; None for a fixed time constant.
         mean_rate: spikes per neuron and valid frame of the last forward pass, 0-dim, with
             gradient; None before the first.
     """
@@ -33,6 +42,31 @@ class FrameLIF(Stateful, LeakyNeuron):
     T = 1
     runs_over_frames = True
     mean_rate: Tensor | None = None
+    w: nn.Parameter | None
+
+    def __init__(self, dim: int, learn_tau: bool = False, **options: Any) -> None:
+        super().__init__(dim, **options)
+        if learn_tau and self.fixed_tau <= 1:
+            raise ValueError(f"tau: {self.fixed_tau}: a learnt one starts above 1")
+        self.register_parameter("w", None)
+        if learn_tau:
+            start = torch.tensor(-math.log(self.fixed_tau - 1))
+            self.w = without_weight_decay(nn.Parameter(start))
+
+    @property
+    def tau(self) -> float:
+        """Membrane time constant, in frames."""
+        return self.fixed_tau if self.rate is None else 1 / float(self.rate.detach())
+
+    @tau.setter
+    def tau(self, tau: float) -> None:
+        self.fixed_tau = tau
+
+    @property
+    def rate(self) -> Tensor | None:
+        """1 / tau, 0-dim with gradient; None for a fixed one."""
+        w = self._parameters.get("w")  # asked for before there is one
+        return None if w is None else torch.sigmoid(w)
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return the potential before the first frame of ``x`` ``(B, L, ..., C)``, at rest."""
@@ -59,7 +93,8 @@ class FrameLIF(Stateful, LeakyNeuron):
         x = x.to(_float(dtype))
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        spikes, last, counts = run_frames(x.flatten(2), v.flatten(1), lengths, self.dynamics)
+        rate = None if self.rate is None else self.rate.to(x.dtype)
+        spikes, last, counts = run_frames(x.flatten(2), v.flatten(1), lengths, self.dynamics, rate)
         return spikes.view(x.shape).to(dtype), last.view(shape), counts
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -83,7 +118,8 @@ class FrameLIF(Stateful, LeakyNeuron):
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
-        return f"{self.dim}, tau={self.tau}, v_th={self.v_th}, reset={self.reset}"
+        learnt = " learnt" if self.w is not None else ""
+        return f"{self.dim}, tau={self.tau:.4g}{learnt}, v_th={self.v_th}, reset={self.reset}"
 
 
 def _float(dtype: torch.dtype) -> torch.dtype:

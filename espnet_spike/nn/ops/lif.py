@@ -5,7 +5,8 @@ compiled; loops in torch do the same, slower.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,13 +91,19 @@ class LIFDynamics:
         """Whether a spike subtracts the threshold from the potential."""
         return self.reset == "soft"
 
-    def step(self, v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spikes and the potential after a step, see ``lif_step``."""
+    def step(self, v: Tensor, x: Tensor, tau: Any = None) -> tuple[Tensor, Tensor]:
+        """Return the spikes and the potential after a step, see ``lif_step``.
+
+        Args:
+            v: potential before.
+            x: input.
+            tau: 0-dim, in place of the fixed one, for its gradient.
+        """
         return lif_step(
             v,
             x,
             self.fire,
-            self.tau,
+            self.tau if tau is None else tau,
             self.v_th,
             self.v_reset,
             self.reset,
@@ -154,7 +161,7 @@ def run_steps(
 
 
 def run_frames(
-    x: Tensor, v: Tensor, lengths: Tensor, dynamics: LIFDynamics
+    x: Tensor, v: Tensor, lengths: Tensor, dynamics: LIFDynamics, rate: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run frame after frame.
 
@@ -163,6 +170,7 @@ def run_frames(
         v: potential before the first frame ``(B, C)``.
         lengths: valid frames ``(B,)``: no spikes after them, and the potential stays.
         dynamics: of the neuron; ``tau`` counts frames.
+        rate: 1 / tau, 0-dim, in place of that of ``dynamics``: for its gradient.
 
     Returns:
         spikes, 0 or 1, shaped and typed as ``x``; the potential after the last frame ``(B, C)``;
@@ -170,14 +178,17 @@ def run_frames(
     """
     kernels = backends.compiled(x, "lif")
     if kernels is not None:
-        return _Frames.apply(x, v, lengths, dynamics, kernels)
+        if rate is not None:
+            dynamics = replace(dynamics, tau=1 / float(rate.detach()))
+        return _Frames.apply(x, v, lengths, dynamics, kernels, rate)
     if torch.jit.is_tracing():
         conf = (*map(float, (dynamics.tau, dynamics.v_th, dynamics.v_reset)), dynamics.soft)
         spikes, v = backends.scripted(frame_loop)(x, v, lengths, *conf, dynamics.decay_input)
         return spikes, v, spikes.sum(-1)
     emitted = []
+    tau = None if rate is None else 1 / rate
     for t, x_t in enumerate(x.unbind(1)):
-        s, new = dynamics.step(v, x_t)
+        s, new = dynamics.step(v, x_t, tau)
         valid = (t < lengths)[:, None]
         emitted.append(torch.where(valid, s, 0))
         v = torch.where(valid, new, v)
@@ -248,20 +259,22 @@ class _Frames(torch.autograd.Function):
     """Spikes ``(B, L, C)``, the last potential ``(B, C)`` and spikes per frame ``(B, L)``."""
 
     @staticmethod
-    def forward(ctx, x, v, lengths, dynamics, kernels):  # noqa: ANN001
+    def forward(ctx, x, v, lengths, dynamics, kernels, rate):  # noqa: ANN001
+        learnt = rate is not None and ctx.needs_input_grad[5]
+        first = v if learnt else None
         x, v = x.contiguous(), v.clone(memory_format=torch.contiguous_format)
         h, spikes = torch.zeros_like(x), torch.zeros_like(x)
         counts = x.new_zeros(x.shape[:2])
         arrays = backends.arrays(x, lengths, v, h, spikes, counts)
         kernels.forward_frames(*arrays, *dynamics.kernel_arguments())
-        ctx.save_for_backward(h, lengths)
+        ctx.save_for_backward(h, lengths, first)
         ctx.dynamics, ctx.kernels = dynamics, kernels
         return spikes, v, counts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, grad_v, grad_counts):  # noqa: ANN001
-        h, lengths = ctx.saved_tensors
+        h, lengths, first = ctx.saved_tensors
         dynamics: LIFDynamics = ctx.dynamics
         atan, slope = dynamics.surrogate_slope(h)
         grad_x = torch.zeros_like(h)
@@ -270,4 +283,24 @@ class _Frames(torch.autograd.Function):
         arrays = backends.arrays(*grads, slope, h, lengths, grad_x)
         conf = (*dynamics.kernel_arguments(), dynamics.detach_reset)
         ctx.kernels.backward_frames(*arrays, atan, *conf)
-        return grad_x, grad_v, None, None, None
+        grad_rate = None if first is None else _rate_gradient(grad_x, h, first, dynamics)
+        return grad_x, grad_v, None, None, None, grad_rate
+
+
+def _rate_gradient(grad_x: Tensor, h: Tensor, first: Tensor, dynamics: LIFDynamics) -> Tensor:
+    """Return the gradient of 1 / tau, 0-dim.
+
+    Args:
+        grad_x: gradient of the input ``(B, L, C)``, 0 on padding.
+        h: potentials before the reset ``(B, L, C)``.
+        first: potential before the first frame ``(B, C)``.
+        dynamics: of the neuron.
+    """
+    spikes = (h >= dynamics.v_th).to(h.dtype)
+    after = discharge(h, spikes, dynamics.v_th, dynamics.v_reset, dynamics.soft)
+    before = torch.cat([first[:, None].to(h.dtype), after[:, :-1]], 1)
+    if dynamics.decay_input:
+        # H = V + drive / tau, and the input enters divided by tau
+        drive = dynamics.tau * (h - before)
+        return dynamics.tau * (grad_x * drive).sum()
+    return (grad_x * (dynamics.v_reset - before)).sum()

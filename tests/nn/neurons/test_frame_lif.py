@@ -49,6 +49,59 @@ def test_compiled_equals_the_loop(reset, decay_input, detach_reset, dtype):
         assert a.any()
 
 
+@pytest.mark.parametrize(
+    ("reset", "decay_input", "detach_reset"),
+    list(itertools.product(["hard", "soft"], [True, False], [True, False])),
+)
+def test_the_gradient_of_a_learnt_time_constant_is_that_of_the_loop(
+    reset, decay_input, detach_reset
+):
+    options = {"tau": 1.7, "v_reset": -0.1, "reset": reset, "decay_input": decay_input}
+    neuron = FrameLIF(5, learn_tau=True, detach_reset=detach_reset, **options).double()
+    x, v = currents(), currents(shape=(3, 5), seed=7)
+    results = []
+    for how in FORMS:
+        inputs = [x.clone().requires_grad_(), v.clone().requires_grad_(), neuron.w]
+        with form(how):
+            outputs = neuron._run(*inputs[:2], LENGTHS)
+        loss = sum((y * currents(shape=y.shape, seed=n)).sum() for n, y in enumerate(outputs, 1))
+        results.append((*outputs, *torch.autograd.grad(loss, inputs)))
+    fixed = FrameLIF(5, detach_reset=detach_reset, **options)
+    assert torch.equal(results[0][0], fixed.run(x, v, LENGTHS)[0])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+        assert a.any()
+
+
+@pytest.mark.parametrize("decay_input", [True, False])
+def test_the_gradient_of_a_learnt_time_constant_is_a_difference_of_losses(decay_input):
+    # a threshold out of reach: no spikes, the last potential is smooth in w
+    neuron = FrameLIF(2, tau=3.0, v_th=1e3, learn_tau=True, decay_input=decay_input).double()
+    x, v = currents(shape=(3, 9, 2)), currents(shape=(3, 2), seed=3)
+    losses = []
+    (slope,) = torch.autograd.grad(neuron.run(x, v, LENGTHS)[1].square().sum(), [neuron.w])
+    for step in (1e-6, -2e-6):
+        neuron.w.data += step
+        losses.append(neuron.run(x, v, LENGTHS)[1].square().sum().item())
+    assert slope.item() == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-6)
+
+
+def test_a_learnt_time_constant_starts_as_said_moves_and_goes_into_a_model_file():
+    neuron = FrameLIF(5, tau=2.5, learn_tau=True)
+    assert neuron.tau == pytest.approx(2.5) and list(neuron.state_dict()) == ["w"]
+    assert not list(FrameLIF(5, tau=2.5).parameters())
+    optimizer = torch.optim.SGD(neuron.parameters(), lr=1.0)
+    neuron(currents(torch.float32), MASK).sum().backward()
+    optimizer.step()
+    assert neuron.tau != pytest.approx(2.5) and neuron.tau > 1
+    assert neuron.response().tau == neuron.tau
+    other = FrameLIF(5, learn_tau=True)
+    other.load_state_dict(neuron.state_dict())
+    assert torch.equal(other(currents()), neuron(currents()))
+    with pytest.raises(ValueError, match="starts above 1"):
+        FrameLIF(5, tau=1.0, learn_tau=True)
+
+
 def test_by_hand():
     # tau 2, constant 1.5: potentials .75, 1.125 (spike), again with a hard reset to 0
     x = torch.full((1, 4, 1), 1.5)
