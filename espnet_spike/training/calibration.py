@@ -20,6 +20,9 @@ and percentiles, and K, were not available to us. Two ways are offered:
   (``thresholds.FrameQuantiles``). That code tries with the quantiles themselves, and takes the mean
   afterwards; we try with the threshold that the model will have (ours).
 
+A point that keeps a plain ReLU starts stage three, where all thresholds are learnt, with the first
+threshold of the paper, the mean of the lowest 10 % of its activations (``unraised``; ours).
+
 What a kind is there, the name of a module inside its block, is here the name of the point (F5; in
 a decoder a kind of its own).
 
@@ -158,8 +161,9 @@ class Calibrator:
 
     Attributes:
         state: what ``calibration.json`` holds: ``key``, ``base_loss``, ``thresholds`` by point,
-            ``frozen`` (points with a step refused), ``log`` (the steps), ``points`` (a row each)
-            and, in the end, ``final_ratio`` and ``sparsity``.
+            ``unraised`` (thresholds to start learning from of points that kept a ReLU), ``frozen``
+            (points with a step refused), ``log`` (the steps), ``points`` (a row each) and, in the
+            end, ``final_ratio`` and ``sparsity``.
 
     Raises:
         UserError: the model has no points, or a point with a threshold already.
@@ -372,6 +376,7 @@ class Calibrator:
         if wrong:
             raise RuntimeError(f"calibration went wrong: {'; '.join(wrong)}")
         state["points"] = [self._row(name, shares[name]) for name in order]
+        state["unraised"] = self._unraised(order)
         write_json(self.path, state, sort_keys=True)
         _logger.info("thresholds:\n%s", table(state["points"]))
         _logger.info("loss ratio %.4f, sparsity %.3f", state["final_ratio"], state["sparsity"])
@@ -391,11 +396,27 @@ class Calibrator:
         shares = {name: zeros / max(numel, 1) for name, (zeros, numel) in sums.items()}
         return loss / self.passes.utterances, shares
 
+    def _unraised(self, order: Sequence[str]) -> dict[str, float]:
+        """Return the thresholds that points with a plain ReLU start learning from."""
+        plain = {
+            name: self.layers[name] for name in order if not self.state["thresholds"].get(name)
+        }
+        if not plain:
+            return {}
+        values, _ = collect_activations(self.model, plain, self.batches(), self.conf.max_values)
+        return {name: mean_of_lowest(a, self.conf.first) for name, a in values.items() if len(a)}
+
     def _row(self, name: str, share: float) -> dict[str, Any]:
         step = self.accepted.get(name, {"percentile": 0, "ratio": None})
         T = self.state["thresholds"].get(name, 0.0)
         row = {"point": name, "kind": self._kind(name), "percentile": step["percentile"]}
         return row | {"T": T, "sparsity": share, "ratio": step["ratio"]}
+
+
+def starting_thresholds(state: Mapping[str, Any]) -> dict[str, float]:
+    """Return what each point starts learning from, given what ``calibration.json`` holds."""
+    raised = {name: T for name, T in state["thresholds"].items() if T > 0}
+    return state["unraised"] | raised
 
 
 class StepLog:

@@ -33,7 +33,7 @@ from espnet_spike.experiment import best_checkpoint, read_config
 from espnet_spike.tasks.config import META
 from espnet_spike.tasks.loading import build
 from espnet_spike.training.asr import Features
-from espnet_spike.training.calibration import Calibration, Calibrator
+from espnet_spike.training.calibration import Calibration, Calibrator, starting_thresholds
 from espnet_spike.training.passes import Batch, task_loss
 from espnet_spike.training.request import TrainingRequest, with_config
 from espnet_spike.training.thresholds import finetuning_state, naive_thresholds
@@ -161,10 +161,11 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     calibrator = Calibrator(model, lambda: batches, conf, init.parent, key)
     thresholds = calibrator.run()
     stage_one = torch.load(model_file, map_location="cpu", weights_only=True)
-    with files.replacing_bytes(init) as file:
-        torch.save(finetuning_state(stage_one, thresholds), file)
     state = calibrator.state
-    report = {k: state[k] for k in ("key", "thresholds", "final_ratio", "sparsity", "base_loss")}
+    with files.replacing_bytes(init) as file:
+        torch.save(finetuning_state(stage_one, starting_thresholds(state)), file)
+    kept = ("key", "thresholds", "unraised", "final_ratio", "sparsity", "base_loss")
+    report = {k: state[k] for k in kept}
     files.write_json(record, report | {"model": str(model_file)}, sort_keys=True)
     _logger.info("thresholds of %d points: %s", len(thresholds), record)
 

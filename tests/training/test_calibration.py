@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from espnet_spike.encoders.monitor import captured
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.training.calibration import (
@@ -16,6 +17,7 @@ from espnet_spike.training.calibration import (
     StepLog,
     most_often,
     percentiles_to_try,
+    starting_thresholds,
     table,
     violations,
 )
@@ -297,6 +299,21 @@ def test_a_hybrid_model_with_points_in_the_decoder(tmp_path, caplog):
             assert steps[0]["percentile"] == (usual or 10)
             first.setdefault(row["kind"], []).append(row["percentile"])
     assert any(most_often(values) for values in first.values())
+    # what keeps a ReLU starts learning low; the dead one has nothing to start from
+    plain = {row["point"] for row in whole.state["points"] if row["T"] == 0}
+    unraised = whole.state["unraised"]
+    assert set(unraised) == plain - {"encoder.embed.f2"} != set()
+    model.eval()
+    for name, T in whole.state["thresholds"].items():
+        named_fatrelus(model)[name].set_T(T)
+    name, T = next(iter(unraised.items()))
+    with captured({name: model.get_submodule(name)}, lambda _n, _m, args, y: y[args[1]]) as found:
+        task_loss(model, data)
+    assert starting_thresholds(whole.state) == unraised | whole.state["thresholds"]
+    zero = {"thresholds": {"a": 0.0, "b": 2.0}, "unraised": {"a": 1.0}}  # of quantile_over: all
+    assert starting_thresholds(zero) == {"a": 1.0, "b": 2.0}
+    positive = found[name][found[name] > 0].sort().values
+    assert T == pytest.approx(float(positive[: round(len(positive) / 10)].mean()))
 
 
 def test_table():
