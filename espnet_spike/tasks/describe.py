@@ -73,6 +73,9 @@ def describe_model(model: Any) -> dict[str, Any]:
     neurons = own.get("neurons") or {
         name: {"class": type(neuron).__name__} for name, neuron in named_neurons(encoder).items()
     }
+    if model.decoder is not None:
+        found = named_neurons(model.decoder)
+        neurons = neurons | {f"decoder.{n}": {"class": type(x).__name__} for n, x in found.items()}
     return {
         "parameters": parameters,
         "layers": {

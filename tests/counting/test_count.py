@@ -195,7 +195,7 @@ def test_metrics_have_the_names_of_neurobench(counted, neurobench):
     assert neurobench["samples"] == 5 and neurobench["notes"]
 
 
-def spiking_experiment(tmp_path):
+def spiking_experiment(tmp_path, **change):
     """Return an untrained model with a spiking encoder and a decoder, and features for it."""
     import torch
 
@@ -207,7 +207,7 @@ def spiking_experiment(tmp_path):
     tokens = tmp_path / "tokens.txt"
     tokens.write_text("\n".join(tiny_model.TOKENS) + "\n")
     conf = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
-    config = tiny_model.CONFIG | {"encoder": "iml_spikeformer", "encoder_conf": conf}
+    config = tiny_model.CONFIG | {"encoder": "iml_spikeformer", "encoder_conf": conf} | change
     words = ["--output_dir", str(exp), "--token_list", str(tokens), "--token_type", "char"]
     args = parse_espnet(SpikeASRTask, config, [*words, "--input_size", "24"])
     torch.save(SpikeASRTask.build_model(args).state_dict(), exp / "valid.cer_ctc.ave.pth")
@@ -246,6 +246,30 @@ def test_a_spiking_encoder_has_another_twin(tmp_path):
     ]
     six, same, two = (rate["model_execution_rate"] for rate in rates)
     assert six == same == pytest.approx(3 * two, abs=0.02)
+
+
+@pytest.mark.parametrize("option", [{"fat_points": "e"}, {"spiking": True}], ids=str)
+def test_sparsity_of_encoder_and_decoder_are_apart(tmp_path, option):
+    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 3}
+    change = {"encoder": "event_speech_mamba", "encoder_conf": conf, "decoder": "speech_mamba"}
+    change["decoder_conf"] = {"attention_heads": 2, "num_blocks": 1, "d_state": 3} | option
+    exp, data = spiking_experiment(tmp_path, **change)
+    count.main(["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"])
+    found = json.loads((tmp_path / "out" / "test" / "count.json").read_text())
+    assert not found["uncovered"] and not found["spikes_made_real"]
+    layers = [row for row in found["layers"] if row["kind"] in ("activation", "neuron")]
+    for part, sparsity in (
+        ("encoder", found["sparsity"]),
+        ("decoder", found["decoder"]["sparsity"]),
+    ):
+        shares = [row["sparsity"] for row in layers if row["layer"].startswith(f"{part}.")]
+        if part == "encoder" or "fat_points" in option:
+            assert sparsity["points"] == pytest.approx(sum(shares) / len(shares), abs=1e-5)
+            assert sparsity["firing_rate"] is None
+        else:
+            assert sparsity["points"] is None and 0 < sparsity["firing_rate"] < 1
+    synops = found["decoder"]["per_token"]["synops"]
+    assert (synops > 0) == ("spiking" in option) and found["per_second"]["synops"] == 0
 
 
 def test_an_utterance_without_hypothesis_is_named(tmp_path):

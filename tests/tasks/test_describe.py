@@ -123,6 +123,17 @@ def with_our_decoder(config):
     return config | conf | {"model_conf": {"ctc_weight": 0.3}}
 
 
+def test_neurons_of_a_decoder_are_told_under_its_name(tmp_path):
+    config = with_our_decoder(GOOD)
+    config["decoder_conf"]["spiking"] = True
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(config))
+    description = describe(path)
+    assert description["decoder_name"] == "speech_mamba" and description["layers"]["decoder"] == 2
+    assert len(description["neurons"]) == 2 * (4 + 4 + 6)
+    assert {n.partition(".")[0] for n in description["neurons"]} == {"decoder"}
+
+
 @pytest.mark.parametrize("change", [dict, with_our_decoder])
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
 def test_a_model_built_without_the_task_is_the_one_that_the_task_builds(path, change):
