@@ -11,23 +11,27 @@ from torch import Tensor, nn
 
 from espnet_spike.utils.options import choose
 
-POS_ENCS = ("abs", "none")
+POS_ENCS = ("abs", "abs_unscaled", "none")
 
 
 def positional_encoding(pos_enc: str, dim: int, dropout_rate: float) -> nn.Module:
     """Return a positional encoding of ``(B, N, dim)`` with dropout, or the dropout alone.
 
     Args:
-        pos_enc: ``abs`` (sinusoidal) or ``none``.
+        pos_enc: ``abs`` (sinusoidal, added to sqrt(D) times the input, as ESPnet does),
+            ``abs_unscaled`` (added to the input, as SpeechBrain does) or ``none``.
         dim: D.
         dropout_rate: of the result.
 
     Raises:
         ValueError: for an unknown ``pos_enc``.
     """
-    if choose("pos_enc", pos_enc, POS_ENCS) == "abs":
-        return PositionalEncoding(dim, dropout_rate)
-    return nn.Dropout(dropout_rate)
+    if choose("pos_enc", pos_enc, POS_ENCS) == "none":
+        return nn.Dropout(dropout_rate)
+    encoding = PositionalEncoding(dim, dropout_rate)
+    if pos_enc == "abs_unscaled":
+        encoding.xscale = 1.0
+    return encoding
 
 
 class BlockEncoder(AbsEncoder):

@@ -66,7 +66,7 @@ class IMLSpikeformerEncoder(BlockEncoder):
         learn_decay: make the decay a parameter.
         causal: attention sees no later frame (the front end still looks ahead).
         norm: ``ln``, ``bn`` (over valid frames) or ``dyt``.
-        pos_enc: ``abs`` (sinusoidal) or ``none``.
+        pos_enc: ``abs``, ``abs_unscaled`` or ``none``, see ``positional_encoding``.
         conv_module: a convolution module between attention and channel mixing.
         conv_module_kernel: its width, odd.
         gradient_checkpointing: keep only the blocks' inputs while training and run them twice.

@@ -38,13 +38,16 @@ class BlockDefaults:
     output_size: int
     num_blocks: int
     input_layer: str
+    pos_enc: str
     d_state: int
     bidirectional: bool
 
 
 PUBLISHED = "mamba_mhsa_mamba"
-BLOCK_DEFAULTS = {PUBLISHED: BlockDefaults(512, 7, "speechbrain", 256, bidirectional=False)}
-OUR_DEFAULTS = BlockDefaults(256, 12, "conmamba", 16, bidirectional=True)
+BLOCK_DEFAULTS = {
+    PUBLISHED: BlockDefaults(512, 7, "speechbrain", "abs_unscaled", 256, bidirectional=False)
+}
+OUR_DEFAULTS = BlockDefaults(256, 12, "conmamba", "abs", 16, bidirectional=True)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Backbone:
         conv_channels: channels of all these convolutions; None for those named.
         conv_skip: the 1x1 skip around the last convolution that Speech-Mamba's recipe has, see
             ``ConvFrontEnd``.
-        pos_enc: ``abs`` (sinusoidal) or ``none``.
+        pos_enc: ``abs``, ``abs_unscaled`` or ``none``, see ``positional_encoding``; None for
+            ``abs_unscaled`` or ``abs``.
         d_state: states of the scan, a channel; None for 256 or 16.
         d_conv: kernel of Mamba's convolution.
         expand: Mamba's inner channels over D.
@@ -101,7 +105,7 @@ class Backbone:
     input_layer: str | None = None
     conv_channels: int | None = None
     conv_skip: bool = False
-    pos_enc: str = "abs"
+    pos_enc: str | None = None
     d_state: int | None = None
     d_conv: int = 4
     expand: int = 2
@@ -180,7 +184,7 @@ class SpeechMambaEncoder(BlockEncoder):
             conf.conv_skip,
         )
         self.subsampling_factor = self.embed.factor
-        self.pos_enc = positional_encoding(conf.pos_enc, dim, conf.positional_dropout_rate)
+        self.pos_enc = positional_encoding(chosen.pos_enc, dim, conf.positional_dropout_rate)
         self.window = _window(conf)
         if conf.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel: {conf.conv_kernel} is even")

@@ -121,4 +121,4 @@ def test_hours_grow_with_the_corpus_and_the_epochs():
     )
     event = hours["event_speech_mamba_librispeech960"]
     assert event["epochs"] == 80  # 60 and 20 of fine-tuning
-    assert large["GPU hours"] == pytest.approx(960 * 3 * 120 * 10e9 / 20e12)
+    assert large["GPU hours"] == pytest.approx(960 * 3 * 100 * 10e9 / 20e12)

@@ -104,5 +104,8 @@ def test_positions_are_sines_of_geometric_wavelengths_or_nothing():
             want = [math.sin(angle), math.cos(angle)]
             assert encoded[frame, 2 * pair : 2 * pair + 2].tolist() == pytest.approx(want, abs=1e-6)
     assert torch.equal(positional_encoding("none", 8, 0.5).eval()(x + 1), x + 1)
+    ones = torch.ones(1, 5, 8)
+    torch.testing.assert_close(positional_encoding("abs", 8, 0.0)(ones)[0], encoded + 8**0.5)
+    torch.testing.assert_close(positional_encoding("abs_unscaled", 8, 0.0)(ones)[0], encoded + 1)
     with pytest.raises(ValueError, match="pos_enc: 'sin' is unknown"):
         positional_encoding("sin", 8, 0.0)

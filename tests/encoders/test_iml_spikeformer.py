@@ -323,7 +323,7 @@ def test_describe():
         ({"input_layer": "conv2"}, "input_layer: 'conv2' is unknown .*did you mean 'conv2d"),
         ({"neuron": "imsl"}, "did you mean 'imls'"),
         ({"norm": "layernorm"}, "norm: .*known: ln, bn, dyt"),
-        ({"pos_enc": "rel"}, "pos_enc: .*known: abs, none"),
+        ({"pos_enc": "rel"}, "pos_enc: .*known: abs, abs_unscaled, none"),
         ({"qk_mode": "softmax"}, "qk_mode: "),
         ({"hdm_mode": "layers"}, "did you mean 'layer'"),
         ({"imls_stat": "mean"}, "imls_stat: "),

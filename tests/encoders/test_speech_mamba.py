@@ -399,6 +399,7 @@ def test_part_by_part_the_defaults_are_as_large_as_the_official_recipe(published
     assert parameters(block.attn) == 1_050_624 + 512
     assert parameters(block) == 5_916_160
     assert parameters(dense.encoders) + parameters(dense.after_norm) == 41_414_144
+    assert dense.pos_enc.xscale == 1.0
     assert dense.after_norm.eps == 1e-6 and isinstance(dense.after_norm, nn.LayerNorm)
     assert parameters(dense.embed.out) == 655_872
     assert parameters(dense.embed) - parameters(dense.embed.out) == 118_528
@@ -429,7 +430,7 @@ def test_other_blocks_keep_the_defaults_that_they_were_trained_with():
     with torch.device("meta"):
         encoder = SpeechMambaEncoder(80, block="mhsa_mamba")
     assert (len(encoder.encoders), encoder.output_size()) == (12, 256)
-    assert isinstance(encoder.after_norm, RMSNorm)
+    assert isinstance(encoder.after_norm, RMSNorm) and encoder.pos_enc.xscale == 16.0
     assert encoder.embed.layers == ((3, 2, 64), (3, 2, 32))
     mamba = encoder.encoders[0].mamba
     assert mamba.ssm.A_log.shape == (512, 16) and mamba.ssm_reverse is not None
@@ -504,22 +505,33 @@ def test_xavier_normal_survives_the_init_of_espnet():
     torch.testing.assert_close(A_log[0].exp(), torch.arange(1.0, 33.0))
 
 
-CONFIGS = {
-    "train_speech_mamba_librispeech960.yaml": 67.6e6,
-    "train_event_speech_mamba_librispeech960.yaml": 67.6e6,
-    "train_spiking_speech_mamba_librispeech960.yaml": 67.8e6,
-}
+CONFIGS = {"": 67_634_768, "event_": 67_634_768, "spiking_": 67_634_768 + 129_024}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_published_size(name):
+@pytest.mark.parametrize("streaming", ["", "streaming_"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_published_size(streaming, kind):
     from espnet_spike.tasks.describe import describe
 
-    description = describe(ROOT / "conf" / name)
-    total = description["parameters"]["total"]
-    assert abs(total / CONFIGS[name] - 1) < 0.01
+    description = describe(ROOT / f"conf/train_{streaming}{kind}speech_mamba_librispeech960.yaml")
+    assert description["parameters"]["total"] == CONFIGS[kind]
     assert description["subsampling_factor"] == 4
-    assert description["layers"] == {"encoder": 12, "decoder": 6}
+    assert description["layers"] == {"encoder": 7, "decoder": 3}
+
+
+def test_the_schedule_is_that_of_noam_with_the_published_peak():
+    from espnet2.schedulers.warmup_lr import WarmupLR
+
+    from espnet_spike.tasks.config import read_training_config
+
+    config, _ = read_training_config(ROOT / "conf/train_speech_mamba_librispeech960.yaml")
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], **config["optim_conf"])
+    schedule = WarmupLR(optimizer, **config["scheduler_conf"])
+    for step in (1, 24_999, 25_000, 100_000):
+        schedule.last_epoch = step - 1
+        noam = 1e-3 * 25_000**0.5 * min(step**-0.5, step * 25_000**-1.5)
+        assert schedule.get_lr() == [pytest.approx(noam)]
+        assert noam <= 1e-3
 
 
 def test_fewer_parameters_than_the_spiking_baseline():
@@ -532,7 +544,7 @@ def test_fewer_parameters_than_the_spiking_baseline():
     assert ours / theirs < 0.7  # published: 67.8 and 99.4 million
 
 
-OUR_SIZES = {"aishell": 21.9, "librispeech100": 22.5}
+OUR_SIZES = {"aishell": 22.5, "librispeech100": 23.1}
 
 
 @pytest.mark.parametrize("corpus", OUR_SIZES)
@@ -554,6 +566,7 @@ def test_sizes_of_ours(corpus, kind):
             for kind in ("", "event_", "spiking_")
         ),
         "egs/fsdd/conf/train_streaming_speech_mamba.yaml",
+        "egs/fsdd/conf/train_streaming_speech_mamba_mhsa_mamba.yaml",
     ],
 )
 def test_streaming_configurations_stream(path):
