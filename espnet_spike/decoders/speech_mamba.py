@@ -150,8 +150,8 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         sparsity_loss, lambda_act, lambda_T: of their loss, see ``SparsityLoss``.
         spiking: LIF neurons behind batch norms before the projections of Mamba, as in
             ``SpikingMamba``, and ``SpikingCrossAttention``; their time steps are the tokens.
-        tau, v_th, attn_v_th, reset, decay_input, detach_reset, surrogate, surrogate_alpha,
-            ssa_scale: of these, as in ``SpikingSpeechMambaEncoder``.
+        tau, learn_tau, v_th, attn_v_th, reset, decay_input, detach_reset, surrogate,
+            surrogate_alpha, ssa_scale: of these, as in ``SpikingSpeechMambaEncoder``.
         r_min, r_max, lambda_q, lambda_b: of their loss, see ``RateLoss``.
 
     Raises:
@@ -185,6 +185,7 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         lambda_T: float = 1e-6,
         spiking: bool = False,
         tau: float = 2.0,
+        learn_tau: bool = False,
         v_th: float = 1.0,
         attn_v_th: float = 0.5,
         reset: str = "hard",
@@ -224,6 +225,7 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         }
         lif = {
             "tau": tau,
+            "learn_tau": learn_tau,
             "v_th": v_th,
             "reset": reset,
             "decay_input": decay_input,

@@ -199,6 +199,11 @@ def sparsify_naively(
         raise UserError(
             f"{asr_exp} has encoder {args.encoder}", "only speech_mamba can be made sparse naively"
         )
+    if (args.decoder_conf or {}).get("fat_points", "none") not in ("none", []):
+        raise UserError(
+            f"{asr_exp}: its decoder has FATReLU points",
+            "only a dense model is made sparse naively",
+        )
     args.encoder = "event_speech_mamba"
     points = [f"F{number}" for number in range(1, 9)]
     args.encoder_conf |= {"fat_points": points, "fat_two_sided": points, "fat_learn": False}

@@ -100,7 +100,7 @@ def test_it_is_embedding_position_blocks_norm_and_output():
 OPTIONS = {
     "dense": {},
     "points": {"fat_points": "optimized", "fat_threshold": 0.2},
-    "spiking": {"spiking": True, "v_th": 0.5, "attn_v_th": 0.03},
+    "spiking": {"spiking": True, "v_th": 0.5, "attn_v_th": 0.03, "learn_tau": True},
 }
 
 

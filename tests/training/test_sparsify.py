@@ -137,6 +137,12 @@ def test_the_stage_after_a_training(tmp_path, caplog):
     # the baseline without training
     with pytest.raises(UserError, match="only speech_mamba"):
         naive_sparse.main(naive_words(exp, tmp_path))
+    path = exp / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("encoder: event_speech_mamba", "encoder: speech_mamba"))
+    with pytest.raises(UserError, match="its decoder has FATReLU points"):
+        naive_sparse.main(naive_words(exp, tmp_path))
+    path.write_text(text)
     dense = CONFIG | {"encoder": "speech_mamba", "max_epoch": 1}
     dense["decoder_conf"] = CONFIG["decoder_conf"] | {"fat_points": "none"}
     config.write_text(yaml.safe_dump(dense))
