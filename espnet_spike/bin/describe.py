@@ -1,4 +1,4 @@
-"""Print what a configuration builds: parameters by part, layers, neurons, subsampling."""
+"""Print what a configuration builds: parameters by part, layers, neurons, points."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a configuration builds: parameters by part, layers, neurons, subsampling; without data."""
+"""What a configuration builds: parameters by part, layers, neurons, points; without data."""
 
 from collections.abc import Mapping, Sized
 from pathlib import Path
@@ -22,7 +22,8 @@ def describe(
 
     Returns:
         plain values: ``parameters`` (``front_end``, ``encoder``, ``decoder``, ``ctc``, ``other``,
-        ``total``), ``layers``, ``subsampling_factor``, ``min_input_frames``, ``neurons``.
+        ``total``), ``layers``, ``subsampling_factor``, ``min_input_frames``, ``neurons``,
+        ``points`` (FATReLU layers by name).
 
     Raises:
         UserError: a mistake in the configuration.
@@ -52,6 +53,7 @@ def describe(
 
 def describe_model(model: Any) -> dict[str, Any]:
     """Describe an ``ESPnetASRModel``; see `describe`."""
+    from espnet_spike.nn.layers.fatrelu import named_fatrelus
     from espnet_spike.nn.neurons.base import named_neurons
     from espnet_spike.tasks.output_length import OutputLength
 
@@ -73,7 +75,9 @@ def describe_model(model: Any) -> dict[str, Any]:
     neurons = own.get("neurons") or {
         name: {"class": type(neuron).__name__} for name, neuron in named_neurons(encoder).items()
     }
+    points = named_fatrelus(encoder)
     if model.decoder is not None:
+        points |= {f"decoder.{n}": point for n, point in named_fatrelus(model.decoder).items()}
         found = named_neurons(model.decoder)
         neurons = neurons | {f"decoder.{n}": {"class": type(x).__name__} for n, x in found.items()}
     return {
@@ -86,6 +90,10 @@ def describe_model(model: Any) -> dict[str, Any]:
         "subsampling_factor": subsampling_factor(model),
         "min_input_frames": shortest,
         "neurons": neurons,
+        "points": {
+            name: {"learnt": point.learnt, "two_sided": point.two_sided}
+            for name, point in points.items()
+        },
     }
 
 
@@ -125,6 +133,11 @@ def format_description(description: Mapping[str, Any]) -> str:
     for name, neuron in neurons.items():
         facts = ", ".join(f"{k} {v}" for k, v in neuron.items() if k != "class")
         lines.append(f"    {name}: {neuron['class']}{f' ({facts})' if facts else ''}")
+    points = description["points"]
+    lines.append(f"  FATReLU points: {len(points)}")
+    for name, point in points.items():
+        facts = [fact.replace("_", "-") for fact, holds in point.items() if holds]
+        lines.append(f"    {name}" + (f": {', '.join(facts)}" if facts else ""))
     return "\n".join(lines)
 
 

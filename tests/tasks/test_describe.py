@@ -11,7 +11,7 @@ from espnet_spike.tasks.asr import SpikeASRTask
 from espnet_spike.tasks.build import build_on_meta, parameters_on_meta
 from espnet_spike.tasks.config import read_training_config
 from espnet_spike.tasks.config_check import check_training_config, own_model
-from espnet_spike.tasks.describe import describe, describe_model
+from espnet_spike.tasks.describe import describe, describe_model, format_description
 from espnet_spike.tasks.registry import ENCODERS
 from tests.conftest import ROOT
 from tests.helpers.configs import GOOD, changed
@@ -110,6 +110,29 @@ def test_the_ann_twin_is_one_line(name):
     spiking, twin = describe(path), describe(path, extra="--encoder_conf neuron=relu")
     thresholds = sum(neuron["channels"] for neuron in spiking["neurons"].values())
     assert twin["parameters"]["total"] == spiking["parameters"]["total"] - thresholds
+
+
+def test_points_are_told_of_encoder_and_decoder(tmp_path):
+    path = tmp_path / "points.yaml"
+    conf = {"num_blocks": 1, "d_state": 4}
+    config = {
+        "encoder": "event_speech_mamba",
+        "encoder_conf": conf | {"fat_points": ["F3", "F10"], "fat_threshold": 0.1},
+        "decoder": "speech_mamba",
+        "decoder_conf": conf | {"fat_points": ["F4"]},
+    }
+    path.write_text(yaml.safe_dump(config))
+    description = describe(path)
+    mamba = [f"encoders.0.mamba_{side}.sublayer.ssm.f10" for side in ("in", "out")]
+    assert description["points"] == {
+        mamba[0]: {"learnt": True, "two_sided": True},
+        "encoders.0.attn.sublayer.f3": {"learnt": True, "two_sided": False},
+        mamba[1]: {"learnt": True, "two_sided": True},
+        "decoder.decoders.0.attn.sublayer.f4": {"learnt": False, "two_sided": False},
+    }
+    text = format_description(description)
+    assert "  FATReLU points: 4\n" in text and f"    {mamba[0]}: learnt, two-sided\n" in text
+    assert text.endswith("    decoder.decoders.0.attn.sublayer.f4")
 
 
 def test_our_encoder_tells_its_neurons():

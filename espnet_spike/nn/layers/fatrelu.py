@@ -20,6 +20,10 @@ F9    copy of the scan's input that makes B, C, delta    x_proj (the scan's inpu
 F10   low-rank delta                                     dt_proj
 F11   B and C of the scan                                inner products of the scan
 ====  =================================================  ============================
+
+A point stands wherever the network has its place. In the published layer of Speech-Mamba (Mamba,
+self-attention, Mamba) F5 to F7 and F9 to F11 stand in both Mambas, and there is no place for F8.
+With ``conv_skip``, F2 stands on the sum of the last convolution and its skip.
 """
 
 import math
