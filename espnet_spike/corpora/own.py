@@ -13,6 +13,7 @@ from pathlib import Path
 
 from espnet_spike.corpora.manifests import Item, names_of, read_source
 from espnet_spike.corpora.sets import divide, write_sets
+from espnet_spike.data.ark import parse_entry
 from espnet_spike.data.kaldi_dir import DataDir, Segment
 from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
@@ -166,10 +167,8 @@ def import_set(
         if item.speed != 1.0:
             data.utt2speed[name] = item.speed
         if item.feats:
-            ark, colon, offset = item.feats.rpartition(":")
-            data.feats[name] = locate(ark or item.feats, places, name) + (colon + offset) * bool(
-                ark
-            )
+            ark = parse_entry(name, item.feats).path
+            data.feats[name] = locate(ark, places, name) + item.feats.removeprefix(ark)
             continue
         if item.audio not in known:
             known[item.audio] = _look(item.audio, places, name)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from espnet_spike.data.ark import parse_entry
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
@@ -211,7 +212,7 @@ def _stamp(path: Path) -> str:
 def fingerprint(plan: Plan, run: Run) -> str:
     """Hash all that the hypotheses of a run depend on."""
     feats = plan.sets[run.set_dir.name].feats
-    arks = sorted({feats[key].rsplit(":", 1)[0] for key in run.keys})
+    arks = sorted({parse_entry(key, feats[key]).path for key in run.keys})
     files = [plan.asr_exp / "config.yaml", plan.asr_file, *map(Path, arks)]
     if plan.lm_exp is not None:
         files += [plan.lm_exp / "config.yaml", plan.lm_file]

@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from espnet_spike import __version__
+from espnet_spike.data.ark import parse_entry
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.inference.ctc import Word
@@ -104,8 +105,8 @@ class DecodedUtterance:
     def digest(self) -> str:
         """Identifies what a recording of it holds."""
         place = self.data.feats[self.utt]
-        ark, _, _ = place.rpartition(":")
-        files = [self.checkpoint, self.checkpoint.parent / "config.yaml", Path(ark)]
+        ark = Path(parse_entry(self.utt, place).path)
+        files = [self.checkpoint, self.checkpoint.parent / "config.yaml", ark]
         stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         known = self.utt, place, self.data.durations[self.utt], self.hypothesis
         return text_digest(json.dumps([__version__, known, asdict(self.spike_options), stats]))

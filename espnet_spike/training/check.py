@@ -6,6 +6,7 @@ Nothing is written here.
 import shutil
 from pathlib import Path
 
+from espnet_spike.data.ark import parse_entry
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import name_some, read_table
 
@@ -57,6 +58,9 @@ def check_keys(data_dir: Path) -> None:
                 f"{data_dir / name}: nothing behind {name_some(empty)}",
                 "run the data and filter stages, which drop such utterances",
             )
+        if name == "feats.scp":
+            for utt, entry in table.items():
+                parse_entry(utt, entry)
     for name in ("feats_shape", "text"):
         odd = set(keys["feats.scp"]) ^ set(keys[name])
         if odd:
@@ -85,7 +89,7 @@ def check_finite(stats_dir: Path, data_dir: Path) -> None:
     path = stats_dir / "feats_stats.npz"
     if not path.is_file():
         raise UserError(f"missing: {path}", "run the stats stage (7) first")
-    with np.load(path) as stats:
+    with np.load(path, allow_pickle=False) as stats:
         if np.isfinite(stats["sum"]).all() and np.isfinite(stats["sum_square"]).all():
             return
     raise damage(data_dir) or UserError(

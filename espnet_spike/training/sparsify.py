@@ -248,9 +248,8 @@ def load_batches(
     args: argparse.Namespace, data_dir: Path, utterances: Mapping[str, int]
 ) -> list[Batch]:
     """Read utterances as training does, without augmentation, in batches of similar length."""
-    from espnet2.train.dataset import ESPnetDataset
-
     from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.espnet import ESPnetDataset
 
     dataset = ESPnetDataset(
         [
