@@ -1,22 +1,20 @@
 """The name of an experiment's folder, its contents, and the state of its training.
 
-Light: standard library and yaml only, so that commands which merely look at a folder start fast.
+Light: no torch and no numpy, so that commands which merely look at a folder start fast.
 """
 
 import hashlib
 import json
 import os.path
-import pickle
 import re
 import shlex
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
-
-import yaml
+from typing import Any
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.checkpoints import is_whole
+from espnet_spike.utils.yaml import read_yaml
 
 CHECKPOINT = "checkpoint.pth"
 # the checkpoint of the epoch before, kept until the next one is whole
@@ -131,61 +129,6 @@ def _finished_before(tag: str, config: str, expdir: Path | None) -> bool:
     return False
 
 
-def is_whole(path: Path) -> bool:
-    """Return whether a ``.pth`` file is complete.
-
-    It is a zip archive whose every checksum holds, with each tensor that its pickle refers to: a
-    save that Ctrl-C stopped leaves a sound archive without the rest of the tensors. Nothing is
-    imported or run from the file. False for a missing file or a dangling link.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                return False
-            names = set(archive.namelist())
-            pickled = [name for name in names if name.endswith("/data.pkl")]
-            if len(pickled) != 1:
-                return False
-            with archive.open(pickled[0]) as f:
-                reader = _TensorKeys(f)
-                reader.load()
-            folder = pickled[0].removesuffix(".pkl")
-            return all(f"{folder}/{key}" in names for key in reader.keys)
-    except (OSError, zipfile.BadZipFile, EOFError, pickle.UnpicklingError):
-        return False
-
-
-class _Nothing:
-    """Stands for every class and function a pickle names."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        pass
-
-
-class _TensorKeys(pickle.Unpickler):
-    """Collect the keys of the tensors a torch pickle refers to, without running anything of it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file)
-        self.keys: set[str] = set()
-
-    def find_class(self, module: str, name: str) -> type:
-        return _Nothing
-
-    def persistent_load(self, pid: Any) -> _Nothing:
-        self.keys.add(pid[2])
-        return _Nothing()
-
-
 def read_epochs(exp_dir: Path) -> Epochs:
     """Return the records of the finished epochs in order; of a repeated epoch, the last one."""
     path = exp_dir / EPOCHS
@@ -207,15 +150,12 @@ def read_config(exp_dir: Path) -> dict[str, Any]:
     """Return the configuration an experiment was trained with (its ``config.yaml``).
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder holds none, or it is damaged.
     """
     path = exp_dir / "config.yaml"
-    try:
-        with open(path, encoding="utf-8") as f:
-            # the C loader: the file holds the whole token list
-            return yaml.load(f, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise UserError(f"no trained model in {exp_dir}: config.yaml is missing") from None
+    if not path.is_file():
+        raise UserError(f"no trained model in {exp_dir}: config.yaml is missing")
+    return read_yaml(path)
 
 
 def left_out(config: Mapping[str, Any], kept: Sequence[str] = ()) -> list[str]:

@@ -1,16 +1,13 @@
 import json
-import os
-import pickle
 import re
 import shlex
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_spike.errors import UserError
@@ -20,17 +17,10 @@ from espnet_spike.experiment import (
     arguments_tag,
     best_checkpoint,
     experiment_tag,
-    is_whole,
     left_out,
     read_epochs,
 )
-
-
-def write_pth(path, content=b"x" * 1000):
-    """A file as torch writes it, of one tensor."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"weight": 1}))
-        archive.writestr("archive/data/0", content)
+from tests.helpers.pth import write_pth
 
 
 def test_of_an_epoch_trained_twice_the_last_record_counts(tmp_path):
@@ -41,56 +31,6 @@ def test_of_an_epoch_trained_twice_the_last_record_counts(tmp_path):
     epochs = read_epochs(tmp_path)
     assert [(e["epoch"], e["valid"]["loss"]) for e in epochs] == [(1, 1.0), (2, 5.0)]
     assert read_epochs(tmp_path / "absent") == []
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.data())
-def test_a_damaged_file_is_not_whole(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("pth") / "a.pth"
-    write_pth(path, os.urandom(300))
-    assert is_whole(path)
-    content = path.read_bytes()
-    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    assert not is_whole(path)
-    path.unlink()
-    assert not is_whole(path)
-
-
-@pytest.mark.parametrize("after", range(4))
-def test_a_save_stopped_by_an_exception_is_not_whole(tmp_path, after):
-    """Ctrl-C in torch.save closes the archive properly, so its checksums hold."""
-    import torch
-
-    path = tmp_path / "a.pth"
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.ones(2, 3)).sum().backward()
-    optimizer.step()
-    states = {"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "n": None}
-    torch.save(states, path)
-    assert is_whole(path)
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "b.pth", "w") as partial:
-        tensors = 0
-        for name in archive.namelist():
-            tensors += "/data/" in name
-            if "/data/" not in name or tensors <= after:
-                partial.writestr(name, archive.read(name))
-    assert tensors > 4
-    assert not is_whole(tmp_path / "b.pth")
-
-
-def test_nothing_in_a_model_file_is_run(tmp_path):
-    """A pickle can name any function; looking whether a file is whole must not call it."""
-    harm = tmp_path / "harm"
-
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(harm),)
-
-    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps([Evil()]))
-    is_whole(tmp_path / "a.pth")
-    assert not harm.exists()
 
 
 def experiment(tmp_path, criteria, names):

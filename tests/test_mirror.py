@@ -20,6 +20,7 @@ NO_MIRROR = {  # folders whose tests mirror no module
 }
 OTHERS = {  # test files that mirror no module, and why
     "test_layers.py": "the layering rule of the whole package",
+    "test_loaders.py": "who reads what comes from outside, in the whole package",
     "test_mirror.py": "this rule",
     "test_public_api.py": "the names that the package offers from its modules",
     "bin/test_commands.py": "all commands as rows",

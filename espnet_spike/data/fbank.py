@@ -92,16 +92,9 @@ def load_config(path: Path) -> FbankConfig:
     Raises:
         UserError: unreadable, no mapping, an unknown key (with the nearest known one) or value.
     """
-    import yaml
+    from espnet_spike.utils.yaml import read_yaml
 
-    try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no valid YAML: {error}") from error
-    if not isinstance(keys, dict):
-        raise UserError(f"{path}: expected 'key: value' lines")
+    keys = read_yaml(path)
     known = [item.name for item in fields(FbankConfig)]
     for key in keys:
         if key not in known:

@@ -33,15 +33,15 @@ class FeatureExtractor:
         Raises:
             UserError: something is neither given nor there.
         """
-        import yaml
+        from espnet_spike.utils.yaml import read_yaml
 
         path = folder / FEATURES
         known: dict = {}
         if path.is_file():
             try:
-                known = yaml.safe_load(path.read_text(encoding="utf-8"))
+                known = read_yaml(path)
                 found = cls(int(known["fs"]), FbankConfig(**known["fbank"]))
-            except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+            except (UserError, TypeError, KeyError, ValueError) as error:
                 raise UserError(f"{path} cannot be used: {error}") from error
             fs, fbank = fs or found.fs, found.fbank
         elif fbank_config is None and (folder / "fbank.yaml").is_file():

@@ -6,10 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.utils.resources import shipped
+from espnet_spike.utils.yaml import read_yaml
 
 MULTIPLIERS = {
     "none": "RV32MNone",
@@ -106,13 +105,7 @@ def read_grid(path: Path) -> Iterator[Hardware]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file", f"see {shipped('hardware')}")
-    try:
-        conf = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    if not isinstance(conf, dict):
-        raise UserError(f"{path} is not a mapping of options")
-    return conf
+    return read_yaml(path)
 
 
 def _make(path: Path, conf: Mapping[str, Any]) -> Hardware:

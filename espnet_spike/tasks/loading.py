@@ -23,6 +23,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
 from espnet_spike.tasks.output_length import OutputLength
 from espnet_spike.utils.archives import unpack
+from espnet_spike.utils.checkpoints import load_tensors
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.yaml import read_yaml, write_config
 
@@ -227,7 +228,7 @@ def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> An
 
     with quiet():
         model = SpikeASRTask.build_model(copy.deepcopy(args))
-    state = torch.load(model_file, map_location="cpu", weights_only=True)
+    state = load_tensors(model_file)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a parameter of another size

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, unhealthy_layers
 from espnet_spike.tasks import determinism, oom_scan
 from espnet_spike.tasks.late_imports import late_imports
+from espnet_spike.utils.checkpoints import load_tensors
 
 with late_imports():
     from espnet2.train.trainer import Trainer, TrainerOptions
@@ -173,7 +173,7 @@ class _Probe:
 
 def _draw_curves(exp_dir: Path) -> None:
     """Draw every statistic of the training but those of single layers."""
-    states = safe_torch_load(exp_dir / CHECKPOINT, map_location="cpu")
+    states = load_tensors(exp_dir / CHECKPOINT)
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
     for phases in reporter.stats.values():

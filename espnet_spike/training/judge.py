@@ -12,10 +12,10 @@ from espnet_spike.experiment import (
     LOG,
     Epochs,
     best_checkpoint,
-    is_whole,
     read_config,
     read_epochs,
 )
+from espnet_spike.utils.checkpoints import is_whole
 from espnet_spike.utils.files import write_json
 
 # A loss that moved less than this, relatively, has not moved.

@@ -18,8 +18,8 @@ from espnet_spike.experiment import (
     EPOCHS,
     PREVIOUS_CHECKPOINT,
     SNAPSHOT,
-    is_whole,
 )
+from espnet_spike.utils.checkpoints import is_whole, load_tensors
 from espnet_spike.utils.files import LEFTOVERS, file_digest, flatten, replacing_bytes, write_json
 from espnet_spike.utils.yaml import write_config
 
@@ -231,10 +231,7 @@ def _present(exp_dir: Path) -> set[int]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import torch
-
-    # weights_only: a checkpoint must never run code
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return load_tensors(path)
 
 
 def _save(states: Any, path: Path) -> None:

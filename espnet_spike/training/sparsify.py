@@ -39,6 +39,7 @@ from espnet_spike.training.request import TrainingRequest, with_config
 from espnet_spike.training.thresholds import finetuning_state, naive_thresholds
 from espnet_spike.training.train import train
 from espnet_spike.utils import files, yaml
+from espnet_spike.utils.checkpoints import load_tensors
 from espnet_spike.utils.options import check_keys
 
 # frames of a calibration batch, padding included
@@ -160,7 +161,7 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     batches = load_batches(args, train_dir, utterances)
     calibrator = Calibrator(model, lambda: batches, conf, init.parent, key)
     thresholds = calibrator.run()
-    stage_one = torch.load(model_file, map_location="cpu", weights_only=True)
+    stage_one = load_tensors(model_file)
     state = calibrator.state
     with files.replacing_bytes(init) as file:
         torch.save(finetuning_state(stage_one, starting_thresholds(state)), file)

@@ -1,5 +1,6 @@
 """YAML files, read strictly and written."""
 
+import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,39 @@ from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.utils.files import write_lines
 from espnet_spike.utils.resources import config_file
 
+MOST_BYTES = 1 << 26
+MOST_VALUES = 1_000_000  # with what aliases repeat
+MOST_DEPTH = 64
+# what PyYAML raises for tags and values that do not fit together
+BAD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where YAML would take the last one."""
+SafeLoader: Any = yaml.SafeLoader
+with contextlib.suppress(AttributeError):  # a PyYAML without libyaml has no such one
+    SafeLoader = yaml.CSafeLoader  # a configuration holds the whole token list
+
+
+class _Loader(SafeLoader):
+    """A safe loader that refuses a key given twice, where YAML would take the last one.
+
+    It goes down so far only: libyaml crashes far below.
+    """
+
+    depth = 0
+
+    def descend_resolver(self, current_node: yaml.Node, current_index: int) -> None:
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise yaml.MarkedYAMLError(
+                None,
+                None,
+                f"more than {MOST_DEPTH} levels",
+                getattr(current_node, "start_mark", None),
+            )
+        super().descend_resolver(current_node, current_index)
+
+    def ascend_resolver(self) -> None:
+        self.depth -= 1
+        super().ascend_resolver()
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -20,6 +51,10 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict | set):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a list or a mapping", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark
@@ -32,14 +67,21 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Return the mapping a YAML file holds; an empty file is an empty mapping.
 
     Raises:
-        UserError: no such file, not YAML (with line and column), a key given twice, or no mapping.
+        UserError: no such file, not YAML (with line and column), a key given twice, no mapping, or
+            more than a configuration holds.
     """
     try:
-        with open(path, encoding="utf-8") as f:
-            config = yaml.load(f, Loader=_Loader)
+        with open(path, "rb") as f:
+            content = f.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path}: longer than any configuration", "give another file")
+        config = yaml.load(content.decode("utf-8-sig"), Loader=_Loader)
+        _values(config, {})
     except FileNotFoundError:
         raise UserError(f"no such configuration file: {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, *BAD) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
@@ -49,6 +91,22 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no key: value pairs", "write one 'key: value' per line")
     return config
+
+
+def _values(value: Any, known: dict[int, int | None]) -> int:
+    """Return how many values something holds, each alias counted as what it stands for."""
+    if not isinstance(value, list | dict):
+        return 1
+    if id(value) in known:
+        if (count := known[id(value)]) is None:
+            raise ValueError("an alias stands for what it is in")
+        return count
+    known[id(value)] = None
+    items = value if isinstance(value, list) else value.values()
+    count = known[id(value)] = 1 + sum(_values(item, known) for item in items)
+    if count > MOST_VALUES:
+        raise ValueError("its aliases make more of it than any configuration holds")
+    return count
 
 
 def read_named(

@@ -193,8 +193,8 @@ def test_the_shipped_config_is_the_default(root):
         ("frame_length: .nan", "frame_length: nan is out of range"),
         ("dither: -1", "dither: -1 is out of range"),
         ("compression_method: 0", "compression_method: 0 is out of range"),
-        ("- a list", "expected 'key: value' lines"),
-        ("a: b: c", "no valid YAML"),
+        ("- a list", "holds no key: value pairs"),
+        ("a: b: c", "line 1, column 5: mapping values are not allowed"),
     ],
 )
 def test_a_wrong_config_names_file_and_key(tmp_path, content, message):
@@ -209,7 +209,7 @@ def test_a_wrong_config_names_file_and_key(tmp_path, content, message):
 def test_an_empty_config_is_the_default_and_a_missing_one_an_error(tmp_path):
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert load_config(tmp_path / "empty.yaml") == FbankConfig()
-    with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"no such configuration file: .*none\.yaml"):
         load_config(tmp_path / "none.yaml")
 
 

@@ -18,8 +18,8 @@ def test_the_shipped_configurations_are_lowriscs(root):
         ("writeback_stage: 1", "not true or false"),
         ("data_wait_states: -1", "not a whole number"),
         ("clock_mhz: 0", "must be positive"),
-        ("- fast", "not a mapping"),
-        ("a: [", "not YAML"),
+        ("- fast", "no key: value pairs"),
+        ("a: [", "line 2, column 1: did not find"),
     ],
 )
 def test_a_mistake_is_named_with_its_file(tmp_path, text, said):

@@ -229,6 +229,7 @@ def test_digests(tmp_path):
 # who renames otherwise, and why
 RENAMES = {
     "corpora/download.py": "what has arrived stays under its name for the next try",
+    "utils/archives.py": "a folder, not a file",
     "export/pack.py": "ESPnet packs into a folder, from which the archive is checked",
     "inference/decode.py": "of two attempts the first to end gives the folder its name",
     "tasks/trainer.py": "the checkpoint of the epoch before is kept",

@@ -11,6 +11,16 @@ from espnet_spike.utils.yaml import read_named, read_yaml
         ("a: 1\na: 2\n", "line 2, column 1: key 'a' is given twice"),
         ("x:\n  a: 1\n  a: 2\n", "line 3, column 3: key 'a' is given twice"),
         ("- 1\n", "holds no key: value pairs"),
+        ("a: 1\n[b]: 2\n", "line 2, column 1: a key is a list or a mapping"),
+        ("a: " + "[" * 100000, "more than 64 levels"),
+        ("a: " + "[" * 5000 + "]" * 5000, "more than 64 levels"),
+        ("a:\n" + "- " * 100000, "more than 64 levels"),
+        ("a: &x [*x]\n", "an alias stands for what it is in"),
+        ("a: !!python/object/apply:os.mkdir [harm]\n", "could not determine a constructor"),
+        ("a: !!timestamp x\n", "NoneType"),
+        ("a: 2020-99-99\n", "month"),
+        ("a: !!bool x\n", "'x'"),
+        ("a: !!int ''\n", "index out of range"),
     ],
 )
 def test_bad_yaml(tmp_path, text, message):
@@ -18,6 +28,26 @@ def test_bad_yaml(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         read_yaml(path)
+
+
+def test_aliases_of_aliases_are_no_bomb(tmp_path):
+    path = tmp_path / "c.yaml"
+    lines = ["a0: &a0 [" + "x," * 10 + "]"]
+    lines += [f"a{n}: &a{n} [" + f"*a{n - 1}," * 10 + "]" for n in range(1, 30)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="its aliases make more of it"):
+        read_yaml(path)
+    path.write_text("\n".join(lines[:4]))
+    assert len(read_yaml(path)["a3"]) == 10
+
+
+def test_a_file_beyond_any_configuration_is_not_read(tmp_path):
+    with (tmp_path / "c.yaml").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(UserError, match="longer than any"):
+        read_yaml(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_yaml(tmp_path)
 
 
 def test_yaml_with_anchors_and_nothing(tmp_path):
