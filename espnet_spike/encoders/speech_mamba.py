@@ -88,8 +88,8 @@ class Backbone:
         scan_backend: ``auto``, ``numba``, ``torch``, ``mamba`` or ``ref``, see
             ``espnet_spike.nn.ops.selective_scan``.
         init_mode: ``mamba`` (every layer's own) or ``xavier_normal`` (Speech-Mamba's: every
-            parameter of more than one dimension behind the convolutions, those of the scan too).
-            Either holds whatever ESPnet's ``init`` says.
+            parameter of more than one dimension behind the convolutions, those of the scan too),
+            which holds whatever ESPnet's ``init`` says; that leaves the scan's own alone, too.
         interctc_layer_idx: blocks (1-based) whose output feeds an intermediate CTC loss.
         interctc_use_conditioning: feed the intermediate CTC posteriors back.
     """

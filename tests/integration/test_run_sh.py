@@ -288,7 +288,8 @@ def test_two_files_of_one_name_have_folders_of_their_own(run_sh, checkout, tmp_p
 
 def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
     script = root / "egs/fsdd/speech_mamba.sh"
-    result = run_sh("--seeds", "1 2", "--rows", "relu naive", "--list_stages", script=script)
+    rows = ("--rows", "relu naive_mhsa_mamba")
+    result = run_sh("--seeds", "1 2", *rows, "--list_stages", script=script)
     assert result.returncode == 0
     assert result.stdout == 4 * run_sh("--list_stages").stdout
     assert "no row 'rely'" in run_sh("--rows", "rely", "--list_stages", script=script).stderr
