@@ -25,6 +25,7 @@ def get_parser():
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--hardware", nargs="+", default=["small", "maxperf"], help="conf/hardware")
+    parser.add_argument("--kernels", nargs="+", default=KERNELS, choices=KERNELS, help="of these")
     parser.add_argument("--mcycles", type=float, default=8.0, help="simulated a round, about")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument(
@@ -76,7 +77,7 @@ def main(argv=None):
     rows = []
     for name in args.hardware:
         core = Machine(read_hardware(ROOT / f"conf/hardware/{name}.yaml"))
-        for kernel in KERNELS:
+        for kernel in args.kernels:
             call = make_call(kernel)
             (result,) = core.run([call])
             calls = [call] * max(round(args.mcycles * 1e6 / result.counters.cycles), 1)

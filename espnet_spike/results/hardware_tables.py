@@ -81,13 +81,14 @@ def simulation_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if not found:
         return []
     first, *others = hardware_tables(found)
-    lines = ["## Hardware cycles", "", *_markdown(first), "", notes(found), ""]
+    lines = ["## Hardware cycles", "", *markdown(first), "", notes(found), ""]
     for table in others:
-        lines += [f"### {table.title}", "", *_markdown(table), ""]
+        lines += [f"### {table.title}", "", *markdown(table), ""]
     return lines
 
 
-def _markdown(table: Table) -> list[str]:
+def markdown(table: Table) -> list[str]:
+    """Return the lines of a table in Markdown."""
     return formatting.table(table.head, table.rows, table.left)
 
 

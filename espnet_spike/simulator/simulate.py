@@ -239,7 +239,7 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
     names = "model how energy data utterances frames codings parts layers fit simulated".split()
     names += ["blocks", "d_state", "left_out"]
     inside = [layer["sparsity"] for layer in layers if layer["layer"]]
-    cycles = [layer["dense"] for layer in layers]
+    cycles = [next(layer[c] for c in codings("dense") if c in layer) for layer in layers]
     sparsity = [layer["sparsity"] for layer in layers]
     machine = figures["machine"]
     return {name: figures[name] for name in names} | {
