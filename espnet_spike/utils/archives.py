@@ -227,6 +227,8 @@ def _members(file: IO[bytes], limit: int) -> Iterator[Member]:
 
 def _check_zip(archive: zipfile.ZipFile, limit: int) -> None:
     """Refuse what is no plain file or folder, and sizes that are beyond the limit."""
+    if len(archive.infolist()) != (told := _told_entries(archive)):
+        raise ValueError(f"it lists {len(archive.infolist())} members and says {told}")
     if sum(info.file_size for info in archive.infolist()) > limit:
         raise ValueError("it unpacks to many times its size")
     for info in archive.infolist():
@@ -235,6 +237,24 @@ def _check_zip(archive: zipfile.ZipFile, limit: int) -> None:
             raise ValueError(f"{info.filename!r} is neither a file nor a folder")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{info.filename!r} is packed in a way that is not read here")
+
+
+def _told_entries(archive: zipfile.ZipFile) -> int:
+    """Return the number of members that the end of the archive tells.
+
+    zipfile does not look: a damaged length in its list makes one member swallow the next.
+    """
+    file = archive.fp
+    assert file is not None  # open
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 22 - 0xFFFF))
+    tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    if end < 0 or len(tail) < end + 22:
+        raise zipfile.BadZipFile("it has no end")
+    told = int.from_bytes(tail[end + 10 : end + 12], "little")
+    # more stand in an end of 64 bits, which the old one only points to
+    return len(archive.infolist()) if told == 0xFFFF else told
 
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
