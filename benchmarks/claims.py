@@ -1,8 +1,10 @@
 """The claims of Ahmed et al. (2026, arXiv 2606.01135) on hardware, beside simulated cycles.
 
-Reads the ``results.json`` of experiments that stage 13 has simulated::
+Reads the ``results.json`` of experiments that stage 13 has simulated, or what ``explore`` has
+written::
 
     python -m benchmarks.claims egs/fsdd/exp
+    python -m benchmarks.claims exp/published_layer/explore.json
 
 prints the improvements beside Table II of the paper, and what the figures say to its three
 findings, as Markdown.
@@ -75,18 +77,20 @@ def claims(results: Sequence[Mapping[str, Any]]) -> list[str]:
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="benchmarks.claims", description=__doc__)
-    parser.add_argument("expdir", type=Path, help="folder of experiments, as egs/fsdd/exp")
+    parser.add_argument(
+        "expdir", type=Path, help="folder of experiments, as egs/fsdd/exp, or an explore.json"
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
-    results = []
-    for experiment in find_experiments(options.expdir):
-        path = experiment.path / "results.json"
-        if path.is_file():
-            results.append(read_json(path))
+    if options.expdir.is_file():
+        results = read_json(options.expdir)
+    else:
+        paths = [e.path / "results.json" for e in find_experiments(options.expdir)]
+        results = [read_json(path) for path in paths if path.is_file()]
     lines = claims(results)
     if not lines:
         raise UserError(f"{options.expdir}: no simulated experiment", "run stage 13 (simulate)")

@@ -123,7 +123,11 @@ def overview(found: Simulations) -> Table:
 def _saved(
     figures: Mapping[str, float], base: Mapping[str, float] | None, metric: str = "cycles"
 ) -> str:
-    return ABSENT if base is None or not base[metric] else f"{saved(figures, base, metric):.1f}"
+    return ABSENT if base is None or not base[metric] else _percent(saved(figures, base, metric))
+
+
+def _percent(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # no -0.0
 
 
 def notes(found: Simulations) -> str:
@@ -179,7 +183,7 @@ def _gain_row(group: Group, experiment: str, found: Gain) -> list[str]:
     return [
         *(experiment, model_label(figures["model"]), group.core, _states(group)),
         *(found.against, f"{100 * sparsity_of(figures):.1f}"),
-        *(f"{found.saved[metric]:.1f}" for metric in METRICS),
+        *(_percent(found.saved[metric]) for metric in METRICS),
     ]
 
 
@@ -233,6 +237,6 @@ def layers_table(found: Simulations) -> Table:
         for layer, forms in sorted(figures["layers"].items(), key=lambda item: int(item[0])):
             dense, event = (forms[coding] for coding in codings)
             counts = f"{dense['cycles']:.0f}", f"{event['cycles']:.0f}"
-            rows.append([experiment, core, layer, *counts, f"{saved(event, dense):.1f}"])
+            rows.append([experiment, core, layer, *counts, _percent(saved(event, dense))])
     head = ["experiment", "core", "layer", "dense", "event-driven", "saved, %"]
     return Table("Cycles by layer", head, rows, 2)

@@ -37,3 +37,11 @@ def test_the_command_reads_experiments_and_asks_for_a_simulation(tmp_path, capsy
     output = capsys.readouterr().out
     assert "less than the sparsity: **refuted** (small, unknown scan states). asr_x (E)" in output
     assert "|asr_x|E-SpeechMamba, event-driven|small|–|own dense coding|70.0|" in output
+
+
+def test_the_command_reads_what_explore_has_written(tmp_path, capsys):
+    path = tmp_path / "explore.json"
+    path.write_text(json.dumps([result("e", "E", 1000.0, 300.0, 0.5, states=256)]))
+    main([str(path)])
+    output = capsys.readouterr().out
+    assert "|e|E-SpeechMamba, event-driven|small|256|own dense coding|70.0|" in output
