@@ -386,14 +386,14 @@ class Scan:
     def lasting(self) -> Array:
         """Return how many states of every frame are not forgotten at once ``(frames, 0 or 1)``.
 
-        Their decay exp(delta A) is more than nothing, and costs a few cycles; where their number
-        hardly changes from frame to frame it tells costs apart no better than noise would.
+        Their decay exp(delta A) is more than nothing, and costs a few cycles. Where nearly all
+        last, as they mostly do, their number is left out.
         """
         number = np.array(
             [np.sum(-self.A < (16 / np.maximum(d, 1e-9))[:, None]) for d in self.delta]
         )
-        few = np.ptp(number) < 0.01 * self.A.size
-        return ops.no_events(len(number)) if few else number[:, None]
+        all_last = number.min() > 0.99 * self.A.size
+        return ops.no_events(len(number)) if all_last else number[:, None]
 
     def site(self, name: str, layer: int) -> Site:
         """Return the site; it has events where u, B or C have zeros."""
@@ -401,7 +401,9 @@ class Scan:
 
         def form(kernel: str, events: Array) -> Form:
             number = np.concatenate([events, lasting], 1)
-            return Form(kernel, shape, number, lambda n: self.sample(n, kernel))
+            # layers in which states are forgotten have a cost function of their own
+            key = (*shape, lasting.shape[1])
+            return Form(kernel, key, number, lambda n: self.sample(n, kernel))
 
         def dense(loop: str) -> Form:
             plain = "_blocked" if loop == "_blocked" else ""

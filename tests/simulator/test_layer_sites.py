@@ -100,3 +100,23 @@ def test_the_scan_is_the_recurrence_and_starts_anew_with_each_utterance():
     number = site.forms["event"].events
     assert number[:, 2].tolist() == np.count_nonzero(C, 1).tolist()
     assert number[:, 1].tolist() == (channels * np.count_nonzero(B, 1)).tolist()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_states_that_are_forgotten_at_once_are_counted(fast):
+    """exp(-16) and less is nothing: the kernels skip it, and that has its part in their cost."""
+    frames, channels, states = 4, 3, 5
+    u, delta = RNG.normal(size=(frames, channels)), RNG.uniform(0.5, 1, (frames, channels))
+    A = -np.arange(1.0, states + 1)[None] * (np.array([[1.0], [9.0], [20.0]]) if fast else 1.0)
+    B, C = RNG.normal(size=(2, frames, states))
+    A = np.broadcast_to(A, (channels, states)).copy()
+    site = layers.Scan(u, delta, A, B, C, np.ones(channels), Keys([frames])).site("s", 1)
+    for coding in "dense", "dense_blocked":
+        form = site.forms[coding]
+        if fast:
+            want = [int((delta[n][:, None] * -A < 16).sum()) for n in range(frames)]
+            assert form.events.tolist() == [[count] for count in want] and min(want) < 15
+        else:
+            assert form.events.shape == (frames, 0)
+        # a layer of the one kind and a layer of the other do not share their cost
+        assert form.key[1] == (channels, states, int(fast))
