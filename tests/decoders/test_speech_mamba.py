@@ -409,7 +409,10 @@ def test_every_parameter_learns(conf):
     ("conf", "message"),
     [
         ({"num_blocks": 0}, "num_blocks: 0"),
-        ({"attention_heads": 3}, "attention_heads: 3 does not divide the 16 channels"),
+        (
+            {"attention_heads": 3},
+            "attention_heads: 3 does not divide the channels of the decoder, 16",
+        ),
         ({"scan_backend": "nmba"}, "nmba"),
         ({"fat_points": ["F5", "F1", "F8"]}, "fat_points: F1, F8: a decoder has F3, F4, F5, F6, "),
         ({"fat_points": "f"}, "fat_points: .*known: none, e, optimized"),

@@ -14,7 +14,8 @@ from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpC
 from espnet_spike.counting.costs import PRODUCTS
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.encoders.speech_mamba import SpikingSpeechMambaEncoder
-from espnet_spike.nn.layers.spiking_attention import SpikingAttention, split_heads
+from espnet_spike.nn.layers.heads import split_heads
+from espnet_spike.nn.layers.spiking_attention import SpikingAttention
 from espnet_spike.nn.neurons.spike_train import SpikeTrain
 from tests.counting.test_counter import MAMBA, MODES, SMALL, count, speech
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_spike.nn.layers.fatrelu import FatPoints
+from espnet_spike.nn.layers.heads import check_heads, split_heads
 from espnet_spike.nn.layers.softmax_attention import attention_mask
-from espnet_spike.nn.layers.spiking_attention import split_heads
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
 
@@ -57,8 +57,7 @@ class CrossAttention(nn.Module):
         self, dim: int, heads: int, dropout_rate: float = 0.0, points: FatPoints | None = None
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"attention_heads: {heads} does not divide the {dim} channels")
+        check_heads(dim, heads, "the channels of the decoder, ")
         points = points or FatPoints()
         self.heads = heads
         self.dropout_rate = dropout_rate
@@ -142,8 +141,7 @@ class SpikingCrossAttention(nn.Module):
         self, dim: int, heads: int, lif: dict, scale: float = 0.125, v_th: float = 0.5
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"attention_heads: {heads} does not divide the {dim} channels")
+        check_heads(dim, heads, "the channels of the decoder, ")
         self.heads = heads
         self.scale = scale
         self.neuron_in = FrameLIF(dim, **lif)

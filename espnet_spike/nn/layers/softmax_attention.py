@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_spike.nn.layers.fatrelu import FatPoints
-from espnet_spike.nn.layers.spiking_attention import split_heads
+from espnet_spike.nn.layers.heads import check_heads, merge_heads, split_heads
 from espnet_spike.nn.stream_state import Stateful
 
 
@@ -52,8 +52,7 @@ class SelfAttention(Stateful, nn.Module):
         window: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"attention_heads: {heads} does not divide output_size {dim}")
+        check_heads(dim, heads)
         points = points or FatPoints()
         self.heads = heads
         self.dropout_rate = dropout_rate
@@ -82,7 +81,7 @@ class SelfAttention(Stateful, nn.Module):
             k, v, visible = self._with_past(self.carry, k, v)
         rate = self.dropout_rate if self.training else 0.0
         context = F.scaled_dot_product_attention(q, k, v, visible, rate)
-        return self.linear_out(self.f4(context.transpose(1, 2).flatten(2), mask))
+        return self.linear_out(self.f4(merge_heads(context), mask))
 
     def _with_past(
         self, carry: dict[str, Tensor], k: Tensor, v: Tensor

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from espnet_spike.nn.layers.spiking_attention import split_heads
+from espnet_spike.nn.layers.heads import check_heads, merge_heads, split_heads
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.decay import decay_matrix
@@ -52,8 +52,7 @@ class SpikformerAttention(Stateful, nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"attention_heads: {heads} does not divide output_size {dim}")
+        check_heads(dim, heads)
         self.heads = heads
         self.scale = scale
         log_gamma = None
@@ -97,7 +96,7 @@ class SpikformerAttention(Stateful, nn.Module):
         else:
             context = self._chunk(self.carry, self.log_gamma, q, k, v)
         context = context * self.scale
-        context = self.neuron_out(context.transpose(1, 2).flatten(2), mask)
+        context = self.neuron_out(merge_heads(context), mask)
         return self.norm_out(self.linear_out(context), mask)
 
     def _chunk(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.nn.layers.decay_mask import DecayMask
+from espnet_spike.nn.layers.heads import check_heads, merge_heads, split_heads
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
 from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, real_values
@@ -76,8 +77,7 @@ class SpikingAttention(nn.Module):
         form: str = "auto",
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"attention_heads: {heads} does not divide output_size {dim}")
+        check_heads(dim, heads)
         self.form = choose("attention_form", form, FORMS)
         if form == "chunkwise" and dropout_rate:
             raise ValueError("attention_dropout_rate: the chunkwise form has no map to drop from")
@@ -180,7 +180,7 @@ class SpikingAttention(nn.Module):
         row_scale = self.decay.row_scale(context.shape[2], lengths)
         if row_scale is not None:
             context = context * row_scale[..., None].to(context.dtype)
-        return context.transpose(1, 2).flatten(2)
+        return merge_heads(context)
 
     @torch.no_grad()
     def reparameterize(self, fold_qk: bool) -> None:
@@ -258,11 +258,6 @@ def projection(dim: int, bias: bool, gain: float) -> SpikeLinear:
     if bias:
         nn.init.zeros_(linear.bias)
     return linear
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """``(B, N, D)`` -> ``(B, H, N, D/H)``."""
-    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def attention_map(query: Tensor, key: Spikes, heads: int) -> Tensor:

@@ -69,7 +69,7 @@ def test_points_stand_before_the_queries_and_behind_the_context():
 
 
 def test_heads_have_to_divide_the_channels():
-    with pytest.raises(ValueError, match="3 does not divide the 8 channels"):
+    with pytest.raises(ValueError, match="3 does not divide the channels of the decoder, 8"):
         CrossAttention(8, 3)
 
 
@@ -111,5 +111,5 @@ def test_spiking_attention_knows_no_padding_and_shares_utterances():
     assert torch.equal(attention.keys_values(dirty, LENGTHS).products, kept.products)
     got = attention(x, None, kept)
     assert torch.equal(got, attention(x, None, kept.select(torch.tensor([0, 0, 0, 1, 1, 1]))))
-    with pytest.raises(ValueError, match="3 does not divide the 8 channels"):
+    with pytest.raises(ValueError, match="3 does not divide the channels of the decoder, 8"):
         SpikingCrossAttention(8, 3, {})

@@ -8,7 +8,8 @@ from torch import nn
 
 from espnet_spike.nn.layers.attention_modes import QK_MODES
 from espnet_spike.nn.layers.decay_mask import DecayMask
-from espnet_spike.nn.layers.spiking_attention import FoldedMap, SpikingAttention, split_heads
+from espnet_spike.nn.layers.heads import split_heads
+from espnet_spike.nn.layers.spiking_attention import FoldedMap, SpikingAttention
 from espnet_spike.nn.neurons.factory import NeuronFactory
 from tests.helpers.attention import DIM, HEADS, batch, make, run
 
