@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
         self, dim: int, heads: int, dropout_rate: float = 0.0, points: FatPoints | None = None
     ) -> None:
         super().__init__()
-        check_heads(dim, heads, "the channels of the decoder, ")
+        check_heads(dim, heads, "the channels of the decoder,")
         points = points or FatPoints()
         self.heads = heads
         self.dropout_rate = dropout_rate
@@ -141,7 +141,7 @@ class SpikingCrossAttention(nn.Module):
         self, dim: int, heads: int, lif: dict, scale: float = 0.125, v_th: float = 0.5
     ) -> None:
         super().__init__()
-        check_heads(dim, heads, "the channels of the decoder, ")
+        check_heads(dim, heads, "the channels of the decoder,")
         self.heads = heads
         self.scale = scale
         self.neuron_in = FrameLIF(dim, **lif)
