@@ -5,15 +5,17 @@
 Forward and backward. Two limits stand beside each case: reading and writing inputs, output and
 gradients once (``bench_selective_scan``), and evaluating exp(delta A) once in each pass by
 ``torch.exp``, for all B x D x N x L state updates. A case that would need more memory than
-``--memory`` is named and left out.
+``--memory``, or plain torch beyond ``--torch_updates`` state updates, is named and left out.
 """
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.bench_selective_scan import ROOT, bandwidth, forward_backward, make_inputs
@@ -24,7 +26,8 @@ from espnet_spike.utils.install import how_to_install
 
 PEER = "mambapy"
 OURS = "ours, compiled"
-CASES = {PEER: "mambapy", OURS: "numba", "ours, torch in chunks": "torch"}
+TORCH = "ours, torch in chunks"
+CASES = {PEER: "mambapy", OURS: "numba", TORCH: "torch"}
 # mambapy keeps exp(delta A), delta B u, its scan of both, and their gradients: so many tensors of
 # B x D x N x L, with the frames padded to a power of two, were seen at its peak
 PEER_TENSORS = 10
@@ -40,6 +43,9 @@ def get_parser() -> Parser:
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--threads", type=int, default=1, help="of torch and of the scan")
     parser.add_argument("--memory", type=float, default=12.0, help="GiB that a case may take")
+    parser.add_argument(
+        "--torch_updates", type=float, default=5e7, help="B D N L up to which plain torch is run"
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks/results/scan_states", help="stem"
     )
@@ -75,8 +81,20 @@ def memory_of(case: str, shape: tuple[int, int, int, int]) -> int:
     return json.loads(done.stdout)
 
 
+def left_out(
+    shape: tuple[int, int, int, int], limit_gib: float, torch_updates: float
+) -> dict[str, str]:
+    """Return the cases that are not run, with why."""
+    why = {}
+    if (needed := peer_gib(shape)) > limit_gib:
+        why[PEER] = f"left out: needs about {needed:.0f} GiB"
+    if math.prod(shape) > torch_updates:
+        why[TORCH] = f"left out: over {torch_updates:.0e} state updates"
+    return why
+
+
 def rows_of(
-    shape: tuple[int, int, int, int], repeats: int, limit_gib: float
+    shape: tuple[int, int, int, int], repeats: int, not_run: Mapping[str, str]
 ) -> list[dict[str, object]]:
     """Return a row for each case of one shape, then one for each limit."""
     import torch
@@ -84,9 +102,7 @@ def rows_of(
     B, D, N, L = shape
     x = make_inputs(shape)
     weight = torch.ones_like(x["u"])
-    cases = dict(CASES)
-    if peer_gib(shape) > limit_gib:
-        del cases[PEER]
+    cases = {name: case for name, case in CASES.items() if name not in not_run}
     runs = {
         name: lambda case=case: forward_backward(case, x, weight) for name, case in cases.items()
     }
@@ -106,7 +122,7 @@ def rows_of(
     for name in [*CASES, *limits]:
         row: dict[str, object] = {"N": N, "L": L, "case": name}
         if name not in seconds:
-            row["ms"] = f"left out: needs about {peer_gib(shape):.0f} GiB"
+            row["ms"] = not_run[name]
         else:
             row["ms"] = 1000 * seconds[name]
         known = PEER in timings and name in timings
@@ -136,7 +152,8 @@ def main(argv=None):
     for frames in args.frames:
         for states in args.states:
             shape = (args.batch, args.channels, states, frames)
-            rows += rows_of(shape, args.repeats, args.memory)
+            not_run = left_out(shape, args.memory, args.torch_updates)
+            rows += rows_of(shape, args.repeats, not_run)
             print(*rows[-len(CASES) - 2 :], sep="\n", flush=True)
     notes = [
         f"B {args.batch}, D {args.channels}, float32, {args.threads} thread(s), forward and "

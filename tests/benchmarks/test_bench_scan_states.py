@@ -22,10 +22,14 @@ def test_every_shape_has_its_cases_and_limits(tmp_path):
 
 
 def test_a_case_that_does_not_fit_is_named_and_left_out():
-    rows = bench_scan_states.rows_of((1, 16, 2, 8), 1, limit_gib=0.0)
-    assert "left out" in rows[0]["ms"]
-    assert rows[0]["case"] == bench_scan_states.PEER
-    assert all(row["x mambapy"] == "" for row in rows)
+    shape = (1, 16, 2, 8)
+    not_run = bench_scan_states.left_out(shape, limit_gib=0.0, torch_updates=255)
+    rows = {row["case"]: row for row in bench_scan_states.rows_of(shape, 1, not_run)}
+    assert "GiB" in rows[bench_scan_states.PEER]["ms"]
+    assert "state updates" in rows[bench_scan_states.TORCH]["ms"]
+    assert rows[bench_scan_states.OURS]["ms"] > 0
+    assert all(row["x mambapy"] == "" for row in rows.values())
+    assert not bench_scan_states.left_out(shape, limit_gib=1.0, torch_updates=256)
 
 
 def test_memory_of_the_peer_is_that_of_its_padded_tensors():
