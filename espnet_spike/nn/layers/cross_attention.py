@@ -15,6 +15,7 @@ from espnet_spike.nn.layers.heads import check_heads, split_heads
 from espnet_spike.nn.layers.softmax_attention import attention_mask
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
+from espnet_spike.nn.ops.precision import full_matmul
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ class SpikingCrossAttention(nn.Module):
         s = self.neuron_encoded(encoded, mask)
         k = split_heads(self.neuron_k(self.linear_k(s), mask), self.heads)
         v = split_heads(self.neuron_v(self.linear_v(s), mask), self.heads)
-        return SpikingKeysValues(k.mT @ v)  # the neurons are silent on padding
+        return SpikingKeysValues(full_matmul(k.mT, v))  # the neurons are silent on padding
 
     def forward(self, x: Tensor, mask: Tensor | None, encoded: SpikingKeysValues) -> Tensor:
         """Attend; see ``CrossAttention``."""
         q = self.neuron_q(self.linear_q(self.neuron_in(x, mask)), mask)
-        context = _by_utterance(q, len(encoded), self.heads) @ encoded.products * self.scale
+        q = _by_utterance(q, len(encoded), self.heads)
+        context = full_matmul(q, encoded.products).to(q.dtype) * self.scale
         context = self.neuron_out(context.transpose(1, 2).reshape(x.shape), mask)
         return self.norm_out(self.linear_out(context), mask)
 

@@ -10,6 +10,7 @@ from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.decay import decay_matrix
 from espnet_spike.nn.ops.decay_attention import decay_attention
+from espnet_spike.nn.ops.precision import full_matmul
 from espnet_spike.nn.stream_state import Stateful
 
 
@@ -90,7 +91,7 @@ class SpikformerAttention(Stateful, nn.Module):
         if self.log_gamma is None:
             if self.carry is not None:
                 raise ValueError("a stream needs causal: true")
-            context = q @ (k.mT @ v)
+            context = full_matmul(q, full_matmul(k.mT, v)).to(v.dtype)
         elif self.carry is None:
             context = decay_attention(q, k, v, self.log_gamma, causal=True).to(v.dtype)
         else:
@@ -107,11 +108,12 @@ class SpikformerAttention(Stateful, nn.Module):
         t = torch.arange(1, frames + 1, device=q.device, dtype=q.dtype)
         log_gamma = log_gamma.to(q.dtype)[:, None]
         rising, falling = torch.exp(t * log_gamma), torch.exp((frames - t) * log_gamma)
-        context = (q @ k.mT * decay_matrix(log_gamma[:, 0], frames, causal=True)) @ v
+        decay = decay_matrix(log_gamma[:, 0], frames, causal=True)
+        context = full_matmul(full_matmul(q, k.mT) * decay, v)
         past = carry.get("kv")
-        new = (k * falling[..., None]).mT @ v
+        new = full_matmul((k * falling[..., None]).mT, v)
         if past is not None:
-            context = context + q * rising[..., None] @ past
+            context = context + full_matmul(q * rising[..., None], past)
             new = new + rising[:, -1, None, None] * past
         carry["kv"] = new
-        return context
+        return context.to(v.dtype)

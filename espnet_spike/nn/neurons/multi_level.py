@@ -26,6 +26,7 @@ from espnet_spike.nn.distributed import all_reduce_sum
 from espnet_spike.nn.neurons.base import LEVEL_RULES, Firing, Neuron
 from espnet_spike.nn.neurons.spike_train import IMLSRecompute, add_up, keep_recipe
 from espnet_spike.nn.ops import imls
+from espnet_spike.nn.ops.precision import full_einsum
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
@@ -61,7 +62,7 @@ class _MultiLevelFunction(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_x, e = imls.backward_terms(x, grad, *args)
             grad_level = e.sum((1, 2)) / level
-            e = torch.einsum("rkc,r->c", e, weight)
+            e = full_einsum("rkc,r->c", e, weight)
         else:
             grad_x, e = imls.backward(x, grad, *args[:2], weight, *args[2:])
         return grad_x, e / alpha * grad_scale, grad_level, None, None, None, None
@@ -233,7 +234,7 @@ class MultiLevel(Neuron):
     def _update_running_level(self, x: Tensor, mask: Tensor | None) -> None:
         per_frame = x.abs().flatten(2, -2).mean(2) if x.dim() > 3 else x.abs()
         weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
-        total = all_reduce_sum(torch.einsum("bnc,bn->c", per_frame, weight))
+        total = all_reduce_sum(full_einsum("bnc,bn->c", per_frame, weight))
         mean = total / all_reduce_sum(weight.sum()).clamp(min=1)
         # the first batch sets the level, as there is no sensible one to start from
         momentum = torch.where(self.updates == 0, 1.0, self.momentum)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from espnet_spike.nn.ops import backends
+from espnet_spike.nn.ops.precision import full_matmul
 
 
 def batch_norm(
@@ -48,8 +49,8 @@ def masked_moments(
     positions = frames.shape[1] // channels
 
     def total(values: Tensor) -> Tensor:
-        # a matrix-vector product is the fastest weighted sum over rows
-        return all_reduce((weight @ values).view(positions, channels).sum(0))
+        # a matrix-vector product is the fastest weighted sum over rows; autocast would halve it
+        return all_reduce(full_matmul(weight, values).view(positions, channels).sum(0))
 
     count = all_reduce(weight.sum() * positions).clamp(min=1)
     mean = total(frames) / count
@@ -100,8 +101,8 @@ class _BatchNorm(torch.autograd.Function):
         channels = normed.shape[-1]
         rows = grad.reshape(-1, channels)
         ones = rows.new_ones(len(rows))
-        grad_bias = ones @ rows
-        grad_weight = ones @ (rows * normed.view(-1, channels))
+        grad_bias = full_matmul(ones, rows)
+        grad_weight = full_matmul(ones, rows * normed.view(-1, channels))
         shared = torch.addcmul(grad_bias, normed, grad_weight).div_(count)
         if mask is not None:
             shared = shared.mul_(mask.view(*mask.shape, *[1] * (shared.dim() - 2)))

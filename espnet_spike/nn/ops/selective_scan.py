@@ -73,8 +73,7 @@ def selective_scan(
         UserError: the package the backend needs is not installed.
         ValueError: an unknown backend, or one that cannot do what is asked.
     """
-    plain = lengths is None and initial_state is None
-    backend = _choose_backend(backend, u, plain)
+    backend = _choose_backend(backend, u, initial_state is None)
     dtype = u.dtype
     compute = torch.promote_types(torch.promote_types(dtype, A.dtype), torch.float32)
     u, delta, A, B, C = (x.to(compute) for x in (u, delta, A, B, C))
@@ -87,7 +86,7 @@ def selective_scan(
         y, state = u * D[:, None], u.new_zeros(u.shape[0], *A.shape)
         state = state if initial_state is None else initial_state.to(compute)
     elif backend == "mamba":
-        y, state = _mamba_scan(u, delta, A, B, C, D)
+        y, state = _mamba_scan(u, delta, A, B, C, D, lengths)
     else:
         if initial_state is None:
             initial_state = u.new_zeros(u.shape[0], *A.shape)
@@ -168,7 +167,7 @@ class _ReverseValid(torch.autograd.Function):
         return _ReverseValid.apply(grad, ctx.saved_tensors[0]), None
 
 
-def _choose_backend(backend: str, u: Tensor, plain: bool) -> str:
+def _choose_backend(backend: str, u: Tensor, from_zero: bool) -> str:
     choose("scan backend", backend, BACKENDS)
     if torch.jit.is_tracing():
         return "scripted"  # the others would be traced for one length, or as a constant
@@ -179,7 +178,7 @@ def _choose_backend(backend: str, u: Tensor, plain: bool) -> str:
             backend = "numba"
         else:
             found = importlib.util.find_spec("mamba_ssm") is not None
-            return "mamba" if found and plain and u.device.type == "cuda" else "torch"
+            return "mamba" if found and from_zero and u.device.type == "cuda" else "torch"
     if backend == "numba":
         if u.device.type != "cpu":
             raise ValueError(f"scan backend: numba runs on a CPU, not on {u.device.type}")
@@ -188,8 +187,8 @@ def _choose_backend(backend: str, u: Tensor, plain: bool) -> str:
                 "the selective scan on a CPU needs the package numba, which is not installed",
                 "install numba, or choose the slower plain torch: scan_backend: torch",
             )
-    if backend == "mamba" and not plain:
-        raise ValueError("scan backend: mamba takes no lengths and no initial state")
+    if backend == "mamba" and not from_zero:
+        raise ValueError("scan backend: mamba takes no initial state")
     return backend
 
 
@@ -201,7 +200,7 @@ def _numba_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
     return y.transpose(1, 2), state.transpose(1, 2)
 
 
-def _mamba_scan(u, delta, A, B, C, D):  # noqa: ANN001
+def _mamba_scan(u, delta, A, B, C, D, lengths):  # noqa: ANN001
     try:
         from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
             selective_scan_fn,
@@ -211,23 +210,33 @@ def _mamba_scan(u, delta, A, B, C, D):  # noqa: ANN001
             f"scan_backend: mamba needs the package mamba-ssm ({error})",
             "install mamba-ssm for your CUDA version, or choose scan_backend: auto",
         ) from error
+    if lengths is None:
+        inputs = [x.contiguous() for x in (u, delta, A, B, C)]
+        return selective_scan_fn(*inputs, D, return_last_state=True)
+    padding, (u, delta, B, C) = _without_padding(lengths.to(u.device), u, delta, B, C)
     inputs = [x.contiguous() for x in (u, delta, A, B, C)]
-    return selective_scan_fn(*inputs, D, return_last_state=True)
+    y, state = selective_scan_fn(*inputs, D, return_last_state=True)
+    return y.masked_fill(padding, 0), state
 
 
 def _torch_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
-    """Scan chunk by chunk, so that only one chunk's ``(K, B, D, N)`` exists at a time.
-
-    A padded frame gets step size 0: exp(0 A) = 1 and 0 B u = 0 leave the state alone.
-    """
-    valid = torch.arange(u.shape[2], device=u.device) < lengths[:, None]
-    # the others as well: 0 times inf would not be 0
-    u, delta, B, C = (x.masked_fill(~valid[:, None], 0) for x in (u, delta, B, C))
+    """Scan chunk by chunk, so that only one chunk's ``(K, B, D, N)`` exists at a time."""
+    padding, (u, delta, B, C) = _without_padding(lengths, u, delta, B, C)
     y = []
     for chunk in zip(*(x.split(TORCH_CHUNK, 2) for x in (u, delta, B, C)), strict=True):
         y_c, state = _TorchChunk.apply(*chunk, A, state)
         y.append(y_c)
-    return (torch.cat(y, 2) + D[:, None] * u).masked_fill(~valid[:, None], 0), state
+    return (torch.cat(y, 2) + D[:, None] * u).masked_fill(padding, 0), state
+
+
+def _without_padding(lengths: Tensor, *tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return where padding is, ``(B, 1, L)``, and the tensors ``(B, ..., L)`` with 0 there.
+
+    A step size of 0 leaves the state alone: exp(0 A) = 1 and 0 B u = 0. The others are 0 as well,
+    since 0 times inf would not be 0.
+    """
+    padding = torch.arange(tensors[0].shape[2], device=lengths.device) >= lengths[:, None, None]
+    return padding, [x.masked_fill(padding, 0) for x in tensors]
 
 
 class _TorchChunk(torch.autograd.Function):
@@ -262,4 +271,4 @@ def _torch_chunk(u, delta, B, C, A, state):  # noqa: ANN001
         stride *= 2
     h = torch.addcmul(x, a, state)
     y = (h * C.permute(2, 0, 1)[:, :, None]).sum(-1)
-    return y.permute(1, 2, 0), h[-1]
+    return y.permute(1, 2, 0), h[-1].clone()  # a view would keep the states of the whole chunk

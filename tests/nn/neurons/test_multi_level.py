@@ -105,3 +105,12 @@ def test_the_level_of_an_utterance_is_held_over_its_pieces(stat):
     with neuron.over_pieces(pieces):
         assert torch.allclose(torch.cat([neuron(*piece) for piece in pieces], 1), whole)
     assert torch.equal(neuron(x, mask), whole)
+
+
+def test_running_level_is_that_of_fp32_under_autocast():
+    plain, mixed = (make(IMLS, stat="ema").train() for _ in range(2))
+    x = 300 * data(2, 400, 4)
+    plain(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed(x)
+    assert torch.equal(plain.running_level, mixed.running_level)

@@ -31,3 +31,22 @@ def test_compiled_equals_torch():
         with form(how):
             results.append(batch_norm(x, mask, torch.ones(5), torch.zeros(5), 1e-5))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("how", FORMS)
+def test_autocast_changes_nothing(how, dtype):
+    x = 3 + 200 * torch.randn(2, 400, 5, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(400) < torch.tensor([400, 20])[:, None]
+
+    def run():
+        inputs = [t.requires_grad_() for t in (x.clone(), torch.ones(5), torch.zeros(5))]
+        y, *moments = batch_norm(inputs[0], mask, *inputs[1:], 1e-5)
+        y.square().mul(torch.linspace(0, 1, 5)).sum().backward()
+        return y.detach(), *moments, *(t.grad for t in inputs)
+
+    with form(how):
+        expected = run()
+        with torch.autocast("cpu", dtype):
+            got = run()
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)

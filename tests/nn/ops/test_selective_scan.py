@@ -147,8 +147,8 @@ def test_backends_that_cannot(monkeypatch):
     arguments = [x[n] for n in "u delta A B C".split()]
     with pytest.raises(ValueError, match="did you mean 'numba'"):
         selective_scan(*arguments, backend="numab")
-    with pytest.raises(ValueError, match="takes no lengths"):
-        selective_scan(*arguments, lengths=torch.tensor([2]), backend="mamba")
+    with pytest.raises(ValueError, match="takes no initial state"):
+        selective_scan(*arguments, initial_state=torch.zeros(1, 2, 2), backend="mamba")
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
     with pytest.raises(UserError, match="mamba-ssm"):
         selective_scan(*arguments, backend="mamba")
@@ -160,7 +160,8 @@ def test_backends_that_cannot(monkeypatch):
         selective_scan(*meta, backend="numba")
 
 
-def test_arguments_handed_to_mamba_ssm(monkeypatch):
+@pytest.mark.parametrize("lengths", [None, [10, 6]])
+def test_arguments_handed_to_mamba_ssm(monkeypatch, lengths):
     # the signature and meaning of mamba-ssm 2's selective_scan_fn, computed by the reference
     def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
                           return_last_state=False):  # fmt: skip
@@ -177,6 +178,10 @@ def test_arguments_handed_to_mamba_ssm(monkeypatch):
     x = make_inputs(2, 4, 3, 10)
     arguments = [x[n] for n in "u delta A B C D".split()]
     options = {"delta_bias": x["D"], "delta_softplus": True, "return_last_state": True}
+    if lengths is not None:
+        options["lengths"] = torch.tensor(lengths)
+        arguments[0] = arguments[0].detach().clone()
+        arguments[0][1, :, 6:] = float("nan")  # padding is never read
     got = selective_scan(*arguments, **options, backend="mamba")
     want = selective_scan(*arguments, **options, backend="ref")
     torch.testing.assert_close(got, want)
@@ -229,3 +234,10 @@ def test_a_trace_is_no_constant_and_holds_for_other_lengths():
         lengths = torch.tensor([length, min(length, 4), 0])[:batch]
         for got, expected in zip(traced(*x, lengths), scan(*x, lengths), strict=True):
             torch.testing.assert_close(got, expected)
+
+
+def test_last_state_of_plain_torch_keeps_no_other_states_alive():
+    x = make_inputs(1, 4, 8, 40)
+    x["initial_state"] = x.pop("state")
+    _, state = selective_scan(**x, return_last_state=True, backend="torch")
+    assert state.untyped_storage().nbytes() == state.nbytes
