@@ -132,7 +132,8 @@ prepare # environment, folders, tags, checks: sets py, source_set, feats, token_
 # One function a stage; each `step` is one command that can also be given by hand (see --dry_run).
 
 stage_data() {
-  step data --input local/data.sh "${raw_sets[@]/#/--output=data/}" \
+  local texts=("${raw_sets[@]/%//text}")
+  step data --input local/data.sh "${raw_sets[@]/#/--output=data/}" "${texts[@]/#/--output=data/}" \
     -- bash local/data.sh ${corpus_dir:+--corpus_dir "$corpus_dir"} ${own_options[@]+"${own_options[@]}"}
   step data_check "${raw_sets[@]/#/--input=data/}" "${raw_sets[@]/#/--output=data/}" \
     -- "$py" -m espnet_spike.bin.prepare_data_dir --allow_pipes "$allow_pipes" "${raw_sets[@]/#/data/}"
@@ -149,19 +150,23 @@ stage_fbank() {
   if [[ $feats_type == extracted ]]; then options=() command=copy_feats; else
     set -- --input "$fbank_config"
   fi
-  step "$feats_tag" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" \
+  local lists=("${fbank_outputs[@]/%//feats.scp}")
+  step "$feats_tag" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" "${lists[@]/#/--output=}" \
     -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" --nj "$nj" "${cluster_options[@]}" "${fbank_pairs[@]}"
 }
 
 stage_filter() {
   step "$filter_marker" --input "$feats/org/$source_set" --input "$feats/org/$valid_set" \
     --output "$feats/$source_set" --output "$feats/$valid_set" \
+    --output "$feats/$source_set/feats.scp" --output "$feats/$valid_set/feats.scp" \
     -- "$py" -m espnet_spike.bin.filter_utts --min_frames "$min_frames" --max_frames "$max_frames" \
     "$feats/org/$source_set" "$feats/$source_set" "$feats/org/$valid_set" "$feats/$valid_set"
 }
 
 stage_token() {
-  step "token_$token_tag" --input "$feats/$source_set/text" --output "$token_dir/tokens.txt" \
+  local bpe=()
+  [[ $token_type != bpe ]] || bpe=(--output "$token_dir/bpe.model" --optional_output "$token_dir/*")
+  step "token_$token_tag" --input "$feats/$source_set/text" --output "$token_dir/tokens.txt" ${bpe[@]+"${bpe[@]}"} \
     -- "$py" -m espnet_spike.bin.tokenize --token_type "$token_type" --bpemode "$bpemode" --nbpe "$nbpe" \
     --text "$feats/$source_set/text" --oov_texts "${eval_dirs[@]/%//text}" --out "$token_dir"
 }
@@ -171,7 +176,7 @@ stage_lm() {
   local text texts=("$feats/$source_set/text")
   for text in $lm_train_text; do texts+=("$text"); done
   train_step "lm_$lm_tag" --input "$lm_config" "${texts[@]/#/--input=}" --input "$token_dir/tokens.txt" \
-    --output "$lm_exp" \
+    "${trained[@]/#/--output=$lm_exp/}" "${also_trained[@]/#/--optional_output=$lm_exp/}" \
     -- "$py" -m espnet_spike.bin.lm_train --lm_config "$lm_config" --train_text "${texts[@]}" \
     --valid_text "$feats/$valid_set/text" "${token_options[@]}" --stats_dir "$lm_exp/stats" \
     --output_dir "$lm_exp" "${training_options[@]}"
@@ -180,14 +185,16 @@ stage_lm() {
 stage_stats() { # the statistics are of the features: encoders share them
   step "stats_$data_tag" --unhashed=--asr_config --input "$feats/$source_set" --input "$feats/$valid_set" \
     --input "$token_dir/tokens.txt" --output "$stats_dir/train" --output "$stats_dir/valid" \
+    --output "$stats_dir/train/feats_stats.npz" --output "$stats_dir/valid/feats_stats.npz" \
     -- "$py" -m espnet_spike.bin.collect_stats --asr_config "$asr_config" --train_dir "$feats/$source_set" \
     --valid_dir "$feats/$valid_set" "${token_options[@]}" --output_dir "$stats_dir"
 }
 
 stage_train() {
-  $dry_run || { mkdir -p "$asr_exp" && printf '%s\n' "$called_as" >>"$asr_exp/commands.txt"; }
+  note_command "$asr_exp"
   train_step "train_$asr_tag" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
-    --input "$feats/$source_set" --input "$token_dir/tokens.txt" --output "$asr_exp/config.yaml" \
+    --input "$feats/$source_set" --input "$token_dir/tokens.txt" \
+    "${trained[@]/#/--output=$asr_exp/}" "${also_trained[@]/#/--optional_output=$asr_exp/}" \
     -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$asr_exp" \
     --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" --stats_dir "$stats_dir" \
     "${token_options[@]}" "${training_options[@]}" "${split_options[@]}" --asr_args "$asr_args"
@@ -195,9 +202,10 @@ stage_train() {
 
 stage_sparsify() {
   [[ $final_exp != "$asr_exp" ]] || { skip "not asked for"; return; }
-  $dry_run || { mkdir -p "$final_exp" && printf '%s\n' "$called_as" >>"$final_exp/commands.txt"; }
+  note_command "$final_exp"
   if [[ -n $naive_sparsity ]]; then
     step "$final_marker" --input "$expdir/.done/train_$asr_tag.json" --output "$final_exp/config.yaml" \
+      --output "$final_exp/*.pth" --optional_output "$final_exp/naive.json" --optional_output "$final_exp/features.yaml" \
       -- "$py" -m espnet_spike.bin.naive_sparse --asr_exp "$asr_exp" --train_dir "$feats/$source_set" \
       --output_dir "$final_exp" --sparsity "$naive_sparsity" --seed "$seed"
     return
@@ -207,32 +215,38 @@ stage_sparsify() {
     --stats_dir "$stats_dir" "${token_options[@]}")
   local inputs=(--input "$asr_config" --input "$expdir/.done/train_$asr_tag.json")
   step "calibrate_$asr_tag" "${inputs[@]}" --output "$final_exp/calibration/init.pth" \
+    --optional_output "$final_exp/calibration/init.json" \
     -- "${finetune[@]}" --steps calibrate
   train_step "$final_marker" "${inputs[@]}" --input "$final_exp/calibration/init.pth" \
-    --output "$final_exp/config.yaml" \
+    "${trained[@]/#/--output=$final_exp/}" "${also_trained[@]/#/--optional_output=$final_exp/}" \
     -- "${finetune[@]}" --steps finetune "${training_options[@]}" "${split_options[@]}" \
     --asr_args "$asr_args"
 }
 
 stage_decode() {
+  local set made=()
+  for set in "${tests[@]}"; do
+    made+=("$decode_dir/$set/"{text,token,token_int,score,decode.json})
+  done
   step "decode_${final_tag}_$inference_tag" --input "$inference_config" --input "$expdir/.done/$final_marker.json" \
-    "${lm_inputs[@]}" "${eval_dirs[@]/#/--input=}" "${tests[@]/#/--output=$decode_dir/}" \
+    "${lm_inputs[@]}" "${eval_dirs[@]/#/--input=}" "${made[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.decode --asr_exp "$final_exp" --inference_config "$inference_config" \
     --inference_args "$inference_args" "${lm_options[@]}" --inference_nj "$inference_nj" \
     --gpu_inference "$gpu_inference" "${cluster_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
 stage_score() {
+  local results=("${tests[@]/%//result.json}")
   step "score_${final_tag}_$inference_tag" "${tests[@]/#/--input=$decode_dir/}" \
-    "${tests[@]/#/--output=$decode_dir/}" \
+    "${tests[@]/#/--output=$decode_dir/}" "${results[@]/#/--output=$decode_dir/}" \
     -- "$py" -m espnet_spike.bin.score "${token_options[@]}" --normalization "$normalization" \
     --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
 stage_count() {
-  local set hypotheses=()
+  local set hypotheses=() # of it and further figures
   for set in "${tests[@]}"; do
-    hypotheses+=(--input "$decode_dir/$set/token_int")
+    hypotheses+=(--input "$decode_dir/$set/token_int" --optional_output "$decode_dir/$set/neurobench.json")
   done
   step "count_${final_tag}_$inference_tag" "${cost_models[@]/#/--input=}" --input "$expdir/.done/$final_marker.json" \
     "${eval_dirs[@]/#/--input=}" "${hypotheses[@]}" "${counts[@]/#/--output=}" \

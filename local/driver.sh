@@ -252,6 +252,16 @@ prepare() {
   "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"
 }
 
+# what a training makes, and may make
+trained=(config.yaml "*.ave.pth")
+also_trained=("*.pth" epochs.jsonl spike_config.json spike_finished.json features.yaml
+  shapes dropped.txt)
+
+note_command() { # note_command FOLDER: keep how run.sh was called, if something can be written
+  $dry_run || { mkdir -p "$1" && printf '%s\n' "$called_as" >>"$1/commands.txt"; } 2>/dev/null ||
+    return 0 # a stage that has to write there says what is wrong
+}
+
 skip() { echo "stage $current_stage: skipped, $1"; }
 
 train_step() { # as step; on every machine that trains, started by the launcher
@@ -272,7 +282,7 @@ step() { # step NAME [--input PATH ...] [--output PATH ...] -- COMMAND ...
   ! $force || flags+=(--force)
   ! $dry_run || flags+=(--dry_run)
   "$py" -m espnet_spike.bin.run_stage --stage "$current_stage" --name "$name" --expdir "$expdir" \
-    --min_free_gb "$min_free_gb" "${flags[@]}" "$@"
+    --shared data --shared "$dumpdir" --min_free_gb "$min_free_gb" "${flags[@]}" "$@"
 }
 
 run_stages() {

@@ -12,7 +12,12 @@ def get_parser() -> Parser:
     parser = Parser(prog="espnet_spike.bin.run_stage", description=__doc__)
     parser.add_argument("--stage", required=True, help="number and name, for messages")
     parser.add_argument("--name", required=True, help="of the marker and the log")
-    parser.add_argument("--expdir", type=Path, required=True, help="of markers and logs")
+    parser.add_argument(
+        "--expdir",
+        type=Path,
+        required=True,
+        help="of logs, and of markers of what lies in no shared folder",
+    )
     parser.add_argument(
         "--input",
         type=Path,
@@ -27,7 +32,22 @@ def get_parser() -> Parser:
         action="append",
         default=[],
         dest="outputs",
-        help="file or folder that it has to make",
+        help="file, folder or pattern (*.pth) that it has to make",
+    )
+    parser.add_argument(
+        "--optional_output",
+        type=Path,
+        action="append",
+        default=[],
+        dest="optional_outputs",
+        help="file, folder or pattern that it may make",
+    )
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder that other experiments write to, too: what is made there has its marker there",
     )
     parser.add_argument(
         "--launcher", action="append", default=[], metavar="WORD", help="before the command"

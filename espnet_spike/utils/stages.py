@@ -3,18 +3,22 @@
 ``run.sh`` does this once per command::
 
     python -m espnet_spike.bin.run_stage --stage "3 fbank" --name fbank --expdir exp \
-        --input data/train --output dump/fbank/org/train -- python -m espnet_spike.bin.fbank ...
+        --shared dump --input data/train --output dump/fbank/org/train \
+        -- python -m espnet_spike.bin.fbank ...
 
-A done-marker (``EXPDIR/.done/NAME.json``) is written only after the command exited with 0 and every
+A done-marker (``HOME/.done/NAME.json``) is written only after the command exited with 0 and every
 ``--output`` exists. It holds a fingerprint of the command and of its inputs; while that stays the
-same, the command is skipped. Options that change how a command runs, but not what it produces
-(``--nj`` and the like), are left out of the fingerprint.
+same, and the outputs are what they were, the command is skipped. Options that change how a command
+runs, but not what it produces (``--nj`` and the like), are left out of the fingerprint.
+
+The home of a marker is the folder that several experiments share (``data``, ``dump``) where the
+outputs lie there, else ``EXPDIR``. What was done there for an experiment is kept in its own
+``EXPDIR/.done``, too: should another one make the shared files anew, differently, the next stage
+of this one says so.
 """
 
 import contextlib
-import fcntl
 import io
-import json
 import os
 import shlex
 import shutil
@@ -22,92 +26,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet_spike import __version__
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import file_digest, text_digest, write_json
-
-# a change of these gives the same output
-UNHASHED_OPTIONS = frozenset(
-    (
-        "--nj --inference_nj --ngpu --gpu_inference --num_workers --cache --cluster"
-        " --dist_launcher --dist_backend --multiprocessing_distributed"
-    ).split()
+from espnet_spike.utils.locks import locked
+from espnet_spike.utils.markers import (
+    UNHASHED_OPTIONS,
+    Marker,
+    Record,
+    fingerprint,
+    is_within,
+    marker_path,
+    missing,
+    record_path,
+    records,
 )
-# results of a later stage in a folder that is an input: they do not make it another input
-LATER_RESULTS = frozenset({"count.json", "neurobench.json", "recording.npz"})
-HASHED_BY_CONTENT = 64 << 20
+
 TAIL_LINES = 20
-
-
-def _file_key(path: Path) -> str:
-    """Hash small files by content, large ones by size and time of change."""
-    stat = path.stat()
-    if stat.st_size > HASHED_BY_CONTENT:
-        return f"{stat.st_size}:{stat.st_mtime_ns}"
-    return file_digest(path)
-
-
-def fingerprint(
-    command: Sequence[str], inputs: Sequence[Path], unhashed: frozenset[str] = UNHASHED_OPTIONS
-) -> str:
-    """Hash a command line, without its ``unhashed`` options, and its inputs.
-
-    A folder counts with the files directly inside it: data directories and experiment folders
-    keep what identifies them there, and bulk data below. ``LATER_RESULTS`` do not count.
-
-    Raises:
-        UserError: an input does not exist.
-    """
-    kept, skip = [], False
-    for word in command:
-        if skip:
-            skip = False
-        elif word in unhashed:
-            skip = True
-        elif word.split("=")[0] not in unhashed:
-            kept.append(word)
-    parts = [__version__, *kept]
-    for path in inputs:
-        if path.is_dir():
-            parts += [
-                f"{child.name}={_file_key(child)}"
-                for child in sorted(path.iterdir())
-                if child.is_file() and child.name not in LATER_RESULTS
-            ]
-        elif path.is_file():
-            parts.append(f"{path}={_file_key(path)}")
-        else:
-            raise UserError(
-                f"{path} does not exist", "run the earlier stages first, with the same options"
-            )
-    return text_digest("\0".join(parts))
-
-
-@dataclass(frozen=True)
-class Marker:
-    """What a done-marker file holds."""
-
-    fingerprint: str
-    command: str
-    finished: str
-    seconds: float
-
-    def write(self, path: Path) -> None:
-        """Write the marker in one step, so that an interrupted write leaves none."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "Marker | None":
-        """Return the marker, or None when there is none that can be read."""
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
 
 
 HINTS = (
@@ -131,29 +68,11 @@ def hint_for(log_tail: str, status: int) -> str:
     return "fix the cause and rerun the same command: finished stages are skipped"
 
 
-@contextlib.contextmanager
-def _alone(path: Path, stage: str) -> Iterator[int]:
-    """Hold a lock on a file, waiting for it if need be; yield its descriptor."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            print(f"stage {stage}: waiting for process {holder}, which does the same", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield file.fileno()
-
-
-def _stream(command: Sequence[str], log: Path, lock: int) -> int:
+def _stream(command: Sequence[str], log: Path, locks: Sequence[int]) -> int:
     """Run a command, copy its output to the terminal and to a log; return its status.
 
-    The command inherits the descriptor ``lock``: should this process be killed, the lock holds
-    until the command has ended too.
+    The command inherits the descriptors ``locks``: should this process be killed, they hold until
+    the command has ended too.
     """
     env = dict(os.environ, PYTHONUNBUFFERED="1")
     if not sys.stderr.isatty():
@@ -170,7 +89,7 @@ def _stream(command: Sequence[str], log: Path, lock: int) -> int:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=env,
-                pass_fds=[lock],
+                pass_fds=locks,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             assert isinstance(child.stdout, io.BufferedReader)  # not text
@@ -195,6 +114,153 @@ def _telling(lines: Sequence[str]) -> Sequence[str]:
     return lines[max(start, 0) :][:TAIL_LINES]
 
 
+@dataclass(frozen=True)
+class Work:
+    """A command, what it reads and makes, and where its marker is.
+
+    Attributes:
+        name: of the marker and the log.
+        expdir: folder of the experiments, of logs and of markers of what lies nowhere else.
+        inputs: files and folders.
+        outputs: files, folders and patterns (``*.pth``) that have to be there.
+        optional: further ones that it may make.
+        shared: folders that other experiments write to, too.
+    """
+
+    name: str
+    expdir: Path
+    inputs: Sequence[Path] = ()
+    outputs: Sequence[Path] = ()
+    optional: Sequence[Path] = ()
+    shared: Sequence[Path] = field(default_factory=tuple)
+
+    @property
+    def home(self) -> Path:
+        """Where the marker is: the innermost shared folder with an output, or ``expdir``."""
+        if any(is_within(path, self.expdir) for path in self.outputs):
+            return self.expdir
+        found = [s for s in self.shared if any(is_within(path, s) for path in self.outputs)]
+        return max(found, key=lambda path: len(path.absolute().parts), default=self.expdir)
+
+    def marker(self) -> Marker | None:
+        """Return the marker; until there is one at home, that of an earlier version."""
+        found = Marker.read(marker_path(self.home, self.name))
+        if found is None and not record_path(self.expdir, self.name).exists():
+            found = Marker.read(marker_path(self.expdir, self.name))
+        return found
+
+    def begin(self, command: str) -> None:
+        """Take the marker away; one at home says to all that the outputs are in work."""
+        for folder in dict.fromkeys((self.home, self.expdir)):
+            marker_path(folder, self.name).unlink(missing_ok=True)
+        if self.home != self.expdir:
+            Marker("", command, "", 0.0).write(marker_path(self.home, self.name))
+
+    def why_not_done(self, key: str | None) -> str:
+        """Return why the command has to run, empty if it has not."""
+        marker = self.marker()
+        if marker is None or not marker.fingerprint:
+            return "it has not finished yet"
+        if absent := missing(self.outputs):
+            return f"{', '.join(absent)} is missing"
+        record = Record.read(record_path(self.home, self.name))
+        if record is not None and (difference := record.difference()):
+            return difference
+        return "" if marker.fingerprint == key else "its options or inputs have changed"
+
+    def adopt(self) -> None:
+        """Keep a finished command where this version looks for it: at home and in ``expdir``.
+
+        What cannot be written changes nothing: it is looked at again the next time.
+        """
+        marker = self.marker()
+        if marker is None:
+            return
+        with contextlib.suppress(OSError):
+            record = Record.read(record_path(self.home, self.name))
+            self.keep(marker, record or Record.take(self.home, self._made()))
+
+    def keep(self, marker: Marker, record: Record) -> None:
+        """Write marker and record where they are not what is there."""
+        for folder in dict.fromkeys((self.home, self.expdir)):
+            if Record.read(record_path(folder, self.name)) != record:
+                record.write(record_path(folder, self.name))
+            if Marker.read(marker_path(folder, self.name)) != marker:
+                marker.write(marker_path(folder, self.name))
+
+    def finish(self, marker: Marker, before: tuple[Marker | None, Record | None]) -> None:
+        """Write marker and record of a command that has just finished.
+
+        Where it only made anew what was lost, the old marker stays: to later stages nothing has
+        changed. Records of other commands on the same files are brought up to date if it works in
+        place.
+        """
+        record = Record.take(self.home, self._made())
+        old, old_record = before
+        again = old is not None and old.fingerprint == marker.fingerprint
+        self.keep(
+            old if old is not None and again and record.is_part_of(old_record) else marker, record
+        )
+        if set(self.inputs) & set(self.outputs):
+            for folder in dict.fromkeys((self.home, self.expdir)):
+                for name, other in records(folder).items():
+                    new = other.updated(record, self.outputs)
+                    if name != self.name and new != other:
+                        new.write(record_path(folder, name))
+
+    def check_shared(self) -> None:
+        """Check that nobody has made the inputs anew, differently, for another experiment.
+
+        Raises:
+            UserError: naming the file, and the command that made it.
+        """
+        for name, record in records(self.expdir).items():
+            home = Path(record.home)
+            if is_within(home, self.expdir):
+                continue
+            mine = Marker.read(marker_path(self.expdir, name))
+            theirs = Marker.read(marker_path(home, name))
+            if mine is None or theirs is None or mine.fingerprint == theirs.fingerprint:
+                continue
+            for path in self.inputs:
+                if difference := record.difference(path):
+                    raise UserError(
+                        f"{difference}: another run made {path} anew\n  by: {theirs.command}\n"
+                        f"  for {self.expdir}: {mine.command}",
+                        "run this experiment again from its first stage on, or give one of the "
+                        "two a --dumpdir (or a copy of the recipe) of its own",
+                    )
+
+    def locks(self) -> tuple[list[Path], list[Path]]:
+        """Return the lock files to hold alone, and those to share with other readers."""
+
+        def lock(home: Path, name: str) -> Path:
+            return marker_path(home, name).with_suffix(".lock")
+
+        writes, reads = [lock(self.home, self.name)], []
+        for home in self.shared:
+            parts = {_part(home, path) for path in self.inputs} - {None}
+            for name, record in records(home).items():
+                if home == self.home and any(record.covers(path) for path in self.outputs):
+                    writes.append(lock(home, name))
+                elif parts & {_part(home, Path(file)) for file in record.files}:
+                    reads.append(lock(home, name))
+        return writes, reads
+
+    def _made(self) -> list[Path]:
+        return [*self.outputs, *self.optional]
+
+
+def _part(home: Path, path: Path) -> str | None:
+    """Return the first folder below ``home`` that a path lies in, None if it lies elsewhere.
+
+    What is in it belongs together: a list of features names archives that another command made.
+    """
+    if not is_within(path, home):
+        return None
+    return Path(os.path.relpath(path, home)).parts[0]
+
+
 def run_stage(
     stage: str,
     name: str,
@@ -202,21 +268,24 @@ def run_stage(
     expdir: Path,
     inputs: Sequence[Path] = (),
     outputs: Sequence[Path] = (),
+    optional_outputs: Sequence[Path] = (),
+    shared: Sequence[Path] = (),
     launcher: Sequence[str] = (),
     unhashed: Sequence[str] = (),
     force: bool = False,
     dry_run: bool = False,
     min_free_gb: float = 0.0,
 ) -> bool:
-    """Run the command unless its marker is current; return whether it ran.
+    """Run the command unless it is done; return whether it ran.
 
-    ``launcher`` are words before the command, which start it in several processes; they change
-    nothing of what comes out.
+    Of ``inputs`` to ``shared`` see `Work`. ``launcher`` are words before the command, which start
+    it in several processes; they change nothing of what comes out.
 
     Raises:
-        UserError: an input is missing, the disk is full, the command failed or left no output.
+        UserError: an input is missing, or was made anew by another run; the disk is full, the
+            command failed or left no output.
     """
-    marker_path = expdir / ".done" / f"{name}.json"
+    work = Work(name, expdir, inputs, outputs, optional_outputs, shared)
     log = expdir / "log" / f"{name}.log"
     left_out = UNHASHED_OPTIONS | set(unhashed)
     try:
@@ -226,13 +295,11 @@ def run_stage(
             raise UserError(f"stage {stage}: {error.message}", error.hint) from None
         key = None
 
-    def done() -> bool:
-        marker = Marker.read(marker_path)
-        same = key is not None and marker is not None and marker.fingerprint == key
-        return same and all(path.exists() for path in outputs)
-
-    if done() and not force:
+    reason = "it is forced to" if force else work.why_not_done(key)
+    if not reason:
         print(f"stage {stage}: done before, inputs and options unchanged ({name})")
+        if not dry_run:
+            work.adopt()
         return False
     started = [*launcher, *command]
     if dry_run or key is None:  # there is a key but in a dry run
@@ -245,19 +312,25 @@ def run_stage(
             f"stage {stage}: {free_gb:.1f} GB free at {existing}, {min_free_gb:g} GB wanted",
             "free some disk space, or lower --min_free_gb",
         )
-    with _alone(marker_path.with_suffix(".lock"), stage) as lock:
-        if done() and not force:  # by the process that was waited for
+    with locked(*work.locks(), f"stage {stage}") as locks:
+        key = fingerprint(command, inputs, left_out)  # they may have changed while it waited
+        if not force and not work.why_not_done(key):  # by the process that was waited for
             print(f"stage {stage}: done meanwhile ({name})")
+            work.adopt()
             return False
+        work.check_shared()
+        before = work.marker(), Record.read(record_path(work.home, name))
+        if before[0] is not None and not force:
+            print(f"stage {stage}: {name} runs again, {reason}")
         print(f"stage {stage}: {name}, log in {log}", flush=True)
         start = time.monotonic()
-        marker_path.unlink(missing_ok=True)
-        status = _stream(started, log, lock)
+        work.begin(shlex.join(command))
+        status = _stream(started, log, locks)
         if status in (-signal.SIGINT, 128 + signal.SIGINT):
             raise KeyboardInterrupt
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         tail = "\n".join(_telling(lines[2:]))
-        absent = [str(path) for path in outputs if not path.exists()]
+        absent = missing(outputs)
         if status == 0 and absent:
             status, tail = 1, tail + f"\nthe command exited with 0 but without {', '.join(absent)}"
         if status != 0:
@@ -269,9 +342,7 @@ def run_stage(
             )
         if set(inputs) & set(outputs):  # fixed in place: the next call sees the fixed files
             key = fingerprint(command, inputs, left_out)
-        seconds = time.monotonic() - start
-        Marker(key, shlex.join(command), time.strftime("%FT%T%z"), round(seconds, 2)).write(
-            marker_path
-        )
+        seconds = round(time.monotonic() - start, 2)
+        work.finish(Marker(key, shlex.join(command), time.strftime("%FT%T%z"), seconds), before)
         print(f"stage {stage}: {name} finished in {seconds:.0f} s", flush=True)
         return True

@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.stages import fingerprint, hint_for, run_stage
+from espnet_spike.utils.stages import Work, hint_for, run_stage
 
 
 def shell(script: str) -> list[str]:
@@ -123,14 +125,6 @@ def test_a_second_run_waits_for_the_first_and_finds_its_work_done(tmp_path):
     assert "finished" in "".join(said) and "done meanwhile" in "".join(said)
 
 
-def test_the_fingerprint_ignores_what_does_not_change_the_output(tmp_path):
-    command = ["fbank", "--nj", "2", "a", "b"]
-    assert fingerprint(command, []) == fingerprint(["fbank", "--nj", "8", "a", "b"], [])
-    assert fingerprint(command, []) == fingerprint(["fbank", "--nj=8", "a", "b"], [])
-    assert fingerprint(command, []) != fingerprint(["fbank", "--nj", "2", "a", "c"], [])
-    assert fingerprint(["x", "--c", "1"], [], frozenset({"--c"})) == fingerprint(["x"], [])
-
-
 def test_killed_for_memory_has_its_own_hint():
     assert "memory" in hint_for("", -signal.SIGKILL)
     assert hint_for("error: x\n  hint: do y", 1) == ""
@@ -151,13 +145,196 @@ def test_ctrl_c_stops_with_130_and_leaves_no_marker(tmp_path):
     assert not (tmp_path / "exp/.done/x.json").exists()
 
 
-def test_a_later_result_in_an_input_folder_makes_it_no_other_input(tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    (folder / "text").write_text("a")
-    before = fingerprint(["x"], [folder])
-    (folder / "count.json").write_text("{}")
-    (folder / "neurobench.json").write_text("{}")
-    assert fingerprint(["x"], [folder]) == before
-    (folder / "other.json").write_text("{}")
-    assert fingerprint(["x"], [folder]) != before
+class Recipe:
+    """Fake stages of an experiment folder, in a recipe whose data and features are shared.
+
+    Every stage writes its options and the content of its inputs.
+    """
+
+    STAGES = (
+        ("data", ["local.sh"], ["data/train/text", "data/train/wav.scp"]),
+        ("fix", ["data/train"], ["data/train"]),
+        ("fbank", ["data/train"], ["dump/fbank/org/train/feats.scp", "dump/fbank/org/train"]),
+        ("filter", ["dump/fbank/org/train"], ["dump/fbank/train/feats.scp"]),
+        ("token", ["dump/fbank/train/feats.scp"], ["data/token_list/bpe/tokens.txt"]),
+        ("train", ["dump/fbank/train", "data/token_list/bpe/tokens.txt"], ["EXP/x/*.ave.pth"]),
+        ("decode", ["EXP/.done/train.json", "dump/fbank/train"], ["EXP/x/test/text"]),
+        ("score", ["EXP/x/test"], ["EXP/x/test", "EXP/x/test/result.json"]),
+    )
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "local.sh").write_text("corpus")
+
+    def command(self, name, exp, options):
+        """Return the command of a stage; ``fix`` works in place, ``train`` makes several files."""
+        made = {
+            "fix": ["data/train/text", "data/train/utt2spk"],
+            "fbank": ["dump/fbank/org/train/feats.scp", "dump/fbank/org/train/data/feats.1.ark"],
+            "train": ["EXP/x/1epoch.pth", "EXP/x/valid.ave.pth"],
+            "score": ["EXP/x/test/result.json", "EXP/x/test/score_wer/counts.tsv"],
+        }
+        outputs = dict((stage, names) for stage, _, names in self.STAGES)[name]
+        lines = [
+            f"mkdir -p $(dirname {path}); echo {name} {options.get(name, '')} > {path}"
+            for path in made.get(name, outputs)
+        ]
+        return shell("; ".join(lines).replace("EXP", exp))
+
+    def run(self, exp="exp", only=None, **options):
+        """Run all stages, or one; return those that were not done before."""
+        ran = []
+        for name, inputs, outputs in self.STAGES:
+            if only not in (None, name):
+                continue
+            paths = [[Path(p.replace("EXP", exp)) for p in some] for some in (inputs, outputs)]
+            done = run_stage(
+                f"1 {name}",
+                name,
+                self.command(name, exp, options),
+                Path(exp),
+                *paths,
+                optional_outputs=[Path(exp, "x/*.pth")] if name == "train" else [],
+                shared=[Path("data"), Path("dump")],
+            )
+            if done:
+                ran.append(name)
+        return ran
+
+    def files(self):
+        """Return every output with its content."""
+        return {
+            str(path.relative_to(self.folder)): path.read_text()
+            for place in ("data", "dump", "exp/x")
+            for path in sorted((self.folder / place).rglob("*"))
+            if path.is_file() and ".done" not in path.parts
+        }
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Recipe(tmp_path)
+
+
+ALL = [name for name, _, _ in Recipe.STAGES]
+
+
+def test_what_is_shared_has_its_marker_there(recipe, tmp_path):
+    assert recipe.run() == ALL
+    assert recipe.run() == []
+    shared = {"data": ["data", "fix", "token"], "dump": ["fbank", "filter"]}
+    for home, names in shared.items():
+        assert sorted(p.stem for p in (tmp_path / home / ".done").glob("*.json")) == names
+    # another experiment has its own training only
+    assert recipe.run("exp2") == ["train", "decode", "score"]
+
+
+def test_every_output_that_is_deleted_or_cut_heals(recipe, tmp_path, capsys):
+    recipe.run()
+    whole = recipe.files()
+    assert len(whole) == 12
+    for name, content in whole.items():
+        for damage in ("", content[:3]):
+            (tmp_path / name).unlink()
+            if damage:
+                (tmp_path / name).write_text(damage)
+            ran = recipe.run()
+            assert ran and recipe.files() == whole, name
+            # what is made as it was is no other input
+            assert len(ran) == 1 or set(ran) <= {"data", "fix"}, (name, ran)
+            assert f"{ran[0]} runs again, " in capsys.readouterr().out
+            assert recipe.run() == []
+
+
+def test_markers_of_an_earlier_version_are_carried_over(recipe, tmp_path):
+    recipe.run()
+    before = {}
+    for folder in ("data", "dump", "exp"):  # all markers were in the experiment folder
+        shutil.rmtree(tmp_path / folder / ".done/outputs")
+    for folder in ("data", "dump"):
+        shutil.rmtree(tmp_path / folder / ".done")
+    for path in (tmp_path / "exp/.done").glob("*.json"):
+        before[path] = path.read_bytes()
+    assert recipe.run(only="train") == [] == recipe.run()
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "dump/.done/fbank.json").exists()
+    (tmp_path / "dump/fbank/org/train/data/feats.1.ark").unlink()
+    assert recipe.run() == ["fbank"]
+
+
+def test_another_definition_in_another_experiment_is_noticed(recipe):
+    recipe.run()
+    # (its filter happens to make what it made before)
+    assert recipe.run("exp2", fbank="16000") == ["fbank", "filter", "train", "decode", "score"]
+    # a stage of the first on its own must not take the features of the second
+    with pytest.raises(UserError, match="another run made dump/fbank/org/train anew") as caught:
+        recipe.run(only="filter", filter="--min_frames 20")
+    assert "16000" in str(caught.value) and "--dumpdir" in caught.value.hint
+    assert "fbank" in recipe.run()
+    assert recipe.run() == []
+
+
+def test_the_same_definition_in_another_experiment_is_none(recipe):
+    recipe.run()
+    # another command with the same result, such as one for further test sets
+    assert "token" in recipe.run("exp2", data="", token=" ")
+    assert recipe.run(only="train", train="more") == ["train"]
+
+
+def test_a_run_that_was_killed_in_shared_folders_is_not_done_for_others(recipe, tmp_path):
+    recipe.run()
+    recipe.run("exp2")
+    with pytest.raises(UserError):
+        run_stage(
+            "3 fbank",
+            "fbank",
+            shell("echo half >dump/fbank/org/train/feats.scp; false"),
+            Path("exp2"),
+            [Path("data/train")],
+            [Path("dump/fbank/org/train")],
+            shared=[Path("dump")],
+        )
+    shutil.rmtree(tmp_path / "exp/.done/outputs")  # as of an earlier version
+    assert "fbank" in recipe.run()
+    assert recipe.files()["dump/fbank/org/train/feats.scp"] == "fbank\n"
+
+
+def test_done_stages_need_nothing_that_can_be_written(recipe, monkeypatch):
+    recipe.run()
+
+    def fails(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for place in ("data", "dump", "exp"):
+        shutil.rmtree(f"{place}/.done/outputs")
+    for place in ("data", "dump"):
+        shutil.rmtree(f"{place}/.done")
+    monkeypatch.setattr(os, "replace", fails)
+    monkeypatch.setattr(Path, "mkdir", fails)
+    assert recipe.run() == []
+
+
+def test_two_experiments_at_once_share_the_work(recipe, tmp_path):
+    script = "echo run >>runs; sleep 0.5; mkdir -p dump/f; echo x >dump/f/feats.scp"
+    words = ["--stage", "3 fbank", "--name", "fbank", "--shared", "dump"]
+    words += ["--output", "dump/f/feats.scp"]
+    command = [sys.executable, "-m", "espnet_spike.bin.run_stage", *words]
+    both = [
+        subprocess.Popen(
+            [*command, "--expdir", exp, "--", *shell(script)], stdout=subprocess.PIPE, text=True
+        )
+        for exp in ("exp1", "exp2")
+    ]
+    said = "".join(run.communicate(timeout=60)[0] for run in both)
+    assert [run.returncode for run in both] == [0, 0]
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert "finished" in said and "done meanwhile" in said
+
+
+def test_who_makes_features_anew_waits_for_who_reads_them(recipe):
+    recipe.run()
+    train = Work("train", Path("exp"), [Path("dump/fbank/train")], [], shared=[Path("dump")])
+    fbank = Work("fbank", Path("exp2"), [], [Path("dump/fbank/org/train")], shared=[Path("dump")])
+    assert set(train.locks()[1]) == {Path("dump/.done/fbank.lock"), Path("dump/.done/filter.lock")}
+    assert fbank.locks()[0][0] == Path("dump/.done/fbank.lock")

@@ -1,0 +1,65 @@
+"""Locks of processes that write, or read, what others may write at the same time."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def locked(writes: Iterable[Path], reads: Iterable[Path], who: str) -> Iterator[list[int]]:
+    """Hold lock files, those of ``writes`` alone, those of ``reads`` with other readers.
+
+    They are taken in one order by all processes, so that none waits for one that waits for it.
+    Where nothing can be written nobody else writes either: reading there needs no lock.
+
+    Args:
+        writes: lock files; made if they are not there.
+        reads: lock files.
+        who: begins the line that is printed when it waits.
+
+    Yields:
+        the descriptors: a child that inherits them holds the locks as long as it lives.
+
+    Raises:
+        OSError: a lock to write with cannot be made.
+    """
+    alone = {Path(os.path.abspath(path)) for path in writes}
+    shared = {Path(os.path.abspath(path)) for path in reads} - alone
+    with contextlib.ExitStack() as stack:
+        held = []
+        for path in sorted(alone | shared):
+            file = _opened(path, must=path in alone)
+            if file is not None:
+                stack.enter_context(file)
+                _take(file, fcntl.LOCK_EX if path in alone else fcntl.LOCK_SH, path, who)
+                held.append(file.fileno())
+        yield held
+
+
+def _opened(path: Path, must: bool) -> IO[str] | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+    except OSError:
+        if must:
+            raise
+        return None
+
+
+def _take(file: IO[str], kind: int, path: Path, who: str) -> None:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        print(
+            f"{who}: waiting for process {holder}, which works there, too ({path})",
+            flush=True,
+        )
+        fcntl.flock(file, kind)
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
