@@ -81,8 +81,10 @@ simulate_utterances=20     # utterances of the first test set to record
 usage() {
   echo "Usage: ./run.sh [--recipe NAME] [--stage N] [--stop_stage N] [--OPTION VALUE ...]"
   print_options "$root/run.sh"
-  [[ ${#own_names[@]} -eq 0 ]] || printf '\nOf the recipe %s\n' "${own_script#"$root"/}"
-  print_options "$own_script"
+  if [[ ${#own_names[@]} -gt 0 ]]; then
+    printf '\nOf the recipe %s\n' "${own_script#"$root"/}"
+    print_options "$own_script"
+  fi
   printf '\nStages\n'
   print_stages
 }
