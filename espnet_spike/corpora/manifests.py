@@ -5,8 +5,11 @@ Everything becomes a list of `Item`, in the order of the source.
 
 import csv
 import gzip
+import itertools
 import json
+import logging
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,9 @@ from typing import Any, TextIO
 
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import name_some
+
+_logger = logging.getLogger("data")
 
 # names of columns, the first that is there is taken
 COLUMNS = {
@@ -70,7 +76,7 @@ def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[
         raise UserError(f"{source}: no such file or folder")
     kind = source.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind in ("csv", "tsv"):
-        items = list(_table(source, "\t" if kind == "tsv" else ",", columns or {}))
+        items = list(_table(source, kind, columns or {}))
     elif kind in ("jsonl", "json"):
         items = list(_json_lines(source, columns or {}))
     else:
@@ -100,7 +106,7 @@ def _lines(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     if not isinstance(row, dict):
                         raise UserError(f"{source}, line {number}: expected {{...}}")
                     yield number, row
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{source} cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise UserError(
@@ -108,23 +114,90 @@ def _lines(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ) from error
 
 
-def _table(source: Path, delimiter: str, columns: Mapping[str, str]) -> Iterator[Item]:
+def _table(source: Path, kind: str, columns: Mapping[str, str]) -> Iterator[Item]:
+    """Yield the items of a table: CSV quotes what holds a comma, TSV does not."""
+    rows = list(_rows(source, kind))
+    for name in rows[0][1] if kind == "tsv" and rows else ():
+        fields = [row[name] for _, row in rows]
+        if all(not field or _IN_QUOTES.fullmatch(field) for field in fields):
+            for _, row in rows:  # by a program that quotes every field
+                row[name] = row[name][1:-1].replace('""', '"')
+        elif odd := sum(map(bool, map(_QUOTED.fullmatch, fields))):
+            _logger.warning(
+                "%s: %d fields of %s have double quotes around and twice inside; a TSV has no "
+                "quoting, so they are part of the text. If they are not, name the file .csv",
+                *(source, odd, name),
+            )
+    for number, row in rows:
+        yield _item(f"{source}, line {number}", row, columns)
+
+
+_IN_QUOTES = re.compile(r'"(?:[^"]|"")*"')
+# what a program that quotes makes of a field that holds quotes
+_QUOTED = re.compile(r'"(?:[^"]*"")+[^"]*"')
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+
+
+def _rows(source: Path, kind: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line at which a row of a table begins, and its fields by column."""
+    number = 1
     try:
         with _open(source) as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
-            for row in reader:
-                if None in row or None in row.values():
+            head = file.readline()
+            if kind == "tsv":
+                if head.strip() and "\t" not in head:
                     raise UserError(
-                        f"{source}, line {reader.line_num}: {len(reader.fieldnames or ())} columns "
-                        "are expected",
-                        f"a field that holds {'a tab' if delimiter == chr(9) else 'a comma'} "
-                        "stands in double quotes",
+                        f"{source}: no tab in its first line", "name a table with commas .csv"
                     )
-                yield _item(f"{source}, line {reader.line_num}", row, columns)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+                delimiter = "\t"
+                style: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
+            else:  # a spreadsheet of a country with decimal commas writes semicolons
+                delimiter = max(_DELIMITERS, key=head.count)
+                style = {"strict": True, "skipinitialspace": True}
+            reader = csv.reader(itertools.chain([head], file), delimiter=delimiter, **style)
+            names = next(reader, [])
+            if len(set(names)) < len(names):
+                raise UserError(f"{source}: two columns have the same name: {', '.join(names)}")
+            while True:
+                number = reader.line_num + 1
+                fields = next(reader, None)
+                if fields is None:
+                    return
+                if not fields:
+                    continue
+                where = f"{source}, line {number}"
+                if any(_rows_within(field, delimiter, len(names)) for field in fields):
+                    raise UserError(
+                        f"{where}: a double quote opens a field that goes on to line "
+                        f"{reader.line_num} and swallows the rows between",
+                        f"balance the quotes, or save the table as .tsv, which has none; {_ESCAPE}",
+                    )
+                if len(fields) != len(names):
+                    raise UserError(
+                        f"{where}: {len(names)} columns are expected, not {len(fields)}",
+                        f"a field that holds {_DELIMITERS[delimiter]} stands in double quotes"
+                        if kind == "csv"
+                        else "a field cannot hold a tab or a line end",
+                    )
+                yield number, dict(zip(names, fields, strict=True))
+    except csv.Error as error:
         raise UserError(
-            f"{source} cannot be read: {error}", "is it UTF-8? iconv converts"
+            f"{source}, line {number}: {error}",
+            f"is there a double quote that is not closed? {_ESCAPE}" if kind == "csv" else "",
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} cannot be read: {error}", "iconv converts to UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{source} cannot be read: {error}") from error
+
+
+_ESCAPE = 'a quote inside a field in quotes is written twice ("")'
+
+
+def _rows_within(field: str, delimiter: str, columns: int) -> int:
+    """Return how many rows of a table a field of several lines must have swallowed."""
+    ends = len(re.findall(r"\r\n|\r|\n", field.strip("\r\n")))
+    return ends if ends and field.count(delimiter) >= ends * (columns - 1) else 0
 
 
 def _item(where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> Item:
@@ -238,23 +311,30 @@ def _supervision(
 
 def _kaldi(folder: Path) -> list[Item]:
     data = DataDir.read(folder)
-    items = []
+    items, silent = [], []
     for utt, text in data.text.items():
         known: dict[str, Any] = {"id": utt, "text": text, "speaker": data.utt2spk.get(utt, "")}
         known["speed"] = data.utt2speed.get(utt, 1.0)
         if not data.wav:
             if utt in data.feats:
                 items.append(Item("", feats=data.feats[utt], **known))
+            else:
+                silent.append(utt)
             continue
         segment = data.segments.get(utt)
         recording = segment.recording if segment else utt
         if (data.segments and segment is None) or recording not in data.wav:
+            silent.append(utt)
             continue
         if segment:
             known |= {"start": segment.start, "end": segment.end}
         items.append(Item(data.wav[recording], **known))
     if not items:
         raise UserError(f"{folder}: text and audio have no utterance in common")
+    if silent:
+        _logger.warning(
+            "%s: %d without audio are left out: %s", folder, len(silent), name_some(silent)
+        )
     return items
 
 

@@ -4,7 +4,7 @@ import json
 import pytest
 import soundfile
 
-from espnet_spike.corpora.manifests import Item, names_of
+from espnet_spike.corpora.manifests import Item, names_of, read_source
 from espnet_spike.corpora.own import import_set
 from espnet_spike.data.audio import parse_source, read
 from espnet_spike.errors import UserError
@@ -61,6 +61,69 @@ def test_a_bad_table_is_refused_with_the_place(audio, content, said):
     (audio / "bad.csv").write_text(content)
     with pytest.raises(UserError, match=said):
         import_set(audio / "bad.csv", normalization="upper")
+
+
+ROWS = [(f"{n:02d}.wav", f"SAID {n}", f"s{n}") for n in range(2, 26)]
+
+
+def write_table(path, delimiter, spoilt=None, name="text"):
+    rows = [("path", name, "speaker"), *ROWS]
+    for number, text in (spoilt or {}).items():
+        rows[number - 1] = (rows[number - 1][0], text, rows[number - 1][2])
+    path.write_text("".join(delimiter.join(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_lone_quote_in_a_tsv_is_a_character_and_glues_no_rows(tmp_path, caplog):
+    spoilt = {5: '"HE SAID', 10: 'AND LEFT"', 12: 'A "WORD" HERE'}
+    items = read_source(write_table(tmp_path / "t.tsv", "\t", spoilt))
+    assert [item.audio for item in items] == [row[0] for row in ROWS]
+    assert {n: items[n - 2].text for n in spoilt} == spoilt and not caplog.text
+    read_source(write_table(tmp_path / "t.tsv", "\t", {5: '"""HE"" SAID"'}))
+    assert "1 fields of text have double quotes around" in caplog.text and ".csv" in caplog.text
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({5: '"HE SAID'}, "line 5: unexpected end of data"),
+        ({5: '"HE SAID', 10: 'AND LEFT"'}, "line 5: .* goes on to line 10"),
+        ({5: '"HE SAID', 10: '"AND LEFT"'}, "line 5: .*expected after"),
+        ({7: '"HE" SAID'}, "line 7: .*expected after"),
+        ({9: "X" * 140_000}, "line 9: field larger than field limit"),
+    ],
+)
+def test_an_unbalanced_quote_in_a_csv_is_refused_with_its_line(tmp_path, delimiter, spoilt, said):
+    path = write_table(tmp_path / "t.csv", delimiter, spoilt)
+    with pytest.raises(UserError, match=said) as caught:
+        read_source(path)
+    assert "quote" in caught.value.hint and "iconv" not in str(caught.value)
+
+
+def test_what_a_csv_may_hold_is_read(tmp_path):
+    spoilt = {5: '"HE ""SAID"", SO"', 6: '"TWO\nLINES"', 7: ' "SPACED"', 8: '6" NAIL'}
+    items = read_source(write_table(tmp_path / "t.csv", ";", spoilt))
+    said = {5: 'HE "SAID", SO', 6: "TWO\nLINES", 7: "SPACED", 8: '6" NAIL'}
+    assert {n: items[n - 2].text for n in said} == said and len(items) == len(ROWS)
+
+
+def test_a_table_of_another_kind_than_its_name_is_named(tmp_path):
+    with pytest.raises(UserError, match="no tab in its first line"):
+        read_source(write_table(tmp_path / "t.tsv", ","))
+    with pytest.raises(UserError, match="two columns have the same name: path, path"):
+        read_source(write_table(tmp_path / "t.csv", ",", name="path"))
+    (tmp_path / "t.csv").write_text("path,text\nx.wav,A\n", encoding="utf-16")
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        read_source(tmp_path / "t.csv")
+    assert "iconv" in caught.value.hint
+
+
+def test_kaldi_utterances_without_audio_are_named(tmp_path, caplog):
+    (tmp_path / "text").write_text("a A\nb B\n")
+    (tmp_path / "wav.scp").write_text("a a.wav\n")
+    assert [item.id for item in read_source(tmp_path)] == ["a"]
+    assert "1 without audio are left out: b" in caplog.text
 
 
 def recording(audio, name, channels=(0,)):
