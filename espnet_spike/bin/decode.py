@@ -45,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sets = named_dirs(args.sets)
     from dataclasses import replace
 
-    from espnet_spike.inference.decode import decode, make_plan, read_settings, time_lines
+    from espnet_spike.inference.decode import (
+        decode,
+        fit_beam,
+        make_plan,
+        read_settings,
+        time_lines,
+    )
 
     settings = read_settings(args.inference_config, args.inference_args)
     settings = replace(
@@ -53,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         asr_model=args.inference_asr_model or settings.asr_model,
         lm=args.inference_lm or settings.lm,
     )
+    settings = fit_beam(settings, args.asr_exp)
     cluster = cluster_of(args)
     plan = make_plan(
         args.asr_exp,

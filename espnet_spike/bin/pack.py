@@ -28,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the archive."""
     args = get_parser().parse_args(argv)
     from espnet_spike.export.pack import Contents, pack
-    from espnet_spike.inference.decode import read_settings
+    from espnet_spike.inference.decode import fit_beam, read_settings
 
+    settings = read_settings(args.inference_config, args.inference_args)
     contents = Contents(
         asr_exp=args.asr_exp,
         lm_exp=args.lm_exp,
-        settings=read_settings(args.inference_config, args.inference_args),
+        settings=fit_beam(settings, args.asr_exp),
         fbank_config=args.fbank_config,
         fs=args.fs,
         token_list=args.token_list,

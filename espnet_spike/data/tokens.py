@@ -4,7 +4,7 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,22 @@ SHOWN = 10  # unknown units named per set
 TOKEN_TYPES = ("bpe", "char", "word")
 BPE_MODES = ("unigram", "bpe")
 BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+UNSPOKEN = frozenset({BLANK, SOS_EOS, "<sos>", "<eos>"})  # tokens that stand for no sound
 
 
 def token_list(units: Iterable[str]) -> list[str]:
     """Return ``<blank>``, ``<unk>``, the units, ``<sos/eos>``, the order that ESPnet expects."""
     return [BLANK, UNKNOWN, *units, SOS_EOS]
+
+
+def spoken(ids: Iterable[int], names: Sequence[str]) -> list[int]:
+    """Leave out the tokens that stand for no sound, so that no text and no score holds them.
+
+    Args:
+        ids: of a hypothesis.
+        names: the token list.
+    """
+    return [number for number in ids if names[number] not in UNSPOKEN]
 
 
 def split_units(words: str, token_type: str) -> list[str]:

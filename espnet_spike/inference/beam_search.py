@@ -26,10 +26,10 @@ class BeamSearch:
 
     def __init__(self, files: Mapping[str, str], settings: Settings, device: str = "cpu") -> None:
         import espnet_spike.task  # noqa: F401  registers the encoders
-        from espnet_spike.tasks.espnet import asr_inference
+        from espnet_spike.inference.speech2text import Speech2Text
 
         options = _options(settings) | {"batch_size": settings.batch_size, "device": device}
-        self.speech2text = asr_inference.Speech2Text(**{**options, **files})
+        self.speech2text = Speech2Text(**{**options, **files})
         if self.speech2text.tokenizer is not None:
             self.speech2text.tokenizer.text2tokens("")  # reads its files now, not at first use
         self.model: Any = self.speech2text.asr_model
@@ -65,7 +65,9 @@ class BeamSearch:
 
         speech = [torch.from_numpy(features) for features in batch]
         if self.batch_size == 1:
-            return [self.speech2text(one) for one in speech]
+            found = [self.speech2text(one) for one in speech]
+            # with what CTC between blocks finds, where the model has it
+            return [one[0] if isinstance(one, tuple) else one for one in found]
         lengths = torch.tensor([len(features) for features in batch])
         padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
         return self.speech2text.batch_decode(padded, lengths)

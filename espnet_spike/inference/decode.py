@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from espnet_spike.data.ark import parse_entry
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file
+from espnet_spike.experiment import model_file, read_config
 from espnet_spike.inference.batches import (
     PARENT,
     ProgressBar,
@@ -24,11 +25,17 @@ from espnet_spike.inference.batches import (
     make_batches,
     number_of_jobs,
 )
+from espnet_spike.inference.search_values import (
+    check_search_values,
+    largest_beam,
+    search_values,
+)
 from espnet_spike.tasks.arguments import split_args
 from espnet_spike.utils.cluster import ClusterConfig, number_of_tasks, own_name
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
 from espnet_spike.utils.files import (
     name_some,
+    read_lines,
     read_table,
     text_digest,
     write_json,
@@ -39,6 +46,7 @@ from espnet_spike.utils.jobs import Job, run_jobs, visible_gpus
 from espnet_spike.utils.provenance import environment, portable_path
 from espnet_spike.utils.yaml import read_yaml, write_config
 
+_logger = logging.getLogger("decode")
 INFERENCE_COMMAND = (sys.executable, "-m", "espnet_spike.bin.asr_inference")
 RECORD = "decode.json"  # how a set was decoded
 INFERENCE = "inference.yaml"  # the beam search; at the end with every option as it was used
@@ -100,6 +108,7 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
             raise UserError(f"{key} is set by the decode command, not by the user", hint)
     if not isinstance(found.batch_size, int) or found.batch_size < 1:
         raise UserError(f"batch_size is {found.batch_size!r}", "give a whole number from 1 up")
+    check_search_values(config, words)
     return Settings(
         config_path,
         config | {"batch_size": found.batch_size},
@@ -109,6 +118,22 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
         found.inference_lm,
         SpikeOptions.from_options(found),
     )
+
+
+def fit_beam(settings: Settings, exp: Path) -> Settings:
+    """Make the beam no larger than the vocabulary of an experiment allows, and say so.
+
+    Raises:
+        UserError: no trained model.
+    """
+    tokens = read_config(exp).get("token_list", [])
+    count = len(tokens) if isinstance(tokens, list) else len(read_lines(Path(tokens)))
+    asked = int(search_values(settings.config, settings.words)["beam_size"])
+    most = largest_beam(count)
+    if asked <= most:
+        return settings
+    _logger.warning("beam_size %d is more than %d tokens allow; %d is used", asked, count, most)
+    return replace(settings, words=[*settings.words, "--beam_size", str(most)])
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from espnet_spike.data.audio import change_rate, inspect, parse_source, read
 from espnet_spike.data.feature_extractor import FeatureExtractor
+from espnet_spike.data.tokens import spoken
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.inference.batches import make_batches
@@ -173,8 +174,8 @@ class Recognizer:
         """Take the most probable token of every frame of features ``(T, D)``, in one pass.
 
         Returns:
-            the tokens without blanks and repetitions, the frames ``(first, last + 1)`` of each, the
-            number of frames ``T'``, and the log-probability of the path.
+            the tokens that stand for a sound, without repetitions, the frames ``(first, last + 1)``
+            of each, the number of frames ``T'``, and the log-probability of the path.
 
         Raises:
             UserError: the model has no CTC.
@@ -191,7 +192,9 @@ class Recognizer:
         except TooShortUttError:
             return [], [], 0, 0.0
         path = np.concatenate(best)
-        return *collapse(path), len(path), score
+        ids, spans = collapse(path)
+        kept = [n for n, i in enumerate(ids) if spoken([i], self.model.token_list)]
+        return [ids[n] for n in kept], [spans[n] for n in kept], len(path), score
 
     def audio(self, path: Path, name: str) -> np.ndarray:
         """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged."""

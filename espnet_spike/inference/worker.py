@@ -18,12 +18,11 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 import espnet_spike.task  # noqa: F401  registers encoders and models
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.inference.batches import DONE, PARENT, PROGRESS
+from espnet_spike.inference.speech2text import Speech2Text, too_short_result
 from espnet_spike.tasks.arguments import parse_espnet
 from espnet_spike.tasks.espnet import asr_inference
 from espnet_spike.utils.cli import Parser
 from espnet_spike.utils.files import write_json
-
-Speech2Text = asr_inference.Speech2Text
 
 
 class MeteredSpeech2Text(Speech2Text):
@@ -116,11 +115,14 @@ def infer(words: Sequence[str]) -> None:
     MeteredSpeech2Text.progress = output_dir / PROGRESS
     MeteredSpeech2Text.progress.write_text("")
     start = time.perf_counter()
-    asr_inference.Speech2Text = MeteredSpeech2Text  # the name that inference() looks up
+    before = asr_inference.Speech2Text, asr_inference._too_short_result
+    # the names that inference() looks up
+    asr_inference.Speech2Text = MeteredSpeech2Text
+    asr_inference._too_short_result = too_short_result
     try:
         asr_inference.inference(**options)
     finally:
-        asr_inference.Speech2Text = Speech2Text
+        asr_inference.Speech2Text, asr_inference._too_short_result = before
         MeteredSpeech2Text.progress = None
     speech2text: Any = MeteredSpeech2Text.instance  # made by inference()
     report = {

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.data.tokens import spoken
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
@@ -205,7 +206,7 @@ def load_model(
 
     def to_text(ids: Sequence[int]) -> str:
         tokenizer, converter = tokens()
-        return tokenizer.tokens2text(converter.ids2tokens(list(ids)))
+        return tokenizer.tokens2text(converter.ids2tokens(spoken(ids, converter.token_list)))
 
     if model.packed:
         tokens()[0].text2tokens("")  # reads files that will be gone

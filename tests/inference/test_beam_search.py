@@ -57,3 +57,10 @@ def test_a_short_utterance_does_not_spoil_its_batch():
     found = search([np.zeros((n, 4)) for n in (3, 1, 4)])
     assert [ids for _, ids, _ in found] == [[5] * 3, [], [5] * 4]
     assert search.batches == [3, 1, 1, 1]
+
+
+def test_what_ctc_finds_between_blocks_is_no_hypothesis():
+    results = [("a", ["a"], [5], SimpleNamespace(score=-1.0))]
+    search = beam_search.BeamSearch.__new__(beam_search.BeamSearch)
+    search.batch_size, search.speech2text = 1, lambda one: (results, {3: ["a"]})
+    assert search([np.zeros((4, 4))]) == [("a", [5], -1.0)]

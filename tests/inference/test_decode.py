@@ -59,6 +59,17 @@ def test_settings_that_are_refused(tmp_path, config, arguments, said):
         decode_module.read_settings(path, arguments)
 
 
+def test_a_beam_is_fitted_to_the_vocabulary_and_search_numbers_are_checked(tmp_path, caplog):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"token_list": list("abcdefghi")}))
+    settings = decode_module.read_settings(None, "--nbest 2")  # ESPnet's beam is 20
+    assert decode_module.fit_beam(settings, tmp_path).words == ["--nbest", "2", "--beam_size", "8"]
+    assert "beam_size 20 is more than 9 tokens allow; 8 is used" in caplog.text
+    settings = decode_module.read_settings(None, "--beam_size 8")
+    assert decode_module.fit_beam(settings, tmp_path) is settings
+    with pytest.raises(UserError, match="nbest is 0"):
+        decode_module.read_settings(None, "--nbest 0")
+
+
 def test_a_missing_model_file_lists_those_that_are_there(tmp_path):
     (tmp_path / "3epoch.pth").touch()
     with pytest.raises(UserError, match=r"no model file .*4epoch\.pth\n.*there are: 3epoch\.pth"):
