@@ -310,8 +310,23 @@ def _check_asr(config: Mapping[str, Any], args: argparse.Namespace) -> Problems:
     layers = args.encoder_conf.get("interctc_layer_idx")
     if args.model_conf.get("interctc_weight", 0) and not layers:
         problems.append("model_conf.interctc_weight: needs encoder_conf.interctc_layer_idx")
+    problems += _check_augment(args.model_conf.get("augment"))
     if args.batch_type == "folded" and args.fold_length and len(args.fold_length) != 2:
         problems.append("fold_length: needs two numbers, for frames and for tokens")
+    return problems
+
+
+def _check_augment(augment: Any) -> Problems:
+    """Check keys and types of the model's augmentation; what values mean its constructor checks."""
+    if augment is None:
+        return []
+    from espnet_spike.nn.augmentation import PARTS, Augmentation
+
+    key = "model_conf.augment"
+    problems = check_conf(key, augment, Augmentation, {"recordings"})
+    for part, cls in PARTS.items():
+        if isinstance(augment, Mapping) and isinstance(augment.get(part), Mapping):
+            problems += check_conf(f"{key}.{part}", augment[part], cls, ())
     return problems
 
 

@@ -1,12 +1,15 @@
 """The hybrid CTC/attention model of ESPnet, plus what spiking and sparse parts have to tell."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from espnet_spike.data.noises import RecordedNoise
 from espnet_spike.errors import UserError
+from espnet_spike.nn.augmentation import Augmentation
 from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
 from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
 from espnet_spike.tasks.late_imports import late_imports
@@ -21,8 +24,8 @@ class SpikeASRModel(ESPnetASRModel):
     """``ESPnetASRModel`` that logs firing rates and adds auxiliary losses of encoder and decoder.
 
     Chosen by ``model: spike_asr`` (the default of ``SpikeASRTask``); takes the arguments of
-    ``ESPnetASRModel`` and ``specaug_after_normalize``. Any encoder and decoder works: one without
-    spiking neurons and FATReLUs only adds nothing.
+    ``ESPnetASRModel``, ``specaug_after_normalize`` and ``augment``. Any encoder and decoder works:
+    one without spiking neurons and FATReLUs only adds nothing.
 
     Added to the statistics, and so to log, plots and tensorboard:
 
@@ -44,6 +47,7 @@ class SpikeASRModel(ESPnetASRModel):
         specaug: AbsSpecAug | None = None,
         normalize: AbsNormalize | None = None,
         specaug_after_normalize: bool = False,
+        augment: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Take ``ESPnetASRModel``'s arguments.
@@ -52,10 +56,23 @@ class SpikeASRModel(ESPnetASRModel):
             specaug_after_normalize: mask normalised features, so that the zeros of a mask are the
                 mean. ESPnet masks first: its zeros are far below the mean of log-mel features in
                 Kaldi's scale, and shift an utterance's mean. Ours; ESPnet's order by default.
+            augment: in training, what else happens to features, always before normalisation and
+                masks: the arguments of `Augmentation`. Nothing by default.
+
+        Raises:
+            UserError: a value of ``augment`` is out of range.
         """
         if specaug_after_normalize and specaug is not None and normalize is not None:
             specaug, normalize = None, NormalizeThenMask(normalize, specaug)
+        if augment is not None:
+            specaug = AugmentThenMask(Augmentation(**augment, recordings=_recordings), specaug)
         super().__init__(*args, specaug=specaug, normalize=normalize, **kwargs)
+
+    @property
+    def fastest(self) -> float:
+        """How many times shorter augmentation may make an utterance, 1 without."""
+        specaug = self.specaug
+        return specaug.augmentation.fastest if isinstance(specaug, AugmentThenMask) else 1.0
 
     def task_loss(self, **batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return what ``forward`` does, without auxiliary losses and what they are made of."""
@@ -135,10 +152,11 @@ def activity(part: nn.Module, spreads: bool, prefix: str = "") -> dict[str, torc
 
 
 def _signature() -> inspect.Signature:
-    """Return ESPnet's signature and our own argument: configurations are checked against it."""
+    """Return ESPnet's signature and our own arguments: configurations are checked against it."""
     parents = inspect.signature(ESPnetASRModel.__init__)
-    own = inspect.signature(SpikeASRModel.__init__).parameters["specaug_after_normalize"]
-    return parents.replace(parameters=[*parents.parameters.values(), own])
+    parameters = inspect.signature(SpikeASRModel.__init__).parameters
+    own = [parameters[name] for name in ("specaug_after_normalize", "augment")]
+    return parents.replace(parameters=[*parents.parameters.values(), *own])
 
 
 SpikeASRModel.__init__.__signature__ = _signature()
@@ -158,6 +176,28 @@ class NormalizeThenMask(AbsNormalize):
         """Return the features and their lengths."""
         xs_pad, ilens = self.normalize(xs_pad, ilens)
         return self.specaug(xs_pad, ilens) if self.training else (xs_pad, ilens)
+
+
+class AugmentThenMask(AbsSpecAug):
+    """Augment features ``(B, T, D)``, then mask them; ESPnet calls it in training alone."""
+
+    def __init__(self, augmentation: Augmentation, specaug: AbsSpecAug | None) -> None:
+        super().__init__()
+        self.augmentation = augmentation
+        self.specaug = specaug
+
+    def forward(
+        self, x: torch.Tensor, x_lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the features and their lengths."""
+        if x_lengths is None:
+            x_lengths = torch.full((len(x),), x.shape[1], device=x.device)
+        x, x_lengths = self.augmentation(x, x_lengths)
+        return (x, x_lengths) if self.specaug is None else self.specaug(x, x_lengths)
+
+
+def _recordings(folder: str) -> RecordedNoise:
+    return RecordedNoise(Path(folder))
 
 
 def _check_finite(speech: torch.Tensor, utt_ids: list[str] | None) -> None:

@@ -100,9 +100,11 @@ def scan(model: "torch.nn.Module", factory: Any, use_amp: bool, distributed: boo
     from espnet2.iterators.multiple_iter_factory import MultipleIterFactory
     from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 
+    from espnet_spike.nn.augmentation import slowest
+
     several = isinstance(factory, MultipleIterFactory)
     tried = 0
-    with unchanged(model), _room(model, copies=3 if distributed else 2):
+    with unchanged(model), slowest(model), _room(model, copies=3 if distributed else 2):
         for part in (build() for build in factory.build_funcs) if several else [factory]:
             files = getattr(part, "shape_files", [])
             if not isinstance(part, SequenceIterFactory) or not files:

@@ -166,6 +166,7 @@ class Features:
                 length,
                 tokenize,
                 ctc=model.ctc is not None,
+                fastest=getattr(model, "fastest", 1.0) if name == "train" else 1.0,
             )
             lines += [f"{name} {utt} {reason}" for utt, reason in dropped]
             if dropped:

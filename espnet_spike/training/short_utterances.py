@@ -27,6 +27,7 @@ def drop_short(
     length: OutputLength,
     tokenize: Callable[[str], Sequence[int]],
     ctc: bool,
+    fastest: float = 1.0,
 ) -> list[tuple[str, str]]:
     """Copy two shape files without the utterances that cannot be trained on.
 
@@ -38,6 +39,7 @@ def drop_short(
         length: encoder frames of an utterance.
         tokenize: transcript -> token ids.
         ctc: whether the model has a CTC loss; else one encoder frame is enough.
+        fastest: how many times shorter augmentation may make an utterance.
 
     Returns:
         (utterance, reason) of the dropped.
@@ -50,7 +52,7 @@ def drop_short(
     doubtful = {
         utt
         for utt, frames, count, _ in _sizes(speech_shape, text_shape)
-        if ctc and count > 0 and not length.reaches(frames, 2 * count - 1)
+        if ctc and count > 0 and not length.reaches(int(frames / fastest), 2 * count - 1)
     }
     needed = {}
     if doubtful:
@@ -65,12 +67,15 @@ def drop_short(
     ):
         for utt, frames, count, values in _sizes(speech_shape, text_shape):
             enough = needed.get(utt, count) if ctc else 1
+            least = int(frames / fastest)
+            faster = "" if fastest == 1 else f" when {fastest:g} times as fast"
             if count == 0:
                 dropped.append((utt, "empty transcript"))
-            elif not length.reaches(frames, 1):
-                dropped.append((utt, f"{frames} frames are too few for the subsampling"))
-            elif not length.reaches(frames, enough):
-                dropped.append((utt, f"{length(frames)} encoder frames, CTC needs {enough}"))
+            elif not length.reaches(least, 1):
+                dropped.append((utt, f"{least} frames{faster} are too few for the subsampling"))
+            elif not length.reaches(least, enough):
+                short = f"{length(least)} encoder frames{faster}, CTC needs {enough}"
+                dropped.append((utt, short))
             else:
                 kept += 1
                 for file, value in zip((speech, tokens), values, strict=True):

@@ -30,6 +30,10 @@ SPECAUG = {
     **{"apply_freq_mask": True, "freq_mask_width_range": [0, 10], "num_freq_mask": 2},
     **{"apply_time_mask": True, "time_mask_width_range": [0, 5], "num_time_mask": 1},
 }
+AUGMENT = {
+    **{"features": {"kind": "log_mel"}, "time_stretch": {}, "vtlp": {}, "noise": {}},
+    "reverberation": {"probability": 0.5},
+}
 ENCODERS = {
     "iml_spikeformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
     "event_speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 4},
@@ -46,6 +50,7 @@ def make(folder: Path, encoder: str) -> Path:
     conf = ENCODERS[encoder] | {"num_blocks": 1, "dropout_rate": 0.2}
     config = CONFIG | {"encoder": encoder, "encoder_conf": conf, "num_workers": 1}
     config |= {"specaug": "specaug", "specaug_conf": SPECAUG, "scheduler": "warmuplr"}
+    config["model_conf"] = config["model_conf"] | {"augment": AUGMENT}
     config |= {
         "scheduler_conf": {"warmup_steps": 5},
         "best_model_criterion": [["valid", "acc", "max"]],

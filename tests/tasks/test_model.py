@@ -214,3 +214,38 @@ def test_the_order_of_masks_and_normalisation_is_an_option():
         model = SpikeASRTask.build_model(args)
         assert type(model.normalize).__name__ == kind
         assert (model.specaug is None) == after
+
+
+AUGMENT = {
+    "features": {"kind": "log_mel"},
+    "time_stretch": {"factors": [0.8]},
+    "vtlp": {},
+    "noise": {"probability": 1.0},
+}
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_augmentation_comes_before_masks_and_normalisation_and_in_training_only(after):
+    plain = build("transformer", ctc_weight=1.0)
+    model = build("transformer", ctc_weight=1.0, augment=AUGMENT, specaug_after_normalize=after)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    data = batch()
+
+    def encode(model):  # normalisation works in place
+        with torch.no_grad():
+            return model.encode(data["speech"].clone(), data["speech_lengths"])[0]
+
+    wanted = encode(plain.eval())
+    assert torch.equal(encode(model.eval()), wanted)
+    assert encode(model.train()).shape[1] > wanted.shape[1]
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(float(model(**{k: v.clone() for k, v in data.items()})[0].detach()))
+    assert losses[0] == losses[1] != losses[2]
+    assert model.fastest == 1 and plain.fastest == 1
+
+
+def test_augmentation_without_masks_knows_the_fastest_tempo():
+    model = build("transformer", ctc_weight=1.0, augment={"time_stretch": {}})
+    assert model.fastest == 1.1

@@ -68,6 +68,14 @@ def test_drop_short(tmp_path):
     assert [utt for utt, _ in dropped] == ["silent"]
 
 
+def test_what_would_be_too_short_at_the_fastest_tempo_is_dropped(tmp_path):
+    files = write_set(tmp_path / "in", {"enough": (5, "abab"), "exact": (4, "abab")})
+    dropped = drop_short(
+        *files, tmp_path / "out", identity_length(), lambda s: [ord(c) for c in s], True, 1.1
+    )
+    assert dropped == [("exact", "3 encoder frames when 1.1 times as fast, CTC needs 4")]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.dictionaries(
