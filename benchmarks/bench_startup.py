@@ -240,7 +240,7 @@ CALLS = (
     Call("simulate (what is missing)", LIGHT, "--check"),
     Call("decode_sherpa (--help)", LIGHT, "--help"),
     Call("explore (--help)", LIGHT, "--help"),
-    Call("new_recipe", AUDIO, "tones --train own.csv --egs egs", ("egs",)),
+    Call("new_recipe", AUDIO, "tones --train own.csv --egs egs --trial_updates 0", ("egs",)),
     Call("run.sh --list_encoders", LIGHT, "--recipe mini_an4 --env {env}"),
     Call("run.sh --dry_run (from its cache)", LIGHT, "--recipe mini_an4 --env {env}"),
 )

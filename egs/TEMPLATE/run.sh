@@ -4,7 +4,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 exec bash "$here/../../run.sh" --recipe_dir "$here" \
   --train_set train --valid_set dev --test_sets "@test_sets@" \
-  --feats_type "@feats_type@" --token_type "@token_type@" --nbpe "@nbpe@" \
+  --feats_type "@feats_type@" --fs "@fs@" --token_type "@token_type@" --nbpe "@nbpe@" \
   --normalization "@normalization@" \
-  --asr_config conf/train_iml_spikeformer_small.yaml --inference_config conf/decode_ctc.yaml \
+  --asr_config conf/train_@encoder@_sized.yaml --inference_config conf/@decode@.yaml \
   -- "$@"

@@ -25,6 +25,18 @@ def get_parser() -> Parser:
     )
     parser.add_argument("--token_type", choices=["bpe", "char", "word"], help="modelling unit")
     parser.add_argument("--nbpe", type=int, help="size of the sentencepiece vocabulary")
+    parser.add_argument(
+        "--encoder", default="iml_spikeformer", help="what is trained; its size follows the data"
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="MINUTES", help="of training here; takes updates away"
+    )
+    parser.add_argument(
+        "--trial_updates",
+        type=int,
+        default=20,
+        help="updates on noise by which the minutes of the training are measured; 0: they are not",
+    )
     parser.add_argument("--egs", type=Path, help="folder of the recipes; egs of the checkout")
     add_options(parser)
     return parser
@@ -33,7 +45,7 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.corpora.new_recipe import TEMPLATE, RecipeRequest, make_recipe
+    from espnet_spike.advice.new_recipe import CHANNEL, TEMPLATE, RecipeRequest, make_recipe
     from espnet_spike.corpora.own import parse_pairs
 
     tests = {name: Path(source) for name, source in parse_pairs(args.test, "--test").items()}
@@ -46,12 +58,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.nbpe,
         args.audio_dir,
         parse_pairs(args.columns, "--columns"),
-        args.channel,
+        args.channel or CHANNEL,
         args.normalization,
         args.valid_from_train,
+        args.encoder,
+        args.budget,
+        args.trial_updates,
     )
     recipes = need_checkout("new_recipe") / "egs"
-    make_recipe(request, recipes / TEMPLATE, args.egs or recipes)
+    recipe = make_recipe(request, recipes / TEMPLATE, args.egs or recipes)
+    print(f"made {recipe.folder}")
+    for what, figure in recipe.sized.lines():
+        print(f"  {what:<21} {figure}")
     print(f"next: ./run.sh --recipe {args.name}")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from espnet_spike.corpora.manifests import Item, names_of, read_source
 from espnet_spike.corpora.sets import divide, write_sets
 from espnet_spike.data.ark import parse_entry
+from espnet_spike.data.audio import AudioInfo, inspect, least_correlation, parse_source
 from espnet_spike.data.kaldi_dir import DataDir, Segment
 from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
@@ -21,7 +22,8 @@ from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.files import name_some
 
 logger = logging.getLogger("data")
-CHANNELS = ("mean",)  # besides a number counted from 1
+CHANNELS = ("mean", "alike")  # besides a number counted from 1
+ALIKE = 0.7  # least correlation of channels that hold the same; ours
 
 
 def add_options(parser: Parser) -> None:
@@ -32,7 +34,10 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="WHAT=NAME", help="such as audio=clip text=said"
     )
-    parser.add_argument("--channel", help="of audio with several: 1, 2, ... or mean")
+    parser.add_argument(
+        "--channel",
+        help="of audio with several: 1, 2, ..., mean, or alike: the mean, unless they differ",
+    )
     parser.add_argument(
         "--normalization", default="none", help=f"of the transcripts: {', '.join(PROFILES)}"
     )
@@ -113,7 +118,12 @@ def wav_value(item: Item, path: str, channel: str | None, name: str, channels: i
             f"{name}: {path} has {channels} channels",
             "choose with --channel 1 (or 2, ...), or --channel mean for their average",
         )
-    if chosen == "mean":
+    if chosen == "alike" and (found := least_correlation(parse_source(path, name), name)) < ALIKE:
+        raise UserError(
+            f"{name}: the {channels} channels of {path} differ (correlation {found:.2f})",
+            "choose with --channel 1 (or 2, ...), or --channel mean for their average",
+        )
+    if chosen in CHANNELS:
         return path
     if not 1 <= int(chosen) <= channels:
         raise UserError(f"{name}: {path} has {channels} channels, there is no channel {chosen}")
@@ -131,6 +141,7 @@ def import_set(
     columns: Mapping[str, str] | None = None,
     channel: str | None = None,
     normalization: str = "none",
+    headers: dict[str, AudioInfo] | None = None,
 ) -> DataDir:
     """Read a source into the tables of a data directory.
 
@@ -138,8 +149,10 @@ def import_set(
         source: see `read_source`.
         audio_dir: where relative names begin.
         columns: names of columns.
-        channel: of audio with several, counted from 1, or ``mean``; None: that is an error.
+        channel: of audio with several, counted from 1, ``mean``, or ``alike`` for the mean of
+            channels that hold the same; None: that is an error.
         normalization: profile of the transcripts.
+        headers: gets, by value of ``wav.scp``, what the headers say.
 
     Raises:
         UserError: a file is missing or unreadable, or there is nothing to choose a channel by.
@@ -147,14 +160,15 @@ def import_set(
     from tqdm import tqdm
 
     if channel is not None and channel not in CHANNELS and not channel.isdigit():
-        raise UserError(f"--channel {channel}", "a number counted from 1, or mean")
+        raise UserError(f"--channel {channel}", "a number counted from 1, mean, or alike")
     normalize = profile(normalization)
     items = read_source(source, columns)
     places = places_of(source, audio_dir)
     data = DataDir()
     pieces = any(item.start or item.end != -1 for item in items)
     recordings: dict[tuple[str, int | None], str] = {}
-    known: dict[str, tuple[str, int]] = {}
+    known: dict[str, tuple[str, AudioInfo | None]] = {}
+    values: dict[tuple[str, int | None], str] = {}
     blank = []
     bar = tqdm(zip(names_of(items, source), items, strict=True), total=len(items), delay=2)
     for name, item in bar:
@@ -172,7 +186,13 @@ def import_set(
             continue
         if item.audio not in known:
             known[item.audio] = _look(item.audio, places, name)
-        value = wav_value(item, *(known[item.audio][0], channel, name, known[item.audio][1]))
+        path, info = known[item.audio]
+        value = values.get((item.audio, item.channel))
+        if value is None:
+            value = wav_value(item, path, channel, name, 1 if info is None else info.channels)
+            values[item.audio, item.channel] = value
+        if headers is not None and info is not None:
+            headers[value] = info
         if not pieces:
             data.wav[name] = value
             continue
@@ -192,17 +212,15 @@ def import_set(
     return data
 
 
-def _look(audio: str, places: Sequence[Path], name: str) -> tuple[str, int]:
-    """Return a recording's absolute name, or Kaldi command, and its number of channels."""
-    from espnet_spike.data.audio import inspect, parse_source
-
+def _look(audio: str, places: Sequence[Path], name: str) -> tuple[str, AudioInfo | None]:
+    """Return a recording's absolute name, or Kaldi command, and what its header says."""
     if audio.endswith("|"):
         source = parse_source(audio, name, allow_pipes=True)
         if source.path is None or source.channel is not None:
-            return audio, 1  # stage 1 runs it, if that is allowed
+            return audio, None  # stage 1 runs it, if that is allowed
         audio = source.path
     path = locate(audio, places, name)
-    return path, inspect(parse_source(path, name), name, check_samples=False).channels
+    return path, inspect(parse_source(path, name), name, check_samples=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

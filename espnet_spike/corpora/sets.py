@@ -108,21 +108,25 @@ def split_off(data: DataDir, share: float) -> tuple[DataDir, DataDir]:
     The speakers come in the order of a hash of their names, so the choice is the same everywhere
     and changes little when speakers are added.
 
+    Where one speaker is all there is, utterances are taken in the order of such a hash.
+
     Returns:
-        What stays, what was taken; no speaker is in both.
+        What stays, what was taken; no speaker is in both, where there are several.
 
     Raises:
-        UserError: ``share`` is no share, or one speaker is all there is.
+        UserError: ``share`` is no share, or one utterance is all there is.
     """
     if not 0 < share < 1:
         raise UserError(f"--valid_from_train {share:g}", "give a share between 0 and 1")
     spk2utt = speakers_to_utterances(data.utt2spk)
-    if len(spk2utt) < 2:
+    if len(data.utt2spk) < 2:
         raise UserError(
-            f"the training set has one speaker, {next(iter(spk2utt), 'none')}",
-            "a validation set needs a speaker of its own",
+            f"the training set has {len(data.utt2spk)} utterances",
+            "a validation set needs one of its own",
         )
-    order = sorted(spk2utt, key=lambda speaker: hashlib.sha256(speaker.encode()).digest())
+    if len(spk2utt) < 2:
+        spk2utt = {utt: [utt] for utt in data.utt2spk}
+    order = sorted(spk2utt, key=lambda name: hashlib.sha256(name.encode()).digest())
     taken: list[str] = []
     for speaker in order[:-1]:
         if len(taken) >= share * len(data.utt2spk):
@@ -137,6 +141,14 @@ def divide(sets: dict[str, DataDir], train: str, valid: str, share: float) -> No
     if not share:
         return
     sets[train], sets[valid] = split_off(sets[train], share)
+    shared = set(sets[train].utt2spk.values()) & set(sets[valid].utt2spk.values())
+    if shared:
+        logger.warning(
+            "%s: the training set has one speaker, %s: %d utterances are taken out of it; error "
+            "rates of another speaker will be higher",
+            *(valid, min(shared), len(sets[valid].text)),
+        )
+        return
     logger.info(
         "%s: %d speakers taken out of the training set (--valid_from_train %g)",
         valid,

@@ -180,6 +180,24 @@ class ArkReader:
             )
         return matrix
 
+    def shape(self, utt: str, entry: str) -> tuple[int, int]:
+        """Return frames T and dimension D of an entry; of most, from the head alone.
+
+        Raises:
+            UserError: as `read`.
+        """
+        parsed = parse_entry(utt, entry)
+        if parsed.rows == slice(None) and parsed.columns == slice(None):
+            try:
+                file, size = self._open(parsed.path)
+                found = _head(os.pread(file, 32, parsed.offset))
+            except (OSError, ValueError, struct.error):
+                found = None  # reading says what is wrong
+            if found is not None and min(found) > 0 and found[0] * found[1] <= size - parsed.offset:
+                return found
+        rows, columns = self.read(utt, entry).shape
+        return rows, columns
+
     def _open(self, path: str) -> tuple[int, int]:
         if path not in self._files:
             if len(self._files) >= OPEN_FILES:
@@ -258,6 +276,17 @@ def _matrix(file: int, size: int, offset: int) -> np.ndarray | None:
     if kind in (b"FV", b"DV") or head[2:3] == b"\4":
         return None
     raise ValueError("no binary Kaldi matrix at this place")
+
+
+def _head(head: bytes) -> tuple[int, int] | None:
+    """Return rows and columns that the head of a binary matrix names; None of anything else."""
+    kind = head[2:6].split(b" ")[0]
+    if head[:2] == b"\0B" and kind in (b"FM", b"DM"):
+        _, rows, _, columns = struct.unpack_from("<bibi", head, 5)
+        return rows, columns
+    if head[:2] == b"\0B" and kind in (b"CM", b"CM2", b"CM3"):
+        return struct.unpack_from("<ii", head, 11 + len(kind))
+    return None
 
 
 def _finite(matrix: np.ndarray) -> bool:

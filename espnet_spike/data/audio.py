@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # What stands in a WAV header when the writer could not seek back to fill in the size.
 _SIZE_UNKNOWN = 0x7FFF0000
+SILENT = 1e-4  # power of a channel, as a share of the loudest one's; ours
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,29 @@ def read(
     if wave.ndim == 2:
         wave = wave.mean(axis=1) if source.channel is None else wave[:, source.channel].copy()
     return wave, rate
+
+
+def least_correlation(source: Source, name: str, seconds: float = 5.0) -> float:
+    """Return the least correlation of a recording's channels with the first, 0 of a silent one.
+
+    Args:
+        source: a recording with several channels.
+        name: recording or utterance, for messages.
+        seconds: of the middle of the recording, which are compared.
+
+    Raises:
+        UserError: as ``read``.
+    """
+    with _open(source, name) as file:
+        count = min(file.frames, round(seconds * file.samplerate))
+        file.seek((file.frames - count) // 2)
+        wave = file.read(count, dtype="float64", always_2d=True)
+    wave = wave - wave.mean(axis=0)
+    power = np.square(wave).mean(axis=0)
+    if power.min() < SILENT * power.max() or not power.max():
+        return 0.0
+    products = (wave[:, :1] * wave[:, 1:]).mean(axis=0)
+    return float((products / np.sqrt(power[0] * power[1:])).min())
 
 
 def change_rate(wave: np.ndarray, rate: int, new_rate: int, speed: float = 1.0) -> np.ndarray:

@@ -130,7 +130,10 @@ GOOD = {
     "filter_utts": (["feats", "kept"], "kept/feats.scp"),
     "list_decoders": ([], None),
     "list_encoders": ([], None),
-    "new_recipe": (["mine", "--train", "data", "--egs", "egs"], "egs/mine/run.sh"),
+    "new_recipe": (
+        ["mine", "--train", "data", "--egs", "egs", "--trial_updates", "0"],
+        "egs/mine/run.sh",
+    ),
     "perturb_data_dir": (["data", "data_sp", "--factors", "0.9 1.0"], "data_sp/utt2speed"),
     "prepare_data_dir": (["data"], "data/spk2utt"),
     "run_stage": (

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from espnet_spike.bin import prepare_data_dir
 from espnet_spike.corpora import own
@@ -33,6 +34,19 @@ def test_a_stereo_file_needs_a_choice(audio):
         import_set(path, channel="3")
     with pytest.raises(UserError, match="--channel left"):
         import_set(path, channel="left")
+
+
+def test_the_mean_of_channels_that_hold_the_same_and_no_others(audio):
+    path = write_csv(audio / "all.csv")
+    with pytest.raises(UserError, match=r"d: the 2 channels of .*d\.wav differ") as caught:
+        import_set(path, channel="alike")
+    assert "--channel 1" in caught.value.hint
+    wave, rate = soundfile.read(audio / "d.wav")
+    soundfile.write(audio / "d.wav", wave[:, [0, 0]], rate)
+    headers = {}
+    data = import_set(path, channel="alike", headers=headers)
+    assert headers[data.wav["d"]].channels == 2 and headers[data.wav["d"]].rate == 8000
+    assert headers.keys() == set(data.wav.values())
 
 
 def test_pieces_of_files_become_segments(audio):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_spike.corpora.sets import collect, find_files, join, split_off
+from espnet_spike.corpora.sets import collect, divide, find_files, join, split_off
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 
@@ -25,9 +25,17 @@ def test_whole_speakers_are_taken_until_there_are_enough(counts, share):
     assert split_off(data, share) == (kept, taken)
 
 
-def test_one_speaker_cannot_be_split():
-    with pytest.raises(UserError, match="has one speaker, s0"):
-        split_off(data_of([5]), 0.5)
+def test_one_speaker_is_split_by_utterances_with_a_warning(caplog):
+    sets = {"train": data_of([20])}
+    divide(sets, "train", "dev", 0.1)
+    assert len(sets["dev"].text) == 2 and len(sets["train"].text) == 18
+    assert not sets["dev"].text.keys() & sets["train"].text.keys()
+    assert "the training set has one speaker, s0: 2 utterances" in caplog.text
+    with pytest.raises(UserError, match="has 1 utterances"):
+        split_off(data_of([1]), 0.5)
+
+
+def test_a_share_is_one():
     with pytest.raises(UserError, match="--valid_from_train 5"):
         split_off(data_of([5, 5]), 5)
 

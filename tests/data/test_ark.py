@@ -184,6 +184,21 @@ def test_a_reader_is_shared_by_forked_processes_and_pickled(tmp_path):
     np.testing.assert_array_equal(again["utt5"], table["utt5"])
 
 
+@pytest.mark.parametrize("method", [None, 1, 2, 5])
+def test_the_shape_is_that_of_the_matrix(tmp_path, method):
+    matrix = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    entry = write(tmp_path / "f.ark", {"a": matrix}, method)["a"]
+    text = tmp_path / "text.ark"
+    text.write_text("a  [\n 1 2 3\n 4 5 6 ]\n")
+    with ArkReader() as reader:
+        assert reader.shape("a", entry) == (9, 4)
+        assert reader.shape("a", f"{entry}[2:4]") == (3, 4)
+        assert reader.shape("a", f"{text}:2") == (2, 3)
+        (tmp_path / "f.ark").write_bytes((tmp_path / "f.ark").read_bytes()[:20])
+    with ArkReader() as reader, pytest.raises(UserError, match=r"a: .* truncated or damaged"):
+        reader.shape("a", entry)
+
+
 def test_a_missing_file_names_the_utterance(tmp_path):
     with pytest.raises(UserError, match=r"utt: .*no such file"):
         read({"utt": f"{tmp_path}/none.ark:5"})

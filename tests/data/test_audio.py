@@ -6,7 +6,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_spike.data.audio import change_rate, inspect, parse_source, read
+from espnet_spike.data.audio import change_rate, inspect, least_correlation, parse_source, read
 from espnet_spike.errors import UserError
 from tests.helpers.data_dirs import tone
 
@@ -81,6 +81,19 @@ def test_channels_are_averaged_unless_one_is_chosen(tmp_path):
     np.testing.assert_allclose(mono, (left.astype(float) + right) / 2, atol=1e-2)
     second, _ = read(parse_source(f"sph2pipe -f wav -c 2 {path} |", "utt"), "utt")
     np.testing.assert_array_equal(second, right)
+
+
+@pytest.mark.parametrize(
+    ("second", "low", "high"),
+    [(0.5, 0.99, 1.0), (0.0, 0.0, 0.0), (-1.0, -1.0, -0.99), (None, -0.2, 0.2)],
+)
+def test_channels_that_hold_the_same_are_told_from_others(tmp_path, second, low, high):
+    first = tone(1.0).astype(np.float64) / 32768
+    noise = np.random.default_rng(1).standard_normal(len(first)) / 10
+    other = noise if second is None else second * first
+    soundfile.write(tmp_path / "a.wav", np.stack([first, other], 1), 16000)
+    found = least_correlation(parse_source(str(tmp_path / "a.wav"), "a"), "a")
+    assert low - 1e-6 <= found <= high + 1e-6
 
 
 def test_a_channel_that_is_not_there_is_an_error(tmp_path):

@@ -5,20 +5,25 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_spike.advice.measure import measure
+from espnet_spike.advice.plan import BROADBAND, ENCODERS
+from espnet_spike.advice.sizing import Sized, size_training
 from espnet_spike.corpora.own import import_set
 from espnet_spike.corpora.sets import divide
-from espnet_spike.errors import UserError
+from espnet_spike.data.audio import AudioInfo
+from espnet_spike.data.kaldi_dir import DataDir
+from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.utils.files import new_folder
+from espnet_spike.utils.yaml import write_config
 
 _logger = logging.getLogger(__name__)
 TEMPLATE = "TEMPLATE"
 SHARE = 0.1  # of the training speakers, when no validation set is given
-# pieces of the sentencepiece vocabulary by words of training text
-VOCABULARY = ((5_000, 50), (50_000, 200), (500_000, 1000), (10**12, 5000))
+CHANNEL = "alike"  # of audio with several channels: their mean, unless they differ
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class RecipeRequest:
         tests: test sets by name.
         token_type: modelling unit; None chooses by the transcripts.
         nbpe: size of the sentencepiece vocabulary; None chooses by the transcripts.
+        encoder: name of the encoder.
+        budget: minutes of training on this machine; None: as long as the rule asks for.
+        trial_updates: updates by which the time of a training is measured; 0: it is not.
         audio_dir, columns, channel, normalization: how sources are read, see ``own.import_set``.
         valid_from_train: share of the training utterances for validation; 0 is the usual share.
     """
@@ -44,13 +52,29 @@ class RecipeRequest:
     nbpe: int | None = None
     audio_dir: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    channel: str | None = None
+    channel: str | None = CHANNEL
     normalization: str = "none"
     valid_from_train: float = 0.0
+    encoder: str = "iml_spikeformer"
+    budget: float | None = None
+    trial_updates: int = 20
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) or self.name == TEMPLATE:
             raise UserError(f"{self.name!r} is no name for a recipe", "letters, digits, - and _")
+        if self.encoder not in ENCODERS:
+            raise UserError(
+                f"--encoder {self.encoder}{did_you_mean(self.encoder, ENCODERS)}",
+                f"choose one of {', '.join(ENCODERS)}",
+            )
+        if self.budget is not None and not 0 < self.budget < 1e6:
+            raise UserError(f"--budget {self.budget:g}", "give minutes, more than 0")
+        if self.trial_updates < 0:
+            raise UserError(f"--trial_updates {self.trial_updates}", "give a number from 0 up")
+        if self.budget is not None and not self.trial_updates:
+            raise UserError(
+                "--budget and --trial_updates 0", "what fits into the budget has to be measured"
+            )
         for name in self.tests:
             if name in ("train", "dev") or not re.fullmatch(r"\w[\w.-]*", name):
                 raise UserError(f"--test {name}=...: choose another name for the set")
@@ -88,7 +112,15 @@ class RecipeRequest:
         return [*words, "--normalization", self.normalization]
 
 
-def make_recipe(request: RecipeRequest, template: Path, folder: Path) -> Path:
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that was made: its folder, and how its training is sized."""
+
+    folder: Path
+    sized: Sized
+
+
+def make_recipe(request: RecipeRequest, template: Path, folder: Path) -> Recipe:
     """Read the sources once, to see that they can be used, then write the recipe.
 
     Args:
@@ -96,56 +128,101 @@ def make_recipe(request: RecipeRequest, template: Path, folder: Path) -> Path:
         template: folder of the files to fill in, ``egs/TEMPLATE``.
         folder: where its own folder is made.
 
-    Returns:
-        the folder of the recipe.
-
     Raises:
         UserError: it exists, or a source cannot be used.
     """
     target = folder / request.name
     if target.exists():
         raise UserError(f"{target} exists", "choose another name, or remove it")
-    data = {}
-    for name, source in request.sets.items():
-        data[name] = import_set(
-            source, request.audio_dir, request.columns, request.channel, request.normalization
-        )
-        speakers = len(set(data[name].utt2spk.values()))
-        _logger.info("%s: %d utterances, %d speakers", source, len(data[name].text), speakers)
+    headers: dict[str, AudioInfo] = {}
+    data = read_sources(request, headers)
     kinds = {"fbank" if tables.wav else "extracted" for tables in data.values()}
     if len(kinds) > 1:
         raise UserError("some sets have audio, others features alone", "they have to be alike")
-    token_type, nbpe = choose_tokens(list(data["train"].text.values()))
     if request.share:
         divide(data, "train", "dev", request.share)
+    measured = measure(data["train"], headers)
+    valid = measure(data["dev"], headers)
+    if valid.dims != measured.dims:
+        raise UserError(
+            f"features have {measured.dims} dims in train, {valid.dims} in dev",
+            "they have to be made alike",
+        )
+    for line in decisions(request, headers):
+        _logger.info(line)
+    sized = size_training(
+        measured,
+        valid.seconds,
+        request.encoder,
+        token_type=request.token_type,
+        pieces=request.nbpe,
+        budget=request.budget,
+        trial_updates=request.trial_updates,
+    )
+    plan = sized.plan
     values = {
         "sources": shlex.join(request.source_words),
         "test_sets": " ".join(request.tests) or "dev",
         "feats_type": kinds.pop(),
-        "token_type": request.token_type or token_type,
-        "nbpe": str(request.nbpe or nbpe),
+        "fs": str(plan.fs or ""),
+        "token_type": plan.token_type,
+        "nbpe": str(plan.pieces),
         "normalization": request.normalization,
+        "encoder": request.encoder,
+        "decode": "decode_asr" if sized.config["model_conf"]["ctc_weight"] < 1 else "decode_ctc",
         "name": request.name,
         "summary": "\n".join(
             f"* `{name}`: {len(tables.text)} utterances" for name, tables in data.items()
         ),
+        "plan": "\n".join(f"| {what} | {figure} |" for what, figure in sized.lines()),
     }
     with new_folder(target) as staging:
         shutil.copytree(template, staging, dirs_exist_ok=True)
         fill(staging, values)
-    _logger.info("made %s: %s, %s", target, values["token_type"], values["feats_type"])
+        write_config(staging / f"conf/train_{request.encoder}_sized.yaml", sized.config)
     if not request.tests:
         _logger.warning("no --test NAME=SOURCE: the validation set is decoded, which flatters")
-    return target
+    for doubt in sized.doubts(request.budget):
+        _logger.warning(doubt)
+    return Recipe(target, sized)
 
 
-def choose_tokens(texts: Sequence[str]) -> tuple[str, int]:
-    """Return unit and vocabulary size: characters where words are not parted by spaces."""
-    words = sum(len(text.split()) for text in texts)
-    letters = Counter(c for text in texts for c in text if not c.isspace())
-    ideographs = sum(count for c, count in letters.items() if "\u2e80" <= c <= "\u9fff")
-    size = next(pieces for limit, pieces in VOCABULARY if words < limit)
-    return ("char" if ideographs > sum(letters.values()) / 2 else "bpe"), size
+def read_sources(request: RecipeRequest, headers: dict[str, AudioInfo]) -> dict[str, DataDir]:
+    """Return the sets of a request by name.
+
+    Args:
+        request: what a recipe is made of.
+        headers: gets, by value of ``wav.scp``, what the headers of audio files say.
+
+    Raises:
+        UserError: a source cannot be used.
+    """
+    data = {}
+    for name, source in request.sets.items():
+        data[name] = import_set(
+            source,
+            request.audio_dir,
+            request.columns,
+            request.channel,
+            request.normalization,
+            headers,
+        )
+        speakers = len(set(data[name].utt2spk.values()))
+        _logger.info("%s: %d utterances, %d speakers", source, len(data[name].text), speakers)
+    return data
+
+
+def decisions(request: RecipeRequest, headers: Mapping[str, AudioInfo]) -> list[str]:
+    """Return what was decided about rates and channels, in sentences."""
+    found = []
+    rates = Counter(info.rate for info in headers.values())
+    if len(rates) > 1 or any(rate > BROADBAND for rate in rates):
+        some = ", ".join(f"{rate} Hz ({count})" for rate, count in rates.most_common(5))
+        found.append(f"files have {some}: all are brought to {BROADBAND} Hz (--fs)")
+    several = sum(info.channels > 1 for info in headers.values())
+    if several and request.channel == CHANNEL:
+        found.append(f"{several} files have channels that hold the same: their mean is taken")
+    return found
 
 
 def fill(folder: Path, values: Mapping[str, str]) -> None:

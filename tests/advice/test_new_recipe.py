@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from espnet_spike.advice.new_recipe import RecipeRequest, decisions
 from espnet_spike.bin import copy_feats, fbank, new_recipe, prepare_data_dir
 from espnet_spike.corpora import own
-from espnet_spike.corpora.new_recipe import choose_tokens
 from espnet_spike.corpora.own import import_set
+from espnet_spike.data.audio import AudioInfo
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import read_table
+from espnet_spike.utils.yaml import read_yaml
 from tests.helpers.data_dirs import make_data_dir
 from tests.helpers.tables import write_csv
 
@@ -27,13 +29,16 @@ def test_a_new_recipe_prepares_its_data(audio, monkeypatch, capsys):
     """What a new user does with a table: make the recipe, look at it, run stage 1 and features."""
     path = write_csv(audio / "it's mine.csv")
     arguments = ["mine", "--train", str(path), "--test", f"test={path}", "--channel", "mean"]
+    arguments += ["--trial_updates", "0"]
     new_recipe.main([*arguments, "--egs", "egs", "--normalization", "upper"])
-    assert "./run.sh --recipe mine" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "./run.sh --recipe mine" in out and "iml_spikeformer, 0." in out
     recipe = Path("egs/mine").absolute()
     assert not list(Path("egs").glob(".*"))
     script = (recipe / "run.sh").read_text()
     assert "@" not in script.replace('"$@"', "").replace("${BASH_SOURCE[0]}", "")
-    assert "--feats_type fbank --token_type bpe --nbpe 50" in script
+    # the files have four sampling rates
+    assert "--feats_type fbank --fs 16000 --token_type bpe --nbpe 30" in script
     assert "--normalization upper" in script
     monkeypatch.chdir(recipe)
     own.main(data_words(recipe))
@@ -67,8 +72,22 @@ def test_kaldi_directories_also_with_features_alone(audio, monkeypatch):
     monkeypatch.chdir("..")
     only = Path("kaldi/data/feats")
     DataDir(feats=feats, text=data.text, utt2spk=data.utt2spk).write(only)
-    new_recipe.main(["ark", "--train", str(only), "--egs", "egs", "--token_type", "char"])
-    assert "--feats_type extracted --token_type char" in Path("egs/ark/run.sh").read_text()
+    new_recipe.main(
+        [
+            "ark",
+            "--train",
+            str(only),
+            "--egs",
+            "egs",
+            "--token_type",
+            "char",
+            "--trial_updates",
+            "0",
+        ]
+    )
+    assert "--feats_type extracted --fs '' --token_type char" in Path("egs/ark/run.sh").read_text()
+    config = read_yaml(Path("egs/ark/conf/train_iml_spikeformer_sized.yaml"))
+    assert config["spike_meta"] == {"vocab_size": 9, "input_size": 80}
     monkeypatch.chdir("egs/ark")
     own.main(data_words(Path()))
     prepare_data_dir.main(["data/train", "data/dev"])
@@ -85,6 +104,9 @@ def test_kaldi_directories_also_with_features_alone(audio, monkeypatch):
         (["a/b"], "is no name for a recipe"),
         (["mine", "--test", "train=all.csv"], "choose another name"),
         (["mine", "--train", "all.txt"], "no such file"),
+        (["mine", "--encoder", "spikeformr"], "--encoder spikeformr"),
+        (["mine", "--budget", "0"], "--budget 0"),
+        (["mine", "--budget", "5", "--trial_updates", "0"], "has to be measured"),
         (["mine", "--normalization", "uper"], "did you mean 'upper'"),
         (["mine", "--valid", "dev.csv", "--valid_from_train", "0.2"], "--valid dev.csv and"),
     ],
@@ -97,7 +119,14 @@ def test_a_recipe_that_cannot_be_made_leaves_nothing(audio, arguments, said):
     assert not Path("egs").exists() or not list(Path("egs").iterdir())
 
 
-def test_writing_without_spaces_is_recognised_by_characters(root):
-    assert choose_tokens(["而对楼市成交 abc"]) == ("char", 50)
-    assert choose_tokens(["the cat"] * 60_000)[0] == "bpe"
+def test_what_is_decided_is_said():
+    request = RecipeRequest("mine", Path("train.csv"))
+    headers = {"a": AudioInfo(16000, 1, 1), "b": AudioInfo(8000, 1, 2)}
+    said = decisions(request, headers)
+    assert len(said) == 2 and "8000 Hz (1): all are brought to 16000 Hz" in said[0]
+    assert said[1].startswith("1 files have channels that hold the same")
+    assert not decisions(request, {"a": AudioInfo(8000, 1, 1)})
+
+
+def test_the_template_has_names_to_fill_in(root):
     assert re.search(r"@\w+@", (root / "egs/TEMPLATE/run.sh").read_text())

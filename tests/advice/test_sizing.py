@@ -1,0 +1,59 @@
+"""The training that fits data, machine and budget."""
+
+import pytest
+
+from espnet_spike.advice.plan import make_plan
+from espnet_spike.advice.sizing import size_training
+from espnet_spike.advice.trial import Trial
+from tests.helpers.measured import speech
+
+SMALL = speech(0.63, 13, words=4861, letters=11934, alphabet=26)
+
+
+def at(cost):
+    """Return a trial on a machine that takes ``cost`` seconds for one of speech and width 128."""
+
+    def run(config, measured, seconds, updates):
+        width = config["encoder_conf"]["output_size"]
+        return Trial(1_000_000, cost * (width / 128) ** 2, cost, updates)
+
+    return run
+
+
+def test_without_a_budget_the_rule_holds_and_the_minutes_are_told():
+    sized = size_training(SMALL, 300.0, trial=at(0.005))
+    assert sized.plan == make_plan(SMALL)
+    passes, epochs = sized.plan.passes, sized.plan.epochs
+    spoken = passes * 0.63 * 3600 + epochs * 300 / 3
+    assert sized.minutes == pytest.approx(0.005 * spoken / 60)
+    lines = dict(sized.lines())
+    assert lines["features"] == "13 dims, 16000 Hz" or lines["features"] == "13 dims"
+    assert lines["SpecAug"] == "masks of up to 3 dims and 12 frames"
+    assert lines["minutes here"].startswith(f"{sized.minutes:.1f}, measured by 20 updates of 30 s")
+    assert "busy" not in lines["minutes here"] and not sized.doubts(None)
+
+
+def test_a_busy_machine_is_told():
+    def busy(*_):
+        return Trial(1_000_000, 0.04, 0.01, 20)
+
+    sized = size_training(SMALL, 0.0, trial=busy)
+    assert f"a free core would take {sized.minutes / 4:.1f}" in dict(sized.lines())["minutes here"]
+
+
+@pytest.mark.parametrize(("share", "size"), [(2.0, "small"), (0.7, "small"), (0.4, "tiny")])
+def test_a_budget_takes_updates_first_and_the_size_then(share, size):
+    whole = size_training(SMALL, 0.0, trial=at(0.005))
+    budget = share * whole.minutes
+    sized = size_training(SMALL, 0.0, budget=budget, trial=at(0.005))
+    assert sized.plan.size.name == size and sized.minutes <= budget * 1.001
+    assert sized.minutes > min(0.9 * budget, 0.9 * whole.minutes)
+    assert bool(sized.doubts(budget)) == (share < 1)
+
+
+def test_a_budget_in_which_nothing_is_learnt_is_told():
+    sized = size_training(SMALL, 0.0, budget=0.5, trial=at(0.005))
+    assert sized.plan.size.name == "tiny" and sized.plan.updates < 2000
+    assert "updates are few" in sized.doubts(0.5)[0]
+    with pytest.raises(ValueError, match="needs a trial"):
+        size_training(SMALL, 0.0, budget=5.0, trial_updates=0)
