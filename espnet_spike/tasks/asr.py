@@ -7,6 +7,7 @@ its name, so the spawned processes import this module and register as well.
 import argparse
 
 from espnet_spike.tasks.espnet import ASRTask
+from espnet_spike.tasks.loaders import BoundedLoaders
 from espnet_spike.tasks.oom_scan import RemembersShapes
 from espnet_spike.tasks.registry import register_all
 from espnet_spike.tasks.trainer import SpikeTrainer
@@ -14,7 +15,7 @@ from espnet_spike.tasks.trainer import SpikeTrainer
 register_all()
 
 
-class SpikeASRTask(RemembersShapes, ASRTask):
+class SpikeASRTask(BoundedLoaders, RemembersShapes, ASRTask):
     """``ASRTask`` whose default model logs firing rates and whose trainer records each epoch."""
 
     trainer = SpikeTrainer

@@ -1,11 +1,12 @@
 """The language model task of ESPnet with this package's trainer."""
 
 from espnet_spike.tasks.espnet import LMTask
+from espnet_spike.tasks.loaders import BoundedLoaders
 from espnet_spike.tasks.oom_scan import RemembersShapes
 from espnet_spike.tasks.trainer import SpikeTrainer
 
 
-class SpikeLMTask(RemembersShapes, LMTask):
+class SpikeLMTask(BoundedLoaders, RemembersShapes, LMTask):
     """``LMTask`` whose trainer records each epoch."""
 
     trainer = SpikeTrainer

@@ -14,7 +14,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, unhealthy_layers
-from espnet_spike.tasks import determinism, oom_scan
+from espnet_spike.tasks import determinism, loaders, oom_scan
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.utils.checkpoints import load_tensors
 
@@ -49,7 +49,8 @@ class SpikeTrainer(Trainer):
             batches = kwargs["train_iter_factory"]
             several = distributed.distributed
             oom_scan.scan(kwargs["model"], batches, trainer_options.use_amp, several)
-        super().run(trainer_options=trainer_options, **kwargs)
+        with loaders.explained():
+            super().run(trainer_options=trainer_options, **kwargs)
         if draw and (not distributed.distributed or distributed.dist_rank == 0):
             _draw_curves(Path(trainer_options.output_dir))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from espnet_spike.errors import UserError
+from espnet_spike.tasks.loaders import explained
 from espnet_spike.training.progress import logged
 from espnet_spike.utils.files import file_digest, write_lines
 
@@ -139,7 +140,7 @@ class Texts:
         args.multiprocessing_distributed, args.ngpu = False, 0
         # alone, also where a launcher started several processes: they wait for the training
         args.dist_world_size, args.dist_launcher = 1, None
-        with logged(self.stats_dir / "stats.log", show_epochs=False):
+        with logged(self.stats_dir / "stats.log", show_epochs=False), explained():
             task.main(args=args)
         for part in self.parts:
             lines = _lines([self.stats_dir / part.name / "text_shape"])

@@ -5,6 +5,7 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.config_check import check_training_config
+from espnet_spike.tasks.loaders import explained
 from espnet_spike.training.asr import Features, feature_options
 from espnet_spike.training.check import (
     check_complete,
@@ -46,7 +47,7 @@ def collect(request: TrainingRequest[Features]) -> None:
     for part in features.parts:
         (part.stats_dir / "feats_stats.npz").unlink(missing_ok=True)
     try:
-        with logged(request.exp_dir / "stats.log", show_epochs=False):
+        with logged(request.exp_dir / "stats.log", show_epochs=False), explained():
             task.main(args=args)
     except UserError as error:
         if found := features.damage():
