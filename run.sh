@@ -70,7 +70,7 @@ deterministic=false        # the same weights to the bit whenever trained with a
 inference_config=conf/decode_asr.yaml  # beam search
 inference_args=            # any key of it, e.g. "--beam_size 20"
 inference_tag=             # folder of the decoding; made from the options when empty
-normalization=none         # of reference and hypothesis before scoring {none|upper|lower|characters}
+normalization=none         # of reference and hypothesis before scoring, nfc and nmt_nfkc of transcripts too {none|nfc|nmt_nfkc|upper|lower|characters}
 energy_model="horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"  # conf/energy
 # Hardware
 simulate=false             # count hardware cycles in a whole run, too; --stage simulate always does
@@ -137,8 +137,10 @@ stage_data() {
   local texts=("${raw_sets[@]/%//text}")
   step data --input local/data.sh "${raw_sets[@]/#/--output=data/}" "${texts[@]/#/--output=data/}" \
     -- bash local/data.sh ${corpus_dir:+--corpus_dir "$corpus_dir"} ${own_options[@]+"${own_options[@]}"}
+  local form=() # of Unicode: what is learnt is what is compared
+  [[ $normalization != nfc && $normalization != nmt_nfkc ]] || form=(--normalization "$normalization")
   step data_check "${raw_sets[@]/#/--input=data/}" "${raw_sets[@]/#/--output=data/}" \
-    -- "$py" -m espnet_spike.bin.prepare_data_dir --allow_pipes "$allow_pipes" "${raw_sets[@]/#/data/}"
+    -- "$py" -m espnet_spike.bin.prepare_data_dir --allow_pipes "$allow_pipes" ${form[@]+"${form[@]}"} "${raw_sets[@]/#/data/}"
 }
 
 stage_perturb() {

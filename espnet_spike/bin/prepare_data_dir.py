@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_spike.data.text_normalization import PROFILES
 from espnet_spike.data.validation import prepare
 from espnet_spike.utils.cli import Parser, run, str2bool
 
@@ -22,6 +23,12 @@ def get_parser() -> Parser:
         default=False,
         help="run wav.scp commands other than plain flac, sph2pipe and sox reads",
     )
+    parser.add_argument(
+        "--normalization",
+        choices=list(PROFILES),
+        default="none",
+        help="what is done to the transcripts",
+    )
     return parser
 
 
@@ -29,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
     for data_dir in args.data_dirs:
-        prepare(Path(data_dir), args.allow_pipes)
+        prepare(Path(data_dir), args.allow_pipes, args.normalization)
 
 
 if __name__ == "__main__":

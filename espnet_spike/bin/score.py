@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_spike.data.text_normalization import PROFILES
 from espnet_spike.utils.cli import Parser, named_dirs, run
 
 
@@ -24,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--normalization",
         default="none",
-        help="what is done to both texts before comparing: none, upper, lower, characters",
+        help=f"what is done to both texts before comparing: {', '.join(PROFILES)}",
     )
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its data folder")
     return parser
@@ -34,12 +35,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score every set, write the files beside the hypotheses, print a table."""
     args = get_parser().parse_args(argv)
     sets = named_dirs(args.sets)
-    from espnet_spike.results.scoring import interval_text, read_vocabulary, score_set, token_units
+    from espnet_spike.results.scoring import (
+        interval_text,
+        read_vocabulary,
+        score_set,
+        token_spelling,
+        token_units,
+    )
 
     cut_tokens = token_units(args.token_type, args.bpemodel)
     vocabulary = read_vocabulary(args.token_list)
+    spelling = token_spelling(args.token_type, args.bpemodel)
     results = {
-        name: score_set(name, data_dir, args.out / name, cut_tokens, vocabulary, args.normalization)
+        name: score_set(
+            *(name, data_dir, args.out / name, cut_tokens, vocabulary),
+            *(args.normalization, spelling),
+        )
         for name, data_dir in sets.items()
     }
     print(f"{args.out} (text normalization: {args.normalization})")
@@ -53,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             + " ".join(f"{cell:7.2f}" for cell in cells)
             + f"  {result['blank_hypotheses']:6d}  {interval_text(wer)}"
         )
+    for name, result in results.items():
+        if changed := result["unspellable_references"]:
+            print(
+                f"{name}: {changed} of {result['utterances']} references hold characters that the "
+                "sentencepiece model normalizes, so they are errors whatever is recognised; "
+                "--normalization nmt_nfkc compares what it can spell, tokens learnt anew spell all"
+            )
 
 
 if __name__ == "__main__":

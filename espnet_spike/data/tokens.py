@@ -88,6 +88,9 @@ def train_sentencepiece(
                 bos_id=-1,
                 eos_id=-1,
                 unk_id=0,
+                # the transcripts have been normalised, or not, as the user chose; under another
+                # rule (sentencepiece's own is nmt_nfkc) no hypothesis could equal its reference
+                normalization_rule_name="identity",
                 minloglevel=2,
             )
             return model.getvalue()
@@ -160,6 +163,43 @@ def unknown_units(
     return unknown, hit
 
 
+def changed_texts(
+    texts: Iterable[str], token_type: str, model: bytes | None = None
+) -> tuple[int, str]:
+    """Count transcripts without unknown units that their tokens do not spell as they were.
+
+    Args:
+        texts: transcripts.
+        token_type: ``bpe``, ``char`` or ``word``.
+        model: the sentencepiece model, for ``bpe``.
+
+    Returns:
+        How many, and the first with what becomes of it, for a message.
+    """
+    if token_type == "bpe":
+        processor = _processor(model)
+
+        def again(words: str) -> str:
+            ids = processor.encode(words)
+            return words if processor.unk_id() in ids else processor.decode(ids)
+
+    else:
+
+        def again(words: str) -> str:
+            units = split_units(words, token_type)
+            if token_type == "word":
+                return " ".join(units)
+            return "".join(" " if unit == SPACE else unit for unit in units)
+
+    count, first = 0, ""
+    for words in texts:
+        spelt = again(words)
+        if spelt != words:
+            count += 1
+            first = first or f"{words!a} becomes {spelt!a}"
+    return count, first
+
+
 class Transcripts:
     """The transcripts of a Kaldi text, read anew each time: those of a large corpus stay there."""
 
@@ -212,6 +252,8 @@ def make_token_list(
 ) -> None:
     """Make a token list from training transcripts; say what is unknown in others.
 
+    Transcripts that the tokens do not give back are counted.
+
     Args:
         text: Kaldi text of the training set.
         out, token_type, nbpe, bpemode: see ``make_tokens``.
@@ -226,6 +268,12 @@ def make_token_list(
     names = make_tokens(texts, out, token_type, nbpe, bpemode)
     _logger.info("%s: %d tokens from %d transcripts", out, len(names), sum(1 for _ in texts))
     model = (out / "bpe.model").read_bytes() if token_type == "bpe" else None
+    for path in (text, *others):
+        changed, example = changed_texts(Transcripts(path), token_type, model)
+        if changed:
+            _logger.warning(
+                "%s: %d transcripts are not what their tokens spell: %s", path, changed, example
+            )
     for path in others:
         transcripts = Transcripts(path)
         unknown, hit = unknown_units(transcripts, token_type, names, model)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from espnet_spike.data.audio import inspect, parse_source
 from espnet_spike.data.kaldi_dir import DataDir, backup, fix
+from espnet_spike.data.text_normalization import profile
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import SHOWN, name_some, write_table
 
@@ -61,16 +62,24 @@ def check_audio(data: DataDir, allow_pipes: bool) -> tuple[float, list[str]]:
     return seconds / 3600, notes
 
 
-def prepare(path: Path, allow_pipes: bool = False) -> DataDir:
+def prepare(path: Path, allow_pipes: bool = False, normalization: str = "none") -> DataDir:
     """Check and fix one directory in place.
 
     Nothing is written before everything has been checked, and nothing at all when there is
     nothing to fix.
 
+    Args:
+        path: the directory.
+        allow_pipes: run any command found in ``wav.scp``.
+        normalization: profile of the transcripts, see ``data.text_normalization``.
+
     Raises:
         UserError: something that cannot be fixed; the message begins with the directory.
     """
     before = DataDir.read(path)
+    if normalization != "none":
+        normalize = profile(normalization)
+        before.text = {utt: normalize(text) for utt, text in before.text.items()}
     data, dropped, notes = fix(before)
     if not data.text:
         counts = Counter(dropped.values()).most_common()

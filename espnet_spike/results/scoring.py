@@ -172,6 +172,21 @@ def token_units(token_type: str, bpemodel: Path | None) -> Callable[[str], list[
     return SentencepiecesTokenizer(bpemodel).text2tokens
 
 
+def token_spelling(token_type: str, bpemodel: Path | None) -> Callable[[str], str]:
+    """Return what the tokens of a model can spell of a text, by its SentencePiece model's rule.
+
+    A model whose tokens were learnt under ``nmt_nfkc``, as sentencepiece does when it is not told
+    otherwise, cannot write full-width letters or Thai's SARA AM as one character.
+    """
+    if token_type != "bpe" or bpemodel is None:
+        return str
+    import sentencepiece
+
+    make: Any = sentencepiece.SentencePieceProcessor
+    normalize = make(model_file=str(bpemodel)).normalize
+    return lambda text: normalize(text).replace("\u2581", " ").strip()
+
+
 def read_vocabulary(token_list: Path) -> frozenset[str]:
     """Read a token list, one token per line."""
     return frozenset(line.strip() for line in read_lines(token_list))
@@ -367,6 +382,7 @@ def score_set(
     cut_tokens: Callable[[str], list[str]],
     vocabulary: Collection[str],
     normalization: str = "none",
+    spelling: Callable[[str], str] = str,
 ) -> dict[str, Any]:
     """Score one decoded set and write ``score_{wer,cer,ter}/`` and ``result.json`` beside it.
 
@@ -377,6 +393,8 @@ def score_set(
         cut_tokens: cuts a text into the model's tokens, see `token_units`.
         vocabulary: the tokens that the model can write; others in the references are counted.
         normalization: a name in ``espnet_spike.data.text_normalization.PROFILES``.
+        spelling: what the tokens can spell of a text, see `token_spelling`. References that are
+            another text, and so cannot be recognised, are counted.
 
     Returns:
         What ``result.json`` holds.
@@ -397,6 +415,8 @@ def score_set(
         "blank_hypotheses": sum(not text for text in hyp_texts),
         "normalization": normalization,
     }
+    normalize = profile(normalization)
+    result["unspellable_references"] = sum(normalize(spelling(t)) != t for t in ref_texts)
     cutters = {"wer": word_units, "cer": character_units, "ter": cut_tokens}
     for metric, cut in cutters.items():
         units = [*map(cut, ref_texts)], [*map(cut, hyp_texts)]

@@ -113,6 +113,35 @@ def test_nothing_out_of_vocabulary_is_said(tmp_path, caplog):
     assert "dev_text: nothing out of vocabulary" in caplog.text
 
 
+FOREIGN = [
+    "\u0e17\u0e33\u0e19\u0e49\u0e33",  # Thai with SARA AM
+    "e\u0301te\u0301 a\u0300",  # decomposed French
+    "\uff21\uff22\uff11 \u4f60\u597d\uff0c",  # full width
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian with ZWNJ
+]
+
+
+@pytest.mark.parametrize("mode", ["unigram", "bpe"])
+def test_tokens_spell_the_transcripts_as_they_are(tmp_path, caplog, mode):
+    run(tmp_path, FOREIGN * 5, "--nbpe", "5000", "--bpemode", mode)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "out/bpe.model"))
+    assert [processor.decode(processor.encode(words)) for words in FOREIGN] == FOREIGN
+    assert "are not what their tokens spell" not in caplog.text
+
+
+@pytest.mark.parametrize("token_type", ["bpe", "char", "word"])
+def test_transcripts_that_tokens_do_not_give_back_are_counted(tmp_path, caplog, token_type):
+    others = ["ONE TWO", "ONE\u2581TWO", "Q\u2581Q"]  # the last is unknown, not changed
+    run(tmp_path, [*TEXTS, "TWO\u2581ONE"], "--token_type", token_type, others=others)
+    said = [r.getMessage() for r in caplog.records if "not what their tokens" in r.getMessage()]
+    if token_type != "bpe":
+        assert not said
+        return
+    assert "/text: 1 transcripts are not what their tokens spell" in said[0]
+    assert "dev_text: 1 transcripts" in said[1]
+    assert "'ONE\\u2581TWO' becomes 'ONE TWO'" in said[1]
+
+
 def test_special_names_in_transcripts_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"<unk>"):
         run(tmp_path, ["A <unk>"], "--token_type", "word")

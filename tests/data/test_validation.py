@@ -52,6 +52,14 @@ def test_unsorted_tables_are_sorted(data_dir):
         assert lines == sorted(lines)
 
 
+def test_transcripts_are_normalized_when_asked_for(data_dir):
+    (data_dir / "text").write_text("a e\u0301\nb \uff21\nc THREE\n")
+    assert prepare(data_dir).text["a"] == "e\u0301"
+    text = prepare(data_dir, "--normalization", "nfc").text
+    assert text == {"a": "\u00e9", "b": "\uff21", "c": "THREE"}
+    assert prepare(data_dir, "--normalization", "nmt_nfkc").text["b"] == "A"
+
+
 def test_empty_transcripts_are_dropped_counted_listed_and_kept_in_the_backup(data_dir, caplog):
     original = "a ONE\nb\nc   \n"
     (data_dir / "text").write_text(original)

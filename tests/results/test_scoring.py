@@ -1,7 +1,10 @@
+import io
+
 import editdistance
 import kaldialign
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,3 +199,25 @@ def test_error_rates_are_those_of_a_scored_set():
     assert wer == pytest.approx(100 * 2 / 6, abs=1e-4)
     assert cer == pytest.approx(100 * (4 + 3) / 19, abs=1e-4)
     assert scoring.error_rates(refs, refs, str) == (0, 0)
+
+
+def test_references_that_the_tokens_cannot_spell_are_counted_and_said(decoded, capsys):
+    """Tokens learnt before under sentencepiece's own rule write no full-width letters."""
+    data, refs, put = decoded
+    refs = {utt: text if utt == "u00" else f"\uff2f{text}" for utt, text in refs.items()}
+    write(data / "text", refs)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*refs.values()]),
+        **{"model_writer": model, "vocab_size": 16, "unk_id": 0, "minloglevel": 2},
+        **{"hard_vocab_limit": False, "normalization_rule_name": "nmt_nfkc"},
+    )
+    (data / "bpe.model").write_bytes(model.getvalue())
+    folder = put("decode", {utt: text.replace("\uff2f", "O") for utt, text in refs.items()})
+    options = ["--token_type", "bpe", "--bpemodel", str(data / "bpe.model")]
+    result = run_score(data, folder, *options)
+    assert result["unspellable_references"] == 23 and result["wer"]["err"] > 0
+    assert "test: 23 of 24 references hold characters that the" in capsys.readouterr().out
+    result = run_score(data, folder, *options, "--normalization", "nmt_nfkc")
+    assert (result["unspellable_references"], result["wer"]["err"]) == (0, 0)
+    assert "references hold" not in capsys.readouterr().out
