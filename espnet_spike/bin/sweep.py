@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.counting.energy import read_cost_model
     from espnet_spike.counting.sweep import Setting, sweep, write
     from espnet_spike.data.feature_dir import FeatureDir
+    from espnet_spike.data.feature_extractor import check_same_features
     from espnet_spike.inference.decode import read_settings
     from espnet_spike.results.normalization import find_normalization
 
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     values = [Setting(T=T, T_rule=rule) for T in levels for rule in rules]
     values += [Setting(scale=scale) for scale in scales]
     values += [Setting(fat_threshold=threshold) for threshold in thresholds]
+    check_same_features(args.asr_exp, folders.values())
     sets = {name: FeatureDir.read(folder) for name, folder in folders.items()}
     normalization = find_normalization(args.asr_exp, args.normalization)
     found = sweep(args.asr_exp, checkpoint, settings, sets, values, model, normalization)

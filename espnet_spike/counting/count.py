@@ -24,6 +24,7 @@ from espnet_spike.counting.neurobench import (
 from espnet_spike.counting.twin import Twin
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
@@ -275,8 +276,9 @@ def count_sets(
         fold_qk: count IML-Spikeformer's inference form, with W_Q and W_K merged.
 
     Raises:
-        UserError: no such model, or one that cannot run so.
+        UserError: no such model, one that cannot run so, or features of another definition.
     """
+    check_same_features(asr_exp, sets.values())
     decoded = _decoded(out, sets)
     trained = load_model(asr_exp, checkpoint or decoded.get("checkpoint"))
     model, args = trained.model, trained.options

@@ -4,17 +4,25 @@
 that a trained model can be given audio without being told how it was trained.
 """
 
+import logging
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from espnet_spike.data.fbank import FbankConfig, extractor, load_config
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import flatten, name_some, write_lines
 
 FEATURES = "features.yaml"
+# how they are stored, which is no part of their definition
+STORAGE = frozenset({"fbank.compression_method"})
+# keys that the first version did not write
+ADDED_LATER = frozenset({"mel_floor"})
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,22 +41,14 @@ class FeatureExtractor:
         Raises:
             UserError: something is neither given nor there.
         """
-        from espnet_spike.utils.yaml import read_yaml
-
-        path = folder / FEATURES
-        known: dict = {}
-        if path.is_file():
-            try:
-                known = read_yaml(path)
-                found = cls(int(known["fs"]), FbankConfig(**known["fbank"]))
-            except (UserError, TypeError, KeyError, ValueError) as error:
-                raise UserError(f"{path} cannot be used: {error}") from error
+        found = cls.read(folder)
+        if found is not None:
             fs, fbank = fs or found.fs, found.fbank
         elif fbank_config is None and (folder / "fbank.yaml").is_file():
             fbank_config = folder / "fbank.yaml"
         if fbank_config is not None:
             fbank = load_config(fbank_config)
-        elif not known:
+        elif found is None:
             raise UserError(
                 f"{folder}: no {FEATURES}, so it is not known what features the model takes",
                 "give --fbank_config and --fs as in training (of features that were extracted "
@@ -57,6 +57,36 @@ class FeatureExtractor:
         if fs is None:
             raise UserError(f"{folder}: the sampling rate is not known", "give --fs, in Hz")
         return cls(fs, fbank)
+
+    @classmethod
+    def read(cls, folder: Path) -> "FeatureExtractor | None":
+        """Read ``features.yaml`` of a folder; None where features were extracted elsewhere.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        from espnet_spike.utils.yaml import read_yaml
+
+        path = folder / FEATURES
+        if not path.is_file():
+            return None
+        try:
+            known = read_yaml(path)
+            if lost := _keys() - known["fbank"].keys() - ADDED_LATER:
+                raise UserError(f"without {', '.join(sorted(lost))}")
+            return cls(int(known["fs"]), FbankConfig(**known["fbank"]))
+        except (
+            UserError,
+            TypeError,
+            LookupError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            raise UserError(
+                f"{path} cannot be used: {getattr(error, 'message', error)}",
+                "run the stage that makes the folder again",
+            ) from error
 
     def write(self, folder: Path) -> None:
         """Write ``features.yaml``."""
@@ -74,6 +104,10 @@ class FeatureExtractor:
         return extractor(self.fbank, self.fs)(wave, name)
 
 
+def _keys() -> set[str]:
+    return {field.name for field in fields(FbankConfig)}
+
+
 def hand_on(source: Path, target: Path) -> None:
     """Copy ``features.yaml`` from one folder to another; remove a stale one if there is none."""
     if source.resolve() == target.resolve():
@@ -83,3 +117,35 @@ def hand_on(source: Path, target: Path) -> None:
         shutil.copyfile(source / FEATURES, target / FEATURES)
     else:
         (target / FEATURES).unlink(missing_ok=True)
+
+
+def check_same_features(model: Path, folders: Iterable[Path]) -> None:
+    """Check that features are defined as those that a model was, or is to be, trained on.
+
+    Args:
+        model: a folder with ``features.yaml``: of the experiment, or of its training data.
+        folders: feature directories.
+
+    Raises:
+        UserError: a key of the definition differs; names it and both values.
+    """
+    known = FeatureExtractor.read(model)
+    for folder in folders:
+        found = FeatureExtractor.read(folder)
+        if (found is None) != (known is None):
+            without, other = (folder, model) if found is None else (model, folder)
+            _logger.warning(
+                "%s has no %s: it is not known whether its features are those of %s",
+                *(without, FEATURES, other),
+            )
+        if found is None or known is None:
+            continue
+        ours, theirs = flatten(asdict(known)), flatten(asdict(found))
+        keys = [key for key in ours if key not in STORAGE and ours[key] != theirs[key]]
+        if keys:
+            raise UserError(
+                f"the features of {folder} are of another definition than those of {model}: "
+                + name_some(f"{key} is {theirs[key]}, not {ours[key]}" for key in keys),
+                "extract them again with the --fbank_config and --fs of the model (run.sh: the "
+                "stages from fbank on, with --force true), or train a model on these",
+            )

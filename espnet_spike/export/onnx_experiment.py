@@ -7,7 +7,7 @@ from typing import Any
 
 from espnet_spike import __version__
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.data.feature_extractor import FeatureExtractor, hand_on
+from espnet_spike.data.feature_extractor import FeatureExtractor, check_same_features, hand_on
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import left_out
@@ -89,6 +89,7 @@ def export_experiment(
     sets = {name: FeatureDir.read(folder) for name, folder in (check_dirs or {}).items()}
     out.mkdir(parents=True, exist_ok=True)
     with open_model(asr_exp) as folder:
+        check_same_features(folder.path, (check_dirs or {}).values())
         normalization = find_normalization(folder.path, normalization) if sets else ""
         trained = load_model(folder, checkpoint, spike_options)
         options = trained.options

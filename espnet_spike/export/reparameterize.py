@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_spike.data.feature_extractor import hand_on
+from espnet_spike.data.feature_extractor import check_same_features, hand_on
 from espnet_spike.encoders.monitor import captured
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
@@ -128,6 +128,7 @@ def prove_spikes(
     Raises:
         UserError: the encoder has no binary form, or the two are not the same function.
     """
+    check_same_features(asr_exp, data_dirs.values())
     trained = load_model(asr_exp, checkpoint)
     model, path = trained.model, trained.checkpoint
     double = copy.deepcopy(model.encoder).double()

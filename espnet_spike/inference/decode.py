@@ -14,6 +14,7 @@ from typing import Any
 
 from espnet_spike.data.ark import parse_entry
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
@@ -181,7 +182,8 @@ def make_plan(
     With ``utterances_per_task`` the jobs are tasks of a cluster, about so large, however many.
 
     Raises:
-        UserError: no trained model, or an incomplete feature directory.
+        UserError: no trained model, an incomplete feature directory, or features of another
+            definition than the model's.
     """
     if inference_nj < 1:
         raise UserError(f"--inference_nj {inference_nj}", "give a whole number from 1 up")
@@ -189,6 +191,7 @@ def make_plan(
         raise UserError(f"the path {out} holds a comma", "ESPnet splits there; rename it")
     asr_file = model_file(asr_exp, settings.asr_model)
     lm_file = model_file(lm_exp, settings.lm) if lm_exp is not None else None
+    check_same_features(asr_exp, data_dirs.values())
     sets = {name: FeatureDir.read(folder) for name, folder in data_dirs.items()}
     frames = {name: {utt: t for utt, (t, _) in data.shapes.items()} for name, data in sets.items()}
     batches = {name: make_batches(frames[name], settings.batch_size) for name in sets}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.experiment import left_out, read_config
 from espnet_spike.results.experiments import RESULTS
 from espnet_spike.simulator import toolchain
@@ -38,10 +39,12 @@ def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[R
     """Record the encoder of a trained model; return the recording and the checkpoint's name.
 
     Raises:
-        UserError: the encoder cannot be simulated, or there is no model.
+        UserError: the encoder cannot be simulated, there is no model, or its features are of
+            another definition.
     """
     from espnet_spike.tasks.loading import encoder_inputs, load_model
 
+    check_same_features(asr_exp, [data_dir])
     trained = load_model(asr_exp)
     inputs = encoder_inputs(trained.model, data_dir, utterances)
     return record_encoder(trained.model.encoder, inputs), trained.checkpoint.name

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from espnet_spike.data.feature_extractor import FEATURES, hand_on
+from espnet_spike.data.feature_extractor import (
+    FEATURES,
+    FeatureExtractor,
+    check_same_features,
+    hand_on,
+)
 from espnet_spike.errors import UserError
 from espnet_spike.training.check import check_data_dir, check_finite, damage, feature_size
 from espnet_spike.training.splits import split
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import read_lines, read_table, write_lines
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
 FOLD_LENGTH = (800, 150)
@@ -72,7 +77,10 @@ class Features:
         return {name: path for name, path in files.items() if path.is_file()}
 
     def check(self) -> int:
-        """Check that files are there and statistics finite; return the dimension of the features.
+        """Check that files are there, features of one definition and statistics finite.
+
+        Returns:
+            the dimension of the features.
 
         Raises:
             UserError: the first mistake.
@@ -81,6 +89,9 @@ class Features:
             raise UserError(f"--num_splits {self.num_splits}", "give a whole number from 1 up")
         for part in self.parts:
             check_data_dir(part.folder)
+        check_same_features(self.train_dir, [self.valid_dir])
+        if (self.stats_dir / FEATURES).is_file():  # those made before do not tell
+            check_same_features(self.stats_dir, [self.train_dir])
         size = feature_size(self.stats_dir / "train" / "speech_shape")
         for part in self.parts:
             check_finite(part.stats_dir, part.folder)
@@ -128,6 +139,30 @@ class Features:
             tables = {name: shapes / name for name in ("speech_shape", "text_shape")}
             tables |= {name: self.train_dir / name for name in ("feats.scp", "text")}
             split(tables, self.num_splits, exp_dir / SPLITS)
+
+    def is_prepared(self, exp_dir: Path) -> bool:
+        """Return whether definition and lengths of the features are there, and right."""
+
+        def without(table: dict[str, str], utts: set[str]) -> dict[str, str]:
+            return {utt: value for utt, value in table.items() if utt not in utts}
+
+        try:
+            if FeatureExtractor.read(exp_dir) != FeatureExtractor.read(self.train_dir):
+                return False
+            dropped = [line.split()[:2] for line in read_lines(exp_dir / "dropped.txt")]
+            for name, _, stats_dir in self.parts:
+                shapes = exp_dir / SHAPES / name
+                left_out = {line[1] for line in dropped if line[0] == name and len(line) > 1}
+                sources = {"speech_shape": [stats_dir / "speech_shape"]}
+                sources["text_shape"] = [*stats_dir.glob("text_shape.*")]
+                for table, paths in sources.items():
+                    found = read_table(shapes / table)
+                    wanted = [read_table(path) for path in paths]
+                    if found not in [without(one, left_out) for one in wanted]:
+                        return False
+        except UserError:
+            return False
+        return True
 
     def explain(self, error: BaseException | None) -> UserError | None:
         """Return which utterance made ESPnet fail with ``error``, which does not name it, or None.

@@ -1,8 +1,8 @@
 """Judge what ESPnet leaves: did the training learn, did it come to its end, is it done?"""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,20 @@ from espnet_spike.experiment import (
 )
 from espnet_spike.utils.checkpoints import is_whole
 from espnet_spike.utils.files import write_json
+from espnet_spike.utils.shapes import read_state
 
 # A loss that moved less than this, relatively, has not moved.
 UNMOVED = 1e-6
+# what ESPnet writes last into config.yaml
+LAST_KEY = "distributed"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What ``spike_finished.json`` holds: digest of the request, and the model files."""
+
+    request: str
+    files: list[str]
 
 
 def judge(exp_dir: Path) -> None:
@@ -49,13 +60,16 @@ def finish(exp_dir: Path, request: str) -> Path:
 
 
 def is_finished(exp_dir: Path, request: str) -> bool:
-    """Return whether this very request was finished here and its checkpoint is still there."""
+    """Return whether this very request was finished here, and model and configuration are whole."""
     try:
-        record = json.loads((exp_dir / FINISHED).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        record = read_state(exp_dir / FINISHED, Finished)
+        whole = LAST_KEY in read_config(exp_dir)
+    except (OSError, UserError):
         return False
-    return record["request"] == request and all(
-        is_whole(exp_dir / name) for name in record["files"]
+    return (
+        whole
+        and record.request == request
+        and all(is_whole(exp_dir / name) for name in record.files)
     )
 
 

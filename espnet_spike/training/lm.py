@@ -112,6 +112,10 @@ class Texts:
         self._count_tokens(args)
         write_lines(mark, content)
 
+    def is_prepared(self, exp_dir: Path) -> bool:
+        """Return True: no later stage reads what `prepare` writes."""
+        return True
+
     def explain(self, error: BaseException | None) -> None:
         """Return None: what ESPnet says of a text needs no explanation."""
 

@@ -54,6 +54,10 @@ class Data(Protocol):
     def prepare(self, exp_dir: Path, args: argparse.Namespace, model: Any) -> None:
         """Write what ESPnet reads besides the data themselves."""
 
+    def is_prepared(self, exp_dir: Path) -> bool:
+        """Return whether what `prepare` wrote, and later stages read, is there."""
+        ...
+
     def explain(self, error: BaseException | None) -> UserError | None:
         """Return what in the data made ESPnet fail with ``error``, or None."""
 

@@ -5,10 +5,12 @@ in place, and trains on with a truncated ``Nepoch.pth`` until the final averagin
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from espnet_spike.experiment import (
 )
 from espnet_spike.utils.checkpoints import is_whole, load_tensors
 from espnet_spike.utils.files import LEFTOVERS, file_digest, flatten, replacing_bytes, write_json
-from espnet_spike.utils.yaml import write_config
+from espnet_spike.utils.shapes import read_state
+from espnet_spike.utils.yaml import read_yaml, write_config
 
 # What may change between the runs of one experiment, besides anything that begins with wandb_.
 MAY_CHANGE = frozenset(
@@ -43,6 +46,13 @@ DATA = "data: "
 """How the keys of files begin that are no part of the configuration."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """What ``spike_config.json`` holds: a `snapshot`."""
+
+    config: dict[str, Any]
 
 
 def may_change(key: str) -> bool:
@@ -105,7 +115,34 @@ def check_unchanged(exp_dir: Path, config: Mapping[str, Any], task: type) -> Non
                 "train under another --asr_tag",
             )
         return
-    before, now = json.loads(path.read_text(encoding="utf-8"))["config"], dict(config)
+    if not trained:
+        with contextlib.suppress(UserError):
+            _begin_again(exp_dir, _differences(read_state(path, Started).config, config, task))
+        return
+    cure = "train under another --asr_tag (an LM: --lm_tag), or put back a copy of the file"
+    if changed := _differences(read_state(path, Started, cure).config, config, task):
+        raise UserError(
+            f"configuration or data changed since {exp_dir} was started:\n{changed}",
+            "train what changed in a folder of its own with --asr_tag NEW (an LM: --lm_tag); only "
+            "max_epoch, patience, nj, ngpu, num_workers and logging keys may change on resume",
+        )
+
+
+def _begin_again(exp_dir: Path, changed: str) -> None:
+    """Say that an experiment without a finished epoch starts again with what has changed."""
+    if changed:
+        _logger.warning(
+            "configuration or data of %s changed before its first epoch was finished; it starts "
+            "again with the new ones:\n%s",
+            exp_dir,
+            changed,
+        )
+        (exp_dir / EPOCHS).unlink(missing_ok=True)
+
+
+def _differences(before: dict[str, Any], config: Mapping[str, Any], task: type) -> str:
+    """Return a line for every key that differs and must not."""
+    now = dict(config)
     _fill_defaults(task, before, now)
     old, new = flatten(before), flatten(now)
     changed = [
@@ -115,23 +152,7 @@ def check_unchanged(exp_dir: Path, config: Mapping[str, Any], task: type) -> Non
         and old.get(key) != new.get(key)
         and not (key.startswith(DATA) and key not in old)  # older experiments do not tell
     ]
-    if not changed:
-        return
-    listing = "\n".join(f"    {key}: {_show(old, key)} -> {_show(new, key)}" for key in changed)
-    if not trained:
-        _logger.warning(
-            "configuration or data of %s changed before its first epoch was finished; it starts "
-            "again with the new ones:\n%s",
-            exp_dir,
-            listing,
-        )
-        (exp_dir / EPOCHS).unlink(missing_ok=True)
-        return
-    raise UserError(
-        f"configuration or data changed since {exp_dir} was started:\n{listing}",
-        "train what changed in a folder of its own with --asr_tag NEW (an LM: --lm_tag); only "
-        "max_epoch, patience, nj, ngpu, num_workers and logging keys may change on resume",
-    )
+    return "\n".join(f"    {key}: {_show(old, key)} -> {_show(new, key)}" for key in changed)
 
 
 def config_file(exp_dir: Path) -> Path:
@@ -149,6 +170,26 @@ def record(exp_dir: Path, config: Mapping[str, Any], started_with: Mapping[str, 
     """
     write_config(config_file(exp_dir), config)
     write_json(exp_dir / SNAPSHOT, {"config": dict(started_with)}, sort_keys=True)
+
+
+def is_recorded(exp_dir: Path) -> bool:
+    """Return whether `record` has left both of its files here, and they can be read."""
+    try:
+        read_state(exp_dir / SNAPSHOT, Started)
+        return bool(read_yaml(config_file(exp_dir)))
+    except UserError:
+        return False
+
+
+def drop_damaged(exp_dir: Path) -> None:
+    """Remove the models of single epochs that are damaged, of an experiment that is finished.
+
+    It does not need them; should it go on later, `repair` leaves them out.
+    """
+    for path in exp_dir.glob("[0-9]*epoch.pth"):
+        if not is_whole(path):
+            path.unlink()
+            _logger.warning("%s is damaged and removed; the training is finished", path)
 
 
 def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from espnet_spike.data.feature_extractor import hand_on
+from espnet_spike.data.feature_extractor import check_same_features, hand_on
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import best_checkpoint, read_config
 from espnet_spike.tasks.config import META
@@ -147,6 +147,7 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     Raises:
         UserError: no trained model, or one without plain ReLU points.
     """
+    check_same_features(asr_exp, [train_dir])
     args, model_file = _experiment(asr_exp)
     utterances = choose_utterances(asr_exp, conf.utterances, conf.seed)
     key = files.digest(
@@ -195,6 +196,7 @@ def sparsify_naively(
     """
     if not 0 < sparsity < 1 or utterances < 1:
         raise UserError(f"sparsity {sparsity} of {utterances} utterances", "0 < sparsity < 1")
+    check_same_features(asr_exp, [train_dir])
     args, model_file = _experiment(asr_exp)
     if args.encoder != "speech_mamba":
         raise UserError(

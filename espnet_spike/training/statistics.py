@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from espnet_spike.data.feature_extractor import FEATURES, check_same_features, hand_on
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.config_check import check_training_config
 from espnet_spike.tasks.loaders import explained
@@ -43,6 +44,7 @@ def collect(request: TrainingRequest[Features]) -> None:
     args.collect_stats = True
     # the statistics are those of the raw features; global_mvn needs what is being made here
     args.normalize, args.normalize_conf = None, {}
+    (request.exp_dir / FEATURES).unlink(missing_ok=True)
     # a failed run must not leave statistics that look complete
     for part in features.parts:
         (part.stats_dir / "feats_stats.npz").unlink(missing_ok=True)
@@ -61,19 +63,21 @@ def collect(request: TrainingRequest[Features]) -> None:
         with_size = [f"{utt} {shape},{vocabulary_size}" for utt, shape in shapes.items()]
         write_lines(part.stats_dir / f"text_shape.{request.tokens.token_type}", with_size)
         _logger.info("%s: %d utterances", part.stats_dir, len(shapes))
+    hand_on(features.train_dir, request.exp_dir)
 
 
 def check_features(features: Features) -> int:
     """Check both data directories; return the dimension of their features.
 
     Raises:
-        UserError: files are missing or do not match, or the dimensions differ.
+        UserError: files are missing or do not match, or the definitions or dimensions differ.
     """
     sizes = []
     for part in features.parts:
         check_data_dir(part.folder)
         check_keys(part.folder)
         sizes.append(feature_size(part.folder / "feats_shape"))
+    check_same_features(features.train_dir, [features.valid_dir])
     train, valid = sizes
     if train != valid:
         raise UserError(

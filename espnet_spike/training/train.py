@@ -33,6 +33,7 @@ def train(request: TrainingRequest) -> Path | None:
     exp_dir = request.exp_dir
     if is_finished(exp_dir, request.digest):
         _logger.info("already finished: %s", exp_dir)
+        restore(request)
         return best_checkpoint(exp_dir)
     args, model = check(request)
     number = rank(args.dist_launcher)
@@ -47,6 +48,24 @@ def train(request: TrainingRequest) -> Path | None:
         return None
     judge(exp_dir)
     return finish(exp_dir, request.digest)
+
+
+def restore(request: TrainingRequest) -> None:
+    """Make anew what a finished experiment has lost besides model and ``config.yaml``.
+
+    Raises:
+        UserError: as `check`.
+    """
+    exp_dir, data = request.exp_dir, request.data
+    resume.drop_damaged(exp_dir)
+    recorded = resume.is_recorded(exp_dir)
+    if recorded and data.is_prepared(exp_dir):
+        return
+    args, model = check(request)
+    data.prepare(exp_dir, args, model)
+    if not recorded:
+        resume.record(exp_dir, request.config, resume.snapshot(args, data.files()))
+    _logger.info("%s: lists and records were lost, and are written anew", exp_dir)
 
 
 def check(request: TrainingRequest) -> Checked:

@@ -168,18 +168,26 @@ def last_lines(path: Path, count: int = 20) -> str:
         return "\n".join(f.read().decode("utf-8", errors="replace").splitlines()[-count:])
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, cure: str = "") -> dict[str, Any]:
     """Read a result file.
 
+    Args:
+        path: the file.
+        cure: what to do about a damaged one.
+
     Raises:
-        UserError: it is not JSON.
+        UserError: it is missing, or holds no JSON mapping.
     """
+    cure = cure or "run the stage that makes it again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: {error}", "run the stage that makes it again"
-        ) from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", cure) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}", cure) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no mapping", cure)
+    return content
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1, **layout: Any) -> None:

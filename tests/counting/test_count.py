@@ -8,7 +8,9 @@ import yaml
 
 from espnet_spike.bin import count, report
 from espnet_spike.counting.count import part_of, point_sparsity, saved_macs
+from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.results.energy_tables import count_lines, energy_tables
@@ -280,6 +282,14 @@ def test_an_utterance_without_hypothesis_is_named(tmp_path):
     with pytest.raises(UserError, match=f"token_int has nothing recognised of {lost}\n"):
         count.main(["--asr_exp", str(exp), "--out", str(tmp_path), f"test={data}"])
     assert not (tmp_path / "test" / "count.json").exists()
+
+
+def test_features_of_another_definition_are_refused(tmp_path):
+    exp, data = spiking_experiment(tmp_path)
+    FeatureExtractor(16000, FbankConfig()).write(exp)
+    FeatureExtractor(16000, FbankConfig(low_freq=64.0)).write(data)
+    with pytest.raises(UserError, match=r"fbank.low_freq is 64.0, not 20.0"):
+        count.main(["--asr_exp", str(exp), "--out", str(tmp_path), f"test={data}"])
 
 
 def test_parts():

@@ -1,9 +1,17 @@
+import logging
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
 
 from espnet_spike.data.fbank import FbankConfig, extractor
-from espnet_spike.data.feature_extractor import FEATURES, FeatureExtractor, hand_on
+from espnet_spike.data.feature_extractor import (
+    FEATURES,
+    FeatureExtractor,
+    check_same_features,
+    hand_on,
+)
 from espnet_spike.errors import UserError
 
 EIGHT = FeatureExtractor(8000, FbankConfig(num_mel_bins=20))
@@ -27,7 +35,16 @@ def test_beside_an_old_model_the_definition_alone_may_lie(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["fs: 8000\n", "fs: x\nfbank: {}\n", "fs: 1\nfbank: {bins: 3}\n", "[", ""]
+    "content",
+    [
+        "fs: 8000\n",
+        "fs: 1\nfbank: []\n",
+        "fs: 1\nfbank: {num_mel_bins: 30}\n",
+        "fs: x\nfbank: {}\n",
+        "fs: 1\nfbank: {bins: 3}\n",
+        "[",
+        "",
+    ],
 )
 def test_a_damaged_file_is_named_and_nothing_is_an_error(tmp_path, content):
     with pytest.raises(UserError, match=rf"no {FEATURES}"):
@@ -57,3 +74,34 @@ def test_settings_are_handed_on_and_stale_ones_removed(tmp_path):
     (a / FEATURES).unlink()
     hand_on(a, b)
     assert not (b / FEATURES).exists()
+
+
+def test_features_of_another_definition_are_named_by_the_key(tmp_path):
+    folders = {}
+    fbank = EIGHT.fbank
+    for name, extractor_ in {
+        "model": EIGHT,
+        "same": replace(EIGHT, fbank=replace(fbank, compression_method=2)),
+        "rate": replace(EIGHT, fs=16000),
+        "bins": replace(EIGHT, fbank=replace(fbank, num_mel_bins=40, low_freq=0.0)),
+    }.items():
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        extractor_.write(folders[name])
+    check_same_features(folders["model"], [folders["same"], folders["model"]])
+    with pytest.raises(UserError, match=r"rate are of another .*/model: fs is 16000, not 8000"):
+        check_same_features(folders["model"], [folders["same"], folders["rate"]])
+    with pytest.raises(UserError, match=r"fbank.num_mel_bins is 40, not 20, fbank.low_freq is"):
+        check_same_features(folders["model"], [folders["bins"]])
+
+
+def test_features_without_a_definition_are_warned_of(tmp_path, caplog):
+    for name in ("with", "without", "also"):
+        (tmp_path / name).mkdir()
+    EIGHT.write(tmp_path / "with")
+    with caplog.at_level(logging.WARNING):
+        check_same_features(tmp_path / "without", [tmp_path / "also"])
+        assert not caplog.records
+        check_same_features(tmp_path / "with", [tmp_path / "without"])
+        check_same_features(tmp_path / "without", [tmp_path / "with"])
+    assert [f"{tmp_path}/without has no {FEATURES}" in m for m in caplog.messages] == [True] * 2

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ import yaml
 
 from espnet_spike import experiment
 from espnet_spike.bin import asr_inference, decode
+from espnet_spike.data.fbank import FbankConfig
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference import decode as decode_module
@@ -380,6 +383,16 @@ def test_paths_with_commas_are_refused(recipe, tmp_path):
     settings = replace(decode_module.read_settings(None), asr_model="valid.cer_ctc.ave.pth")
     with pytest.raises(UserError, match="holds a comma"):
         decode_module.make_plan(recipe / "exp/asr_tiny", None, settings, tmp_path / "a,b", {}, 1)
+
+
+def test_features_of_another_definition_are_refused(recipe, tmp_path):
+    exp = shutil.copytree(recipe / "exp/asr_tiny", tmp_path / "asr_tiny", symlinks=True)
+    test = shutil.copytree(recipe / "dump/test", tmp_path / "test")
+    FeatureExtractor(16000, FbankConfig()).write(exp)
+    FeatureExtractor(8000, FbankConfig()).write(test)
+    settings = replace(decode_module.read_settings(None), asr_model="valid.cer_ctc.ave.pth")
+    with pytest.raises(UserError, match=r"test are of another .* fs is 8000, not 16000"):
+        decode_module.make_plan(exp, None, settings, tmp_path / "out", {"test": test}, 1)
 
 
 def test_wrapper_wants_files_or_options():

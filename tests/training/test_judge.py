@@ -86,7 +86,7 @@ def test_finished():
 @pytest.fixture
 def exp(tmp_path):
     """What ESPnet leaves after three epochs."""
-    config = CONFIG | {"best_model_criterion": [["valid", "loss", "min"]]}
+    config = CONFIG | {"best_model_criterion": [["valid", "loss", "min"]], "distributed": False}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     lines = [epoch(number, 4.0 - number) for number in (1, 2, 3)]
     (tmp_path / EPOCHS).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -116,5 +116,13 @@ def test_finished_only_for_the_same_request_and_whole_files(exp):
     with pytest.raises(UserError, match="truncated or damaged"):
         finish(exp, "r")
     best.write_bytes(whole)
+    assert is_finished(exp, "r")
+    config = (exp / "config.yaml").read_text()
+    for damage in ("", config[:30]):
+        (exp / "config.yaml").write_text(damage)
+        assert not is_finished(exp, "r")
+    (exp / "config.yaml").write_text(config)
     (exp / "spike_finished.json").write_text("{")
+    assert not is_finished(exp, "r")
+    (exp / "spike_finished.json").write_text('{"request": "r", "files": [1]}')
     assert not is_finished(exp, "r")

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from espnet_spike.data.ark import ArkReader
+from espnet_spike.data.fbank import FbankConfig
+from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
 from espnet_spike.training.asr import Features
 from espnet_spike.training.statistics import check_features
 from espnet_spike.utils.files import read_table
 from tests.helpers.features import write_features
-from tests.helpers.tiny_training import DEV, TRAIN, poison, stats
+from tests.helpers.tiny_training import DEV, TRAIN, poison, stats, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,6 +63,22 @@ def test_features_of_two_dimensions_are_refused(work):
     (work / "narrow").rename(work / "dev")
     with pytest.raises(UserError, match="80 dimensions in work/train and 40 in work/dev"):
         stats(work)
+
+
+def test_features_of_two_definitions_are_refused(work):
+    FeatureExtractor(16000, FbankConfig()).write(work / "train")
+    FeatureExtractor(8000, FbankConfig()).write(work / "dev")
+    with pytest.raises(UserError, match=r"work/dev are of another .*work/train: fs is 8000, not"):
+        stats(work)
+    FeatureExtractor(16000, FbankConfig()).write(work / "dev")
+    stats(work)
+    assert FeatureExtractor.read(work / "stats") == FeatureExtractor(16000, FbankConfig())
+    FeatureExtractor(8000, FbankConfig()).write(work / "train")
+    with pytest.raises(UserError, match=r"work/dev are of another .*work/train: fs is 16000, not"):
+        train(work)
+    FeatureExtractor(8000, FbankConfig()).write(work / "dev")
+    with pytest.raises(UserError, match=r"train are of another .*work/stats: fs is 8000, not"):
+        train(work)
 
 
 def test_a_run_that_fails_leaves_no_statistics(work):

@@ -59,6 +59,55 @@ def test_a_finished_training_returns_at_once(work, data, monkeypatch):
     assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
 
 
+def break_file(path, how):
+    """Delete a file, or cut it."""
+    content = path.read_bytes()
+    path.unlink()
+    if how == "cut":
+        path.write_bytes(content[: len(content) * 2 // 3])
+
+
+# what ESPnet makes anew, from the epochs, and what we do
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["config.yaml", "valid.cer_ctc.ave_2best.pth", "spike_finished.json"],
+        ["features.yaml", "spike_config.json", "train_config.yaml", "dropped.txt"],
+        ["shapes/train/speech_shape", "shapes/valid/text_shape"],
+    ],
+    ids=lambda names: names[0],
+)
+def test_a_finished_training_makes_anew_what_it_has_lost(work, names):
+    FeatureExtractor(16000, FbankConfig()).write(work / "train")
+    FeatureExtractor(16000, FbankConfig()).write(work / "dev")
+    exp = train(work)
+    model = weights(best_checkpoint(exp))
+    for name in names:
+        kept = (exp / name).read_bytes()
+        for how in ("delete", "cut"):
+            if not kept and how == "cut":
+                continue
+            break_file(exp / name, how)
+            assert train(work) == exp
+            if name.endswith(".pth"):
+                assert same(weights(best_checkpoint(exp)), model)
+            else:
+                assert (exp / name).read_bytes() == kept, (name, how)
+
+
+def test_a_finished_training_needs_no_model_of_an_epoch(work, caplog):
+    exp = train(work)
+    best = best_checkpoint(exp).read_bytes()
+    break_file(exp / "1epoch.pth", "delete")
+    break_file(exp / "2epoch.pth", "cut")
+    (exp / CHECKPOINT).unlink()
+    epochs = (exp / "epochs.jsonl").read_bytes()
+    train(work)
+    assert not (exp / "2epoch.pth").exists() and "2epoch.pth is damaged" in caplog.text
+    assert best_checkpoint(exp).read_bytes() == best
+    assert (exp / "epochs.jsonl").read_bytes() == epochs
+
+
 def test_a_scan_of_the_worst_batches_changes_nothing(work, data):
     """The training has dropout, so random numbers must be as before, too."""
     write_config(work, spike_meta={"scan_batches": True})
