@@ -23,7 +23,7 @@ force=false                # run stages again although they are done
 # Machine
 python=                    # interpreter (3.12) to build .venv with; searched for when empty
 env=                       # a Python environment of your own instead of .venv
-ngpu=auto                  # GPUs a machine for training: auto (all that are seen) or a number
+ngpu=auto                  # GPUs a machine for training: auto (as many as the data allow) or a number
 num_nodes=1                # machines that train together
 dist_launcher=none         # what starts the processes of a training {none|torchrun|slurm}
 node_rank=0                # torchrun: which machine this is; the others only join in training
@@ -177,6 +177,7 @@ stage_token() {
 
 stage_lm() {
   $use_lm || { skip "no --use_lm true"; return; }
+  fit_gpus "$feats/$source_set/text" "$feats/$valid_set/text"
   local text texts=("$feats/$source_set/text")
   for text in $lm_train_text; do texts+=("$text"); done
   train_step "lm_$lm_tag" --input "$lm_config" "${texts[@]/#/--input=}" --input "$token_dir/tokens.txt" \
@@ -195,6 +196,7 @@ stage_stats() { # the statistics are of the features: encoders share them
 }
 
 stage_train() {
+  fit_gpus "$feats/$source_set/text" "$feats/$valid_set/text"
   note_command "$asr_exp"
   train_step "train_$asr_tag" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
     --input "$feats/$source_set" --input "$token_dir/tokens.txt" \
@@ -206,6 +208,7 @@ stage_train() {
 
 stage_sparsify() {
   [[ $final_exp != "$asr_exp" ]] || { skip "not asked for"; return; }
+  fit_gpus "$feats/$source_set/text" "$feats/$valid_set/text"
   note_command "$final_exp"
   if [[ -n $naive_sparsity ]]; then
     step "$final_marker" --input "$expdir/.done/train_$asr_tag.json" --output "$final_exp/config.yaml" \

@@ -91,9 +91,27 @@ number_or_auto() { # number_or_auto OPTION AUTO
   [[ $value =~ ^[0-9]+$ ]] || fail "--$1 takes a number or auto, not '$value'"
 }
 
+auto_gpus=false # whether --ngpu auto was given
+
+fit_gpus() { # fit_gpus TEXT...: before a training on these sets, where --ngpu auto takes more than they allow
+  # a batch is shared out among the processes, and has at least one utterance for each (ours: four)
+  local text lines most=$ngpu
+  if ! $auto_gpus || [[ $ngpu -le 1 ]]; then return; fi
+  for text in "$@"; do
+    [[ -f $text ]] || continue # --dry_run before there are data
+    lines=$(($(wc -l <"$text") / 4 / num_nodes))
+    [[ $lines -ge $most ]] || most=$((lines > 0 ? lines : 1))
+  done
+  [[ $most -lt $ngpu ]] || return 0
+  echo "stage $current_stage: $most of $ngpu GPUs, since each needs four utterances of every set"
+  ngpu=$most
+  prepare_launcher
+}
+
 prepare_launcher() { # sets launcher, the words before a training command, and training_options
   local gpus
   launcher=() training_options=()
+  [[ $ngpu != auto ]] || auto_gpus=true
   if [[ $dist_launcher == slurm ]]; then # the GPUs are those of other machines
     [[ $ngpu != auto ]] || fail "--ngpu auto with --dist_launcher slurm" "say --ngpu N, GPUs a machine"
     gpus=$ngpu

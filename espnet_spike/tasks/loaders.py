@@ -129,7 +129,15 @@ class BoundedLoaders:
     ) -> Any:
         """Build the factory as ESPnet does, then see `bound`."""
         task: Any = super()  # that of the class this is mixed into
-        factory = task.build_iter_factory(args, distributed_option, mode, kwargs)
+        try:
+            factory = task.build_iter_factory(args, distributed_option, mode, kwargs)
+        except RuntimeError as error:
+            if "world_size" not in str(error):
+                raise
+            raise UserError(
+                f"the {mode} set has a batch of fewer utterances than there are processes",
+                "give a smaller --ngpu, or more utterances a batch",
+            ) from error
         # one of several parts is built by this method, too, when its turn comes
         if getattr(factory, "num_workers", 0):
             bound(factory, free_shared_memory())

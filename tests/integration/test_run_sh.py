@@ -1,5 +1,6 @@
 """The driver's options, without running a stage."""
 
+import os
 import re
 import shlex
 import shutil
@@ -35,7 +36,10 @@ def test_stages_have_stable_numbers_and_names(run_sh):
 
 
 def test_help_lists_every_option_with_its_default(run_sh, root):
-    help_text = run_sh("--help").stdout
+    result = run_sh("--help")  # of a recipe without options of its own
+    assert result.returncode == 0
+    help_text = result.stdout
+    assert " 15 pack " in help_text
     block = (root / "run.sh").read_text().split("### options")[1].split("### end of options")[0]
     names = re.findall(r"^(\w+)=", block, flags=re.MULTILINE)
     assert len(names) > 40
@@ -162,6 +166,39 @@ def test_training_is_started_on_several_machines(run_sh, checkout):
         f"{python} -m" in train
     )
     assert "--ngpu 4 --dist_launcher slurm --multiprocessing_distributed true" in train
+
+
+@pytest.mark.parametrize(
+    ("options", "lines", "expected"),
+    [
+        ([], (20, 12), 3),
+        ([], (20, 2), 1),
+        ([], (400, 40), 4),
+        (["--ngpu", "2"], (20, 2), 2),  # as asked for
+        (["--dist_launcher", "torchrun"], (20, 8), 2),
+    ],
+    ids=str,
+)
+def test_auto_takes_as_many_gpus_as_the_data_allow(
+    run_sh, checkout, tmp_path, monkeypatch, options, lines, expected
+):
+    seen = tmp_path / "bin"
+    seen.mkdir()
+    (seen / "nvidia-smi").write_text("#!/bin/sh\nfor i in 0 1 2 3; do echo GPU $i: a; done\n")
+    (seen / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{seen}:{os.environ['PATH']}")
+    for name, count in zip(("train", "dev"), lines, strict=True):
+        folder = checkout / "egs/mine/dump/fbank" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "text").write_text("".join(f"u{i} a\n" for i in range(count)))
+    call = ("--recipe", "mine", "--env", sys.prefix, "--dry_run", "--stage", "train")
+    result = run_sh(*call, "--stop_stage", "train", *options, script=checkout / "run.sh")
+    assert result.returncode == 0, result.stderr
+    assert (f"{expected} of 4 GPUs" in result.stdout) == (expected < 4 and "--ngpu" not in options)
+    if "torchrun" in options:
+        assert f"--nproc-per-node {expected} " in result.stdout
+    else:
+        assert f"--ngpu {expected} " in " ".join(shlex.split(result.stdout))
 
 
 def test_shell_scripts_are_clean(root):
