@@ -24,12 +24,10 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
 from espnet_spike.tasks.output_length import OutputLength
 from espnet_spike.utils.archives import unpack
-from espnet_spike.utils.checkpoints import load_tensors
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.yaml import read_yaml, write_config
 
 META = "meta.yaml"  # of a pack: which file is which
-NOT_OF = "config.yaml beside it has to be that of its training"
 
 
 @dataclass(frozen=True)
@@ -151,6 +149,8 @@ def unpack_pack(archive: Path | str, folder: Path | str) -> dict[str, str]:
             files[str(option)] = str(folder / inside)
         if not {"asr_train_config", "asr_model_file"} <= files.keys():
             raise UserError(f"{no_pack}: it holds no ASR model", "stage 15 makes one")
+        if ("lm_train_config" in files) != ("lm_file" in files):
+            raise UserError(f"{no_pack}: it holds half a language model", "stage 15 makes one")
         places = {name: str(folder / name) for name in found}
         for option in yamls:
             path = Path(files[str(option)])
@@ -226,20 +226,11 @@ def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> An
         UserError: the parameters are those of another model.
     """
     from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.espnet import build_filled
 
+    lacking = None if strict else lambda name: name.endswith(".fixed_T")
     with quiet():
-        model = SpikeASRTask.build_model(copy.deepcopy(args))
-    state = load_tensors(model_file)
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a parameter of another size
-        message = " ".join(str(error).split())
-        raise UserError(f"{model_file} is not of this model: {message}", NOT_OF) from None
-    if not strict:
-        missing = [key for key in missing if not key.endswith(".fixed_T")]
-    if unexpected or missing:
-        raise UserError(f"{model_file} is not of this model: {(unexpected + missing)[0]}", NOT_OF)
-    return model
+        return build_filled(SpikeASRTask, copy.deepcopy(args), model_file, lacking)
 
 
 @torch.no_grad()

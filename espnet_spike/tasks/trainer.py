@@ -1,5 +1,6 @@
 """ESPnet's trainer with a record of each epoch, from which training is judged and shown."""
 
+import contextlib
 import json
 import logging
 import math
@@ -13,8 +14,10 @@ import torch
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 
+from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, unhealthy_layers
 from espnet_spike.tasks import determinism, loaders, oom_scan
+from espnet_spike.tasks.espnet import epochs_of
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.utils.checkpoints import load_tensors
 
@@ -45,14 +48,33 @@ class SpikeTrainer(Trainer):
         determinism.apply()
         draw, trainer_options.use_matplotlib = trainer_options.use_matplotlib, False
         distributed = kwargs["distributed_option"]
+        options = vars(trainer_options)
+        partial = options.get("use_adapter") and options.get("save_strategy", "all") != "all"
         if oom_scan.wanted(trainer_options.ngpu):
             batches = kwargs["train_iter_factory"]
             several = distributed.distributed
             oom_scan.scan(kwargs["model"], batches, trainer_options.use_amp, several)
-        with loaders.explained():
+        epochs = contextlib.nullcontext() if partial else epochs_of(kwargs["model"])
+        with loaders.explained(), epochs:
             super().run(trainer_options=trainer_options, **kwargs)
         if draw and (not distributed.distributed or distributed.dist_rank == 0):
             _draw_curves(Path(trainer_options.output_dir))
+
+    @staticmethod
+    def resume(checkpoint: Path | str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint as ESPnet does; see `Trainer.resume`.
+
+        Raises:
+            UserError: it is that of another training.
+        """
+        try:
+            Trainer.resume(checkpoint, *args, **kwargs)
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            message = " ".join(str(error).split())
+            raise UserError(
+                f"{checkpoint} is not of this training: {type(error).__name__}: {message[:400]}",
+                "put back the one that this training wrote, or train under another --asr_tag",
+            ) from error
 
     @classmethod
     def train_one_epoch(

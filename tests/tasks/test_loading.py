@@ -99,6 +99,7 @@ def test_a_pack_refers_to_its_own_files_only(tmp_path, monkeypatch):
             {"files": files, "yaml_files": {"asr_train_config": "exp/../../outside.pth"}},
             {"files": {}, "yaml_files": yamls},
             {"files": files, "yaml_files": {}},
+            {"files": files, "yaml_files": {**yamls, "lm_train_config": "exp/c.yaml"}},
             {"files": ["exp/m.pth"], "yaml_files": yamls},
             {},
         ]
@@ -133,3 +134,30 @@ def test_no_parameter_is_left_as_it_was_drawn(recipe, damage):
     torch.save(state, exp / BEST)
     with pytest.raises(UserError, match=f"{BEST} is not of this model: .*{name}"):
         load_model(exp)
+
+
+def test_the_beam_search_takes_no_parameters_of_another_model(recipe):
+    """By the names that ESPnet's own inference looks up."""
+    from espnet_spike.inference.beam_search import BeamSearch
+    from espnet_spike.inference.decode import read_settings
+
+    exp = recipe / "exp/asr_tiny"
+    files = {"asr_train_config": str(exp / "config.yaml"), "asr_model_file": str(exp / BEST)}
+    settings = read_settings(None, "--beam_size 1")
+    searched = BeamSearch(files, settings).model.state_dict()
+    assert all(torch.equal(searched[n], v) for n, v in load_model(exp).model.state_dict().items())
+    with pytest.raises(UserError, match="parameters would be random"):
+        BeamSearch({"asr_train_config": files["asr_train_config"]}, settings)
+    state = torch.load(exp / BEST, weights_only=True)
+    torch.save({"model": state, "reporter": {}, "optimizers": []}, exp / "checkpoint.pth")
+    with pytest.raises(UserError, match=r"checkpoint\.pth holds something else"):
+        BeamSearch(files | {"asr_model_file": str(exp / "checkpoint.pth")}, settings)
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    del config["encoder_conf"]["num_blocks"]
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=f"{BEST} is not of this model: it lacks encoder.encoders"):
+        BeamSearch(files, settings)
+    config["encoder_conf"]["output_size"] = "many"
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="builds no model"):
+        BeamSearch(files, settings)

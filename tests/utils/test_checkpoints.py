@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.checkpoints import is_whole, load_tensors
+from espnet_spike.utils.checkpoints import fill, is_whole, load_parameters, load_tensors
 from tests.helpers.pth import write_pth
 
 
@@ -115,8 +115,59 @@ def test_damage_is_an_error_that_names_the_file(tmp_path_factory, data):
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
-    assert is_whole(path) in (True, False)
+    whole = is_whole(path)
+    assert whole in (True, False)
     try:
-        assert isinstance(load_tensors(path), dict)
+        found = load_tensors(path)
     except UserError as error:
         assert "a.pth" in error.message
+    else:  # of a name or a date
+        assert whole and torch.equal(found["w"], torch.ones(3)) and found["n"] == 1
+
+
+@pytest.mark.parametrize("wrapper", [None, "module", "state_dict"])
+def test_a_model_is_filled_with_its_own_parameters(tmp_path, wrapper):
+    import torch
+
+    model, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    state = model.state_dict()
+    torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, tmp_path / "a.pth")
+    fill(other, tmp_path / "a.pth")
+    assert torch.equal(other.weight, model.weight) and torch.equal(other.bias, model.bias)
+
+
+def test_parameters_of_another_model_are_an_error_with_the_first_names(tmp_path):
+    import torch
+
+    path = tmp_path / "a.pth"
+    model = torch.nn.BatchNorm1d(3)
+    for change, message in (
+        ({"weight": torch.ones(2)}, r"weight: copying a param with shape torch.Size\(\[2\]\)"),
+        ({"bias": None}, r"it lacks bias\n"),
+        ({n: None for n in model.state_dict()}, "it lacks weight, bias, running_mean and 2 more\n"),
+        ({"more": torch.ones(1)}, "the model lacks more\n"),
+        ({"bias": torch.ones(3, dtype=torch.long)}, r"bias \(3,\) of whole numbers for \(3,\)\n"),
+    ):
+        state = {n: v for n, v in (model.state_dict() | change).items() if v is not None}
+        torch.save(state, path)
+        with pytest.raises(UserError, match=rf"a\.pth is not of this model: .*{message}"):
+            fill(model, path)
+    torch.save({"weight": torch.ones(3)}, path)
+    fill(model, path, lambda name: name != "weight")
+
+
+def test_only_the_finite_parameters_of_one_model_are_taken(tmp_path):
+    import torch
+
+    path = tmp_path / "a.pth"
+    for state, message in (
+        ({"model": {"w": torch.ones(1)}, "reporter": {}}, "else than .* resumes a training"),
+        ({"w": torch.ones(1), "n": 1}, "something else"),
+        ([torch.ones(1)], "something else"),
+        ({1: torch.ones(1)}, "something else"),
+        ({"w": torch.tensor([0.0, float("nan")])}, "not a number, or infinite: w"),
+        ({"w": torch.tensor([float("inf")], dtype=torch.half)}, "not a number, or infinite: w"),
+    ):
+        torch.save(state, path)
+        with pytest.raises(UserError, match=rf"a\.pth.*{message}"):
+            load_parameters(path)
