@@ -42,6 +42,7 @@ corpus_dir=                # a local copy of the corpus; downloaded when empty, 
 train_set=train            # name of the training set
 valid_set=dev              # name of the validation set
 test_sets="test"           # names of the sets to decode and score
+allow_dropped=0            # utterances that a test set may lose, being in one of its tables only
 allow_pipes=false          # run arbitrary commands found in wav.scp
 speed_perturb_factors=     # e.g. "0.9 1.0 1.1"
 feats_type=fbank           # features {fbank|extracted}
@@ -140,7 +141,7 @@ stage_data() {
   local form=() # of Unicode: what is learnt is what is compared
   [[ $normalization != nfc && $normalization != nmt_nfkc ]] || form=(--normalization "$normalization")
   step data_check "${raw_sets[@]/#/--input=data/}" "${raw_sets[@]/#/--output=data/}" \
-    -- "$py" -m espnet_spike.bin.prepare_data_dir --allow_pipes "$allow_pipes" ${form[@]+"${form[@]}"} "${raw_sets[@]/#/data/}"
+    -- "$py" -m espnet_spike.bin.prepare_data_dir --allow_pipes "$allow_pipes" ${form[@]+"${form[@]}"} "${whole[@]}" "${raw_sets[@]/#/data/}"
 }
 
 stage_perturb() {
@@ -156,7 +157,7 @@ stage_fbank() {
   fi
   local lists=("${fbank_outputs[@]/%//feats.scp}")
   step "$feats_tag" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" "${lists[@]/#/--output=}" \
-    -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" --nj "$nj" "${cluster_options[@]}" "${fbank_pairs[@]}"
+    -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" "${whole[@]}" --nj "$nj" "${cluster_options[@]}" "${fbank_pairs[@]}"
 }
 
 stage_filter() {

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from espnet_spike.data.dropping import ScoredSets
 from espnet_spike.utils.cli import Parser, pairs_of, run
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 
@@ -16,6 +17,7 @@ def get_parser() -> Parser:
     parser.add_argument("--nj", type=int, default=1, help="processes")
     add_cluster_options(parser)
     parser.add_argument("--frame_shift", type=float, default=10.0, help="ms between frames")
+    ScoredSets.add_arguments(parser)
     return parser
 
 
@@ -28,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--nj must be at least 1")
     from espnet_spike.data.feature_sources import copy
 
-    copy(pairs, args.frame_shift, args.nj, cluster_of(args), args.utterances_per_task)
+    more = (cluster_of(args), args.utterances_per_task, ScoredSets.of(args))
+    copy(pairs, args.frame_shift, args.nj, *more)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from espnet_spike.data.dropping import ScoredSets
 from espnet_spike.utils.cli import Parser, pairs_of, run, str2bool
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 from espnet_spike.utils.resources import config_file
@@ -32,6 +33,7 @@ def get_parser() -> Parser:
         default=False,
         help="run wav.scp commands other than plain flac, sph2pipe and sox reads",
     )
+    ScoredSets.add_arguments(parser)
     return parser
 
 
@@ -50,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.data.fbank import load_config
     from espnet_spike.data.feature_sources import extract
 
-    cluster = (cluster_of(args), args.utterances_per_task)
-    extract(pairs, load_config(args.config), args.fs, args.allow_pipes, args.nj, *cluster)
+    more = (cluster_of(args), args.utterances_per_task, ScoredSets.of(args))
+    extract(pairs, load_config(args.config), args.fs, args.allow_pipes, args.nj, *more)
 
 
 if __name__ == "__main__":

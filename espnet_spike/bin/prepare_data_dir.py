@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_spike.data.dropping import ScoredSets
 from espnet_spike.data.text_normalization import PROFILES
 from espnet_spike.data.validation import prepare
 from espnet_spike.utils.cli import Parser, run, str2bool
@@ -29,14 +30,16 @@ def get_parser() -> Parser:
         default="none",
         help="what is done to the transcripts",
     )
+    ScoredSets.add_arguments(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
+    scored = ScoredSets.of(args)
     for data_dir in args.data_dirs:
-        prepare(Path(data_dir), args.allow_pipes, args.normalization)
+        prepare(Path(data_dir), args.allow_pipes, args.normalization, scored)
 
 
 if __name__ == "__main__":

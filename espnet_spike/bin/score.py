@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score every set, write the files beside the hypotheses, print a table."""
     args = get_parser().parse_args(argv)
     sets = named_dirs(args.sets)
+    from espnet_spike.results.formatting import scored_of
     from espnet_spike.results.scoring import (
         interval_text,
         read_vocabulary,
@@ -55,12 +56,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     print(f"{args.out} (text normalization: {args.normalization})")
     width = max(len("set"), *map(len, results))
-    print(f"{'set':{width}}   utts   WER %   CER %   TER %  S.Err %  blank  95 % interval of WER")
+    utts = {name: scored_of(result) for name, result in results.items()}
+    size = max(6, *map(len, utts.values()))
+    head = "  WER %   CER %   TER %  S.Err %  blank  95 % interval of WER"
+    print(f"{'set':{width}} {'utts':>{size}} {head}")
     for name, result in results.items():
         wer = result["wer"]
         cells = [wer["err"], result["cer"]["err"], result["ter"]["err"], wer["sentence_err"]]
         print(
-            f"{name:{width}} {result['utterances']:6d} "
+            f"{name:{width}} {utts[name]:>{size}} "
             + " ".join(f"{cell:7.2f}" for cell in cells)
             + f"  {result['blank_hypotheses']:6d}  {interval_text(wer)}"
         )

@@ -46,6 +46,7 @@ class Item:
         channel: counted from zero, or None when the manifest does not say.
         feats: Kaldi entry of features, or empty.
         speed: speed factor.
+        lost: why it cannot be used, or empty: then the rest says nothing.
     """
 
     audio: str
@@ -57,6 +58,7 @@ class Item:
     channel: int | None = None
     feats: str = ""
     speed: float = 1.0
+    lost: str = ""
 
 
 def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[Item]:
@@ -311,7 +313,11 @@ def _supervision(
 
 def _kaldi(folder: Path) -> list[Item]:
     data = DataDir.read(folder)
-    items, silent = [], []
+    items = []
+    lost = dict(data.dropped)
+    for utt in data.segments or data.wav or data.feats:
+        if utt not in data.text:
+            lost[utt] = "not in text"
     for utt, text in data.text.items():
         known: dict[str, Any] = {"id": utt, "text": text, "speaker": data.utt2spk.get(utt, "")}
         known["speed"] = data.utt2speed.get(utt, 1.0)
@@ -319,23 +325,21 @@ def _kaldi(folder: Path) -> list[Item]:
             if utt in data.feats:
                 items.append(Item("", feats=data.feats[utt], **known))
             else:
-                silent.append(utt)
+                lost[utt] = "not in feats.scp"
             continue
         segment = data.segments.get(utt)
         recording = segment.recording if segment else utt
         if (data.segments and segment is None) or recording not in data.wav:
-            silent.append(utt)
+            lost[utt] = "no audio"
             continue
         if segment:
             known |= {"start": segment.start, "end": segment.end}
         items.append(Item(data.wav[recording], **known))
     if not items:
         raise UserError(f"{folder}: text and audio have no utterance in common")
-    if silent:
-        _logger.warning(
-            "%s: %d without audio are left out: %s", folder, len(silent), name_some(silent)
-        )
-    return items
+    if lost:
+        _logger.warning("%s: %d are left out: %s", folder, len(lost), name_some(sorted(lost)))
+    return items + [Item("", "", utt, lost=why) for utt, why in lost.items()]
 
 
 def names_of(items: Sequence[Item], source: Path) -> list[str]:

@@ -172,6 +172,9 @@ def import_set(
     blank = []
     bar = tqdm(zip(names_of(items, source), items, strict=True), total=len(items), delay=2)
     for name, item in bar:
+        if item.lost:
+            data.dropped[name] = item.lost
+            continue
         text = normalize(item.text)
         if not text:
             blank.append(name)
@@ -201,6 +204,7 @@ def import_set(
         )
         data.wav[recording] = value
         data.segments[name] = Segment(recording, item.start, item.end)
+    data.dropped |= dict.fromkeys(blank, "empty text")
     if blank:
         logger.warning("%s: %d without words: %s", source, len(blank), name_some(blank))
     if not data.text:

@@ -61,6 +61,7 @@ def collect(
         wav={utt: audio[utt] for utt in keys},
         text={utt: texts[utt] for utt in keys},
         utt2spk={utt: speakers[utt] for utt in keys},
+        dropped=dict.fromkeys(silent, "no audio"),
     )
 
 
@@ -97,7 +98,7 @@ def join(parts: Iterable[DataDir]) -> DataDir:
         twice = joined.text.keys() & part.text.keys()
         if twice:
             raise UserError(f"utterances in two parts of the corpus: {name_some(sorted(twice))}")
-        for name in ("wav", "feats", "segments", "text", "utt2spk", "utt2speed"):
+        for name in ("wav", "feats", "segments", "text", "utt2spk", "utt2speed", "dropped"):
             getattr(joined, name).update(getattr(part, name))
     return joined
 
@@ -132,8 +133,9 @@ def split_off(data: DataDir, share: float) -> tuple[DataDir, DataDir]:
         if len(taken) >= share * len(data.utt2spk):
             break
         taken += spk2utt[speaker]
-    kept = set(data.utt2spk) - set(taken)
-    return data.subset(kept), data.subset(taken)
+    kept = data.subset(set(data.utt2spk) - set(taken))
+    kept.dropped = data.dropped
+    return kept, data.subset(taken)
 
 
 def divide(sets: dict[str, DataDir], train: str, valid: str, share: float) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from espnet_spike.data.ark import ArkReader, ArkWriter
+from espnet_spike.data.dropping import DROPPED, ScoredSets
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cluster import UTTERANCES, ClusterConfig, number_of_tasks
@@ -57,6 +58,9 @@ class Task:
         utt2spk: utterance -> speaker.
         make: what makes an utterance.
         compression_method: of the ark files.
+        source: data directory.
+        lost: utterances that it has lost already, with the reasons.
+        scored: which data directories lose no utterance.
     """
 
     target: Path
@@ -65,6 +69,9 @@ class Task:
     utt2spk: dict[str, str]
     make: Make
     compression_method: int | None = None
+    source: Path | None = None
+    lost: dict[str, str] = field(default_factory=dict)
+    scored: ScoredSets = field(default_factory=ScoredSets)
 
     def part(self, utterances: list[str]) -> "Task":
         """Return what a task on a cluster needs for these utterances."""
@@ -309,12 +316,15 @@ def _finish(task: Task, made: list[tuple[Path, Shard]]) -> FeatureDir:
             f"{task.target}: features of different width: "
             + ", ".join(f"{dim} in {utt}" for dim, utt in sorted(dims.items()))
         )
+    dropped = task.lost | dropped
+    if task.source is not None:
+        task.scored.check(task.source, dropped)
     directory.text = {utt: task.text[utt] for utt in directory.feats}
     directory.utt2spk = {utt: task.utt2spk[utt] for utt in directory.feats}
     keep = {ark.name for ark, _ in made}
     for ark in (task.target / "data").glob("feats.*.ark"):
         if ark.name not in keep:
             ark.unlink()
-    write_table(task.target / "dropped.txt", dropped)
+    write_table(task.target / DROPPED, dropped)
     directory.write(task.target)
     return directory

@@ -8,6 +8,7 @@ import numpy as np
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.audio import AudioInfo, Source, change_rate, inspect, parse_source, read
+from espnet_spike.data.dropping import ScoredSets
 from espnet_spike.data.extraction import Task, run_tasks
 from espnet_spike.data.fbank import FbankConfig, extractor
 from espnet_spike.data.feature_dir import FeatureDir
@@ -31,6 +32,7 @@ def extract(
     nj: int = 1,
     cluster: ClusterConfig | None = None,
     utterances_per_task: int = UTTERANCES,
+    scored: ScoredSets | None = None,
 ) -> list[FeatureDir]:
     """Extract log-mel features of audio, and write their settings beside them.
 
@@ -42,15 +44,17 @@ def extract(
         nj: processes.
         cluster: work there instead.
         utterances_per_task: of the cluster.
+        scored: which data directories lose no utterance.
 
     Raises:
-        UserError: unusable audio, or different sampling rates without ``fs``.
+        UserError: unusable audio, different sampling rates without ``fs``, or too short utterances
+            in a set that is scored.
     """
     # imported before the processes fork, not in each of them
     import scipy.fft  # noqa: F401
     import soxr  # noqa: F401
 
-    tasks, rate = plan_extraction(pairs, config, fs, allow_pipes)
+    tasks, rate = plan_extraction(pairs, config, fs, allow_pipes, scored)
     empty = extractor(config, rate).empty_bins
     if empty:
         _logger.warning(
@@ -76,7 +80,11 @@ def extract(
 
 
 def plan_extraction(
-    pairs: Pairs, config: FbankConfig, fs: int | None = None, allow_pipes: bool = False
+    pairs: Pairs,
+    config: FbankConfig,
+    fs: int | None = None,
+    allow_pipes: bool = False,
+    scored: ScoredSets | None = None,
 ) -> tuple[list[Task], int]:
     """Look at the audio of all sets and say what is to be done.
 
@@ -128,7 +136,13 @@ def plan_extraction(
             segments[utt] = (source, start, end, speed)
             costs[utt] = ((info.duration if end == -1 else end) - start) / speed
         make = Extract(config, rate, segments)
-        tasks.append(Task(target, costs, data.text, data.utt2spk, make, config.compression_method))
+        made_of = (source_dir, data.dropped, scored or ScoredSets())
+        tasks.append(
+            Task(
+                *(target, costs, data.text, data.utt2spk, make, config.compression_method),
+                *made_of,
+            )
+        )
     return tasks, rate
 
 
@@ -168,6 +182,7 @@ def copy(
     nj: int = 1,
     cluster: ClusterConfig | None = None,
     utterances_per_task: int = UTTERANCES,
+    scored: ScoredSets | None = None,
 ) -> list[FeatureDir]:
     """Copy features that were extracted elsewhere into ark files, checking every matrix.
 
@@ -177,11 +192,12 @@ def copy(
         nj: processes.
         cluster: work there instead.
         utterances_per_task: of the cluster.
+        scored: which data directories lose no utterance.
 
     Raises:
-        UserError: a matrix is missing or damaged.
+        UserError: a matrix is missing or damaged, or without frames in a set that is scored.
     """
-    tasks = [plan_copy(source, target, frame_shift) for source, target in pairs]
+    tasks = [plan_copy(source, target, frame_shift, scored) for source, target in pairs]
     directories = run_tasks(tasks, nj, "utterances", cluster, utterances_per_task)
     for task, made in zip(tasks, directories, strict=True):
         frames = sum(frames for frames, _ in made.shapes.values())
@@ -189,13 +205,16 @@ def copy(
     return directories
 
 
-def plan_copy(source: Path, target: Path, frame_shift: float = 10.0) -> Task:
+def plan_copy(
+    source: Path, target: Path, frame_shift: float = 10.0, scored: ScoredSets | None = None
+) -> Task:
     """Say what is to be done for a data directory with ``feats.scp``.
 
     Args:
         source: the data directory; durations come from its ``utt2dur``, if it has one.
         target: the feature directory.
         frame_shift: ms between frames, for durations without ``utt2dur``.
+        scored: which data directories lose no utterance.
 
     Raises:
         UserError: no features, or an utterance without.
@@ -217,7 +236,8 @@ def plan_copy(source: Path, target: Path, frame_shift: float = 10.0) -> Task:
             raise UserError(f"{source}/utt2dur: {error}") from error
     make = Copy(data.feats, durations, frame_shift)
     costs = dict.fromkeys(data.text, 1.0)
-    return Task(target, costs, data.text, data.utt2spk, make)
+    made_of = (source, data.dropped, scored or ScoredSets())
+    return Task(target, costs, data.text, data.utt2spk, make, None, *made_of)
 
 
 class Copy:

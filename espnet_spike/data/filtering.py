@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_spike.data.dropping import DROPPED
 from espnet_spike.data.feature_dir import Row, iter_rows, write_rows
 from espnet_spike.data.feature_extractor import hand_on
 from espnet_spike.errors import UserError
@@ -60,7 +61,7 @@ def filter_dir(source: Path, target: Path, limits: Limits) -> dict[str, str]:
             "change --min_frames or --max_frames, or look at the data",
         )
     hand_on(source, target)
-    write_table(target / "dropped.txt", dropped)
+    write_table(target / DROPPED, dropped)
     _logger.info(
         "%s: %d of %d utterances kept; dropped: %s",
         target,

@@ -2,7 +2,8 @@
 
 A data directory holds tables, one entry a line, key first: ``wav.scp`` (or ``feats.scp``),
 ``text``, ``utt2spk``, ``spk2utt`` and, when several utterances share a recording, ``segments``.
-``utt2speed`` is ours: the speed factor that feature extraction applies to an utterance.
+``utt2speed`` is ours: the speed factor that feature extraction applies to an utterance. So is
+``dropped.txt``: utterances that are in none of the tables any more, and why.
 """
 
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_spike.data.dropping import DROPPED, read_dropped
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import read_table, write_table
 
@@ -66,6 +68,7 @@ class DataDir:
         text: utterance -> transcript.
         utt2spk: utterance -> speaker.
         utt2speed: utterance -> speed factor, absent means 1.
+        dropped: utterance that the set has lost -> why.
     """
 
     wav: dict[str, str] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class DataDir:
     text: dict[str, str] = field(default_factory=dict)
     utt2spk: dict[str, str] = field(default_factory=dict)
     utt2speed: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "DataDir":
@@ -110,6 +114,7 @@ class DataDir:
                 utt: _parse_speed(path / "utt2speed", utt, value)
                 for utt, value in table("utt2speed").items()
             },
+            dropped=read_dropped(path),
         )
 
     def write(self, path: Path) -> None:
@@ -127,13 +132,13 @@ class DataDir:
             "utt2spk": self.utt2spk,
             "spk2utt": {speaker: " ".join(utts) for speaker, utts in spk2utt.items()},
             "utt2speed": self.utt2speed,
+            DROPPED: self.dropped,
         }
         for name, entries in tables.items():
             if entries:
                 write_table(path / name, entries)
             else:
                 (path / name).unlink(missing_ok=True)
-        (path / "dropped.txt").unlink(missing_ok=True)
 
     def source(self, utt: str) -> tuple[str, float, float]:
         """Return ``(wav.scp value, start, end)`` of an utterance; seconds, end -1 is the end."""
@@ -161,7 +166,7 @@ def fix(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
     """Bring the tables to the same utterances.
 
     White space in transcripts becomes single spaces. An utterance without words, or missing from
-    one of the tables, is dropped.
+    one of the tables, is dropped; the directory that is returned knows of those before, too.
 
     Returns:
         The fixed directory, the dropped utterances with the reason, notes for the user.
@@ -199,7 +204,10 @@ def fix(data: DataDir) -> tuple[DataDir, dict[str, str], list[str]]:
     fixed = DataDir(data.wav, data.feats, data.segments, text, utt2spk, data.utt2speed)
     if dropped or data.segments or (data.wav and data.feats):
         fixed = fixed.subset(utt for utt in text if utt not in dropped)
-    return fixed, dict(sorted(dropped.items())), notes
+    dropped = dict(sorted(dropped.items()))
+    before = {utt: why for utt, why in data.dropped.items() if utt not in fixed.text}
+    fixed.dropped = before | dropped
+    return fixed, dropped, notes
 
 
 def backup(path: Path) -> Path:

@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 from espnet_spike.data.audio import inspect, parse_source
+from espnet_spike.data.dropping import DROPPED, ScoredSets
 from espnet_spike.data.kaldi_dir import DataDir, backup, fix
 from espnet_spike.data.text_normalization import profile
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import SHOWN, name_some, write_table
+from espnet_spike.utils.files import SHOWN, name_some
 
 logger = logging.getLogger("prepare_data_dir")
 ROUNDING = 0.01  # seconds that a segment may end after its recording
@@ -62,7 +63,12 @@ def check_audio(data: DataDir, allow_pipes: bool) -> tuple[float, list[str]]:
     return seconds / 3600, notes
 
 
-def prepare(path: Path, allow_pipes: bool = False, normalization: str = "none") -> DataDir:
+def prepare(
+    path: Path,
+    allow_pipes: bool = False,
+    normalization: str = "none",
+    scored: ScoredSets | None = None,
+) -> DataDir:
     """Check and fix one directory in place.
 
     Nothing is written before everything has been checked, and nothing at all when there is
@@ -72,6 +78,7 @@ def prepare(path: Path, allow_pipes: bool = False, normalization: str = "none") 
         path: the directory.
         allow_pipes: run any command found in ``wav.scp``.
         normalization: profile of the transcripts, see ``data.text_normalization``.
+        scored: which directories lose no utterance.
 
     Raises:
         UserError: something that cannot be fixed; the message begins with the directory.
@@ -81,6 +88,10 @@ def prepare(path: Path, allow_pipes: bool = False, normalization: str = "none") 
         normalize = profile(normalization)
         before.text = {utt: normalize(text) for utt, text in before.text.items()}
     data, dropped, notes = fix(before)
+    lost = data.dropped
+    if data.wav and data.feats:  # either may be taken later
+        lost = lost | {utt: "not in feats.scp" for utt in data.text if utt not in data.feats}
+    (scored or ScoredSets()).check(path, lost)
     if not data.text:
         counts = Counter(dropped.values()).most_common()
         raise UserError(
@@ -98,8 +109,6 @@ def prepare(path: Path, allow_pipes: bool = False, normalization: str = "none") 
         logger.warning("%s: %s", path, note)
     if _write_if_changed(path, data):
         logger.info("%s: fixed; the tables as they were are in %s/.backup", path, path)
-    if dropped:
-        write_table(path / "dropped.txt", dropped)
     logger.info(
         "%s: %d utterances, %d speakers, %s",
         path,
@@ -115,7 +124,7 @@ def _write_if_changed(path: Path, data: DataDir) -> bool:
     trial = path / ".fixed"
     data.write(trial)
     names = {file.name for file in trial.iterdir()}
-    optional = {"segments", "utt2speed", "wav.scp", "feats.scp"}
+    optional = {"segments", "utt2speed", "wav.scp", "feats.scp", DROPPED}
     changed = any(
         not (path / name).exists() or not filecmp.cmp(path / name, trial / name, shallow=False)
         for name in names

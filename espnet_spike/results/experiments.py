@@ -109,6 +109,7 @@ def set_figures(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "cer": result["cer"]["err"],
         "ter": result["ter"]["err"],
         "utterances": result["utterances"],
+        "utterances_given": result.get("utterances_given", result["utterances"]),
         "words": wer["units"],
         "speakers": result["speakers"],
         "blank": result["blank_hypotheses"],

@@ -1,6 +1,7 @@
 """Numbers and tables as they stand in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from espnet_spike.results.bootstrap import Interval
 
@@ -20,6 +21,17 @@ def number(value: float | None, digits: int = 2) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def scored_of(figures: Mapping[str, Any]) -> str:
+    """Return how many utterances of a set were scored, and of how many where some were lost.
+
+    Args:
+        figures: ``utterances``, and ``utterances_given`` where it is known.
+    """
+    scored = figures["utterances"]
+    given = figures.get("utterances_given", scored)
+    return str(scored) if given == scored else f"{scored} of {given}"
 
 
 def thousands(count: int | None) -> str:

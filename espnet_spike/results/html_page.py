@@ -10,7 +10,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.results import scoring
-from espnet_spike.results.formatting import number, plural, thousands
+from espnet_spike.results.formatting import number, plural, scored_of, thousands
 from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
 from espnet_spike.results.html import Html, definitions, el, figure, join, missing, page, table
@@ -106,12 +106,13 @@ def error_section(material: Material) -> Html:
                 [
                     *(title, number(wer["err"]), f"{low:.2f} .. {high:.2f}{star}"),
                     plural(wer["ci_units"], wer["ci_unit"]),
+                    scored_of(entry["result"]),
                     *(number(wer[kind]) for kind in ("sub", "del", "ins")),
                     *(number(cer["err"]), number(wer["sentence_err"]), wer["units"]),
                     number(decode.get("rtf"), 4),
                 ]
             )
-    head = ["set", "WER", "95 % interval", "over", "Sub", "Del", "Ins", "CER", "SER"]
+    head = ["set", "WER", "95 % interval", "over", "utterances", "Sub", "Del", "Ins", "CER", "SER"]
     head += ["words", "RTF"]
     profiles = {entry["result"]["normalization"] for entry in material.decodes.values()}
     note = (

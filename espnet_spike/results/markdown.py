@@ -17,7 +17,7 @@ from espnet_spike.results.energy_tables import (
     energy_tables,
 )
 from espnet_spike.results.experiments import Experiment, groups
-from espnet_spike.results.formatting import ends, number, plural, table, thousands
+from espnet_spike.results.formatting import ends, number, plural, scored_of, table, thousands
 from espnet_spike.results.hardware_tables import simulation_lines
 from espnet_spike.results.scoring import METRICS, table_head, table_row
 from espnet_spike.tasks.registry import ENCODERS
@@ -52,6 +52,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
                         tag,
                         name,
                         thousands(result["parameters"]),
+                        scored_of(figures),
                         number(figures["wer"]),
                         f"{low:.2f} .. {high:.2f}{mark}",
                         figures["wer_ci_unit"],
@@ -60,7 +61,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
                     ]
                 )
     head = "experiment encoder decoding set parameters".split()
-    return table([*head, "WER", "95 % interval", "over", "CER", "RTF"], rows, left=4)
+    return table([*head, "utterances", "WER", "95 % interval", "over", "CER", "RTF"], rows, left=4)
 
 
 def pooled_sets(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[Path]]:
@@ -230,6 +231,7 @@ def render(
         "",
         *summary_table(results),
         "",
+        "Utterances: scored, and of how many where the set lost some. "
         f"Error rates in %. Text normalization: {', '.join(profiles)}. The interval comes from a "
         f"bootstrap over speakers if there are at least {MIN_SPEAKERS} of them, else over "
         f"utterances; \\* marks one that is not meaningful: under {MIN_UTTERANCES} utterances. "

@@ -19,6 +19,7 @@ import jiwer
 import kaldialign
 import numpy as np
 
+from espnet_spike.data.dropping import read_dropped
 from espnet_spike.data.text_normalization import profile
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.results.bootstrap import SEED, Interval, error_interval
@@ -411,6 +412,7 @@ def score_set(
     result: dict[str, Any] = {
         "set": name,
         "utterances": len(keys),
+        "utterances_given": len({*keys, *read_dropped(data_dir)}),
         "speakers": len(set(speakers)),
         "blank_hypotheses": sum(not text for text in hyp_texts),
         "normalization": normalization,

@@ -18,6 +18,7 @@ UNHASHED_OPTIONS = frozenset(
     (
         "--nj --inference_nj --ngpu --gpu_inference --num_workers --cache --cluster"
         " --dist_launcher --dist_backend --multiprocessing_distributed"
+        " --test_dir --allow_dropped"  # an error, or the same
     ).split()
 )
 # results of a later stage in a folder that is an input: they do not make it another input

@@ -12,6 +12,7 @@ from espnet_spike.corpora.own import import_set
 from espnet_spike.data.audio import parse_source, read
 from espnet_spike.data.kaldi_dir import DataDir, Segment
 from espnet_spike.errors import UserError
+from tests.helpers.data_dirs import make_data_dir
 from tests.helpers.tables import NAMES, write_csv
 
 
@@ -70,3 +71,17 @@ def test_a_validation_set_at_hand_is_not_replaced_by_a_part_of_the_training_set(
     with pytest.raises(UserError, match=r"--set dev=.* and --valid_from_train 0\.5"):
         own.main([*words, "--valid_from_train", "0.5"])
     assert not Path("data").exists()
+
+
+def test_what_a_kaldi_directory_lost_is_not_forgotten(tmp_path):
+    make_data_dir(tmp_path / "k", {"a": 0.3, "b": 0.3, "c": 0.3, "d": 0.3})
+    for table, utt in (("text", "b"), ("wav.scp", "c")):
+        lines = (tmp_path / "k" / table).read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.split()[0] != utt]
+        (tmp_path / "k" / table).write_text("".join(kept))
+    data = import_set(tmp_path / "k", normalization="upper")
+    assert set(data.text) == {"a", "d"}
+    assert data.dropped == {"b": "not in text", "c": "no audio"}
+    data.write(tmp_path / "x")
+    with pytest.raises(UserError, match="would lose 2 utterances"):
+        prepare_data_dir.main([str(tmp_path / "x"), "--test_dir", str(tmp_path / "x")])

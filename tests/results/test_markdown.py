@@ -32,6 +32,14 @@ def rows_of(text, heading):
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
+def test_a_set_that_lost_utterances_says_so(recipe):
+    (recipe / "dump/test").mkdir(parents=True)
+    (recipe / "dump/test/dropped.txt").write_text("x not in text\ny no audio\n")
+    make_experiment(recipe, "tf", wrong(0, 1, 2))
+    (row,) = rows_of(make_report(), "## Summary")
+    assert row["utterances"] == "30 of 32"
+
+
 def test_summary_and_espnet_tables(recipe, capsys):
     make_experiment(recipe, "tf", wrong(0, 1, 2))
     text = make_report()
@@ -39,6 +47,7 @@ def test_summary_and_espnet_tables(recipe, capsys):
     assert row["experiment"] == "asr_tf"
     assert row["parameters"] == "12 345"
     assert row["WER"] == "3.33"
+    assert row["utterances"] == "30"
     assert row["RTF"] == "0.0500"
     assert re.fullmatch(r"\d\.\d\d \.\. \d\.\d\d", row["95 % interval"])
     assert "|decode/test|30|90|96.67|0.00|3.33|0.00|3.33|10.00|" in text
