@@ -242,6 +242,10 @@ prepare() {
   counts=("${tests[@]/%//count.json}")
   counts=("${counts[@]/#/$decode_dir/}")
 
+  # what is scored loses nothing unseen
+  whole=("${tests[@]/#/--test_dir=data/}" --allow_dropped "$allow_dropped")
+  [[ $allow_dropped =~ ^[0-9]+$ ]] || fail "--allow_dropped $allow_dropped" "give a number from 0 up"
+
   # the validation set may be a test set too; it is scored whole, not as filtered for training
   raw_sets=("$train_set" "$valid_set")
   eval_dirs=() named_eval_dirs=() fbank_inputs=() fbank_outputs=() fbank_pairs=()
@@ -266,7 +270,8 @@ prepare() {
     --inference_config "$inference_config" --inference_args "$inference_args")
   [[ $feats_type != fbank ]] || checks+=(--fbank_config "$fbank_config")
   ! $use_lm || checks+=(--lm_config "$lm_config")
-  checks+=("${cluster_options[@]}")
+  checks+=("${cluster_options[@]}" --energy_model "${cost_models[@]}")
+  [[ ${#cores[@]} -eq 0 ]] || checks+=(--hardware "${cores[@]}")
   "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"
 }
 

@@ -25,6 +25,12 @@ def get_parser() -> Parser:
     parser.add_argument("--lm_args", default="", help="options of ESPnet over --lm_config")
     parser.add_argument("--fbank_config", type=config_file, help="YAML of feature extraction")
     parser.add_argument("--cluster", type=config_file, help="YAML of a cluster")
+    parser.add_argument(
+        "--energy_model", nargs="+", default=[], type=config_file, help="YAMLs of prices"
+    )
+    parser.add_argument(
+        "--hardware", nargs="+", default=[], type=config_file, help="YAMLs of simulated cores"
+    )
     parser.add_argument("--cache", type=Path, help="file that remembers what passed")
     return parser
 
@@ -46,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Check all files and options that are given."""
+    from espnet_spike.counting.energy import read_cost_model
     from espnet_spike.data.fbank import load_config
     from espnet_spike.inference.decode import read_settings
+    from espnet_spike.simulator.hardware import read_hardware
     from espnet_spike.tasks import config_check
     from espnet_spike.utils.cluster import read_cluster
 
@@ -55,6 +63,10 @@ def check(options: argparse.Namespace) -> None:
         load_config(options.fbank_config)
     if options.cluster is not None:
         read_cluster(options.cluster)
+    for path in options.energy_model:
+        read_cost_model(str(path))
+    for path in options.hardware:
+        read_hardware(path)
     if options.asr_config is not None:
         config_check.check_asr_config(options.asr_config, options.asr_args)
     if options.lm_config is not None:

@@ -64,11 +64,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--max_seconds must be at least 1")
     import logging
 
+    from espnet_spike.inference.decode import read_settings
     from espnet_spike.inference.recognizer import Recognizer, find_audio
     from espnet_spike.inference.transcripts import ENDINGS, FORMATS, WITH_TIMES
     from espnet_spike.tasks.arguments import check_device
     from espnet_spike.utils.files import write_lines
 
+    settings = read_settings(None, args.inference_args)
+    if args.search == "greedy" and (settings.words or args.lm_exp):
+        unused = [word for word in settings.words if word.startswith("--")]
+        unused += ["--lm_exp"] if args.lm_exp else []
+        parser.error(f"--search greedy has no beam: {', '.join(unused)} would change nothing")
+    if settings.lm and args.lm_exp is None:
+        parser.error(f"--inference_args: inference_lm {settings.lm} without --lm_exp")
     files = find_audio(args.audio)
     check_device(args.device)
     logging.getLogger("transcribe").setLevel(logging.INFO)

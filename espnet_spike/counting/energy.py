@@ -22,15 +22,16 @@ from typing import Any
 
 import numpy as np
 
+from espnet_spike import ranges
 from espnet_spike.counting.costs import PRODUCTS, Costs, total
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
+from espnet_spike.ranges import MEMORY
 from espnet_spike.results.bootstrap import MIN_UTTERANCES, Z95, Interval, draw_sums, sampling_unit
 from espnet_spike.utils.resources import shipped
 from espnet_spike.utils.yaml import read_named
 
 DEFAULT = "horowitz45_fp32"
-OPERATIONS = ("mac", "ac", "multiply", "add", "special")
 PICO = 1e-12
 
 
@@ -41,7 +42,7 @@ class CostModel:
     Attributes:
         name: of the file.
         title, source, technology, precision: what it is.
-        operations: pJ of ``OPERATIONS``.
+        operations: pJ of ``mac``, ``ac``, ``multiply``, ``add`` and ``special``.
         memory: ``access`` (``operands`` or ``operations``), ``bytes_per_value`` and
             ``pj_per_byte`` or ``sram``.
         warnings: what a reader has to know.
@@ -119,31 +120,18 @@ def read_cost_model(name: str, folder: Path | None = None) -> CostModel:
         folder: where names are looked up; the package's ``conf/energy`` if None.
 
     Raises:
-        UserError: there is none, or it is incomplete.
+        UserError: there is none, it is incomplete, or a value of it is none that can be.
     """
     keys = set(CostModel.__dataclass_fields__) - {"name"}
     path, content = read_named(name, folder or shipped("energy"), keys, "cost model")
-    for key in ("title", "source", "technology", "precision"):
-        if not content[key]:
-            raise UserError(f"{path}: {key} is empty", "a price without its source says nothing")
-    operations, memory = content["operations"], content["memory"]
-    if not isinstance(operations, Mapping) or set(operations) != set(OPERATIONS):
-        raise UserError(f"{path}: operations must have prices of {', '.join(OPERATIONS)}")
-    access = memory.get("access") if isinstance(memory, Mapping) else None
-    price = {"operands": "pj_per_byte", "operations": "sram"}.get(str(access))
-    if price is None or set(memory) != {"access", "bytes_per_value", price}:
-        raise UserError(
-            f"{path}: memory needs access (operands or operations), bytes_per_value, and "
-            "pj_per_byte (operands) or sram (operations)"
-        )
-    numbers = [*operations.items(), ("bytes_per_value", memory["bytes_per_value"])]
-    if price == "sram":
-        numbers += [("sram", value) for point in memory["sram"] for value in point]
-    else:
-        numbers.append((price, memory[price]))
-    for key, value in numbers:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise UserError(f"{path}: {key}: {value} is no price", "give a number from 0 up")
+    ranges.check(ranges.COST_MODEL, content, str(path))
+    access = content["memory"].get("access")
+    if access not in MEMORY:
+        raise UserError(f"{path}: memory: access is {access!r}", f"one of {', '.join(MEMORY)}")
+    for part, table in (("operations", ranges.OPERATIONS), ("memory", MEMORY[access])):
+        ranges.check(table, content[part], f"{path}: {part}")
+        if missing := sorted(table.keys() - content[part].keys()):
+            raise UserError(f"{path}: {part}: missing keys: {', '.join(missing)}")
     return CostModel(path.stem, **content)
 
 

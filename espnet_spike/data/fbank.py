@@ -6,15 +6,15 @@ of the extraction stage the import of torch.
 """
 
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.errors import UserError
+from espnet_spike.ranges import FBANK, check
 
-WINDOWS = ("povey", "hamming", "hanning", "rectangular")
 BLOCK = 128  # frames computed at once; more make the allocator return memory in between
 
 
@@ -28,7 +28,7 @@ class FbankConfig:
         frame_shift: hop in ms.
         low_freq: lower edge of the first filter in Hz.
         high_freq: upper edge of the last filter in Hz; 0 or less counts from the Nyquist rate.
-        window_type: one of ``WINDOWS``.
+        window_type: one of ``ranges.WINDOWS``.
         preemphasis_coefficient: weight of the previous sample.
         remove_dc_offset: subtract the mean of each frame.
         snip_edges: only frames that lie in the audio as a whole; else the audio is mirrored.
@@ -56,34 +56,7 @@ class FbankConfig:
         Raises:
             UserError: names the key.
         """
-        for item in fields(self):
-            value = getattr(self, item.name)
-            kinds = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}
-            allowed = kinds.get(item.type, (int, type(None)))
-            if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-                wanted = getattr(item.type, "__name__", str(item.type))
-                raise UserError(f"fbank config: {item.name}: expected {wanted}, got {value!r}")
-            if isinstance(value, float) and not np.isfinite(value):
-                raise UserError(f"fbank config: {item.name}: {value!r} is out of range")
-        if self.window_type not in WINDOWS:
-            raise UserError(
-                f"fbank config: window_type: unknown value {self.window_type!r}"
-                + did_you_mean(self.window_type, WINDOWS),
-                f"one of {', '.join(WINDOWS)}",
-            )
-        checks = {
-            "num_mel_bins": 3 < self.num_mel_bins,
-            "frame_length": self.frame_length > 0,
-            "frame_shift": self.frame_shift > 0,
-            "low_freq": self.low_freq >= 0,
-            "preemphasis_coefficient": 0 <= self.preemphasis_coefficient <= 1,
-            "dither": self.dither >= 0,
-            "mel_floor": self.mel_floor > 0,
-            "compression_method": self.compression_method in (None, 1, 2, 3, 4, 5, 6, 7),
-        }
-        for key, good in checks.items():
-            if not good:
-                raise UserError(f"fbank config: {key}: {getattr(self, key)!r} is out of range")
+        check(FBANK, vars(self), "fbank config")
 
 
 def load_config(path: Path) -> FbankConfig:
@@ -95,19 +68,8 @@ def load_config(path: Path) -> FbankConfig:
     from espnet_spike.utils.yaml import read_yaml
 
     keys = read_yaml(path)
-    known = [item.name for item in fields(FbankConfig)]
-    for key in keys:
-        if key not in known:
-            raise UserError(
-                f"{path}: unknown key {key!r}{did_you_mean(str(key), known)}",
-                f"known keys: {', '.join(known)}",
-            )
-    try:
-        return FbankConfig(**keys)
-    except UserError as error:
-        raise UserError(
-            f"{path}: {error.message.removeprefix('fbank config: ')}", error.hint
-        ) from None
+    check(FBANK, keys, str(path))
+    return FbankConfig(**keys)
 
 
 def mel_scale(hertz: np.ndarray | float) -> np.ndarray:

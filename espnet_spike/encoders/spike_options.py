@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from espnet_spike.errors import UserError
+from espnet_spike.ranges import DECODING, check
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,9 @@ class SpikeOptions:
             UserError: a value that cannot be.
         """
         found = cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
-        if found.T is not None and (not isinstance(found.T, int) or found.T < 1):
-            raise UserError(f"T is {found.T!r}", "give a whole number from 1 up")
+        check(DECODING, vars(found), "options of decoding")
         if found.T_rule is not None and found.T is None:
             raise UserError(f"T_rule is {found.T_rule}, but T is not given", "add T, e.g. --T 4")
-        for name in ("spike_mode", "T_rule"):  # YAML values do not pass argparse's choices
-            known = {"spike_mode": ("integer", "binary"), "T_rule": ("keep", "rescale")}[name]
-            if getattr(found, name) not in (None, *known):
-                raise UserError(f"{name} is {getattr(found, name)!r}", f"known: {', '.join(known)}")
         return found
 
     def words(self) -> list[str]:

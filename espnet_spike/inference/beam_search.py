@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from espnet_spike.errors import UserError
 from espnet_spike.inference.decode import Settings
+from espnet_spike.tasks.arguments import parse_search
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,11 +76,19 @@ class BeamSearch:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """Return all options of a search under the names that ESPnet's recogniser takes."""
-    from espnet_spike.tasks.arguments import parse_espnet
+    """Return all options of a search under the names that ESPnet's recogniser takes.
+
+    Raises:
+        UserError: one of the command line that changes nothing here.
+    """
     from espnet_spike.tasks.espnet import asr_inference
 
-    needed = ["--output_dir", "x", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
-    options = vars(parse_espnet(asr_inference, settings.config, [*needed, *settings.words]))
+    options = parse_search(settings.config, settings.words)
     known = inspect.signature(asr_inference.Speech2Text.__init__).parameters
+    given = [word.removeprefix("--").split("=")[0] for word in settings.words if word[:2] == "--"]
+    if unused := [name for name in given if name not in known]:
+        raise UserError(
+            f"--inference_args: {', '.join(unused)}: without effect on files of audio",
+            "leave it out; it is for the decoding of a set",
+        )
     return {key: value for key, value in options.items() if key in known and value is not None}

@@ -31,7 +31,8 @@ from espnet_spike.inference.search_values import (
     largest_beam,
     search_values,
 )
-from espnet_spike.tasks.arguments import split_args
+from espnet_spike.ranges import DECODING, check
+from espnet_spike.tasks.arguments import parse_search, split_args
 from espnet_spike.utils.cluster import ClusterConfig, number_of_tasks, own_name
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
 from espnet_spike.utils.files import (
@@ -107,9 +108,8 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
         if key in given:
             hint = "the model file is chosen by inference_asr_model" if "model" in key else ""
             raise UserError(f"{key} is set by the decode command, not by the user", hint)
-    if not isinstance(found.batch_size, int) or found.batch_size < 1:
-        raise UserError(f"batch_size is {found.batch_size!r}", "give a whole number from 1 up")
-    check_search_values(config, words)
+    check(DECODING, {"batch_size": found.batch_size}, "--inference_args")
+    check_search_values(config, words, str(config_path))
     return Settings(
         config_path,
         config | {"batch_size": found.batch_size},
@@ -443,11 +443,7 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
 
 def search_options(settings: Settings) -> dict[str, Any]:
     """Return the inference config with the simple ones of its further options in it."""
-    from espnet_spike.tasks.arguments import parse_espnet
-    from espnet_spike.tasks.espnet import asr_inference
-
-    needed = ["--output_dir", "x", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
-    options = vars(parse_espnet(asr_inference, settings.config, [*needed, *settings.words]))
+    options = parse_search(settings.config, settings.words)
     return {key: options[key] for key in SEARCH_KEYS}
 
 

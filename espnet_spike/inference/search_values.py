@@ -1,87 +1,64 @@
-"""What the numbers of a beam search may be: checked before anything is decoded.
+"""What the numbers of a beam search are: checked before ESPnet is imported or anything decoded.
 
 ESPnet takes any of them. A beam of as many tokens as there are, or of none, finds nothing, and a
 weight outside [0, 1] rewards what the model holds for wrong: the hypotheses look like silence.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from espnet_spike.errors import UserError
+from espnet_spike.ranges import DECODING, Ratio, check, check_lengths
+from espnet_spike.ranges import Number as Bounds
 
-
-class Bounds(NamedTuple):
-    """What a number may be, ESPnet's default, and how to say it."""
-
-    low: float
-    high: float
-    default: float
-    said: str
-    whole_below_zero: bool = False
+# ESPnet's, of what is asked for here
+DEFAULTS = {"beam_size": 20, "maxlenratio": 0, "minlenratio": 0}
 
 
-_LENGTH = "a share of the encoder's frames, or a whole number below zero for that many tokens"
-BOUNDS = {
-    "beam_size": Bounds(1, math.inf, 20, "a whole number from 1 up"),
-    "nbest": Bounds(1, math.inf, 1, "a whole number from 1 up"),
-    "ctc_weight": Bounds(0, 1, 0.5, "a number in [0, 1]"),
-    "ctc_window_margin": Bounds(0, math.inf, 100, "a whole number from 0 up"),
-    "lm_weight": Bounds(0, math.inf, 1, "a number from 0 up"),
-    "ngram_weight": Bounds(0, math.inf, 0.9, "a number from 0 up"),
-    "penalty": Bounds(-math.inf, math.inf, 0, "a finite number"),
-    "maxlenratio": Bounds(0, math.inf, 0, _LENGTH, whole_below_zero=True),
-    "minlenratio": Bounds(0, 1, 0, f"{_LENGTH}, in [0, 1]", whole_below_zero=True),
-}
-
-
-def search_values(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, float]:
+def search_values(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Return the numbers of a search: of the configuration, with the options over it.
 
     What is no number is left to ESPnet's parser, whose message names the option.
     """
-    given: dict[str, Any] = dict(config)
+    given: dict[str, Any] = DEFAULTS | dict(config)
     for word, following in itertools.zip_longest(words, words[1:]):
         name, equals, value = word.partition("=")
         if name.startswith("--"):
             given[name[2:]] = value if equals else following
-    found = {}
-    for key, bounds in BOUNDS.items():
-        try:
-            value = given.get(key, bounds.default)
-            found[key] = bounds.default if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            found[key] = bounds.default
+    found = dict(DEFAULTS)
+    for key, bounds in DECODING.items():
+        if isinstance(bounds, Bounds | Ratio) and key in given:
+            value = _number(given[key])
+            found |= {} if isinstance(value, str) or value is None else {key: value}
     return found
 
 
-def check_search_values(config: Mapping[str, Any], words: Sequence[str]) -> None:
+def _number(value: Any) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(value) if isinstance(value, str) else value
+        except ValueError:
+            pass
+    return value
+
+
+def check_search_values(config: Mapping[str, Any], words: Sequence[str], where: str = "") -> None:
     """Check the numbers of a search.
 
+    Args:
+        config: content of the inference config.
+        words: options over it.
+        where: the file, for messages.
+
     Raises:
-        UserError: one that no search can do with; names all of them.
+        UserError: those that no search can do with; names all of them.
     """
-    values = search_values(config, words)
-    problems = [
-        f"{key} is {values[key]:g}, but must be {bounds.said}"
-        for key, bounds in BOUNDS.items()
-        if not _allowed(values[key], bounds)
-    ]
-    shortest, longest = values["minlenratio"], values["maxlenratio"]
-    if not problems and longest and (shortest < 0) == (longest < 0):
-        if abs(shortest) > abs(longest):
-            problems.append(f"minlenratio {shortest:g} asks for more than maxlenratio {longest:g}")
-    if problems:
-        raise UserError("beam search: " + "; ".join(problems))
-
-
-def _allowed(value: float, bounds: Bounds) -> bool:
-    if not math.isfinite(value):
-        return False
-    if bounds.whole_below_zero and value <= -1 and value == int(value):
-        return True
-    return bounds.low <= value <= bounds.high
+    for values, place in (
+        (search_values(config, []), where or "beam search"),
+        (search_values(config, words), "beam search"),
+    ):
+        check(DECODING, values, place)
+        check_lengths(values, place)
 
 
 def largest_beam(tokens: int) -> int:

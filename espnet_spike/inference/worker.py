@@ -17,9 +17,10 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 
 import espnet_spike.task  # noqa: F401  registers encoders and models
 from espnet_spike.encoders.spike_options import SpikeOptions
+from espnet_spike.errors import UserError
 from espnet_spike.inference.batches import DONE, PARENT, PROGRESS
 from espnet_spike.inference.speech2text import Speech2Text, too_short_result
-from espnet_spike.tasks.arguments import parse_espnet
+from espnet_spike.tasks.arguments import check_search, parse_espnet
 from espnet_spike.tasks.espnet import asr_inference
 from espnet_spike.utils.cli import Parser
 from espnet_spike.utils.files import write_json
@@ -100,7 +101,8 @@ def infer(words: Sequence[str]) -> None:
         words: ESPnet's options and those of `get_run_parser`.
 
     Raises:
-        UserError: an unknown option or configuration key.
+        UserError: an unknown option or configuration key, no features, or parameters of another
+            model.
     """
     own, rest = get_run_parser().parse_known_args(words)
     if own.log_file is not None:
@@ -108,6 +110,13 @@ def infer(words: Sequence[str]) -> None:
     _stop_without_parent()
     options = vars(parse_espnet(asr_inference, {}, rest))
     options.pop("config")
+    check_search(options)
+    for path, name, kind in options["data_path_and_name_and_type"]:
+        if (name, kind) != ("speech", "kaldi_ark"):
+            raise UserError(
+                f"--data_path_and_name_and_type {path},{name},{kind}: not read here",
+                "give features: feats.scp,speech,kaldi_ark",
+            )
     output_dir = Path(options["output_dir"])
     output_dir.mkdir(parents=True, exist_ok=True)
     MeteredSpeech2Text.execution = SpikeOptions.from_options(own)

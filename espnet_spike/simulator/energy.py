@@ -9,7 +9,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from espnet_spike.errors import UserError
+from espnet_spike.ranges import PROCESSOR, check
 from espnet_spike.utils.resources import shipped
 from espnet_spike.utils.yaml import read_named
 
@@ -34,10 +34,8 @@ class ProcessorPrices:
     access: float
 
     def __post_init__(self) -> None:
-        for name in ("instruction", "access"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-                raise UserError(f"{self.name}: {name} is {value!r}", "give a price in pJ")
+        prices = {key: value for key, value in vars(self).items() if key != "name"}
+        check(PROCESSOR, prices, self.name)
 
 
 @functools.cache

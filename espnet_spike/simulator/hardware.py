@@ -1,12 +1,13 @@
 """The description of a simulated core."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.errors import UserError
+from espnet_spike.ranges import HARDWARE, check
 from espnet_spike.utils.resources import shipped
 from espnet_spike.utils.yaml import read_yaml
 
@@ -42,22 +43,7 @@ class Hardware:
     clock_mhz: float = 100.0
 
     def __post_init__(self) -> None:
-        if self.multiplier not in MULTIPLIERS:
-            raise UserError(
-                f"multiplier: {self.multiplier}{did_you_mean(str(self.multiplier), MULTIPLIERS)}",
-                f"one of {', '.join(MULTIPLIERS)}",
-            )
-        for name in ("writeback_stage", "branch_target_alu"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name}: {getattr(self, name)} is not true or false")
-        for name in ("data_wait_states", "instruction_wait_states"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1000:
-                raise UserError(f"{name}: {value} is not a whole number of cycles (0 to 1000)")
-        if isinstance(self.clock_mhz, bool) or not isinstance(self.clock_mhz, int | float):
-            raise UserError(f"clock_mhz: {self.clock_mhz} is not a number")
-        if self.clock_mhz <= 0:
-            raise UserError(f"clock_mhz: {self.clock_mhz} must be positive")
+        check(HARDWARE, vars(self), "hardware")
 
     @property
     def core(self) -> tuple[str, bool, bool]:
@@ -109,14 +95,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _make(path: Path, conf: Mapping[str, Any]) -> Hardware:
-    known = [field.name for field in fields(Hardware)]
-    for key in conf:
-        if key not in known:
-            raise UserError(
-                f"{path}: unknown key {key}{did_you_mean(str(key), known)}",
-                f"the keys are {', '.join(known)}",
-            )
-    try:
-        return Hardware(**conf)
-    except UserError as error:
-        raise UserError(f"{path}: {error.message}", error.hint) from None
+    check(HARDWARE, conf, str(path))
+    return Hardware(**conf)

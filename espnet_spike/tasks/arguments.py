@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.ranges import DECODING, check, check_lengths
 
 # options of ours that go to ESPnet as they are
 DISTRIBUTED = (
@@ -58,6 +59,34 @@ def parse_espnet(
                 f"{word} cannot be given among ESPnet's options", "it is set by this command"
             )
     return parser.parse_args([*words, *extra_words])
+
+
+def parse_search(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Return every option of ESPnet's ``asr_inference``, checked.
+
+    Args:
+        config: content of the inference config.
+        words: options over it.
+
+    Raises:
+        UserError: as `parse_espnet`, or a value out of range.
+    """
+    from espnet_spike.tasks.espnet import asr_inference
+
+    needed = ["--output_dir", "x", "--data_path_and_name_and_type", "x,speech,kaldi_ark"]
+    options = vars(parse_espnet(asr_inference, config, [*needed, *words]))
+    check_search(options)
+    return options
+
+
+def check_search(options: Mapping[str, Any]) -> None:
+    """Check the options of a beam search that are numbers.
+
+    Raises:
+        UserError: one is out of range.
+    """
+    check(DECODING, options, "options of decoding", others=None)
+    check_lengths(options, "options of decoding")
 
 
 def espnet_parser(task: type) -> argparse.ArgumentParser:

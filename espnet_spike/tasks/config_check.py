@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from espnet_spike.errors import UserError, did_you_mean
-from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet
+from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet, parse_search
 from espnet_spike.tasks.build import (
     INPUT_SIZE,
     VOCAB_SIZE,
@@ -286,6 +286,7 @@ def check_inference_config(config: Mapping[str, Any], words: Sequence[str], path
             problems.append(f"unknown option --{name}{did_you_mean(name, actions)}")
     problems += numbers_as_text(config)
     _raise(path, problems)
+    parse_search(config, words)
 
 
 def _check_asr(config: Mapping[str, Any], args: argparse.Namespace) -> Problems:

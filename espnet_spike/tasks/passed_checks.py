@@ -42,8 +42,9 @@ def check_key(options: Mapping[str, object]) -> str:
     parts: list[str | bytes] = [espnet_spike.__version__, version("espnet"), version("torch")]
     for name, value in sorted(options.items()):
         parts += [name, str(value)]
-        if isinstance(value, Path) and value.is_file():
-            parts.append(value.read_bytes())
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and path.is_file():
+                parts.append(path.read_bytes())
     for source in sorted(Path(espnet_spike.__file__).parent.rglob("*.py")):
         stat = source.stat()
         parts.append(f"{source.name} {stat.st_size} {stat.st_mtime_ns}")

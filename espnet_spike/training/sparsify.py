@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from espnet_spike import ranges
 from espnet_spike.data.feature_extractor import check_same_features, hand_on
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import best_checkpoint, read_config
@@ -40,7 +41,6 @@ from espnet_spike.training.thresholds import finetuning_state, naive_thresholds
 from espnet_spike.training.train import train
 from espnet_spike.utils import files, yaml
 from espnet_spike.utils.checkpoints import load_tensors
-from espnet_spike.utils.options import check_keys
 
 # frames of a calibration batch, padding included
 BATCH_FRAMES = 5_000
@@ -66,16 +66,12 @@ def read_part(path: Path, meta: Mapping[str, Any]) -> tuple[Calibration, dict[st
     part = meta.get("sparsify")
     if part is None:
         return None
-    if not isinstance(part, Mapping):
-        raise UserError(f"{path}: {META}.sparsify must be a mapping, not {part!r}")
+    ranges.check(ranges.SPARSIFY, part, f"{path}: {META}.sparsify")
     part = dict(part)
     changes = part.pop("finetune", {})
-    if not isinstance(changes, Mapping):
-        raise UserError(f"{path}: {META}.sparsify.finetune must be a mapping")
     if "scan_batches" in meta:  # asked for once, for both trainings
         changes = {META: {"scan_batches": meta["scan_batches"]}, **changes}
     try:
-        check_keys(f"{META}.sparsify", part, Calibration)
         return Calibration(**part), dict(changes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None

@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.ranges import CLUSTER, check
 from espnet_spike.utils.cli import Parser
 from espnet_spike.utils.install import how_to_install
-from espnet_spike.utils.options import check_keys, choose
 from espnet_spike.utils.resources import config_file
 from espnet_spike.utils.yaml import read_yaml
 
@@ -75,16 +75,10 @@ def read_cluster(path: Path) -> ClusterConfig:
         UserError: an unknown key or impossible value, or Dask is not installed.
     """
     content = read_yaml(path)
-    try:
-        check_keys(str(path), content, ClusterConfig)
-        config = ClusterConfig(**content)
-        choose("cluster", config.cluster, ["local", *KINDS])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}", "see conf/cluster/") from None
-    if not isinstance(config.workers, int) or config.workers < 1:
-        raise UserError(f"{path}: workers: {config.workers!r}", "give a whole number from 1 up")
-    if not isinstance(config.options, Mapping):
-        raise UserError(f"{path}: options must be a mapping, not {config.options!r}")
+    check(CLUSTER, content, str(path))
+    if missing := [key for key in ("cluster", "workers") if key not in content]:
+        raise UserError(f"{path}: missing keys: {', '.join(missing)}", "see conf/cluster/")
+    config = ClusterConfig(**content)
     known = _known_options(config.cluster)
     for key in config.options:
         if key not in known:

@@ -29,3 +29,26 @@ def test_command_checks_every_file_and_remembers(tmp_path, monkeypatch):
     decode.write_text("beam_size: 5\n")
     with pytest.raises(UserError, match="unknown option --penaltyy"):
         check_config.main([*argv, "--inference_args", "--penaltyy 1"])
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "said"),
+    [
+        ("--energy_model", "operations: {mac: 0", r"operations: mac: 0 is out of range"),
+        ("--hardware", "clock_mhz: 0", r"clock_mhz: 0 is out of range"),
+        ("--inference_config", "maxlenratio: 50", r"maxlenratio: 50 is out of range"),
+    ],
+)
+def test_values_are_checked_before_work(tmp_path, option, text, said):
+    path = tmp_path / "x.yaml"
+    good = (ROOT / "conf/energy/horowitz45_fp32.yaml").read_text()
+    path.write_text(good.replace("operations: {mac: 4.6", text) if "mac" in text else text)
+    with pytest.raises(UserError, match=rf"x\.yaml: {said}"):
+        check_config.main([option, str(path)])
+
+
+def test_options_of_the_search_are_checked_too():
+    with pytest.raises(UserError, match="beam_size: 0 is out of range"):
+        check_config.main(["--inference_args", "--beam_size 0"])
+    with pytest.raises(UserError, match="unrecognized arguments: beam_size"):
+        check_config.main(["--inference_args", "beam_size 5"])

@@ -90,6 +90,10 @@ def test_ratio_is_of_sums_and_its_interval_holds_it():
     assert not ratio_interval([1.0], [2.0], ["a"])[1].meaningful
 
 
+SRAM = {"access": "operations", "bytes_per_value": 4}
+BAD_SRAM = (None, [], 5, [1, 2], [[1, -1]], [[1, float("nan")]], [[8, 1], [4, 2]], [[0, 0]], ["ab"])
+
+
 def test_a_wrong_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="horowitz45_fp32"):
         read_cost_model("horowitz45_fp23")
@@ -98,17 +102,24 @@ def test_a_wrong_model_is_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     for change, message in (
         ({}, None),
-        ({"source": None}, "source is empty"),
+        ({"source": None}, "source: None is out of range"),
         ({"sauce": "x"}, "sauce"),
-        ({"operations": {"mac": 1}}, "prices"),
+        ({"operations": {"mac": 1}}, "operations: missing keys: ac, add, multiply, special"),
         ({"memory": {"access": "operands"}}, "pj_per_byte"),
-        ({"operations": 3}, "prices"),
-        ({"operations": prices | {"mac": "cheap"}}, "mac: cheap is no price"),
-        ({"operations": prices | {"ac": -1}}, "ac: -1 is no price"),
-        ({"memory": memory | {"pj_per_byte": None}}, "pj_per_byte: None is no price"),
-        ({"memory": memory | {"colour": "red"}}, "memory needs"),
-        ({"memory": []}, "memory needs"),
-        ({"memory": {"access": "magic"}}, "access"),
+        ({"operations": 3}, "operations: 3 is out of range"),
+        ({"operations": prices | {"mac": "cheap"}}, "operations: mac: 'cheap' is out of range"),
+        ({"operations": prices | {"ac": -1}}, "ac: -1 is out of range"),
+        ({"operations": prices | {"add": 0}}, "add: 0 is out of range"),
+        ({"operations": prices | {"special": float("nan")}}, "special: nan is out of range"),
+        ({"memory": memory | {"pj_per_byte": None}}, "memory: pj_per_byte: None is out of range"),
+        ({"memory": memory | {"bytes_per_value": 0}}, "bytes_per_value: 0 is out of range"),
+        ({"memory": memory | {"colour": "red"}}, "memory: unknown key 'colour'"),
+        ({"memory": []}, "memory: \\[\\] is out of range"),
+        ({"memory": {"access": "magic"}}, "memory: access is 'magic'"),
+        *(
+            ({"memory": SRAM | {"sram": sram}}, "memory: sram: .*is out of range")
+            for sram in BAD_SRAM
+        ),
     ):
         path.write_text(yaml.safe_dump(content | change))
         if message is None:

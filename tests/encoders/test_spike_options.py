@@ -38,11 +38,11 @@ def test_arguments_win_over_the_config():
 @pytest.mark.parametrize(
     ("defaults", "said"),
     [
-        ({"T": 0}, "T is 0"),
-        ({"T": 1.5}, "T is 1.5"),
+        ({"T": 0}, "T: 0 is out of range"),
+        ({"T": 1.5}, "T: 1.5 is out of range"),
         ({"T_rule": "keep"}, "T is not given"),
-        ({"spike_mode": "bits"}, "known: integer, binary"),
-        ({"T": 2, "T_rule": "scale"}, "known: keep, rescale"),
+        ({"spike_mode": "bits"}, "one of null, integer, binary"),
+        ({"T": 2, "T_rule": "scale"}, "one of null, keep, rescale"),
     ],
 )
 def test_values_that_are_refused(defaults, said):

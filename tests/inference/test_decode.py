@@ -46,11 +46,17 @@ def test_how_the_encoder_runs_is_a_setting(tmp_path):
     ("config", "arguments", "said"),
     [
         ("T_rule: keep", "", "T is not given"),
-        ("spike_mode: bits", "", "known: integer, binary"),
+        ("spike_mode: bits", "", "spike_mode: 'bits' is out of range(.|\n)*integer, binary"),
         ("asr_model_file: x", "", "asr_model_file is set by the decode command"),
         ("", "--output_dir x", "output_dir is set by the decode command"),
         ("", "--key_file=x", "key_file is set by the decode command"),
-        ("batch_size: 0", "", "batch_size is 0"),
+        ("batch_size: 0", "", "batch_size: 0 is out of range"),
+        ("", "--batch_size 0", "--inference_args: batch_size: 0 is out of range"),
+        ("maxlenratio: 3.0", "", "maxlenratio: 3.0 is out of range"),
+        ("minlenratio: .inf", "", "minlenratio: inf is out of range"),
+        ("minlenratio: 0.8\nmaxlenratio: 0.5", "", "minlenratio 0.8 is beyond maxlenratio 0.5"),
+        ("ctc_weight: .nan", "", "ctc_weight: nan is out of range"),
+        ("beam_size: 1000000", "", "beam_size: 1000000 is out of range"),
         ("", "--batch_size two", "invalid int value"),
         ("", "--beam_size '5", "cannot split"),
     ],
@@ -286,10 +292,14 @@ def test_a_score_that_is_no_number_is_an_error(recipe, tmp_path, monkeypatch):
     source = recipe / "exp" / "asr_tiny"
     (exp / "config.yaml").write_bytes((source / "config.yaml").read_bytes())
     state = torch.load(source / "valid.cer_ctc.ave.pth")
-    state["decoder.output_layer.bias"][:] = float("nan")
-    torch.save(state, exp / "valid.cer_ctc.ave.pth")
-    with pytest.raises(UserError, match="score is not a number"):
-        in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", exp=exp)
+    for value, message in (
+        (float("nan"), r"ave\.pth: not a number, or infinite: decoder\.output_layer\.weight"),
+        (torch.finfo(torch.float).max, "score is not a number"),  # what it computes is infinite
+    ):
+        state["decoder.output_layer.weight"][:] = value
+        torch.save(state, exp / "valid.cer_ctc.ave.pth")
+        with pytest.raises(UserError, match=message):
+            in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", exp=exp)
 
 
 def test_a_failing_job_names_command_and_log(recipe, capfd):

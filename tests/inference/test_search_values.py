@@ -14,28 +14,29 @@ def test_the_options_go_over_the_configuration_and_that_over_espnets_defaults():
     words = ["--beam_size", "7", "--penalty=-0.5", "--maxlenratio", "-1e1", "--seed", "3"]
     values = search_values({"beam_size": 3, "ctc_weight": 0.3}, words)
     assert (values["beam_size"], values["ctc_weight"], values["penalty"]) == (7, 0.3, -0.5)
-    assert (values["maxlenratio"], values["nbest"]) == (-10, 1)
+    assert values["maxlenratio"] == -10
     # what is no number is for ESPnet's parser to refuse
     assert search_values({"beam_size": "ten"}, ["--nbest"])["beam_size"] == 20
+    assert "nbest" not in search_values({}, ["--nbest"])
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--beam_size 0", "beam_size is 0, but must be a whole number from 1 up"),
-        ("--nbest 0", "nbest is 0"),
-        ("--beam_size -3", "beam_size is -3"),
-        ("--minlenratio 3", "minlenratio is 3"),
-        ("--maxlenratio -0.5", r"maxlenratio is -0\.5, but must be a share"),
-        ("--ctc_weight 1.5", r"ctc_weight is 1\.5, but must be a number in \[0, 1\]"),
-        ("--ctc_weight=-0.1", r"ctc_weight is -0\.1"),
-        ("--ctc_weight nan", "ctc_weight is nan"),
-        ("--penalty nan", "penalty is nan, but must be a finite number"),
-        ("--lm_weight inf", "lm_weight is inf"),
-        ("--maxlenratio nan", "maxlenratio is nan"),
-        ("--ctc_window_margin -1", "ctc_window_margin is -1"),
-        ("--minlenratio 0.5 --maxlenratio 0.2", "asks for more than maxlenratio 0.2"),
-        ("--nbest 0 --beam_size 0", "beam_size is 0.*; nbest is 0"),
+        ("--beam_size 0", "beam_size: 0(.0)? is out of range(.|\n)*whole number from 1 to"),
+        ("--nbest 0", "nbest: 0(.0)? is out of range"),
+        ("--beam_size -3", "beam_size: -3(.0)? is out of range"),
+        ("--minlenratio 3", "minlenratio: 3(.0)? is out of range"),
+        ("--maxlenratio -0.5", r"maxlenratio: -0\.5 is out of range(.|\n)*a share"),
+        ("--ctc_weight 1.5", r"ctc_weight: 1\.5 is out of range(.|\n)*a number from 0 to 1"),
+        ("--ctc_weight=-0.1", r"ctc_weight: -0\.1 is"),
+        ("--ctc_weight nan", "ctc_weight: nan"),
+        ("--penalty nan", "penalty: nan is out of range"),
+        ("--lm_weight inf", "lm_weight: inf"),
+        ("--maxlenratio nan", "maxlenratio: nan"),
+        ("--ctc_window_margin -1", "ctc_window_margin: -1"),
+        ("--minlenratio 0.5 --maxlenratio 0.2", "minlenratio 0.5 is beyond maxlenratio 0.2"),
+        ("--nbest 0 --beam_size 0", "beam_size: 0 .*; nbest: 0"),
     ],
 )
 def test_what_no_search_can_do_with_is_refused(words, said):

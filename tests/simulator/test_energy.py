@@ -28,7 +28,7 @@ def test_prices_of_ones_own(tmp_path):
     assert energy_uj(COUNTS, read_prices(str(path))) == pytest.approx(1 + 3)
     for content, message in (
         ("source: me\ninstruction: 1\n", "missing or unknown keys: access"),
-        ("source: me\ninstruction: 1\naccess: little\n", "access is 'little'"),
+        ("source: me\ninstruction: 1\naccess: little\n", "access: 'little' is out of range"),
     ):
         (tmp_path / f"{len(content)}.yaml").write_text(content)
         with pytest.raises(UserError, match=message):

@@ -1,0 +1,329 @@
+"""What the values of our YAML files may be: each key of each kind of file, with its range.
+
+A price of zero, a clock that stands or a search without an end is valid YAML and gives a result
+that is wrong without a word. So a file is compared with what is declared here when it is read,
+before any work. What ESPnet's own options take, ESPnet's parser says; of those that the search
+depends on the ranges are here, too.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from espnet_spike.errors import UserError, did_you_mean
+
+
+class Check(Protocol):
+    """Says what a value may be."""
+
+    def wanted(self, value: object) -> str:
+        """Return what is expected instead of a value, or nothing if it will do."""
+        ...
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number.
+
+    Attributes:
+        low, high: its range, both included.
+        above: ``low`` itself is not.
+        whole: no fractions.
+        null: may be null.
+        unit: for messages.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    whole: bool = False
+    null: bool = False
+    unit: str = ""
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        if value is None and self.null:
+            return ""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            good = self.low < value if self.above else self.low <= value
+            if good and value <= self.high and not (self.whole and isinstance(value, float)):
+                return ""
+        what = "a whole number" if self.whole else "a number"
+        start = f"above {self.low:.12g} and up to" if self.above else f"from {self.low:.12g} to"
+        end = f"{self.high:.12g}{self.unit and ' '}{self.unit}{', or null' if self.null else ''}"
+        return f"{what} {start} {end}"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Tokens of a hypothesis for each frame of the encoder; below zero: a number of tokens.
+
+    Attributes:
+        high: the largest share of the frames.
+        tokens: the largest number.
+    """
+
+    high: float
+    tokens: int = 10_000
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            count = -self.tokens <= value <= -1 and value == int(value)
+            if count or 0 <= value <= self.high:
+                return ""
+        return (
+            f"a share of the encoder's frames from 0 to {self.high:.12g}, or a whole number of "
+            f"tokens below zero, to -{self.tokens}"
+        )
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some values; null only if it is among them."""
+
+    values: tuple[object, ...]
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        if any(value == known and type(value) is type(known) for known in self.values):
+            return ""
+        guess = did_you_mean(str(value), [str(known) for known in self.values])
+        names = ("null" if known is None else str(known) for known in self.values)
+        return f"one of {', '.join(names)}{guess}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        return "" if isinstance(value, bool) else "true or false"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text that is not blank, or ``null`` if that may be."""
+
+    null: bool = False
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        if (isinstance(value, str) and value.strip()) or (value is None and self.null):
+            return ""
+        return f"text{', or null' if self.null else ''}"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list.
+
+    Attributes:
+        of: what each value of it is.
+        least: how many there are at least.
+        rising: each number is above the one before.
+    """
+
+    of: Check
+    least: int = 0
+    rising: bool = False
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        if not isinstance(value, list | tuple) or len(value) < self.least:
+            return f"a list{f' of at least {self.least}' if self.least else ''}"
+        for item in value:
+            if problem := self.of.wanted(item):
+                return f"a list, each of it {problem}"
+        if self.rising and any(a >= b for a, b in itertools.pairwise(value)):
+            return "a list of rising numbers"
+        return ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points (x, y) from which values between are interpolated: x rises, y does not fall."""
+
+    x: Number
+    y: Number
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        form = f"a list of points [x, y]: x {self.x.wanted('')}, y {self.y.wanted('')}"
+        points = value if isinstance(value, list | tuple) else ()
+        pairs = [tuple(p) for p in points if isinstance(p, list | tuple) and len(p) == 2]
+        if not pairs or len(pairs) < len(points):
+            return form
+        if any(self.x.wanted(x) or self.y.wanted(y) for x, y in pairs):
+            return form
+        steps = list(itertools.pairwise(pairs))
+        if any(b[0] <= a[0] or b[1] < a[1] for a, b in steps) or pairs[-1][1] <= 0:
+            return f"{form}; x rises, y does not fall, and the last is above 0"
+        return ""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A mapping; its keys are checked by a table of their own, or not here."""
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        return "" if isinstance(value, Mapping) else "a mapping of key: value"
+
+
+Table = Mapping[str, Check]
+PRICE = Number(0, 1e6, above=True, unit="pJ")
+SEED = Number(0, 2**32 - 1, whole=True)
+
+MULTIPLIERS = ("none", "slow", "fast", "single_cycle")
+WINDOWS = ("povey", "hamming", "hanning", "rectangular")
+
+# conf/fbank.yaml
+FBANK: Table = {
+    "num_mel_bins": Number(4, 4096, whole=True),
+    "frame_length": Number(0, 10_000, above=True, unit="ms"),
+    "frame_shift": Number(0, 10_000, above=True, unit="ms"),
+    "low_freq": Number(0, 1e6, unit="Hz"),
+    "high_freq": Number(-1e6, 1e6, unit="Hz"),
+    "window_type": OneOf(WINDOWS),
+    "preemphasis_coefficient": Number(0, 1),
+    "remove_dc_offset": Flag(),
+    "snip_edges": Flag(),
+    "dither": Number(0, 32768),
+    "mel_floor": Number(0, 1e12, above=True),
+    "compression_method": Number(1, 7, whole=True, null=True),
+}
+
+# conf/energy: the file, its operations and its memory
+COST_MODEL: Table = {
+    "title": Text(),
+    "source": Text(),
+    "technology": Text(),
+    "precision": Text(),
+    "operations": Keys(),
+    "memory": Keys(),
+    "warnings": Listed(Text()),
+}
+OPERATIONS: Table = {key: PRICE for key in ("mac", "ac", "multiply", "add", "special")}
+_VALUE = {"bytes_per_value": Number(0, 64, above=True)}
+# by the value of the key access
+MEMORY: Mapping[str, Table] = {
+    "operands": {"access": OneOf(("operands",)), **_VALUE, "pj_per_byte": PRICE},
+    "operations": {
+        "access": OneOf(("operations",)),
+        **_VALUE,
+        "sram": Curve(Number(0, 1e15, unit="bytes"), Number(0, 1e6, unit="pJ")),
+    },
+}
+
+# conf/processor_energy
+PROCESSOR: Table = {"source": Text(), "instruction": PRICE, "access": PRICE}
+
+# conf/hardware
+_CYCLES = Number(0, 1000, whole=True, unit="cycles")
+HARDWARE: Table = {
+    "multiplier": OneOf(MULTIPLIERS),
+    "writeback_stage": Flag(),
+    "branch_target_alu": Flag(),
+    "data_wait_states": _CYCLES,
+    "instruction_wait_states": _CYCLES,
+    "clock_mhz": Number(0, 100_000, above=True, unit="MHz"),
+}
+
+# conf/cluster; options are those of the class that cluster names
+CLUSTER: Table = {
+    "cluster": OneOf(("local", "slurm", "pbs", "sge")),
+    "workers": Number(1, 100_000, whole=True),
+    "options": Keys(),
+}
+
+# spike_meta of a training, and sparsify in it
+META: Table = {
+    "vocab_size": Number(3, 10_000_000, whole=True),
+    "input_size": Number(1, 100_000, whole=True),
+    "sparsify": Keys(),
+    "scan_batches": Flag(),
+}
+SPARSIFY: Table = {
+    "order": OneOf(("network", "percentile")),
+    "base": OneOf(("running", "fixed")),
+    "loss_factor": Number(1, 1000, above=True, null=True),
+    "utterances": Number(1, 100_000_000, whole=True),
+    "first": Number(0, 100, above=True, unit="%"),
+    "percentiles": Listed(Number(0, 100, above=True, unit="%"), least=1, rising=True),
+    "quantile_over": OneOf(("positive", "all")),
+    "max_values": Number(1, 1e12, whole=True),
+    "seed": SEED,
+    "finetune": Keys(),
+}
+
+# conf/decode*.yaml: what the search depends on, ours and ESPnet's. Two tokens for each frame of the
+# encoder are more than anyone says; far above, a search that finds no end goes on for days.
+DECODING: Table = {
+    "batch_size": Number(1, 100_000, whole=True),
+    "beam_size": Number(1, 10_000, whole=True),
+    "nbest": Number(1, 10_000, whole=True),
+    "ctc_weight": Number(0, 1),
+    "lm_weight": Number(-100, 100),
+    "ngram_weight": Number(-100, 100),
+    "penalty": Number(-1000, 1000),
+    "maxlenratio": Ratio(high=2),
+    "minlenratio": Ratio(high=1),
+    "ctc_window_margin": Number(0, 1_000_000, whole=True),
+    "spike_mode": OneOf((None, "integer", "binary")),
+    "T": Number(1, 1024, whole=True, null=True),
+    "T_rule": OneOf((None, "keep", "rescale")),
+    "inference_asr_model": Text(null=True),
+    "inference_lm": Text(null=True),
+}
+
+
+def check(table: Table, content: object, where: str, others: Iterable[str] | None = ()) -> None:
+    """Compare the keys and values of a mapping with what they may be.
+
+    Args:
+        table: key -> range.
+        content: what was read.
+        where: the file, and the key in it that holds this mapping, for messages.
+        others: further keys, checked elsewhere; None: any.
+
+    Raises:
+        UserError: names each such key, its value and what it may be.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where}: {content!r} is no mapping", "write key: value")
+    problems, cures = [], []
+    for key, value in content.items():
+        if key not in table:
+            if others is None or key in others:
+                continue
+            known = [*table, *others]
+            raise UserError(
+                f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}",
+                f"known keys: {', '.join(known)}",
+            )
+        if wanted := table[key].wanted(value):
+            shown = repr(value)
+            shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+            problems.append(f"{key}: {shown} is out of range")
+            cures.append(wanted if not cures else f"{key}: {wanted}")
+    if problems:
+        raise UserError(f"{where}: {'; '.join(problems)}", f"give {'; '.join(cures)}")
+
+
+def check_lengths(options: Mapping[str, object], where: str) -> None:
+    """Compare the shortest and the longest hypothesis that a search may find.
+
+    Raises:
+        UserError: none is long enough and short enough.
+    """
+    least, most = options.get("minlenratio") or 0, options.get("maxlenratio") or 0
+    assert isinstance(least, int | float)  # their ranges are checked
+    assert isinstance(most, int | float)
+    alike = (least > 0) == (most > 0)
+    if least and most and alike and abs(least) > abs(most):
+        raise UserError(
+            f"{where}: minlenratio {least} is beyond maxlenratio {most}", "lower minlenratio"
+        )
