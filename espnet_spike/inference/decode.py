@@ -94,6 +94,7 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
     """
     config = read_yaml(config_path) if config_path is not None else {}
     own = {key: config.pop(key, None) for key in (*OWN_KEYS, *EXECUTION_KEYS)}
+    check(DECODING, own, str(config_path))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for key in OWN_KEYS:
         parser.add_argument(f"--{key}", default=own[key])
