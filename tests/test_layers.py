@@ -267,6 +267,7 @@ CONTROL = {
             importlib.import_module(f"espnet_spike.bin.{name}").main()
         """,
     "errors.py": "import dataclasses\n",
+    "ranges.py": "from espnet_spike.errors import UserError\n",
     "experiment.py": "from espnet_spike.errors import UserError\n",
     "task.py": "from espnet_spike.tasks.loading import load\n",
     "bin/decode.py": """
@@ -654,8 +655,8 @@ def test_a_message_says_where_the_code_could_go(tmp_path):
     (message,) = Check(root).found["floors"]
     assert message == (
         "espnet_spike/training/asr.py:6: `from espnet_spike.inference.ctc import align`: training "
-        "(floor 11) may not know inference (floor 11), only lower floors: move what is needed down "
-        "to errors, utils, experiment, data, nn.ops, corpora, nn, nn.neurons, nn.layers, decoders, "
-        "encoders, tasks, training, or what needs it up to advice, results, counting, simulator, "
-        "export, bin"
+        "(floor 12) may not know inference (floor 12), only lower floors: move what is needed down "
+        "to errors, ranges, utils, experiment, data, nn.ops, corpora, nn, nn.neurons, nn.layers, "
+        "decoders, encoders, tasks, training, or what needs it up to advice, results, counting, "
+        "simulator, export, bin"
     )

@@ -122,8 +122,11 @@ def test_a_table_of_another_kind_than_its_name_is_named(tmp_path):
 def test_kaldi_utterances_without_audio_are_named(tmp_path, caplog):
     (tmp_path / "text").write_text("a A\nb B\n")
     (tmp_path / "wav.scp").write_text("a a.wav\n")
-    assert [item.id for item in read_source(tmp_path)] == ["a"]
-    assert "1 without audio are left out: b" in caplog.text
+    assert [(item.id, item.lost) for item in read_source(tmp_path)] == [
+        ("a", ""),
+        ("b", "no audio"),
+    ]
+    assert "1 are left out: b" in caplog.text
 
 
 def recording(audio, name, channels=(0,)):
