@@ -2,7 +2,7 @@
 # From speech to a table of word error rates, in stages. Options: ./run.sh --help
 # shellcheck disable=SC2034  # local/driver.sh reads the options
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 caller_dir=$PWD
 . "$root/local/parse_options.sh"
 

@@ -187,6 +187,7 @@ prepare() {
     cluster_options=(--cluster "$cluster")
   fi
 
+  [[ -n $env ]] || isolate_python
   py=$(bash "$root/local/env.sh" ${python:+--python "$python"} ${env:+--env "$env"})
   [[ -z $env ]] || export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
   PATH=$(dirname "$py"):$PATH # local/data.sh calls python

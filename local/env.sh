@@ -8,7 +8,7 @@
 # by its stamp, so a second call costs milliseconds. With --env, a virtual environment (or an
 # interpreter) of your own is checked instead, and what it lacks is listed.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/local/parse_options.sh"
 
 ### options
@@ -105,6 +105,7 @@ if [[ -n $env ]]; then
   PYTHONPATH=$root "$own" -m espnet_spike.bin.check_environment >&2 || exit 1
   printf '%s\n' "$own"
 else
+  isolate_python
   make_env
   printf '%s\n' "$root/.venv/bin/python"
 fi

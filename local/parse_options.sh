@@ -92,6 +92,27 @@ near = difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5)
 print(" (did you mean %r?)" % near[0] if near else "", end="")' "$@" 2>/dev/null || true
 }
 
+isolate_python() { # before .venv is used: nothing of a user's Python settings may stand before its packages
+  local entry name kept='' entries=()
+  unset PYTHONHOME
+  # -s and -P: neither the user's own site-packages nor the folder one stands in
+  export PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
+  [[ -n ${PYTHONPATH:-} ]] || return 0
+  IFS=: read -ra entries <<<"$PYTHONPATH"
+  for entry in "${entries[@]}"; do
+    for name in espnet espnet2 espnet_spike torch numpy sentencepiece kaldiio yaml; do
+      if [[ $entry/$name -ef $root/$name ]]; then continue; fi
+      if [[ -n $entry && ( -e $entry/$name || -e $entry/$name.py ) ]]; then
+        printf 'PYTHONPATH: %s is left out, which has another %s (--env DIR uses an environment of your own)\n' \
+          "$entry" "$name" >&2
+        entry=
+      fi
+    done
+    [[ -z $entry ]] || kept+=:$entry
+  done
+  export PYTHONPATH=${kept#:}
+}
+
 fail() { # fail MESSAGE [HINT]
   printf 'error: %s\n' "$1" >&2
   [[ -n ${2:-} ]] && printf '  hint: %s\n' "$2" >&2

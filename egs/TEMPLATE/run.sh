@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # @name@: your own data. Made by espnet_spike.bin.new_recipe; change what you like.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 exec bash "$here/../../run.sh" --recipe_dir "$here" \
   --train_set train --valid_set dev --test_sets "@test_sets@" \
   --feats_type "@feats_type@" --fs "@fs@" --token_type "@token_type@" --nbpe "@nbpe@" \

@@ -2,8 +2,8 @@
 # AN4: spelled names, numbers and dates in English; 50 minutes in all.
 # shellcheck disable=SC2034  # the driver hands the options on to local/data.sh
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-root=$(cd "$here/../.." && pwd -P)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(CDPATH='' cd "$here/../.." && pwd -P)
 . "$root/local/parse_options.sh"
 
 ### options

@@ -3,7 +3,7 @@
 # call again to go on. The table: exp/ablation/RESULTS.md, differences from the ANN twin.
 #   egs/fsdd/ablation.sh [--seeds "1 2 3"] [--rows "imls relu ..."] [OPTIONS of run.sh]
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 expdir=exp/ablation
 
 # shellcheck source=egs/fsdd/local/row_options.sh
@@ -12,7 +12,7 @@ row_options \
   "imls relu no_decay one_decay fixed_ln fixed_bn imls_t1 asym ssa ternary lif warm transformer" "$@"
 for row in $rows; do
   [[ -f $here/conf/ablation/train_$row.yaml ]] || {
-    echo "error: no row '$row'; rows: $(cd "$here/conf/ablation" && echo train_*.yaml)" >&2
+    echo "error: no row '$row'; rows: $(CDPATH='' cd "$here/conf/ablation" && echo train_*.yaml)" >&2
     exit 1
   }
 done

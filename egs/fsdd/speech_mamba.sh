@@ -4,7 +4,7 @@
 # Rows ctc, hybrid and attention decode one model with the decoder of Speech-Mamba in three ways.
 # ROW_mhsa_mamba is the same in our layout of before the published one was known.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 
 # shellcheck source=egs/fsdd/local/row_options.sh
 source "$here/local/row_options.sh"

@@ -2,8 +2,8 @@
 # LibriSpeech: read English, 960 or 100 hours of training speech.
 # shellcheck disable=SC2034  # the driver hands the options on to local/data.sh
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-root=$(cd "$here/../.." && pwd -P)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(CDPATH='' cd "$here/../.." && pwd -P)
 . "$root/local/parse_options.sh"
 
 ### options

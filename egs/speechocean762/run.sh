@@ -2,8 +2,8 @@
 # speechocean762: English read by Mandarin speakers, half of them children; three hours to train.
 # shellcheck disable=SC2034  # the driver hands the options on to local/data.sh
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-root=$(cd "$here/../.." && pwd -P)
+here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(CDPATH='' cd "$here/../.." && pwd -P)
 . "$root/local/parse_options.sh"
 
 ### options

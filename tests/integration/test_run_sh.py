@@ -215,6 +215,34 @@ def test_shell_scripts_are_clean(root):
     assert result.returncode == 0, result.stdout
 
 
+def test_python_settings_of_a_user_do_not_reach_our_environment(root, tmp_path):
+    for name in ("theirs/espnet2", "mine/my_encoders"):
+        (tmp_path / name).mkdir(parents=True)
+    script = f"""
+root='{root}'
+. "$root/local/parse_options.sh"
+isolate_python
+echo "$PYTHONPATH|${{PYTHONHOME-unset}}|$PYTHONNOUSERSITE|$PYTHONSAFEPATH"
+"""
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    env = os.environ | {"PYTHONPATH": f"{theirs}:{mine}:{root}", "PYTHONHOME": "/nowhere"}
+    words = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{mine}:{root}|unset|1|1"
+    assert f"PYTHONPATH: {theirs} is left out, which has another espnet2" in done.stderr
+
+
+def test_cdpath_leads_no_script_astray(root, tmp_path):
+    (tmp_path / "egs/mini_an4").mkdir(parents=True)
+    env = os.environ | {"CDPATH": f"{tmp_path}:{root}"}
+    for script in ("run.sh", "egs/mini_an4/run.sh"):
+        words = ["bash", script, "--list_stages"]
+        done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, check=True)
+        assert "15 pack" in done.stdout
+    for path in [root / "run.sh", *root.glob("local/*.sh"), *root.glob("egs/**/*.sh")]:
+        assert '$(cd "' not in path.read_text(), f"{path}: cd prints where CDPATH led it"
+
+
 def test_an_environment_of_ones_own_is_checked(root, tmp_path):
     fake = tmp_path / "my env" / "bin" / "python"
     fake.parent.mkdir(parents=True)
