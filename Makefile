@@ -1,8 +1,10 @@
 # What a maintainer runs. Users run ./run.sh.
 RECIPE ?= fsdd
+N ?= 4000
+SEED ?= 1
 PYTHON := .venv/bin/python
 
-.PHONY: test test-fast lint env results bench lock
+.PHONY: test test-fast fuzz lint env results bench lock
 
 test:            ## make the environment if needed, then run every test
 	bash local/env.sh --group test
@@ -11,6 +13,10 @@ test:            ## make the environment if needed, then run every test
 test-fast:       ## all tests but those that run whole recipes or train for long
 	bash local/env.sh --group test
 	$(PYTHON) -m pytest -n auto --dist loadgroup --ignore tests/integration
+
+fuzz:            ## damage what commands read, N cases: make fuzz N=4000 SEED=1 (see tests/robustness)
+	bash local/env.sh --group test
+	$(PYTHON) -m tests.robustness --cases "$(N)" --seed "$(SEED)"
 
 lint:            ## format and check Python and shell
 	bash local/env.sh --group test

@@ -17,6 +17,7 @@ NO_MIRROR = {  # folders whose tests mirror no module
     "helpers": "code that tests share",
     "integration": "recipes and commands from end to end",
     "plugins": "packages of other people",
+    "robustness": "the campaign of faults and mutations",
 }
 OTHERS = {  # test files that mirror no module, and why
     "test_docs.py": "commands, options and links of the pages",

@@ -1,0 +1,53 @@
+"""``python -m tests.robustness --cases N --seed S``: run the campaign; or one case of it."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run cases, print those that fail, then the table; return 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.robustness", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the campaign")
+    parser.add_argument("--cases", type=int, default=400, help="how many")
+    parser.add_argument("--case", type=int, help="this one only, with all that it says")
+    parser.add_argument("--driver", help="cases of drivers whose name begins so")
+    args = parser.parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # a process of several threads cannot be copied
+    from tests.robustness import campaign
+    from tests.robustness.known import KNOWN
+
+    numbers = [args.case] if args.case is not None else range(args.cases)
+    outcomes = []
+    start = time.monotonic()
+    for case in campaign.drawn(args.seed, numbers):
+        if args.driver and not case.driver.startswith(args.driver):
+            continue
+        number = case.number
+        outcome = campaign.run(case)
+        outcomes.append(outcome)
+        if args.case is not None:
+            print(f"{case.label} ({outcome.note})\n{outcome.verdict}\n{outcome.detail}")
+        elif outcome.verdict not in campaign.GOOD:
+            known = args.seed == 1 and KNOWN.get(number) == (case.label, outcome.verdict)
+            print(
+                f"{outcome.verdict}{' (known)' if known else ''}: {case.label} ({outcome.note})\n"
+                f"  python -m tests.robustness --seed {args.seed} --case {number}\n"
+                f"  {_last(outcome.detail)}",
+                flush=True,
+            )
+    if args.case is None:
+        print("\n".join(campaign.table(outcomes)))
+        print(f"{len(outcomes)} cases in {time.monotonic() - start:.0f} s")
+    return int(any(outcome.verdict not in campaign.GOOD for outcome in outcomes))
+
+
+def _last(detail: str) -> str:
+    lines = [line for line in detail.strip().splitlines() if line.strip()]
+    return " ".join(lines[-1:])[:300]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
