@@ -8,9 +8,10 @@ import gzip
 import itertools
 import json
 import logging
+import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.utils.files import name_some
 
 _logger = logging.getLogger("data")
+LONGEST_LINE = 1 << 24  # characters
 
 # names of columns, the first that is there is taken
 COLUMNS = {
@@ -88,6 +90,13 @@ def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[
         )
     if not items:
         raise UserError(f"{source} holds no utterance")
+    for item in items:
+        if not 0 <= item.start < math.inf or not (item.end == -1 or item.start < item.end):
+            raise UserError(
+                f"{source}: {item.id or item.audio}: {item.start:g} to {item.end:g} s is no stretch "
+                "of a recording",
+                "start and end are seconds from its beginning; an end of -1 is its end",
+            )
     return items
 
 
@@ -97,20 +106,37 @@ def _open(source: Path) -> TextIO:
     return source.open(encoding="utf-8-sig", newline="")
 
 
+def _text_lines(source: Path) -> Iterator[str]:
+    """Yield the lines of a text file with their ends.
+
+    Raises:
+        UserError: one is longer than any; it may go on without an end, unpacked from very little.
+    """
+    with _open(source) as file:
+        for number in itertools.count(1):
+            line = file.readline(LONGEST_LINE)
+            if not line:
+                return
+            if len(line) == LONGEST_LINE:
+                raise UserError(
+                    f"{source}, line {number}: over {LONGEST_LINE} characters", "is it a manifest?"
+                )
+            yield line
+
+
 def _lines(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield number and content of the lines of a JSON lines file."""
     number = 0
     try:
-        with _open(source) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise UserError(f"{source}, line {number}: expected {{...}}")
-                    yield number, row
+        for number, line in enumerate(_text_lines(source), 1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise UserError(f"{source}, line {number}: expected {{...}}")
+                yield number, row
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{source} cannot be read: {error}") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not all are a JSONDecodeError
         raise UserError(
             f"{source}, line {number}: no JSON ({error})", "one {...} a line is expected"
         ) from error
@@ -144,44 +170,44 @@ def _rows(source: Path, kind: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line at which a row of a table begins, and its fields by column."""
     number = 1
     try:
-        with _open(source) as file:
-            head = file.readline()
-            if kind == "tsv":
-                if head.strip() and "\t" not in head:
-                    raise UserError(
-                        f"{source}: no tab in its first line", "name a table with commas .csv"
-                    )
-                delimiter = "\t"
-                style: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
-            else:  # a spreadsheet of a country with decimal commas writes semicolons
-                delimiter = max(_DELIMITERS, key=head.count)
-                style = {"strict": True, "skipinitialspace": True}
-            reader = csv.reader(itertools.chain([head], file), delimiter=delimiter, **style)
-            names = next(reader, [])
-            if len(set(names)) < len(names):
-                raise UserError(f"{source}: two columns have the same name: {', '.join(names)}")
-            while True:
-                number = reader.line_num + 1
-                fields = next(reader, None)
-                if fields is None:
-                    return
-                if not fields:
-                    continue
-                where = f"{source}, line {number}"
-                if any(_rows_within(field, delimiter, len(names)) for field in fields):
-                    raise UserError(
-                        f"{where}: a double quote opens a field that goes on to line "
-                        f"{reader.line_num} and swallows the rows between",
-                        f"balance the quotes, or save the table as .tsv, which has none; {_ESCAPE}",
-                    )
-                if len(fields) != len(names):
-                    raise UserError(
-                        f"{where}: {len(names)} columns are expected, not {len(fields)}",
-                        f"a field that holds {_DELIMITERS[delimiter]} stands in double quotes"
-                        if kind == "csv"
-                        else "a field cannot hold a tab or a line end",
-                    )
-                yield number, dict(zip(names, fields, strict=True))
+        lines = _text_lines(source)
+        head = next(lines, "")
+        if kind == "tsv":
+            if head.strip() and "\t" not in head:
+                raise UserError(
+                    f"{source}: no tab in its first line", "name a table with commas .csv"
+                )
+            delimiter = "\t"
+            style: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
+        else:  # a spreadsheet of a country with decimal commas writes semicolons
+            delimiter = max(_DELIMITERS, key=head.count)
+            style = {"strict": True, "skipinitialspace": True}
+        reader = csv.reader(itertools.chain([head], lines), delimiter=delimiter, **style)
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise UserError(f"{source}: two columns have the same name: {', '.join(names)}")
+        while True:
+            number = reader.line_num + 1
+            fields = next(reader, None)
+            if fields is None:
+                return
+            if not fields:
+                continue
+            where = f"{source}, line {number}"
+            if any(_rows_within(field, delimiter, len(names)) for field in fields):
+                raise UserError(
+                    f"{where}: a double quote opens a field that goes on to line "
+                    f"{reader.line_num} and swallows the rows between",
+                    f"balance the quotes, or save the table as .tsv, which has none; {_ESCAPE}",
+                )
+            if len(fields) != len(names):
+                raise UserError(
+                    f"{where}: {len(names)} columns are expected, not {len(fields)}",
+                    f"a field that holds {_DELIMITERS[delimiter]} stands in double quotes"
+                    if kind == "csv"
+                    else "a field cannot hold a tab or a line end",
+                )
+            yield number, dict(zip(names, fields, strict=True))
     except csv.Error as error:
         raise UserError(
             f"{source}, line {number}: {error}",
@@ -222,17 +248,36 @@ def _item(where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> Ite
             )
     if "audio" not in found:
         raise UserError(f"{where}: no audio file is named")
+    start, end = _seconds(where, "start", found, 0.0), _seconds(where, "end", found, -1.0)
+    # a duration alone is that of the file, as in NeMo's manifests
+    if "end" not in found and "duration" in found and "start" in found:
+        end = start + _seconds(where, "duration", found)
+    audio, words, name, speaker = (
+        _words(where, what, found) for what in ("audio", "text", "id", "speaker")
+    )
+    return Item(audio, words, name, speaker, start, end)
+
+
+def _seconds(where: str, what: str, row: Mapping[str, Any], default: float | None = None) -> float:
+    """Return a field that holds seconds."""
+    value = row.get(what, default)
     try:
-        start = float(found.get("start", 0.0))
-        end = float(found.get("end", -1.0))
-        # a duration alone is that of the file, as in NeMo's manifests
-        if "end" not in found and "duration" in found and "start" in found:
-            end = start + float(found["duration"])
-    except ValueError as error:
-        raise UserError(f"{where}: start, end and duration are in seconds: {error}") from error
-    words = str(found.get("text", ""))
-    name, speaker = (str(found.get(key, "")) for key in ("id", "speaker"))
-    return Item(str(found["audio"]), words, name, speaker, start, end)
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            if math.isfinite(seconds := float(value)):
+                return seconds
+    except (ValueError, OverflowError):
+        pass
+    raise UserError(f"{where}: {what} is {str(value)[:50]!r}, no number of seconds")
+
+
+def _words(where: str, what: str, row: Mapping[str, Any]) -> str:
+    """Return a field that holds a text, or the digits of a number; empty if it is not there."""
+    value = row.get(what)
+    if value is None:
+        return ""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{where}: {what} is {str(value)[:50]!r}, no text")
 
 
 def _json_lines(source: Path, columns: Mapping[str, str]) -> Iterator[Item]:
@@ -240,17 +285,29 @@ def _json_lines(source: Path, columns: Mapping[str, str]) -> Iterator[Item]:
     for number, row in _lines(source):
         where = f"{source}, line {number}"
         if "recording" in row or "Cut" in str(row.get("type")):
-            yield from _cut(where, row)
+            yield from _of_lhotse(where, _cut, row)
         elif "recording_id" in row:
             if recordings is None:
                 recordings = _recordings(source)
-            if row["recording_id"] not in recordings:
+            recording = recordings.get(_words(where, "recording_id", row))
+            if recording is None:
                 raise UserError(f"{where}: no recording {row['recording_id']!r}")
-            yield _supervision(where, row, recordings[row["recording_id"]], 0.0)
+            yield from _of_lhotse(where, _supervision, row, recording, 0.0)
         elif "sources" in row:
             raise UserError(f"{source}: these are recordings", "give the supervisions, or cuts")
         else:
             yield _item(where, row, columns)
+
+
+def _of_lhotse(where: str, read: Callable[..., Iterator[Item]], *rows: Any) -> Iterator[Item]:
+    """Yield the items of a line of lhotse's."""
+    try:
+        yield from read(where, *rows)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{where}: lhotse writes something else ({type(error).__name__}: {error})",
+            "write the manifest again with lhotse, or a table of audio files and texts",
+        ) from error
 
 
 def _recordings(supervisions: Path) -> dict[str, dict[str, Any]]:
@@ -261,7 +318,7 @@ def _recordings(supervisions: Path) -> dict[str, dict[str, Any]]:
             f"{supervisions}: the recordings are not beside it ({path.name})",
             "lhotse names them ..._recordings_....jsonl.gz and ..._supervisions_....jsonl.gz",
         )
-    return {row["id"]: row for _, row in _lines(path)}
+    return {_words(f"{path}, line {number}", "id", row): row for number, row in _lines(path)}
 
 
 def _cut(where: str, cut: Mapping[str, Any]) -> Iterator[Item]:
@@ -276,15 +333,14 @@ def _cut(where: str, cut: Mapping[str, Any]) -> Iterator[Item]:
         raise UserError(f"{where}: cut {name} has no supervision, so no text")
     for supervision in supervisions:
         channel = supervision.get("channel", cut.get("channel"))
-        yield _supervision(
-            where, supervision | {"channel": channel}, cut["recording"], float(cut.get("start", 0))
-        )
+        start = _seconds(where, "start", cut, 0.0)
+        yield from _supervision(where, supervision | {"channel": channel}, cut["recording"], start)
 
 
 def _supervision(
     where: str, row: Mapping[str, Any], recording: Mapping[str, Any], offset: float
-) -> Item:
-    """Make an item of lhotse's supervision segment in a recording, ``offset`` seconds in."""
+) -> Iterator[Item]:
+    """Yield the item of lhotse's supervision segment in a recording, ``offset`` seconds in."""
     if recording.get("transforms"):
         raise UserError(
             f"{where}: recording {recording['id']} is transformed (resampled, perturbed)",
@@ -299,16 +355,18 @@ def _supervision(
             f"of {', '.join(s['type'] for s in recording['sources'])}"
         )
     (source,) = sources
-    audio = source["source"] + (" |" if source["type"] == "command" else "")
-    start = offset + float(row["start"])
-    end = start + float(row["duration"])
-    length = float(recording["duration"])
+    audio = _words(where, "source", source) + (" |" if source["type"] == "command" else "")
+    start = offset + _seconds(where, "start", row)
+    end = start + _seconds(where, "duration", row)
+    length = _seconds(where, "duration", recording)
+    if -0.0005 < start < 0:  # a rounded one
+        start = 0.0
     if start < 0.0005 and end > length - 0.0005:
         start, end = 0.0, -1.0
     several = len(source["channels"]) > 1
     position = source["channels"].index(next(iter(wanted))) if several else None
-    text = row.get("text") or ""
-    return Item(audio, text, row.get("id", ""), row.get("speaker") or "", start, end, position)
+    text, name, speaker = (_words(where, what, row) for what in ("text", "id", "speaker"))
+    yield Item(audio, text, name, speaker, start, end, position)
 
 
 def _kaldi(folder: Path) -> list[Item]:

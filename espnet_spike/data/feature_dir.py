@@ -1,6 +1,8 @@
 """Directories of extracted features, as the later stages take them."""
 
 import contextlib
+import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -41,10 +43,8 @@ def iter_rows(path: Path) -> Iterator[Row]:
             if key != keys[0]:
                 raise _differ(path, name, min(filter(None, (key, keys[0]))))
         feats, shape, duration, text, speaker = (value for _, value in entries)
-        try:
-            frames, dim = map(int, shape.split(","))
-        except ValueError as error:
-            raise UserError(f"{path}: malformed feats_shape: {error}") from error
+        frames, dim = _shape(path, keys[0], shape)
+        seconds_of(path, keys[0], duration)
         yield Row(keys[0], feats, frames, dim, duration, text, speaker)
 
 
@@ -76,6 +76,33 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
 def _check_table(path: Path, name: str) -> None:
     if not (path / name).exists():
         raise UserError(f"{path}: no {name}", "stage 3 (fbank) makes it")
+
+
+def _shape(path: Path, utt: str, value: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,9}),([0-9]{1,9})", value)
+    if found is None or not int(found[2]):
+        raise UserError(
+            f"{path}/feats_shape: {utt}: {value!r} is not frames,dimensions",
+            "run stage 3 (fbank) again",
+        )
+    return int(found[1]), int(found[2])
+
+
+def seconds_of(path: Path, utt: str, value: str) -> float:
+    """Return the seconds that ``utt2dur`` of a directory gives an utterance.
+
+    Raises:
+        UserError: they are no number, or none of seconds.
+    """
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf or "_" in value:
+        raise UserError(
+            f"{path}/utt2dur: {utt}: {value!r} is no number of seconds", "make the table again"
+        )
+    return seconds
 
 
 def _differ(path: Path, name: str, utt: str) -> UserError:
@@ -115,14 +142,8 @@ class FeatureDir:
             other = tables["feats.scp"].keys() ^ table.keys()
             if other:
                 raise _differ(path, name, min(other))
-        try:
-            shapes = {}
-            for utt, value in tables["feats_shape"].items():
-                frames, dim = value.split(",")
-                shapes[utt] = (int(frames), int(dim))
-            durations = {utt: float(value) for utt, value in tables["utt2dur"].items()}
-        except ValueError as error:
-            raise UserError(f"{path}: malformed feats_shape or utt2dur: {error}") from error
+        shapes = {utt: _shape(path, utt, value) for utt, value in tables["feats_shape"].items()}
+        durations = {utt: seconds_of(path, utt, value) for utt, value in tables["utt2dur"].items()}
         return cls(tables["feats.scp"], shapes, durations, tables["text"], tables["utt2spk"])
 
     def write(self, path: Path) -> None:

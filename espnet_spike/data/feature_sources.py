@@ -11,7 +11,7 @@ from espnet_spike.data.audio import AudioInfo, Source, change_rate, inspect, par
 from espnet_spike.data.dropping import ScoredSets
 from espnet_spike.data.extraction import Task, run_tasks
 from espnet_spike.data.fbank import FbankConfig, extractor
-from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.data.feature_dir import FeatureDir, seconds_of
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
@@ -230,10 +230,7 @@ def plan_copy(
     durations: dict[str, float] = {}
     if (source / "utt2dur").exists():
         table = read_table(source / "utt2dur")
-        try:
-            durations = {utt: float(seconds) for utt, seconds in table.items()}
-        except ValueError as error:
-            raise UserError(f"{source}/utt2dur: {error}") from error
+        durations = {utt: seconds_of(source, utt, seconds) for utt, seconds in table.items()}
     make = Copy(data.feats, durations, frame_shift)
     costs = dict.fromkeys(data.text, 1.0)
     made_of = (source, data.dropped, scored or ScoredSets())

@@ -94,6 +94,8 @@ def train_sentencepiece(
                 minloglevel=2,
             )
             return model.getvalue()
+        except SystemError as error:  # what reading the text raised
+            raise error.__cause__ or error from None
         except (RuntimeError, OSError) as error:
             fitting = _fitting_size(str(error))
             # each complaint is followed once: too many pieces down, too few up

@@ -53,7 +53,7 @@ def test_an_unknown_column_is_asked_for_and_can_be_named(audio, header, said):
         ("path,text\nb.ogg,A,B\n", "line 2: 2 columns are expected"),
         ("path,text\n", "holds no utterance"),
         ("path,text\nb.ogg,!?\n", "no utterance has words"),
-        ("path,text,start,end\nb.ogg,A,one,2\n", "line 2: start, end"),
+        ("path,text,start,end\nb.ogg,A,one,2\n", "line 2: start is .one., no number of seconds"),
         ("id,path,text\nu,b.ogg,A\nu,c.wav,B\n", "two utterances are called u"),
     ],
 )
@@ -212,3 +212,78 @@ def test_names_come_from_files_and_stay_apart(tmp_path):
     assert names_of(same, tmp_path) == ["a-1", "b-1"]
     with pytest.raises(UserError, match="two utterances are called x"):
         names_of([Item("a/x.wav", "t"), Item("a/x.wav", "u")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"start": float("nan")}, "line 2: start is 'nan', no number of seconds"),
+        ({"start": "inf"}, "line 2: start is 'inf', no number of seconds"),
+        ({"start": True}, "line 2: start is 'True', no number of seconds"),
+        ({"start": [1]}, "line 2: start is '[1]', no number of seconds"),
+        ({"start": 10**400}, "line 2: start is '1000"),
+        ({"start": -1.5}, "two: -1.5 to 0.2 s is no stretch"),
+        ({"start": 0.3}, "two: 0.3 to 0.2 s is no stretch"),
+        ({"id": True}, "line 2: id is 'True', no text"),
+        ({"audio": ["x"]}, "line 2: audio is \"['x']\", no text"),
+        ({"text": {"a": 1}}, "line 2: text is \"{'a': 1}\", no text"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_its_line(tmp_path, change, said):
+    good = {"audio": "x.wav", "text": "a", "start": 0.1, "end": 0.2}
+    path = tmp_path / "x.jsonl"
+    rows = [good | {"id": "one"}, good | {"id": "two"} | change]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as caught:
+        read_source(path)
+    assert f"{path}" in str(caught.value) and said in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["1" * 5000, "[" * 100_000, "NaN", '{"a": 1', "\udcff"])
+def test_a_line_that_is_no_json_is_refused_with_its_number(tmp_path, line):
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"audio": "x.wav", "text": "a"}}\n{line}\n', errors="surrogateescape")
+    with pytest.raises(UserError, match="line 2" if line.isascii() else "cannot be read"):
+        read_source(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("espnet_spike.corpora.manifests.LONGEST_LINE", 1 << 16)
+    path = tmp_path / f"x.{kind}.gz"
+    path.write_bytes(gzip.compress(b'{"audio,text": "' + bytes(1 << 17)))
+    with pytest.raises(UserError, match="line 1: over 65536 characters"):
+        read_source(path)
+
+
+CUT = {
+    "id": "u",
+    "start": 0.0,
+    "recording": {"duration": 2.0, "sources": [{"type": "file", "channels": [0], "source": "x"}]},
+    "supervisions": [{"id": "u", "start": 0.5, "duration": 1.0, "text": "a", "channel": 0}],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recording": 5},
+        {"recording": {}},
+        {"recording": {"sources": [1]}},
+        {"supervisions": [5]},
+        {"supervisions": 5},
+        {"supervisions": [{}]},
+        {"start": None},
+        {"supervisions": [CUT["supervisions"][0] | {"id": True}]},
+        {"supervisions": [CUT["supervisions"][0] | {"channel": [[0]]}]},
+        {"supervisions": [CUT["supervisions"][0] | {"duration": -1}]},
+    ],
+)
+def test_a_line_that_lhotse_never_wrote_is_refused(tmp_path, change):
+    path = tmp_path / "cuts.jsonl"
+    path.write_text(json.dumps(CUT) + "\n")
+    (item,) = read_source(path)
+    assert item == Item("x", "a", "u", "", 0.5, 1.5)
+    path.write_text(json.dumps(CUT | change) + "\n")
+    with pytest.raises(UserError, match=r"cuts\.jsonl"):
+        read_source(path)

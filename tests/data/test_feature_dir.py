@@ -55,11 +55,19 @@ def test_tables_that_do_not_agree_are_named(tmp_path, name):
         FeatureDir.read(tmp_path)
 
 
-def test_a_malformed_shape_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("feats_shape", v) for v in ("10", "a,8", "-1,8", "10,0", "1_0,8", "1,2,3", "", "nan,8")),
+        *(("utt2dur", v) for v in ("", "x", "nan", "inf", "-1", "7,8", "1e999", "1_0")),
+    ],
+)
+def test_a_malformed_value_is_an_error_with_its_utterance(tmp_path, name, value):
     make({"a1": 10}).write(tmp_path)
-    (tmp_path / "feats_shape").write_text("a1 10\n")
-    with pytest.raises(UserError, match=r"malformed feats_shape"):
-        FeatureDir.read(tmp_path)
+    (tmp_path / name).write_text(f"a1 {value}\n")
+    for read in (FeatureDir.read, lambda path: list(iter_rows(path))):
+        with pytest.raises(UserError, match=rf"{name}: a1: '{value}' is no"):
+            read(tmp_path)
 
 
 def test_a_subset_has_all_tables():

@@ -151,3 +151,11 @@ def test_a_text_without_transcripts_is_an_error(tmp_path):
     (tmp_path / "text").write_text("a\nb\n")
     with pytest.raises(UserError, match=r"no transcripts"):
         tokenize.main(["--text", str(tmp_path / "text"), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("token_type", ["bpe", "char", "word"])
+def test_a_text_that_is_not_utf8_is_named_with_its_line(tmp_path, token_type):
+    text = tmp_path / "text"
+    text.write_bytes(b"u1 one two\nu2 one \xff two\n")
+    with pytest.raises(UserError, match="text, line 2: not UTF-8"):
+        tokens.make_token_list(text, tmp_path / "out", token_type, 10, "unigram")
