@@ -240,6 +240,8 @@ def extract(archive: Path, target: Path, members: str = "", strip: int = 0) -> P
     marker = _marker(target, archive.name)
     if marker.exists():
         return target
+    if not archive.is_file():
+        raise UserError(f"{archive}: no such archive", "fetch it, or give the folder of the corpus")
     staging = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
     with tqdm(

@@ -265,3 +265,15 @@ def test_an_archive_without_the_members_is_an_error(tmp_path):
     archive = make_tar(tmp_path / "a.tar.gz", {"x": b"1"})
     with pytest.raises(UserError, match=r"holds nothing under 'top/'"):
         extract(archive, tmp_path / "out", members="top/")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "loop"])
+def test_an_archive_that_is_none_is_named(tmp_path, kind):
+    archive = tmp_path / "x.tgz"
+    if kind == "folder":
+        archive.mkdir()
+    elif kind == "loop":
+        archive.symlink_to(archive.name)
+    with pytest.raises(UserError, match=r"x\.tgz: no such archive"):
+        extract(archive, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
