@@ -93,8 +93,8 @@ def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[
     for item in items:
         if not 0 <= item.start < math.inf or not (item.end == -1 or item.start < item.end):
             raise UserError(
-                f"{source}: {item.id or item.audio}: {item.start:g} to {item.end:g} s is no stretch "
-                "of a recording",
+                f"{source}: {item.id or item.audio}: {item.start:g} to {item.end:g} s is no "
+                "stretch of a recording",
                 "start and end are seconds from its beginning; an end of -1 is its end",
             )
     return items
