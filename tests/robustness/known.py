@@ -8,7 +8,6 @@ KNOWN: dict[int, tuple[str, str]] = {
     130: ("decode: dump/test/feats.ark: link_to_itself", "traceback"),
     134: ("score: tokens/bpe.model: a_tail", "traceback"),
     202: ("report: exp/asr_x/epochs.jsonl: no_json", "traceback"),
-    289: ("report: exp/asr_x/decode/test/decode.json: no_json", "traceback"),
     316: ("compare: exp/asr_x/epochs.jsonl: no_json", "traceback"),
     365: ("transcribe: exp/asr_tiny/config.yaml: null", "traceback"),
 }
