@@ -74,6 +74,24 @@ class SpikeASRModel(ESPnetASRModel):
         specaug = self.specaug
         return specaug.augmentation.fastest if isinstance(specaug, AugmentThenMask) else 1.0
 
+    def encode(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Encode; see ``ESPnetASRModel.encode``.
+
+        Raises:
+            UserError: a waveform, where the model has no front end and takes features: its samples
+                would count as frames, and take gigabytes.
+        """
+        if self.frontend is None and speech.dim() < 3:
+            raise UserError(
+                f"a waveform of {speech.shape[-1]} samples, where the model takes features "
+                "(B, T, D)",
+                "espnet_spike.Recognizer(MODEL).transcribe({name: path}) reads audio; "
+                "espnet_spike.FeatureExtractor makes features of samples",
+            )
+        return super().encode(speech, speech_lengths, *args, **kwargs)
+
     def task_loss(self, **batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return what ``forward`` does, without auxiliary losses and what they are made of."""
         return super().forward(**batch)

@@ -249,3 +249,12 @@ def test_augmentation_comes_before_masks_and_normalisation_and_in_training_only(
 def test_augmentation_without_masks_knows_the_fastest_tempo():
     model = build("transformer", ctc_weight=1.0, augment={"time_stretch": {}})
     assert model.fastest == 1.1
+
+
+def test_a_waveform_is_refused_where_features_are_taken():
+    model = build().eval()
+    with pytest.raises(UserError, match="waveform of 16000 samples") as found:
+        model.encode(torch.zeros(1, 16000), torch.tensor([16000]))
+    assert "Recognizer" in found.value.hint
+    with torch.no_grad():
+        model.encode(torch.zeros(1, 60, 80), torch.tensor([60]))
