@@ -1,5 +1,7 @@
-"""The one exception a user sees, and the helper that guesses what they meant."""
+"""The one exception a user sees, and the helpers that explain and guess what they meant."""
 
+import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -29,3 +31,42 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+# what a system refuses for a reason that the user can do away with
+CURES = {
+    errno.ENOSPC: "free disk space and run the same command again: what is finished stays so",
+    errno.EDQUOT: "free some of your quota and run the same command again",
+    errno.EROFS: "that disk is read-only: give folders elsewhere (run.sh: --expdir, --dumpdir)",
+    errno.EACCES: "change its permissions or those of its folder, or give a folder of your own",
+    errno.EPERM: "change its permissions or those of its folder, or give a folder of your own",
+    errno.ENOTDIR: "a part of this path is a file where a folder belongs: rename it",
+    errno.EISDIR: "a folder is where a file belongs: rename it, or give the file",
+    errno.ENAMETOOLONG: "give a shorter name (run.sh: --asr_tag, --inference_tag)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n 4096), or lower --nj and num_workers",
+    errno.ENFILE: "the machine has too many open files: end other programs, or lower --nj",
+    errno.EIO: "the disk or the network to it fails: look at the machine's log (dmesg)",
+}
+WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+def system_error(error: OSError) -> UserError | None:
+    """Return what the user has to know of an error of the system; None if it is of no such kind.
+
+    The kinds are those of `CURES`: a file that is missing, for example, is no error of the system.
+    """
+    if error.errno not in CURES:
+        return None
+    path = error.filename2 or error.filename
+    if isinstance(path, bytes | str | os.PathLike):
+        path = os.fsdecode(path)
+        readable = os.path.exists(path) and not os.access(path, os.R_OK)
+    else:  # of a number, or not known
+        path, readable = "a file", False
+    action = "written" if error.errno in WRITING else "read" if readable else "opened"
+    return UserError(f"{path} cannot be {action}: {error.strerror}", CURES[error.errno])
+
+
+def cure_of(text: str) -> str:
+    """Return what to do about an error of the system that is told in a text, empty if none is."""
+    return next((cure for number, cure in CURES.items() if os.strerror(number) in text), "")

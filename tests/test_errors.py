@@ -1,6 +1,9 @@
+import errno
+import os
+
 import pytest
 
-from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.errors import CURES, UserError, cure_of, did_you_mean, system_error
 
 
 def test_a_message_stands_alone_or_with_its_hint():
@@ -21,3 +24,35 @@ def test_the_nearest_name_is_guessed(name, guess):
 def test_nothing_near_is_no_guess():
     assert did_you_mean("optim", ["encoder", "decoder"]) == ""
     assert did_you_mean("encoder", []) == ""
+
+
+@pytest.mark.parametrize("number", CURES)
+def test_what_the_system_refuses_is_an_error_with_a_cure(number, tmp_path):
+    found = system_error(OSError(number, os.strerror(number), str(tmp_path / "x")))
+    assert found is not None and found.hint == CURES[number]
+    assert found.message.startswith(f"{tmp_path}/x cannot be ")
+    assert found.message.endswith(os.strerror(number))
+    assert cure_of(f"OSError: [Errno {number}] {os.strerror(number)}: 'x'") in CURES.values()
+
+
+def test_other_errors_of_files_are_none_of_the_system():
+    assert system_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+    assert system_error(OSError("of a library")) is None
+    assert cure_of("RuntimeError: boom") == ""
+    nameless = system_error(OSError(errno.EMFILE, "Too many open files"))
+    assert (
+        nameless is not None and nameless.message == "a file cannot be opened: Too many open files"
+    )
+
+
+def test_real_ones(tmp_path):
+    (tmp_path / "file").touch()
+    for path, said in {
+        tmp_path / "file/x": "Not a directory",
+        tmp_path: "Is a directory",
+        tmp_path / ("x" * 300): "File name too long",
+    }.items():
+        with pytest.raises(OSError) as caught:
+            path.open("w")
+        found = system_error(caught.value)
+        assert found is not None and str(path) in found.message and said in found.message

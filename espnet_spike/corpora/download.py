@@ -11,8 +11,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, system_error
 from espnet_spike.utils.archives import unpack_into
+from espnet_spike.utils.locks import alone
 
 logger = logging.getLogger("download")
 TRIES = 3
@@ -87,6 +88,16 @@ def obtain(
     """
     if _marker(target, archive.name).exists():
         return target
+    downloads.mkdir(parents=True, exist_ok=True)
+    with alone(downloads / f".{target.name}.obtained.lock", f"fetching of {archive.name}"):
+        if not _marker(target, archive.name).exists():  # else by the process that was waited for
+            _obtain(archive, mirror, downloads, target, strip, sha256)
+    return target
+
+
+def _obtain(
+    archive: Archive, mirror: str, downloads: Path, target: Path, strip: int, sha256: str | None
+) -> None:
     hint = "fix the network, choose another --mirror, or give --corpus_dir with a local copy"
     checksum = f"{archive.checksum} sha256:{sha256.lower()}" if sha256 else archive.checksum
     path = download(archive.url(mirror), downloads / archive.name, hint, checksum=checksum)
@@ -94,7 +105,6 @@ def obtain(
     check_space(target if target.exists() else downloads, need, f"unpacking {archive.name}")
     extract(path, target, strip=strip)
     path.unlink()
-    return target
 
 
 def check_space(folder: Path, need: float, what: str) -> None:
@@ -135,6 +145,11 @@ def download(
         return path
     _check_way(url, checksum)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.with_name(f".{path.name}.lock"), f"download of {path.name}"):
+        return path if path.exists() else _download(url, path, hint, tries, pause, checksum)
+
+
+def _download(url: str, path: Path, hint: str, tries: int, pause: float, checksum: str) -> Path:
     part = path.with_name(path.name + ".part")
     for attempt in range(1, tries + 1):
         try:
@@ -143,6 +158,8 @@ def download(
             os.replace(part, path)
             return path
         except OSError as error:  # urllib's errors and socket timeouts are OSErrors
+            if known := system_error(error):  # of this machine
+                raise known from error
             reason = getattr(error, "reason", None) or error
             logger.warning("%s: try %d of %d failed: %s", url, attempt, tries, reason)
             final = isinstance(error, urllib.error.HTTPError) and error.code in (403, 404, 410)
@@ -235,13 +252,23 @@ def extract(archive: Path, target: Path, members: str = "", strip: int = 0) -> P
     Raises:
         UserError: damaged archive, or no such members.
     """
+    if not _marker(target, archive.name).exists():
+        if not archive.is_file():
+            raise UserError(
+                f"{archive}: no such archive", "fetch it, or give the folder of the corpus"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with alone(target.with_name(f".{target.name}.lock"), f"unpacking of {archive.name}"):
+            _extract(archive, target, members, strip)
+    return target
+
+
+def _extract(archive: Path, target: Path, members: str, strip: int) -> None:
     from tqdm import tqdm
 
     marker = _marker(target, archive.name)
-    if marker.exists():
-        return target
-    if not archive.is_file():
-        raise UserError(f"{archive}: no such archive", "fetch it, or give the folder of the corpus")
+    if marker.exists():  # by the process that was waited for
+        return
     staging = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
     with tqdm(
@@ -265,4 +292,3 @@ def extract(archive: Path, target: Path, members: str = "", strip: int = 0) -> P
         os.replace(item, place)
     staging.rmdir()
     marker.touch()
-    return target

@@ -24,7 +24,7 @@ import numpy as np
 from espnet_spike.data.ark import ArkReader, ArkWriter
 from espnet_spike.data.dropping import DROPPED, ScoredSets
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, system_error
 from espnet_spike.utils.cluster import UTTERANCES, ClusterConfig, number_of_tasks
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
 from espnet_spike.utils.files import LEFTOVERS, replacing, write_table
@@ -186,8 +186,9 @@ def run_tasks(
             written = [(n, utts, stack.enter_context(replacing(ark))) for n, utts, ark in jobs]
             shards = _run_jobs(tasks, written, nj, unit, cluster)
     except OSError as error:
-        where = error.filename or tasks[0].target
-        raise UserError(f"{where}: {error.strerror}", "is the disk full?") from error
+        error.filename = error.filename or str(tasks[0].target)
+        known = system_error(error)
+        raise known or UserError(f"{error.filename}: {error.strerror or error}") from error
     finally:
         for task in tasks:  # of workers of the cluster that were ended
             for left in (task.target / "data").glob(LEFTOVERS):

@@ -3,6 +3,7 @@
 Light: nothing of torch or ESPnet is imported.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from importlib.metadata import entry_points, version
@@ -11,6 +12,7 @@ from pathlib import Path
 import espnet_spike
 from espnet_spike.tasks.registry import KINDS
 from espnet_spike.utils.files import digest, write_json
+from espnet_spike.utils.shapes import misfit
 
 REMEMBERED = 200  # how many passed checks a file keeps
 
@@ -27,14 +29,17 @@ class PassedChecks:
     def add(self, key: str) -> None:
         """Remember a check; the oldest one is forgotten when there are many."""
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, [*self._keys(), key][-REMEMBERED:], sort_keys=True)
+            # where nothing can be written, as beside finished experiments, it is checked again
+            with contextlib.suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.path, [*self._keys(), key][-REMEMBERED:], sort_keys=True)
 
     def _keys(self) -> list[str]:
         try:
-            return [] if self.path is None else json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            keys = [] if self.path is None else json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return []
+        return keys if not misfit(keys, list[str]) else []
 
 
 def check_key(options: Mapping[str, object]) -> str:

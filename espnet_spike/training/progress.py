@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, cure_of
 from espnet_spike.experiment import EPOCHS, unhealthy_layers
 from espnet_spike.tasks.oom_scan import HINT, is_out_of_memory
 from espnet_spike.utils.files import last_lines
@@ -153,8 +153,8 @@ def _cure(error: BaseException) -> str:
     text = str(error)
     if is_out_of_memory(error):
         return f"{HINT}; "
-    if getattr(error, "errno", None) == 28 or "No space left" in text:
-        return "free disk space and run the same command again; "
+    if cure := cure_of(text):
+        return f"{cure}; "
     if "equal or more than world_size" in text:
         return "raise batch_size or batch_bins: each batch is split over all processes; "
     if "DataLoader worker" in text:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import temporary_name
 
 BLOCK = 512  # of tar
 CHUNK = 1 << 20  # bytes in memory at a time
@@ -81,8 +82,7 @@ def unpack(archive: Path, folder: Path, members: str = "", limits: Limits = LIMI
     """
     if os.path.lexists(folder):
         raise UserError(f"{folder} exists", "remove it, or unpack elsewhere")
-    staging = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(staging, ignore_errors=True)
+    staging = temporary_name(folder)
     found = unpack_into(archive, staging, members, limits=limits)
     os.rename(staging, folder)
     return found

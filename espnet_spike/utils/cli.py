@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.errors import UserError, did_you_mean, system_error
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,8 +138,8 @@ def run(
 ) -> NoReturn:
     """Run a command and exit with its status.
 
-    0: done. 1: a ``UserError``, printed without a traceback. 130: Ctrl-C. Any other exception is a
-    bug of ours and keeps its traceback.
+    0: done. 1: a ``UserError``, or what the system refuses (a full disk, no permission), printed
+    without a traceback. 130: Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -151,6 +151,11 @@ def run(
         main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except OSError as error:
+        if (known := system_error(error)) is None:
+            raise
+        print(f"error: {known}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)

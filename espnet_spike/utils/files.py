@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, cure_of
 
 SHOWN = 5  # how many offenders a message names
 
@@ -37,7 +37,8 @@ def iter_lines(path: Path) -> Iterator[str]:
                 if decoded.strip():
                     yield decoded.rstrip("\r")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        cure = cure_of(str(error.strerror))
+        raise UserError(f"{path}: cannot be read ({error.strerror})", cure) from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -86,14 +87,28 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a name in the folder of ``path`` to write under; it becomes ``path`` at the end.
 
     So a reader never sees half a file, and after an error the old one stays. Every call has a
-    temporary name of its own; what an error leaves under it is removed.
+    temporary name of its own; what an error leaves under it is removed. An error of the system
+    names ``path``: that of a full disk names none, and nobody knows the temporary one.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _naming(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Put ``path`` into errors of the system without a name, or with the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, temporary, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextlib.contextmanager
@@ -119,16 +134,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: at the end, when ``path`` is a folder that is not empty.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, path)
+        with _naming(path, temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """Return a name beside ``path`` that no other process, and no other call, has."""
     # machines that share a disk may have processes of the same number
     return path.with_name(f".{path.name}.tmp{os.urandom(6).hex()}")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, cure_of
 from espnet_spike.utils.files import last_lines
 
 POLL_SECONDS = 0.2
@@ -23,7 +23,6 @@ TAIL_LINES = 20
 HINTS = (
     ("out of memory", "lower batch_size in the inference config, or --inference_nj"),
     ("MemoryError", "lower batch_size in the inference config, or --inference_nj"),
-    ("No space left", "free some disk space"),
     ("must be one of", "the encoder comes from a package that is not installed here"),
 )
 
@@ -95,7 +94,8 @@ def _fail(name: str, number: int, jobs: Sequence[Job], status: int) -> None:
     elif "hint: " in tail:
         hint = ""
     else:
-        hint = next((hint for sign, hint in HINTS if sign in tail), f"see {log}")
+        hint = next((hint for sign, hint in HINTS if sign in tail), "")
+        hint = hint or cure_of(tail) or f"see {log}"
     raise UserError(
         f"{name}: job {number + 1} of {len(jobs)} failed (status {status})\n"
         f"  command: {shlex.join(job.command)}\n  log: {log}\n  its last lines:\n"

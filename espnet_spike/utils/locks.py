@@ -39,6 +39,29 @@ def locked(writes: Iterable[Path], reads: Iterable[Path], who: str) -> Iterator[
         yield held
 
 
+@contextlib.contextmanager
+def alone(path: Path, who: str) -> Iterator[None]:
+    """Do something that one process does at a time; the lock file is gone afterwards.
+
+    Args:
+        path: of the lock file.
+        who: begins the line that is printed when it waits.
+
+    Raises:
+        OSError: the lock cannot be made.
+    """
+    while True:
+        with locked([path], [], who) as (number,):
+            # the one that was waited for has removed the file
+            if not path.exists() or os.stat(number).st_ino != path.stat().st_ino:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
 def _opened(path: Path, must: bool) -> IO[str] | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

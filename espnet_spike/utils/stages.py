@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, cure_of
 from espnet_spike.utils.locks import locked
 from espnet_spike.utils.markers import (
     UNHASHED_OPTIONS,
@@ -48,7 +48,6 @@ TAIL_LINES = 20
 
 
 HINTS = (
-    ("No space left on device", "free some disk space; finished stages will not run again"),
     ("CUDA out of memory", "lower batch_bins in the training config, or raise accum_grad"),
     ("Killed", "the machine ran out of memory: lower --nj, or batch_bins in the config"),
     ("MemoryError", "lower --nj, or batch_bins in the config"),
@@ -65,7 +64,9 @@ def hint_for(log_tail: str, status: int) -> str:
     for sign, hint in HINTS:
         if sign in log_tail:
             return hint
-    return "fix the cause and rerun the same command: finished stages are skipped"
+    return (
+        cure_of(log_tail) or "fix the cause and rerun the same command: finished stages are skipped"
+    )
 
 
 def _stream(command: Sequence[str], log: Path, locks: Sequence[int]) -> int:
@@ -81,7 +82,8 @@ def _stream(command: Sequence[str], log: Path, locks: Sequence[int]) -> int:
     # on Ctrl-C the child gets the signal too (same process group); it ends first, then this does
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with log.open("wb") as file:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(log.open("wb"))
             file.write(f"# {shlex.join(command)}\n# {time.strftime('%FT%T%z')}\n".encode())
             file.flush()
             child = subprocess.Popen(
@@ -92,6 +94,7 @@ def _stream(command: Sequence[str], log: Path, locks: Sequence[int]) -> int:
                 pass_fds=locks,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
+            stack.callback(_end, child)
             assert isinstance(child.stdout, io.BufferedReader)  # not text
             while chunk := child.stdout.read1(1 << 16):
                 sys.stderr.buffer.write(chunk)
@@ -102,6 +105,13 @@ def _stream(command: Sequence[str], log: Path, locks: Sequence[int]) -> int:
             return child.wait()
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _end(child: subprocess.Popen) -> None:
+    """End a command whose log cannot be written, so that it does not go on unheard."""
+    if child.poll() is None:
+        child.terminate()
+        child.wait()
 
 
 def _telling(lines: Sequence[str]) -> Sequence[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.errors import UserError, cure_of, did_you_mean
 from espnet_spike.utils.files import write_lines
 from espnet_spike.utils.resources import config_file
 
@@ -80,7 +80,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"no such configuration file: {path}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        cure = cure_of(str(error.strerror))
+        raise UserError(f"{path}: cannot be read ({error.strerror})", cure) from error
     except (yaml.YAMLError, *BAD) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

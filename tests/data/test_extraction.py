@@ -64,8 +64,11 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ArkWriter, "write", full)
-    with pytest.raises(UserError, match=r"No space left on device"):
-        run_tasks([task(tmp_path / "f", ones)], 1)
+    for nj in (1, 2):  # in this process, and in workers
+        with pytest.raises(UserError, match=r"f\S* cannot be written: No space left") as caught:
+            run_tasks([task(tmp_path / "f", ones)], nj)
+        assert "free disk space" in caught.value.hint
+        assert not list((tmp_path / "f/data").iterdir())
 
 
 def test_a_killed_process_is_an_error_and_not_a_hang(tmp_path):

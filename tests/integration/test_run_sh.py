@@ -201,6 +201,21 @@ def test_auto_takes_as_many_gpus_as_the_data_allow(
         assert f"--ngpu {expected} " in " ".join(shlex.split(result.stdout))
 
 
+def test_a_command_that_cannot_be_noted_down_stops_nothing(root, tmp_path):
+    (tmp_path / "file").touch()
+    script = """
+set -euo pipefail
+. "$1/local/driver.sh"
+dry_run=false called_as="./run.sh --x"
+note_command "$2/exp/asr_x"; note_command "$2/file/asr_x"; dry_run=true; note_command "$2/dry"
+"""
+    words = ["bash", "-c", script, "bash", str(root), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "exp/asr_x/commands.txt").read_text() == "./run.sh --x\n"
+    assert not (tmp_path / "dry").exists()
+
+
 def test_shell_scripts_are_clean(root):
     shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
     scripts = [

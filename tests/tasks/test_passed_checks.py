@@ -53,6 +53,22 @@ def test_the_key_changes_with_what_the_check_depends_on(change, tmp_path, monkey
     assert check_key(options) != before
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[1, 2]", "null", "\xff"])
+def test_a_damaged_memory_is_made_anew(tmp_path, content):
+    (tmp_path / "c.json").write_text(content, encoding="latin-1")
+    passed = PassedChecks(tmp_path / "c.json")
+    assert "a" not in passed
+    passed.add("a")
+    assert "a" in passed
+
+
+def test_a_memory_that_cannot_be_written_forgets(tmp_path):
+    (tmp_path / "file").touch()
+    passed = PassedChecks(tmp_path / "file/c.json")
+    passed.add("a")
+    assert "a" not in passed
+
+
 def test_the_memory_costs_no_imports():
     code = "import sys, espnet_spike.tasks.passed_checks; "
     code += "print({'torch', 'espnet2', 'numpy'} & set(sys.modules))"

@@ -1,10 +1,13 @@
 import argparse
+import errno
 import logging
+import os
 
 import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, named_dirs, quiet, run, str2bool
+from espnet_spike.utils.files import write_lines
 
 
 def parser():
@@ -67,6 +70,20 @@ def test_only_messages_up_to_a_level_are_held_back(caplog):
         logging.getLogger("x").warning("a warning")
     assert logging.root.manager.disable == before
     assert caplog.messages == ["a warning"]
+
+
+def test_a_full_disk_is_no_bug_of_ours(tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(SystemExit) as exit_:
+        run(lambda argv: write_lines(tmp_path / "table", ["x"]), [])
+    said = capsys.readouterr().err
+    assert exit_.value.code == 1 and "Traceback" not in said
+    assert f"error: {tmp_path}/table cannot be written: No space left on device" in said
+    assert "hint: free disk space" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_exit_status_tells_what_happened(capsys):

@@ -48,6 +48,23 @@ def test_who_waits_says_for_whom(tmp_path, capsys):
     assert writer.wait(10) == 0
 
 
+def test_one_at_a_time_and_no_lock_is_left(tmp_path):
+    code = """
+import sys, time
+from pathlib import Path
+from espnet_spike.utils.locks import alone
+for _ in range(20):
+    with alone(Path(sys.argv[1]), "x"):
+        Path(sys.argv[2]).mkdir()
+        time.sleep(0.002)
+        Path(sys.argv[2]).rmdir()
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "a.lock"), str(tmp_path / "inside")]
+    both = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert not list(tmp_path.iterdir())
+
+
 def test_where_nothing_can_be_written_reading_needs_no_lock(tmp_path):
     (tmp_path / "file").touch()
     with locked([], [tmp_path / "file/a.lock"], "stage y") as held:

@@ -315,6 +315,13 @@ def test_done_stages_need_nothing_that_can_be_written(recipe, monkeypatch):
     assert recipe.run() == []
 
 
+def test_a_log_that_cannot_be_written_ends_the_command(stage, tmp_path, monkeypatch):
+    (tmp_path / "exp/log/x.log").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        stage(f"touch '{tmp_path}/out'")
+    assert not (tmp_path / "exp/.done/x.json").exists()
+
+
 def test_two_experiments_at_once_share_the_work(recipe, tmp_path):
     script = "echo run >>runs; sleep 0.5; mkdir -p dump/f; echo x >dump/f/feats.scp"
     words = ["--stage", "3 fbank", "--name", "fbank", "--shared", "dump"]
