@@ -6,6 +6,7 @@ ESPnet checks neither the type of a YAML value nor its choices, and finds a wron
 
 import argparse
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +133,8 @@ def check_training_config(
     args = parse_espnet(task, config, words, extra)
     problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
+    if args.use_wandb and find_spec("wandb") is None:
+        problems.append("use_wandb: the package wandb is not installed; install it, or write false")
     if input_size is not None:
         problems += _check_asr(config, args)
     _raise(where, problems)
@@ -147,6 +150,11 @@ def check_training_config(
         model = build_on_meta(task, _of_sizes(args, tokens))
     except UserError:
         raise
+    except ImportError as error:
+        raise UserError(
+            f"{where}: the model needs a package that is not installed: {error}",
+            "install it, or choose another encoder or decoder",
+        ) from error
     # ValueError, AssertionError, ...: whatever a constructor says to values it does not like
     except Exception as error:
         text = str(error) or "a check in a constructor failed"

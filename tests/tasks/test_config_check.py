@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 
 from espnet_spike.errors import UserError
+from espnet_spike.tasks import config_check
 from espnet_spike.tasks.asr import SpikeASRTask
 from espnet_spike.tasks.config import read_training_config
 from espnet_spike.tasks.config_check import check_training_config
@@ -101,6 +104,28 @@ def test_options_of_the_command_are_weaker_than_those_of_the_user():
     ],
 )
 def test_mistakes(change, message):
+    with pytest.raises(UserError, match=f"(?s)c.yaml.*{message}"):
+        check(changed(change))
+
+
+@pytest.mark.parametrize(
+    ("missing", "change", "message"),
+    [
+        ("wandb", {"use_wandb": True}, "use_wandb: the package wandb is not installed"),
+        (
+            "warprnnt_pytorch",
+            {
+                "decoder": "transducer",
+                "decoder_conf": {},
+                "joint_net_conf": {"joint_space_size": 8},
+            },
+            "needs a package that is not installed: .*warp",
+        ),
+    ],
+)
+def test_what_needs_a_missing_package_is_refused_by_name(monkeypatch, missing, change, message):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(config_check, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=f"(?s)c.yaml.*{message}"):
         check(changed(change))
 
