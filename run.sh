@@ -58,6 +58,8 @@ use_lm=false               # train a language model and decode with it
 lm_config=conf/lm.yaml     # its config
 lm_train_text=             # further files of "key words" lines that it learns from
 lm_tag=                    # its folder; made from the config's name when empty
+use_ngram=false            # estimate a token n-gram and decode with it (needs KenLM)
+ngram_order=3              # its order, 1 to 6
 # Training
 asr_config=conf/train_iml_spikeformer.yaml  # model and training
 asr_args=                  # any key of it, e.g. "--max_epoch 3 --encoder_conf T=4"
@@ -97,7 +99,7 @@ stages="
  3 fbank    data_prep  log-mel features, or a copy of existing features
  4 filter   data_prep  drop utterances that are too short or too long
  5 token    data_prep  sentencepiece model and token list
- 6 lm       train      language model
+ 6 lm       train      language model, token n-gram
  7 stats    train      shapes and statistics of the features
  8 train    train      the model
  9 sparsify train      threshold calibration and fine-tuning
@@ -177,10 +179,16 @@ stage_token() {
 }
 
 stage_lm() {
-  $use_lm || { skip "no --use_lm true"; return; }
-  fit_gpus "$feats/$source_set/text" "$feats/$valid_set/text"
+  $use_lm || $use_ngram || { skip "no --use_lm true, no --use_ngram true"; return; }
   local text texts=("$feats/$source_set/text")
   for text in $lm_train_text; do texts+=("$text"); done
+  if $use_ngram; then
+    step "$ngram_tag" "${texts[@]/#/--input=}" --input "$token_dir/tokens.txt" --output "$ngram_file" \
+      -- "$py" -m espnet_spike.bin.ngram_train --train_text "${texts[@]}" "${token_options[@]}" \
+      --ngram_order "$ngram_order" --out "$ngram_file"
+  fi
+  $use_lm || return 0
+  fit_gpus "$feats/$source_set/text" "$feats/$valid_set/text"
   train_step "lm_$lm_tag" --input "$lm_config" "${texts[@]/#/--input=}" --input "$token_dir/tokens.txt" \
     "${trained[@]/#/--output=$lm_exp/}" "${also_trained[@]/#/--optional_output=$lm_exp/}" \
     -- "$py" -m espnet_spike.bin.lm_train --lm_config "$lm_config" --train_text "${texts[@]}" \
@@ -237,9 +245,9 @@ stage_decode() {
     made+=("$decode_dir/$set/"{text,token,token_int,score,decode.json})
   done
   step "decode_${final_tag}_$inference_tag" --input "$inference_config" --input "$expdir/.done/$final_marker.json" \
-    "${lm_inputs[@]}" "${eval_dirs[@]/#/--input=}" "${made[@]/#/--output=}" \
+    "${lm_inputs[@]}" "${ngram_inputs[@]}" "${eval_dirs[@]/#/--input=}" "${made[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.decode --asr_exp "$final_exp" --inference_config "$inference_config" \
-    --inference_args "$inference_args" "${lm_options[@]}" --inference_nj "$inference_nj" \
+    --inference_args "$inference_args" "${lm_options[@]}" "${ngram_options[@]}" --inference_nj "$inference_nj" \
     --gpu_inference "$gpu_inference" "${cluster_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
@@ -295,6 +303,7 @@ stage_report() {
 
 stage_pack() {
   local audio_options=()
+  ! $use_ngram || echo "stage $current_stage: the n-gram is no part of the pack: $ngram_file"
   [[ $feats_type != fbank ]] || audio_options=(--fbank_config "$fbank_config" ${fs:+--fs "$fs"})
   step "pack_${final_tag}_$inference_tag" --input "$expdir/.done/$final_marker.json" \
     --input "$inference_config" "${lm_inputs[@]}" --output "$final_exp/pack.zip" \

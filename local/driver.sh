@@ -229,8 +229,16 @@ prepare() {
     lm_options=(--lm_exp "$lm_exp")
     lm_inputs=(--input "$expdir/.done/lm_$lm_tag.json")
   fi
+  ngram_tag=
+  ngram_options=() ngram_inputs=()
+  if $use_ngram; then
+    ngram_tag=ngram${ngram_order}_$token_tag
+    ngram_file=$expdir/$ngram_tag/ngram.arpa
+    ngram_options=(--ngram_file "$ngram_file")
+    ngram_inputs=(--input "$ngram_file")
+  fi
   [[ -n $inference_tag ]] ||
-    inference_tag=$(tag_of "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}
+    inference_tag=$(tag_of "$inference_config" --args="$inference_args")${lm_tag:+_lm_$lm_tag}${ngram_tag:+_ngram$ngram_order}
   # what is decoded: the trained model, or what the sparsify stage makes of it
   final_tag=$asr_tag final_marker=train_$asr_tag
   if [[ -n $naive_sparsity ]]; then

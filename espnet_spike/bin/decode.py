@@ -14,6 +14,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="espnet_spike.bin.decode", description=__doc__)
     parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
     parser.add_argument("--lm_exp", type=Path, help="folder of a language model, for fusion")
+    parser.add_argument("--ngram_file", type=Path, help="token n-gram, for fusion; needs KenLM")
     parser.add_argument("--inference_config", type=config_file, help="YAML of the beam search")
     parser.add_argument(
         "--inference_args", default="", help="ESPnet options that override it, in one string"
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.nj,
         args.gpu_inference,
         args.utterances_per_task if cluster else None,
+        args.ngram_file,
     )
     few = f" ({args.nj} would not pay)" if len(plan.runs) < args.nj else ""
     print(

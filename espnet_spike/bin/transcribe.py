@@ -41,6 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lm_exp", type=Path, help="folder of a language model; a pack has its own"
     )
+    parser.add_argument("--ngram_file", type=Path, help="token n-gram, for beam search")
     parser.add_argument(
         "--fbank_config", type=config_file, help="features, if not known from the model"
     )
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.asr_exp,
         *(args.inference_config, args.inference_args, args.fbank_config, args.fs, args.device),
         lm_exp=args.lm_exp,
+        ngram_file=args.ngram_file,
     )
     form = FORMATS[args.format]
     if args.out is not None:

@@ -292,3 +292,29 @@ def make_token_list(
             UNKNOWN,
             most + (", ..." if len(unknown) > SHOWN else ""),
         )
+
+
+def tokenizer_of(
+    token_type: str, names: Sequence[str], model: bytes | None = None
+) -> Callable[[str], list[int]]:
+    """Return what turns a transcript into ids, those of ESPnet's tokenizer and converter.
+
+    Args:
+        token_type: one of ``TOKEN_TYPES``.
+        names: the token list.
+        model: the sentencepiece model, for ``bpe``.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = numbers[UNKNOWN]
+    if token_type == "bpe":
+        processor = _processor(model)
+
+        def cut(words: str) -> list[str]:
+            return processor.encode(words, out_type=str)
+
+    else:
+
+        def cut(words: str) -> list[str]:
+            return split_units(words, token_type)
+
+    return lambda words: [numbers.get(unit, unknown) for unit in cut(words)]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from espnet_spike.utils.files import (
     write_lines,
     write_table,
 )
+from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.jobs import Job, run_jobs, visible_gpus
 from espnet_spike.utils.provenance import environment, portable_path
 from espnet_spike.utils.yaml import read_yaml, write_config
@@ -61,6 +63,7 @@ EXECUTION_KEYS = tuple(field.name for field in fields(SpikeOptions))
 RESERVED = (
     *("output_dir", "data_path_and_name_and_type", "key_file", "ngpu", "config"),
     *("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "model_tag"),
+    "ngram_file",
 )
 
 
@@ -108,6 +111,7 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
     for key in RESERVED:
         if key in given:
             hint = "the model file is chosen by inference_asr_model" if "model" in key else ""
+            hint = "give it as --ngram_file (run.sh: --use_ngram true)" if "ngram" in key else hint
             raise UserError(f"{key} is set by the decode command, not by the user", hint)
     check(DECODING, {"batch_size": found.batch_size}, "--inference_args")
     check_search_values(config, words, str(config_path))
@@ -150,6 +154,7 @@ class Plan:
         sets: name -> features.
         gpu: decode on the GPU.
         runs: by job, the runs it does one after the other.
+        ngram_file: token n-gram in KenLM's format or an ARPA file, or None.
     """
 
     asr_exp: Path
@@ -161,6 +166,7 @@ class Plan:
     sets: dict[str, FeatureDir]
     gpu: bool
     runs: list[list[Run]]
+    ngram_file: Path | None = None
 
     @property
     def threads(self) -> int:
@@ -177,19 +183,22 @@ def make_plan(
     inference_nj: int,
     gpu: bool = False,
     utterances_per_task: int | None = None,
+    ngram_file: Path | None = None,
 ) -> Plan:
     """Choose the model files, make batches and deal them out.
 
     With ``utterances_per_task`` the jobs are tasks of a cluster, about so large, however many.
 
     Raises:
-        UserError: no trained model, an incomplete feature directory, or features of another
-            definition than the model's.
+        UserError: no trained model, an incomplete feature directory, features of another
+            definition than the model's, or an n-gram without KenLM.
     """
     if inference_nj < 1:
         raise UserError(f"--inference_nj {inference_nj}", "give a whole number from 1 up")
     if "," in str(out):
         raise UserError(f"the path {out} holds a comma", "ESPnet splits there; rename it")
+    if ngram_file is not None:
+        check_ngram(ngram_file)
     asr_file = model_file(asr_exp, settings.asr_model)
     lm_file = model_file(lm_exp, settings.lm) if lm_exp is not None else None
     check_same_features(asr_exp, data_dirs.values())
@@ -202,7 +211,7 @@ def make_plan(
     jobs = number_of_jobs(inference_nj, seconds, sum(map(len, batches.values())))
     loads = [0] * jobs
     runs: list[list[Run]] = [[] for _ in range(jobs)]
-    plan = Plan(asr_exp, asr_file, lm_exp, lm_file, settings, out, sets, gpu, runs)
+    plan = Plan(asr_exp, asr_file, lm_exp, lm_file, settings, out, sets, gpu, runs, ngram_file)
     for name in sets:
         for number, keys in enumerate(deal(batches[name], frames[name], loads)):
             if keys:
@@ -229,7 +238,23 @@ def run_words(plan: Plan, run: Run) -> list[str]:
     if plan.lm_exp is not None:
         words += ["--lm_train_config", str(plan.lm_exp / "config.yaml")]
         words += ["--lm_file", str(plan.lm_file)]
+    if plan.ngram_file is not None:
+        words += ["--ngram_file", str(plan.ngram_file)]
     return words
+
+
+def check_ngram(path: Path) -> None:
+    """Check that an n-gram is there, and what it is queried with.
+
+    Raises:
+        UserError: the file or KenLM is missing.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such n-gram", "stage 6 makes it (--use_ngram true)")
+    if util.find_spec("kenlm") is None:
+        raise UserError(
+            f"{path} is queried with KenLM, which is not installed", how_to_install("ngram")
+        )
 
 
 def _stamp(path: Path) -> str:
@@ -245,6 +270,8 @@ def fingerprint(plan: Plan, run: Run) -> str:
     files = [plan.asr_exp / "config.yaml", plan.asr_file, *map(Path, arks)]
     if plan.lm_exp is not None:
         files += [plan.lm_exp / "config.yaml", plan.lm_file]
+    if plan.ngram_file is not None:
+        files.append(plan.ngram_file)
     parts = [
         *(f"{name} {version}" for name, version in environment().items()),
         json.dumps(plan.settings.config, sort_keys=True, default=str),
@@ -431,6 +458,7 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
         "checkpoint": plan.asr_file.resolve().name,
         "lm_exp": portable_path(plan.lm_exp) if plan.lm_exp else None,
         "lm_checkpoint": plan.lm_file.resolve().name if plan.lm_file else None,
+        "ngram": portable_path(plan.ngram_file) if plan.ngram_file else None,
         "config": portable_path(plan.settings.path) if plan.settings.path else None,
         "seed": options["seed"],
         "options": {

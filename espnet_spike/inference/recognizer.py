@@ -35,7 +35,7 @@ from espnet_spike.inference.ctc import (
     timed_words,
     token_words,
 )
-from espnet_spike.inference.decode import INFERENCE, Settings, read_settings
+from espnet_spike.inference.decode import INFERENCE, Settings, check_ngram, read_settings
 from espnet_spike.inference.transcripts import Piece, Transcript
 from espnet_spike.tasks.loading import open_model
 
@@ -114,6 +114,7 @@ class Recognizer:
         fbank_config, fs: features, when they are not known from beside the model.
         device: ``cpu`` or ``cuda``.
         lm_exp: folder of a language model; a pack has its own.
+        ngram_file: a token n-gram.
 
     Raises:
         UserError: no model, or it is not known what it takes.
@@ -128,6 +129,7 @@ class Recognizer:
         fs: int | None = None,
         device: str = "cpu",
         lm_exp: Path | None = None,
+        ngram_file: Path | None = None,
     ) -> None:
         with open_model(model) as found:
             exp = found.path.resolve()
@@ -136,6 +138,9 @@ class Recognizer:
             if lm_exp is not None:
                 files["lm_train_config"] = str(lm_exp.resolve() / "config.yaml")
                 files["lm_file"] = str(model_file(lm_exp.resolve(), settings.lm))
+            if ngram_file is not None:
+                check_ngram(ngram_file)
+                files["ngram_file"] = str(ngram_file.resolve())
             self.feature_extractor = FeatureExtractor.find(exp, fbank_config, fs)
             # the configuration names its files as seen from the recipe
             with contextlib.chdir(exp.parent.parent):

@@ -5,6 +5,8 @@ The page is a single file without scripts that loads nothing; see ``espnet_spike
 
 import time
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
@@ -368,6 +370,11 @@ def _bold(cell: str) -> Html | str:
     return el("b", cell.strip("*")) if cell.startswith("**") else cell
 
 
+def _ngram(decode: Mapping[str, Any]) -> str:
+    ngram = decode.get("ngram")
+    return f"{ngram}, weight {decode['options']['ngram_weight']}" if ngram else ""
+
+
 def provenance_section(material: Material) -> Html:
     """Return versions, commands and settings."""
     results, training = material.results, material.results["training"]
@@ -386,6 +393,7 @@ def provenance_section(material: Material) -> Html:
             ("search", ", ".join(search)),
             ("search configuration", decode["config"] or "given by options"),
             ("language model", decode["lm_exp"] or "none"),
+            ("n-gram", _ngram(decode) or "none"),
             ("decoded", f"{decode.get('finished')}, on {decode['device']}"),
         ]
         pairs += list(decode.get("environment", {}).items())

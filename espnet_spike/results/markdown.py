@@ -167,6 +167,8 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
         options = decode["options"]
         search = ", ".join(f"{name} {options[name]}" for name in SEARCH_OPTIONS if name in options)
         model = f", language model `{decode['lm_exp']}`" if decode["lm_exp"] else ""
+        if ngram := decode.get("ngram"):
+            model += f", n-gram `{ngram}` of weight {options['ngram_weight']}"
         lines.append(
             f"- decoding `{tag}`: `{decode['checkpoint']}`{model}; `{decode['config'] or '–'}`: "
             f"{search}; {plural(decode['jobs'], 'job')} of {plural(decode['threads'], 'thread')} "

@@ -78,6 +78,11 @@ BAD = {
         "0 < sparsity < 1",
     ),
     "new_recipe": (["a/b", "--train", "x.csv"], 1, "is no name for a recipe"),
+    "ngram_train": (
+        ["--train_text", "t", "--token_list", "none", "--token_type", "char", "--out", "o"],
+        1,
+        "none",
+    ),
     "pack": (["--asr_exp", "e", "--out", "pack.rar"], 1, "end the name with .zip or .tgz"),
     "perturb_data_dir": (["d", "e", "--factors", "9"], 1, "expected a number from 0.5 to 2"),
     "prepare_data_dir": (["none"], 1, "none"),
@@ -286,7 +291,7 @@ OTHER_WORDS = {
     "--asr_model_file": set(),
     "--inference_nj": set(),
     "--utterances_a_task": set(),
-    "--out": {"export_nir", "html_report", "pack", "report"},  # a file
+    "--out": {"export_nir", "html_report", "ngram_train", "pack", "report"},  # a file
 }
 
 

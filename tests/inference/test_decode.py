@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from espnet_spike import experiment
-from espnet_spike.bin import asr_inference, decode
+from espnet_spike.bin import asr_inference, decode, ngram_train
 from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.encoders.spike_options import SpikeOptions
@@ -117,7 +117,9 @@ def decoded(recipe):
     )
 
 
-def in_process(recipe, folder, monkeypatch, arguments, sets=("test",), lm_exp=None, exp=None):
+def in_process(
+    recipe, folder, monkeypatch, arguments, sets=("test",), lm_exp=None, exp=None, ngram=None
+):
     """Decode in this process, which has imported ESPnet already; return texts by set."""
     from espnet_spike.inference.worker import infer
 
@@ -137,6 +139,7 @@ def in_process(recipe, folder, monkeypatch, arguments, sets=("test",), lm_exp=No
         folder,
         {name: recipe / "dump" / name for name in sets},
         inference_nj=1,
+        ngram_file=ngram,
     )
     decode_module.decode(plan)
     return {name: read_table(folder / name / "text") for name in sets}
@@ -218,6 +221,47 @@ def test_language_model_in_batches(recipe, tmp_path, monkeypatch):
     scores = read_table(tmp_path / "8" / "test" / "score")
     assert scores != read_table(tmp_path / "no" / "test" / "score")
     assert without.keys() == scores.keys()
+
+
+def make_ngram_of(recipe, folder):
+    words = ["--train_text", str(recipe / "dump/dev/text"), "--token_type", "char"]
+    words += ["--token_list", str(recipe / "tokens.txt"), "--ngram_order", "4"]
+    ngram_train.main([*words, "--out", str(folder / "ngram.arpa")])
+    return folder / "ngram.arpa"
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.5, 1.0])
+def test_ngram_with_every_kind_of_search(recipe, tmp_path, monkeypatch, ctc_weight):
+    pytest.importorskip("kenlm", reason="the extra 'ngram' is not installed")
+    ngram = make_ngram_of(recipe, tmp_path)
+    found = {}
+    for weight, size in ((0.0, 8), (0.5, 8), (0.5, 1), (50.0, 8)):
+        arguments = f"--ctc_weight {ctc_weight} --ngram_weight {weight} --batch_size {size}"
+        folder = tmp_path / f"{weight}_{size}"
+        texts = in_process(recipe, folder, monkeypatch, arguments, ngram=ngram)["test"]
+        found[weight, size] = texts, read_table(folder / "test" / "score")
+        record = json.loads((folder / "test" / "decode.json").read_text())
+        assert (
+            record["ngram"].endswith("ngram.arpa") and record["options"]["ngram_weight"] == weight
+        )
+    same = sum(found[0.5, 8][0][key] == found[0.5, 1][0][key] for key in found[0.5, 1][0])
+    assert same >= len(found[0.5, 1][0]) - 1
+    assert found[0.5, 8][1] != found[0.0, 8][1]
+    # alone, an n-gram says the same whatever it hears
+    assert len(set(found[50.0, 8][0].values())) < len(set(found[0.0, 8][0].values()))
+
+
+def test_an_ngram_without_file_or_kenlm_says_what_to_do(recipe, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"absent\.arpa: no such n-gram"):
+        in_process(recipe, tmp_path / "d", monkeypatch, "", ngram=tmp_path / "absent.arpa")
+    ngram = make_ngram_of(recipe, tmp_path)
+    monkeypatch.setattr(decode_module.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="KenLM, which is not installed") as info:
+        in_process(recipe, tmp_path / "d", monkeypatch, "", ngram=ngram)
+    assert "kenlm" in info.value.hint or "--group test" in info.value.hint
+    with pytest.raises(UserError, match="ngram_file is set by the decode command") as info:
+        decode_module.read_settings(None, "--ngram_file x")
+    assert "--use_ngram true" in info.value.hint
 
 
 @pytest.mark.parametrize("arguments", ["--spike_mode binary", "--T 3"])
