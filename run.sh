@@ -204,15 +204,22 @@ stage_stats() { # the statistics are of the features: encoders share them
     --valid_dir "$feats/$valid_set" "${token_options[@]}" --output_dir "$stats_dir"
 }
 
-stage_train() {
+stage_train() { # the dense twin first, where the config says from: twin
   fit_gpus "$feats/$source_set/text" "$feats/$valid_set/text"
-  note_command "$asr_exp"
-  train_step "train_$asr_tag" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
-    --input "$feats/$source_set" --input "$token_dir/tokens.txt" \
-    "${trained[@]/#/--output=$asr_exp/}" "${also_trained[@]/#/--optional_output=$asr_exp/}" \
-    -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$asr_exp" \
+  ! $from_twin || train_model "$asr_exp"_twin --twin
+  train_model "$asr_exp"
+}
+
+train_model() { # train_model EXP [--twin]
+  local inputs=()
+  [[ $# -gt 1 ]] || inputs=(${twin_inputs[@]+"${twin_inputs[@]}"})
+  note_command "$1"
+  train_step "train_${1#"$expdir/asr_"}" --input "$asr_config" --input "$stats_dir/train" --input "$stats_dir/valid" \
+    --input "$feats/$source_set" --input "$token_dir/tokens.txt" ${inputs[@]+"${inputs[@]}"} \
+    "${trained[@]/#/--output=$1/}" "${also_trained[@]/#/--optional_output=$1/}" \
+    -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$1" \
     --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" --stats_dir "$stats_dir" \
-    "${token_options[@]}" "${training_options[@]}" "${split_options[@]}" --asr_args "$asr_args"
+    "${token_options[@]}" "${training_options[@]}" "${split_options[@]}" "${@:2}" --asr_args "$asr_args"
 }
 
 stage_sparsify() {

@@ -173,6 +173,19 @@ class Keys:
         return "" if isinstance(value, Mapping) else "a mapping of key: value"
 
 
+@dataclass(frozen=True)
+class Either:
+    """What one of two checks takes."""
+
+    first: Check
+    second: Check
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        found = self.first.wanted(value), self.second.wanted(value)
+        return f"{found[0]}, or {found[1]}" if all(found) else ""
+
+
 Table = Mapping[str, Check]
 PRICE = Number(0, 1e6, above=True, unit="pJ")
 SEED = Number(0, 2**32 - 1, whole=True)
@@ -245,6 +258,19 @@ META: Table = {
     "input_size": Number(1, 100_000, whole=True),
     "sparsify": Keys(),
     "scan_batches": Flag(),
+    "init_from": Either(Text(), Keys()),
+    "distill": Either(Text(), Keys()),
+    "twin": Keys(),
+}
+INIT_FROM: Table = {
+    "from": Text(),
+    "utterances": Number(1, 100_000_000, whole=True),
+    "seed": SEED,
+}
+DISTILL: Table = {
+    "from": Text(),
+    "weight": Number(0, 1e6, above=True),
+    "temperature": Number(0, 1000, above=True),
 }
 SPARSIFY: Table = {
     "order": OneOf(("network", "percentile")),

@@ -222,6 +222,10 @@ prepare() {
   [[ -n $asr_tag ]] ||
     asr_tag=$(tag_of "$asr_config" --args="$asr_args" "$data_tag")${seed_tag:+_$seed_tag}
   asr_exp=$expdir/asr_$asr_tag
+  twin_inputs=() from_twin=false
+  if grep -qE '^[^#]*(init_from|from): *twin([ ,}]|$)' "$asr_config"; then
+    from_twin=true twin_inputs=(--input "$expdir/.done/train_${asr_tag}_twin.json")
+  fi
   lm_options=() lm_inputs=()
   if $use_lm; then
     [[ -n $lm_tag ]] || lm_tag=$(tag_of "$lm_config" "$token_tag")

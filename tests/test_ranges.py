@@ -10,10 +10,11 @@ from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference.decode import OWN_KEYS
-from espnet_spike.ranges import Curve, Flag, Keys, Listed, Number, OneOf, Ratio, Text, check
+from espnet_spike.ranges import Curve, Either, Flag, Keys, Listed, Number, OneOf, Ratio, Text, check
 from espnet_spike.simulator.energy import ProcessorPrices
 from espnet_spike.simulator.hardware import MULTIPLIERS as BUILT
 from espnet_spike.simulator.hardware import Hardware
+from espnet_spike.tasks.config import Distill, InitFrom
 from espnet_spike.training.calibration import Calibration
 from espnet_spike.utils.cluster import ClusterConfig
 from espnet_spike.utils.yaml import read_yaml
@@ -37,6 +38,8 @@ def test_every_key_of_what_is_read_is_declared():
     assert ranges.PROCESSOR.keys() == names(ProcessorPrices) - {"name"}
     assert ranges.CLUSTER.keys() == names(ClusterConfig)
     assert ranges.SPARSIFY.keys() == names(Calibration) | {"finetune"}
+    assert ranges.INIT_FROM.keys() == names(InitFrom) - {"source"} | {"from"}
+    assert ranges.DISTILL.keys() == names(Distill) - {"source"} | {"from"}
     assert ranges.DECODING.keys() >= {*names(SpikeOptions), *OWN_KEYS}
 
 
@@ -87,6 +90,8 @@ def bad_values(kind):
     elif isinstance(kind, Curve):
         yield from [None, [], 1, [1], [[1]], [[0, math.nan], [1, 1]], [[math.nan, 1]], [[0, 0]]]
         yield from [[[0, 1], [0, 2]], [[0, 2], [1, 1]], [[0, -1], [1, 1]], [[True, 1]], ["ab"]]
+    elif isinstance(kind, Either):
+        yield from (bad for bad in bad_values(kind.first) if kind.second.wanted(bad))
     else:
         assert isinstance(kind, Keys)
         yield from [None, 1, [], "x"]

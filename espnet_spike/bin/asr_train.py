@@ -3,6 +3,7 @@
 The same command again resumes an interrupted training, or returns at once when all is done.
 """
 
+import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ def get_parser() -> Parser:
     )
     parser.add_argument("--valid_dir", type=Path, required=True, help="likewise")
     parser.add_argument("--stats_dir", type=Path, required=True, help="made by collect_stats")
+    parser.add_argument(
+        "--twin",
+        action="store_true",
+        default=argparse.SUPPRESS,  # not there when not given: earlier requests stay the same
+        help="train the dense twin of the configuration, for init_from: twin",
+    )
     add_training_options(parser, "asr")
     return parser
 

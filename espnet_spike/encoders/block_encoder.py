@@ -88,6 +88,18 @@ class BlockEncoder(AbsEncoder):
         """
         return None
 
+    @classmethod
+    def twin_place(cls, name: str) -> str | None:
+        """Return the module of the twin whose output a neuron stands for.
+
+        Args:
+            name: of the neuron within this encoder.
+
+        Returns:
+            its name within the twin, here the same; None where the twin has nothing of the kind.
+        """
+        return name.removesuffix(".neuron")
+
     def output_size(self) -> int:
         """Return D."""
         return self._output_size

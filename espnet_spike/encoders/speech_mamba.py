@@ -370,6 +370,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         detach_reset: no gradient through the reset.
         surrogate: a name in ``espnet_spike.nn.ops.surrogate.SURROGATES``.
         surrogate_alpha: its parameter; None means its usual value.
+        per_channel: learn a threshold, and what a spike is worth, for each channel; needed to start
+            from a trained twin, see ``neurons.lif.FixedThreshold``.
         ssa_scale: scale of attention.
         ssa_decay: with ``causal``, exponents e of the first and the last head: a frame weighs
             gamma = 1 - 2^-e of the one after it.
@@ -396,6 +398,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         detach_reset: bool = True,
         surrogate: str = "atan",
         surrogate_alpha: float | None = None,
+        per_channel: bool = False,
         ssa_scale: float = 0.125,
         ssa_decay: Sequence[float] = (2.0, 6.0),
         r_min: float = 0.05,
@@ -420,6 +423,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             "detach_reset": detach_reset,
             "surrogate": surrogate,
             "surrogate_alpha": surrogate_alpha,
+            "per_channel": per_channel,
         }
         self.attn: dict[str, Any] = {"scale": ssa_scale, "attn_v_th": attn_v_th}
         if conf.causal:
@@ -433,6 +437,18 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
     def twin(cls, conf: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
         """Return the dense SpeechMamba of the same backbone."""
         return SpeechMambaEncoder, backbone_of(conf)
+
+    @classmethod
+    def twin_place(cls, name: str) -> str | None:
+        """Return the module of the twin that a neuron stands for, see ``BlockEncoder``.
+
+        Q, K and V of the twin have no activation, and its scan is read under the gate at once.
+        """
+        parent, _, own = name.removesuffix(".lif").rpartition(".")
+        if own in ("neuron_q", "neuron_k", "neuron_v", "f7"):
+            return None
+        places = {"neuron_in": "f3", "neuron_out": "f4"}
+        return f"{parent}.{places.get(own, own)}"
 
     def make_block(self, block: str, conf: BlockConfig) -> nn.Module:
         """Return one spiking block of the kind that ``block`` names."""

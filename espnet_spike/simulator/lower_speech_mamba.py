@@ -148,6 +148,8 @@ def _lif(tape: Tape, name: str, layer: int) -> list[Site]:
         for t in range(steps.shape[1]):
             before.append(v[0].double().numpy().reshape(-1).copy())
             _, v = module.run(steps[:, t : t + 1], v)
+    if module.per_channel:
+        raise unsupported("per_channel: a threshold and a unit for each channel of LIF neurons")
     x, y = tape.input(neuron), tape.output(neuron)
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     conf = module.tau, module.v_th, module.reset, module.decay_input

@@ -1,18 +1,25 @@
 """The hybrid CTC/attention model of ESPnet, plus what spiking and sparse parts have to tell."""
 
 import inspect
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from espnet_spike.data.noises import RecordedNoise
+from espnet_spike.encoders.monitor import captured
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import best_checkpoint, read_config
 from espnet_spike.nn.augmentation import Augmentation
 from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
 from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
 from espnet_spike.tasks.late_imports import late_imports
+from espnet_spike.utils.checkpoints import load_tensors
+from espnet_spike.utils.cli import quiet
 
 with late_imports():
     from espnet2.asr.espnet_model import ESPnetASRModel
@@ -24,8 +31,8 @@ class SpikeASRModel(ESPnetASRModel):
     """``ESPnetASRModel`` that logs firing rates and adds auxiliary losses of encoder and decoder.
 
     Chosen by ``model: spike_asr`` (the default of ``SpikeASRTask``); takes the arguments of
-    ``ESPnetASRModel``, ``specaug_after_normalize`` and ``augment``. Any encoder and decoder works:
-    one without spiking neurons and FATReLUs only adds nothing.
+    ``ESPnetASRModel``, ``specaug_after_normalize``, ``augment`` and ``distill``. Any encoder and
+    decoder works: one without spiking neurons and FATReLUs only adds nothing.
 
     Added to the statistics, and so to log, plots and tensorboard:
 
@@ -48,6 +55,7 @@ class SpikeASRModel(ESPnetASRModel):
         normalize: AbsNormalize | None = None,
         specaug_after_normalize: bool = False,
         augment: dict[str, Any] | None = None,
+        distill: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Take ``ESPnetASRModel``'s arguments.
@@ -58,6 +66,8 @@ class SpikeASRModel(ESPnetASRModel):
                 Kaldi's scale, and shift an utterance's mean. Ours; ESPnet's order by default.
             augment: in training, what else happens to features, always before normalisation and
                 masks: the arguments of `Augmentation`. Nothing by default.
+            distill: arguments of ``Teacher``, whose loss training adds as ``loss_distill``;
+                ``spike_meta.distill`` sets it.
 
         Raises:
             UserError: a value of ``augment`` is out of range.
@@ -67,6 +77,7 @@ class SpikeASRModel(ESPnetASRModel):
         if augment is not None:
             specaug = AugmentThenMask(Augmentation(**augment, recordings=_recordings), specaug)
         super().__init__(*args, specaug=specaug, normalize=normalize, **kwargs)
+        self.teacher = None if distill is None else Teacher(**distill)
 
     @property
     def fastest(self) -> float:
@@ -120,8 +131,15 @@ class SpikeASRModel(ESPnetASRModel):
             UserError: a feature of some utterance is NaN or infinite; names the utterance.
         """
         _check_finite(speech, kwargs.get("utt_id"))
-        loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        encoder: Any = self.encoder
+        taught = self.teacher is not None and self.training
+        with captured({"encoder": encoder} if taught else {}, _whole_call) as calls:
+            loss, stats, weight = super().forward(
+                speech, speech_lengths, text, text_lengths, **kwargs
+            )
         auxiliary = auxiliary_losses(self)
+        if self.teacher is not None and taught:
+            auxiliary["distill"] = self.teacher.loss(self.ctc, *calls["encoder"])
         for name, value in auxiliary.items():
             loss = loss + value
             stats[f"loss_{name}"] = value.detach().reshape(1)
@@ -131,6 +149,78 @@ class SpikeASRModel(ESPnetASRModel):
             if part is not None:
                 stats |= activity(part, spreads=not self.training, prefix=prefix)
         return loss, stats, weight
+
+
+def _whole_call(name: str, module: nn.Module, args: tuple, out: Any) -> tuple:
+    return args, out
+
+
+class Teacher:
+    """A trained model whose CTC posteriors another learns from; no part of that one.
+
+    Hinton et al. (2015, arXiv 1503.02531): the cross entropy with the teacher's softmax at a
+    temperature, times its square; here less the teacher's own entropy (a divergence, 0 for equal
+    posteriors), summed over valid frames, a mean over utterances, as ESPnet's CTC loss is. Teacher
+    and pupil see the same features, masked alike. Posteriors of CTC are peaks, whose places two
+    trainings choose differently (Kurata and Audhkhasi, 2018); a pupil that starts from its teacher
+    has its places.
+
+    Args:
+        exp: the experiment.
+        weight: of the loss.
+        temperature: of both softmaxes.
+    """
+
+    def __init__(self, exp: str, weight: float = 1.0, temperature: float = 1.0) -> None:
+        self.exp = exp
+        self.weight = weight
+        self.temperature = temperature
+        self.model: Any = None  # loaded when training asks, so that decoding does without it
+
+    def _loaded(self, device: torch.device) -> Any:
+        if self.model is None:
+            from espnet_spike.tasks.espnet import ASRTask
+
+            exp = Path(self.exp)
+            with quiet():
+                model: Any = ASRTask.build_model(Namespace(**read_config(exp)))
+            model.load_state_dict(load_tensors(best_checkpoint(exp)))
+            self.model = model.to(device).eval().requires_grad_(False)
+        return self.model
+
+    def loss(self, ctc: Any, inputs: tuple, outputs: tuple) -> torch.Tensor:
+        """Return the weighted divergence, 0-dim.
+
+        Args:
+            ctc: of the model that learns.
+            inputs: of its encoder: features ``(B, T, D)`` and lengths ``(B,)``.
+            outputs: of its encoder.
+
+        Raises:
+            UserError: the teacher makes another number of frames.
+        """
+        xs, olens = _frames(outputs)
+        teacher = self._loaded(xs.device)
+        with torch.no_grad():
+            shown, their_lengths = _frames(teacher.encoder(*inputs[:2]))
+            if shown.shape[:2] != xs.shape[:2] or not torch.equal(their_lengths, olens):
+                raise UserError(
+                    f"distill: {self.exp} makes {shown.shape[1]} frames where the model that "
+                    f"learns makes {xs.shape[1]}",
+                    "both need the same input_layer",
+                )
+            soft = F.log_softmax(teacher.ctc.ctc_lo(shown) / self.temperature, -1)
+        own = F.log_softmax(ctc.ctc_lo(xs) / self.temperature, -1)
+        each = (soft.exp() * (soft - own)).sum(-1)
+        valid = torch.arange(xs.shape[1], device=xs.device) < olens[:, None]
+        total = each.masked_fill(~valid, 0).sum() / len(xs)
+        return self.weight * self.temperature**2 * total
+
+
+def _frames(outputs: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output of an encoder ``(B, N, D)``, without those between blocks, and lengths."""
+    xs, olens = outputs[:2]
+    return (xs[0] if isinstance(xs, tuple) else xs), olens
 
 
 def auxiliary_losses(model: Any) -> dict[str, torch.Tensor]:
@@ -173,7 +263,7 @@ def _signature() -> inspect.Signature:
     """Return ESPnet's signature and our own arguments: configurations are checked against it."""
     parents = inspect.signature(ESPnetASRModel.__init__)
     parameters = inspect.signature(SpikeASRModel.__init__).parameters
-    own = [parameters[name] for name in ("specaug_after_normalize", "augment")]
+    own = [parameters[name] for name in ("specaug_after_normalize", "augment", "distill")]
     return parents.replace(parameters=[*parents.parameters.values(), *own])
 
 

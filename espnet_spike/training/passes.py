@@ -7,15 +7,21 @@ its modules, in evaluation, are functions of their inputs: front end, blocks, an
 them are all the same to it, and the loss is the very number of a whole pass.
 """
 
+import argparse
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from espnet_spike.encoders.monitor import watching
+
+# frames of a calibration batch, padding included
+BATCH_FRAMES = 5_000
 
 Batch = dict[str, Tensor]
 
@@ -176,3 +182,39 @@ def _recalling(modules: Mapping[str, nn.Module], kept: _Outputs) -> Iterator[Non
     finally:
         for name in kept:
             object.__delattr__(modules[name], "forward")
+
+
+def choose_utterances(asr_exp: Path, count: int, seed: int) -> dict[str, int]:
+    """Draw utterances that the model was trained on; return their frames, shortest first."""
+    lines = (asr_exp / "shapes" / "train" / "speech_shape").read_text(encoding="utf-8").split("\n")
+    frames = {
+        utt: int(shape.split(",")[0]) for utt, _, shape in (x.partition(" ") for x in lines) if utt
+    }
+    chosen = random.Random(seed).sample(sorted(frames), min(count, len(frames)))
+    return {utt: frames[utt] for utt in sorted(chosen, key=lambda utt: (frames[utt], utt))}
+
+
+def load_batches(
+    args: argparse.Namespace, data_dir: Path, utterances: Mapping[str, int]
+) -> list[Batch]:
+    """Read utterances as training does, without augmentation, in batches of similar length."""
+    from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.espnet import ESPnetDataset
+
+    dataset = ESPnetDataset(
+        [
+            (str(data_dir / "feats.scp"), "speech", "kaldi_ark"),
+            (str(data_dir / "text"), "text", "text"),
+        ],
+        preprocess=SpikeASRTask.build_preprocess_fn(args, train=False),
+    )
+    collate: Any = SpikeASRTask.build_collate_fn(args, train=False)
+    batches: list[Batch] = []
+    group: list[str] = []
+    for utt, frames in utterances.items():
+        if group and (len(group) + 1) * frames > BATCH_FRAMES:
+            batches.append(collate([dataset[name] for name in group])[1])
+            group = []
+        group.append(utt)
+    batches.append(collate([dataset[name] for name in group])[1])
+    return batches

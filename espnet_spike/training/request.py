@@ -19,6 +19,7 @@ from espnet_spike.tasks.config import read_training_config
 from espnet_spike.training.asr import Features
 from espnet_spike.training.lm import Texts
 from espnet_spike.training.processes import Processes
+from espnet_spike.training.twin import started_from_twin, twin_config, twin_files
 from espnet_spike.utils.files import digest, file_digest, flatten
 
 
@@ -125,11 +126,15 @@ class TrainingRequest[D: Data]:
 
         Finished experiments are known by it, so it must stay the same for the same request.
         """
-        paths = (self.tokens.token_list, self.tokens.bpemodel, *self.data.files().values())
+        paths = (self.tokens.token_list, self.tokens.bpemodel, *self.files().values())
         files = [file_digest(path) for path in paths if path is not None and path.is_file()]
         versions = (espnet_spike.__version__, version("espnet"))
         content = [flatten(self.config), dict(self.options), files, *versions]
         return digest(json.dumps(content, sort_keys=True, default=str))
+
+    def files(self) -> dict[str, Path]:
+        """Return, by name, the files by which the experiment knows data and twin again."""
+        return {**self.data.files(), **twin_files(self.meta, self.exp_dir)}
 
     def words(self) -> list[str]:
         """Return the options of ESPnet that follow, all but those of the data.
@@ -154,7 +159,10 @@ def asr_request(options: Mapping[str, Any]) -> TrainingRequest[Features]:
     """
     folders = (options["train_dir"], options["valid_dir"], options["stats_dir"])
     features = Features(*folders, options.get("num_splits", 1))
-    return _read(options, options["config"], options["asr_args"], features)
+    request = _read(options, options["config"], options["asr_args"], features)
+    change = twin_config if options.get("twin") else started_from_twin
+    config, meta = change(request.config, request.meta, request.path, request.exp_dir)
+    return replace(request, config=config, meta=meta)
 
 
 def with_config(request: TrainingRequest[Features], path: Path) -> TrainingRequest[Features]:

@@ -20,7 +20,6 @@ log and ``init.pth``; ``finetune.yaml`` is what the fine-tuning was given.
 import argparse
 import json
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,17 @@ from espnet_spike import ranges
 from espnet_spike.data.feature_extractor import check_same_features, hand_on
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import best_checkpoint, read_config
-from espnet_spike.tasks.config import META
+from espnet_spike.tasks.config import META, merge
 from espnet_spike.tasks.loading import build
 from espnet_spike.training.asr import Features
 from espnet_spike.training.calibration import Calibration, Calibrator, starting_thresholds
-from espnet_spike.training.passes import Batch, task_loss
+from espnet_spike.training.passes import choose_utterances, load_batches, task_loss
 from espnet_spike.training.request import TrainingRequest, with_config
 from espnet_spike.training.thresholds import finetuning_state, naive_thresholds
 from espnet_spike.training.train import train
 from espnet_spike.utils import files, yaml
 from espnet_spike.utils.checkpoints import load_tensors
 
-# frames of a calibration batch, padding included
-BATCH_FRAMES = 5_000
 # any positive value: the calibrated thresholds take its place
 LEARNT = 0.05
 
@@ -124,15 +121,6 @@ def finetuning_changes(
     if config.get("decoder_conf", {}).get("fat_points", "none") not in ("none", []):
         learnt["decoder_conf"] = {"fat_threshold": LEARNT}
     return merge(learnt, changes)
-
-
-def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config`` with ``changes``; mappings are merged key by key."""
-    merged = dict(config)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
 
 
 def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> None:
@@ -231,39 +219,3 @@ def sparsify_naively(
 def _experiment(asr_exp: Path) -> tuple[argparse.Namespace, Path]:
     model_file = best_checkpoint(asr_exp)
     return argparse.Namespace(**read_config(asr_exp)), model_file
-
-
-def choose_utterances(asr_exp: Path, count: int, seed: int) -> dict[str, int]:
-    """Draw utterances that the model was trained on; return their frames, shortest first."""
-    lines = (asr_exp / "shapes" / "train" / "speech_shape").read_text(encoding="utf-8").split("\n")
-    frames = {
-        utt: int(shape.split(",")[0]) for utt, _, shape in (x.partition(" ") for x in lines) if utt
-    }
-    chosen = random.Random(seed).sample(sorted(frames), min(count, len(frames)))
-    return {utt: frames[utt] for utt in sorted(chosen, key=lambda utt: (frames[utt], utt))}
-
-
-def load_batches(
-    args: argparse.Namespace, data_dir: Path, utterances: Mapping[str, int]
-) -> list[Batch]:
-    """Read utterances as training does, without augmentation, in batches of similar length."""
-    from espnet_spike.tasks.asr import SpikeASRTask
-    from espnet_spike.tasks.espnet import ESPnetDataset
-
-    dataset = ESPnetDataset(
-        [
-            (str(data_dir / "feats.scp"), "speech", "kaldi_ark"),
-            (str(data_dir / "text"), "text", "text"),
-        ],
-        preprocess=SpikeASRTask.build_preprocess_fn(args, train=False),
-    )
-    collate: Any = SpikeASRTask.build_collate_fn(args, train=False)
-    batches: list[Batch] = []
-    group: list[str] = []
-    for utt, frames in utterances.items():
-        if group and (len(group) + 1) * frames > BATCH_FRAMES:
-            batches.append(collate([dataset[name] for name in group])[1])
-            group = []
-        group.append(utt)
-    batches.append(collate([dataset[name] for name in group])[1])
-    return batches

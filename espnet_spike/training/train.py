@@ -17,6 +17,7 @@ from espnet_spike.training.judge import finish, is_finished, judge
 from espnet_spike.training.processes import rank
 from espnet_spike.training.progress import logged
 from espnet_spike.training.request import TrainingRequest
+from espnet_spike.training.twin import check_twin, convert
 
 _logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def check(request: TrainingRequest) -> Checked:
         input_size,
         words=[*request.words(), *request.data.words(request.exp_dir)],
     )
+    check_twin(request.meta, request.exp_dir, checked.args)
     checked.args.config = str(resume.config_file(request.exp_dir))
     request.data.complete(checked.args)
     return checked
@@ -112,11 +114,12 @@ def prepare(request: TrainingRequest, args: argparse.Namespace, model: Any) -> N
     nbest = args.keep_nbest_models
     nbest = max(nbest) if isinstance(nbest, Sequence) else nbest
     check_machine(exp_dir, args.ngpu, parameters, nbest)
-    started_with = resume.snapshot(args, request.data.files())
+    started_with = resume.snapshot(args, request.files())
     resume.check_unchanged(exp_dir, started_with, request.data.task)
     exp_dir.mkdir(parents=True, exist_ok=True)
     determinism.check(exp_dir)
     request.data.prepare(exp_dir, args, model)
+    convert(request.meta, exp_dir, getattr(request.data, "train_dir", None), args)
     resume.repair(exp_dir, args.best_model_criterion, nbest)
     resume.record(exp_dir, request.config, started_with)
     _logger.info("%.2f million parameters", parameters / 1e6)

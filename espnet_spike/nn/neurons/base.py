@@ -6,7 +6,7 @@ the neurons.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from espnet_spike.nn.accounting import Cost, CostLedger, Counted, Spikes
+from espnet_spike.nn.neurons.fitting import Piece
 from espnet_spike.nn.neurons.response import OtherResponse, Response
 from espnet_spike.nn.neurons.spike_train import SpikeTrain
 from espnet_spike.utils.options import choose
@@ -211,6 +212,21 @@ class Neuron(Counted, Activation, ABC):
             ValueError: it has no thresholds to scale.
         """
         raise ValueError(f"{type(self).__name__} has no thresholds to scale")
+
+    def fit_thresholds(self, pieces: Sequence[Piece]) -> Tensor:
+        """Set the threshold of each channel so that the least of a dense activation is lost.
+
+        Args:
+            pieces: inputs, and what a dense network's activation makes of them.
+
+        Returns:
+            what is lost of each channel, ``(C,)``: sum (y - output)^2 / sum y^2 over valid frames,
+            0 where the dense activation is silent.
+
+        Raises:
+            ValueError: it has no threshold for each channel.
+        """
+        raise ValueError(f"{type(self).__name__} does not say how its thresholds are set")
 
     def frame_level(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what the unit follows in each frame of the input ``x``, ``(B, N)``; else 1."""

@@ -46,6 +46,8 @@ class FrameLIF(Stateful, LeakyNeuron):
 
     def __init__(self, dim: int, learn_tau: bool = False, **options: Any) -> None:
         super().__init__(dim, **options)
+        if self.per_channel:  # Mamba and attention here read 0/1, or values
+            self.spike_modes = ("integer",)
         if learn_tau and self.fixed_tau <= 1:
             raise ValueError(f"tau: {self.fixed_tau}: a learnt one starts above 1")
         self.register_parameter("w", None)
@@ -98,7 +100,7 @@ class FrameLIF(Stateful, LeakyNeuron):
         return spikes.view(x.shape).to(dtype), last.view(shape), counts
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Emit 0/1 spikes, shaped and typed as ``x`` ``(B, L, ..., C)``.
+        """Emit 0/1 spikes (times their worth), shaped and typed as ``x`` ``(B, L, ..., C)``.
 
         Args:
             x: input currents.
@@ -106,7 +108,7 @@ class FrameLIF(Stateful, LeakyNeuron):
         """
         lengths = None if mask is None else mask.sum(1)
         v = self.initial_state(x) if not self.carry else self.carry["v"]
-        y, v, counts = self._run(x, v, lengths)
+        y, v, counts = self._run(self.charge(x), v, lengths)
         if self.carry is not None:
             self.carry["v"] = v
         # there is no spike on padding
@@ -114,7 +116,7 @@ class FrameLIF(Stateful, LeakyNeuron):
         numel = frames.double() * math.prod(y.shape[2:])
         self.firing = Firing(counts.detach().double().sum(), numel, torch.ones_like(numel))
         self.mean_rate = counts.sum() / numel.clamp(min=1).to(counts.dtype)
-        return y
+        return self.weigh(y)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

@@ -1,13 +1,15 @@
 """Leaky integrate-and-fire neurons over several time steps, binary (LIF) and integer (I-LIF)."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint
 from espnet_spike.nn.neurons.base import SPIKE_MODES, Firing, Neuron
+from espnet_spike.nn.neurons.fitting import LEAST, Piece, peaks, search
 from espnet_spike.nn.neurons.response import (
     LeakyResponse,
     OtherResponse,
@@ -17,6 +19,7 @@ from espnet_spike.nn.neurons.response import (
 from espnet_spike.nn.neurons.spike_train import LIFRecompute, SpikeTrain, keep_recipe
 from espnet_spike.nn.ops.lif import LIFDynamics, run_steps
 from espnet_spike.nn.ops.surrogate import integer_spike
+from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
 
@@ -35,23 +38,75 @@ def frame_firing(counts: Tensor, mask: Tensor | None, numel: int, levels: int) -
 
 
 class FixedThreshold(Neuron):
-    """Base of the neurons with one threshold that is not learnt and does not follow the input.
+    """Base of the neurons whose threshold does not follow the input.
+
+    With ``per_channel`` channel c has a threshold of v_th exp(t_c), and a spike of it is worth
+    exp(u_c) times the usual; both are learnt, and set from a dense network by ``fit_thresholds``.
+    Bu et al. (2022, QCFS) learn one number a layer for the two; a leak makes them differ.
 
     Args:
         dim: number of channels.
         v_th: threshold.
+        per_channel: learn the two.
+
+    Attributes:
+        t, u: ``(C,)``; None without ``per_channel``.
+        most: spikes an activation can emit at once.
     """
 
     spike_modes = SPIKE_MODES
+    most: int = 1
+    t: nn.Parameter | None
+    u: nn.Parameter | None
 
-    def __init__(self, dim: int, v_th: float) -> None:
+    def __init__(self, dim: int, v_th: float, per_channel: bool = False) -> None:
         super().__init__()
         self.dim = dim
         self.v_th = self.trained_v_th = v_th
+        self.per_channel = per_channel
+        for name in ("t", "u"):
+            self.register_parameter(name, None)
+            if per_channel:
+                zeros = without_weight_decay(nn.Parameter(torch.zeros(dim)))
+                self.register_parameter(name, zeros)
 
     def thresholds(self) -> Tensor:
-        """Return the threshold in use, ``(1,)``."""
-        return torch.tensor([self.v_th])
+        """Return the thresholds in use, ``(1,)`` or, with ``per_channel``, ``(C,)``."""
+        return torch.tensor([self.v_th]) if self.t is None else self.v_th * self.t.detach().exp()
+
+    def charge(self, x: Tensor) -> Tensor:
+        """Return the input ``(..., C)`` in units of its channel's threshold over ``v_th``."""
+        return x if self.t is None else x * torch.exp(-self.t).to(x.dtype)
+
+    def weigh(self, y: Tensor) -> Tensor:
+        """Return spikes ``(..., C)`` times what one of their channel is worth."""
+        return y if self.u is None else y * torch.exp(self.u).to(y.dtype)
+
+    def worth(self) -> Tensor:
+        """Return what a spike of each channel is worth over the usual, ``(C,)``."""
+        return torch.ones(self.dim) if self.u is None else self.u.detach().exp()
+
+    def fit_thresholds(self, pieces: Sequence[Piece]) -> Tensor:
+        """Set threshold and worth of a spike, see ``Neuron.fit_thresholds``.
+
+        Raises:
+            ValueError: it has one threshold for all channels.
+        """
+        t, u = self.t, self.u
+        if t is None or u is None:
+            raise ValueError(f"{type(self).__name__} has one threshold for all channels")
+        with torch.no_grad():
+            u.zero_()
+            unit = peaks(pieces) / (self.v_th * self.most)
+
+            def choose_threshold(share: float) -> Tensor:
+                t.copy_((unit * share).log())
+                return t
+
+            best, worths, losses = search(self, pieces, choose_threshold, free_worth=True)
+            t.copy_(best)
+            u.copy_(worths.clamp(min=LEAST).log())
+        return losses
 
     def scale_thresholds(self, factor: float) -> None:
         """Run with ``factor`` times the threshold that the neuron was made with."""
@@ -72,6 +127,7 @@ class LeakyNeuron(FixedThreshold):
         detach_reset: no gradient through the reset.
         surrogate: a name in ``espnet_spike.nn.ops.surrogate.SURROGATES``.
         surrogate_alpha: its parameter; None means its usual value.
+        per_channel: see ``FixedThreshold``.
 
     Raises:
         ValueError: for an unknown ``reset`` or ``surrogate``, or ``tau < 1``.
@@ -88,8 +144,9 @@ class LeakyNeuron(FixedThreshold):
         detach_reset: bool = True,
         surrogate: str = "atan",
         surrogate_alpha: float | None = None,
+        per_channel: bool = False,
     ) -> None:
-        super().__init__(dim, v_th)
+        super().__init__(dim, v_th, per_channel)
         self.tau = tau
         self.v_reset = v_reset
         self.reset = reset
@@ -117,6 +174,8 @@ class LeakyNeuron(FixedThreshold):
         """Return the leaky integrator; one that subtracts its threshold has no such form."""
         if self.reset != "hard":
             return OtherResponse("subtracts its threshold to reset; NIR resets to a constant")
+        if self.per_channel:
+            return OtherResponse("weighs the spikes of each channel; those of NIR are 1")
         gain = 1.0 if self.decay_input else self.tau
         return LeakyResponse(self.tau, self.v_th, self.v_reset, gain)
 
@@ -134,8 +193,10 @@ class LeakyNeuron(FixedThreshold):
         )
 
     def spike_counts(self, inputs: tuple, output: Any) -> tuple[Tensor, int]:
-        """Return the output, which is 0 or 1; see ``Neuron``."""
-        return output, 1
+        """Return the output, which is 0 or 1 (times its worth); see ``Neuron``."""
+        if isinstance(output, SpikeTrain):
+            return output.counts, output.levels
+        return (output != 0).to(output.dtype) if self.per_channel else output, 1
 
 
 class LIF(LeakyNeuron):
@@ -165,6 +226,7 @@ class LIF(LeakyNeuron):
         detach_reset: bool = True,
         surrogate: str = "atan",
         surrogate_alpha: float | None = None,
+        per_channel: bool = False,
     ) -> None:
         if T < 1 or tau < 1:
             raise ValueError(f"T, tau: {T}, {tau}: both have to be at least 1")
@@ -178,19 +240,24 @@ class LIF(LeakyNeuron):
             detach_reset,
             surrogate,
             surrogate_alpha,
+            per_channel,
         )
         self.T = self.time_steps = T
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Emit 0/1 spikes, shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
+        """Emit 0/1 spikes (times their worth), shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
         dtype = x.dtype
         if dtype in (torch.bfloat16, torch.float16):
             x = x.float()
-        y, counts, h = run_steps(x, self.T, self.dynamics)
+        y, counts, h = run_steps(self.charge(x), self.T, self.dynamics)
         y = y.to(dtype)
+        self.firing = frame_firing(counts, mask, y[0, 0].numel(), levels=1)
+        if self.per_channel:
+            if self.spike_mode == "binary" and not self.training:
+                return SpikeTrain(y, y.new_ones(1), self.worth().to(y), 1)
+            return self.weigh(y)
         if h is not None and torch.is_grad_enabled() and not inside_checkpoint():
             keep_recipe(y, LIFRecompute(h.detach(), self.v_th, dtype))
-        self.firing = frame_firing(counts, mask, y[0, 0].numel(), levels=1)
         return y
 
     def extra_repr(self) -> str:
@@ -212,6 +279,7 @@ class ILIF(FixedThreshold):
         v_th: threshold.
         divide: hand on C / T, as Spike-driven Transformer V3 does.
         rounding: ``even`` (torch.round, as the published codes) or ``half_up``.
+        per_channel: see ``FixedThreshold``.
 
     Raises:
         ValueError: for ``T`` or ``time_steps`` below 1.
@@ -228,11 +296,12 @@ class ILIF(FixedThreshold):
         v_th: float = 1.0,
         divide: bool = False,
         rounding: str = "even",
+        per_channel: bool = False,
     ) -> None:
-        super().__init__(dim, v_th)
+        super().__init__(dim, v_th, per_channel)
         if T < 1 or time_steps < 1:
             raise ValueError(f"T, time_steps: {T}, {time_steps}: both have to be at least 1")
-        self.T = T
+        self.T = self.most = T
         self.time_steps = time_steps
         self.beta = beta
         self.unit = 1.0 / T if divide else 1.0
@@ -243,6 +312,7 @@ class ILIF(FixedThreshold):
         steps = x.view(self.time_steps, -1, *x.shape[1:])
         if x.dtype in (torch.bfloat16, torch.float16):
             steps = steps.float()
+        steps = self.charge(steps)
         v = torch.zeros_like(steps[0])
         counts = []
         for step in steps:
@@ -253,8 +323,8 @@ class ILIF(FixedThreshold):
         y = torch.cat(counts)
         self.firing = report_firing(y, mask, self.T)
         if self.spike_mode == "binary" and not self.training:
-            return SpikeTrain(y, y.new_ones(1), y.new_full((self.dim,), self.unit), self.T)
-        return (y * self.unit).to(x.dtype)
+            return SpikeTrain(y, y.new_ones(1), self.worth().to(y) * self.unit, self.T)
+        return self.weigh(y * self.unit).to(x.dtype)
 
     def update_cost(self, numel: float, frames: float) -> Cost:
         """Return one multiplication (by the inverse threshold) and two comparisons each.
@@ -274,16 +344,17 @@ class ILIF(FixedThreshold):
         """Return the counts behind the output and T; see ``Neuron``."""
         if isinstance(output, SpikeTrain):
             return output.counts, output.levels
-        return (output / self.unit).round(), self.T
+        unit = self.unit * self.worth().to(output) if self.per_channel else self.unit
+        return (output / unit).round(), self.T
 
     def response(self) -> Response:
         """Return the staircase; over several steps the neuron has a memory."""
         if self.time_steps > 1:
             return OtherResponse("leaks between counts of several steps")
-        scale, unit = torch.tensor([[self.v_th], [self.unit]], dtype=torch.float64).repeat(
-            1, self.dim
-        )
-        return StaircaseResponse(scale, unit, self.T, self.rounding)
+        scale = self.thresholds().double().expand(self.dim)
+        unit = self.worth().double() * self.unit
+        parameters = ("t", "u") if self.per_channel else ()
+        return StaircaseResponse(scale, unit, self.T, self.rounding, parameters=parameters)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

@@ -12,7 +12,7 @@ frame factor times a channel factor always; binary execution and the fold of att
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum
 from espnet_spike.nn.neurons.base import LEVEL_RULES, Firing, Neuron
+from espnet_spike.nn.neurons.fitting import Piece, inverse_softplus, peaks, search
 from espnet_spike.nn.neurons.spike_train import IMLSRecompute, add_up, keep_recipe
 from espnet_spike.nn.ops import imls
 from espnet_spike.nn.ops.precision import full_einsum
@@ -168,6 +169,36 @@ class MultiLevel(Neuron):
     def scale_thresholds(self, factor: float) -> None:
         """Run with ``factor`` times the trained thresholds."""
         self.threshold_scale = factor
+
+    @torch.no_grad()
+    def fit_thresholds(self, pieces: Sequence[Piece]) -> Tensor:
+        """Set alpha, see ``Neuron.fit_thresholds``; for ``ema`` also the level of each channel."""
+        self.warm = False
+        if self.stat == "ema":
+            self._set_running_level(pieces)
+
+        def level(x: Tensor, mask: Tensor | None) -> Tensor:
+            of_channel = self.running_level.clamp(min=EPS) if self.stat == "ema" else 1.0
+            return self.frame_level(x, mask).view(*x.shape[:2], *(1,) * (x.dim() - 2)) * of_channel
+
+        unit = peaks(pieces, level) / self.levels
+
+        def choose_threshold(share: float) -> Tensor:
+            self.a.copy_(inverse_softplus(unit * share))
+            return self.a
+
+        best, _, losses = search(self, pieces, choose_threshold)
+        self.a.copy_(best)
+        return losses
+
+    def _set_running_level(self, pieces: Sequence[Piece]) -> None:
+        total, frames = torch.zeros_like(self.running_level), 0.0
+        for x, mask, _ in pieces:
+            valid = frame_rows(x if mask is None else x[mask][None]).abs().mean(1)
+            total += valid.sum(0)
+            frames += len(valid)
+        self.running_level.copy_(total / max(frames, 1))
+        self.updates.fill_(1)
 
     def set_levels(self, T: int, rule: str = "keep") -> None:
         """Run with another number of levels, see ``Neuron.set_levels``."""

@@ -201,3 +201,17 @@ def test_a_trace_holds_for_other_lengths(reset, decay_input):
             spikes = neuron(x, mask)
             assert 0 < spikes.mean() < 1
             assert torch.equal(traced(x, mask), spikes)
+
+
+def test_threshold_and_worth_of_each_channel():
+    plain, own = FrameLIF(2), FrameLIF(2, per_channel=True)
+    with torch.no_grad():
+        own.t.copy_(torch.tensor([0.5, 2.0]).log())
+        own.u.copy_(torch.tensor([3.0, 0.25]).log())
+    x = torch.randn(2, 20, 2)
+    expected = plain(x / torch.tensor([0.5, 2.0]))
+    assert torch.allclose(own(x), expected * torch.tensor([3.0, 0.25]))
+    assert own.mean_rate == plain.mean_rate > 0
+    with pytest.raises(ValueError, match="FrameLIF does not emit 0/1 spikes"):
+        own.set_spike_mode("binary")
+    plain.set_spike_mode("binary")

@@ -160,3 +160,30 @@ def test_integer_lif_binary_slots():
 def test_bad_arguments(cls, conf, match):
     with pytest.raises(ValueError, match=match):
         cls(3, **conf)
+
+
+@pytest.mark.parametrize("cls", [LIF, ILIF])
+def test_threshold_and_worth_of_each_channel(cls):
+    """Channel c is the neuron of one threshold on x / exp(t_c), times exp(u_c)."""
+    steps = {"T": 3} if cls is LIF else {"T": 3, "time_steps": 2}
+    plain, own = cls(2, **steps), cls(2, **steps, per_channel=True)
+    assert not plain.state_dict()
+    thresholds, worth = torch.tensor([0.5, 2.0]), torch.tensor([3.0, 0.25])
+    with torch.no_grad():
+        own.t.copy_(thresholds.log())
+        own.u.copy_(worth.log())
+    assert torch.allclose(own.thresholds(), own.v_th * thresholds)
+    assert all(p._no_weight_decay for p in (own.t, own.u))
+    x = torch.randn(6, 5, 2)
+    expected, y = plain(x / thresholds), own(x)
+    assert torch.allclose(y, expected * worth)
+    assert own.firing.rate == plain.firing.rate > 0
+    counts, levels = own.spike_counts((x,), y)
+    assert torch.equal(counts, plain.spike_counts((x,), expected)[0])
+    own.eval().set_spike_mode("binary")
+    train = own(x)
+    assert torch.equal(train.counts, counts) and train.levels == levels
+    assert torch.allclose(train.value(), y)
+    # both learn
+    own.train()(x).square().sum().backward()
+    assert bool((own.t.grad != 0).any()) and bool((own.u.grad != 0).any())
