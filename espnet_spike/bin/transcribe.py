@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run, str2bool
 from espnet_spike.utils.resources import config_file
 
 
@@ -23,6 +23,12 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="exp/asr_... of a recipe, or a pack (.zip)",
+    )
+    parser.add_argument(
+        "--recursive",
+        type=str2bool,
+        default=True,
+        help="of a folder also the folders in it, links too; false: its own files alone",
     )
     parser.add_argument(
         "--format", choices=["text", "json", "srt", "ctm"], default="text", help="of transcripts"
@@ -65,11 +71,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--max_seconds must be at least 1")
     import logging
 
+    from espnet_spike.errors import UserError
     from espnet_spike.inference.decode import read_settings
-    from espnet_spike.inference.recognizer import Recognizer, find_audio
+    from espnet_spike.inference.recognizer import CONVERT, Recognizer, find_audio
     from espnet_spike.inference.transcripts import ENDINGS, FORMATS, WITH_TIMES
     from espnet_spike.tasks.arguments import check_device
-    from espnet_spike.utils.files import write_lines
+    from espnet_spike.utils.files import name_some, write_bytes
 
     settings = read_settings(None, args.inference_args)
     if args.search == "greedy" and (settings.words or args.lm_exp):
@@ -78,7 +85,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--search greedy has no beam: {', '.join(unused)} would change nothing")
     if settings.lm and args.lm_exp is None:
         parser.error(f"--inference_args: inference_lm {settings.lm} without --lm_exp")
-    files = find_audio(args.audio)
+    foreign: list[Path] = []
+    files = find_audio(args.audio, args.recursive, foreign)
+    failed: list[str] = []
+
+    def report(name: str, error: UserError) -> None:
+        failed.append(name)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+
+    for path in foreign:
+        report(str(path), UserError(f"{path}: libsndfile cannot read such files", CONVERT))
     check_device(args.device)
     logging.getLogger("transcribe").setLevel(logging.INFO)
     logging.getLogger().setLevel(logging.WARNING)  # ESPnet prints the model at length
@@ -92,14 +108,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     times = args.format in WITH_TIMES
-    found = recognizer.transcribe(files, times, args.max_seconds, args.search)
+    alone = len(files) + len(foreign) == 1
+    found = recognizer.transcribe(
+        files, times, args.max_seconds, args.search, None if alone else report
+    )
     for transcript in found:
         if args.out is None:
             sys.stdout.write(form(transcript))
             sys.stdout.flush()
         else:
             path = args.out / f"{transcript.name}{ENDINGS[args.format]}"
-            write_lines(path, form(transcript).splitlines())
+            write_bytes(path, form(transcript).encode())
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(files) + len(foreign)} files could not be transcribed: "
+            f"{name_some(failed)}",
+            "the others are; what is wrong with each is said above",
+        )
 
 
 if __name__ == "__main__":

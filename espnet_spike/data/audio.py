@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from espnet_spike.data.containers import CUT, extent
 from espnet_spike.errors import UserError
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def inspect(source: Source, name: str, check_samples: bool = True) -> AudioInfo:
             whole = False
         if not whole:
             raise truncated
+        if source.path is not None:
+            _check_extent(source, name, file.format, info)
         if check_samples and file.subtype in ("FLOAT", "DOUBLE"):
             file.seek(0)
             for block in file.blocks(blocksize=1 << 20, dtype="float32"):
@@ -225,6 +228,19 @@ def inspect(source: Source, name: str, check_samples: bool = True) -> AudioInfo:
             f"{name}: channel {source.channel + 1} is asked for, the file has {info.channels}"
         )
     return info
+
+
+def _check_extent(source: Source, name: str, kind: str, info: AudioInfo) -> None:
+    """Raise where a container holds more or less than what would be read of it."""
+    fault, seen = extent(Path(source.path or ""), kind, info.frames)
+    if fault:
+        again = (
+            "copy or download the file again; if there is no more of it, " if fault == CUT else ""
+        )
+        raise UserError(
+            f"{name}: {source.value} is {fault} ({seen}); {info.duration:.2f} s would be read",
+            f"{again}decode it and encode it again, for example with ffmpeg -i FILE NEW.wav",
+        )
 
 
 def read(

@@ -4,13 +4,17 @@ Everything that reads a CTC path does it here, so that a report and a transcript
 hold the same words at the same times.
 """
 
+import functools
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-IDEOGRAPHS = "\u2e80"  # from here on a character counts as a word
+from espnet_spike.data.tokens import SPACE, UNKNOWN, UNSPOKEN
+
+HOLD = 0.4  # seconds that a word lasts behind its last frame at most; ours
 
 Span = tuple[int, int]
 """First frame of a token, and the frame after its last."""
@@ -109,21 +113,67 @@ def align(log_posteriors: np.ndarray, ids: Sequence[int]) -> list[Span] | None:
     return [(first, last) for first, last in spans]
 
 
-def token_words(tokens: Sequence[str], token_type: str) -> list[tuple[str, int, int]]:
+def writes_spaces(names: Sequence[str], token_type: str) -> bool:
+    """Tell from a vocabulary whether the text that it was learnt of has spaces between words.
+
+    A script that is written without them does not decide it alone: transcripts may have been cut
+    into words. Then the space is among the most frequent characters, or every other piece of a
+    SentencePiece model or so begins with one.
+
+    Args:
+        names: the tokens, the most frequent first where they are characters.
+        token_type: ``bpe``, ``char`` or ``word``.
+    """
+    if token_type == "word":
+        return True
+    letters = [name.replace("\u2581", "") for name in names if name not in _NAMES]
+    unspaced = [text for text in letters if text and is_unspaced(text[0])]
+    if 2 * len(unspaced) <= sum(map(bool, letters)):
+        return True
+    if token_type == "char":
+        return SPACE in names[:_FREQUENT]
+    return 4 * sum(name.startswith("\u2581") for name in names) > len(names)
+
+
+_NAMES = UNSPOKEN | {UNKNOWN, SPACE}
+_FREQUENT = 20
+_UNSPACED = (  # scripts without spaces between words, as Unicode's names of characters begin
+    *("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "YI SYLLABLE"),
+    *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "TAI ", "NEW TAI", "JAVANESE", "BALINESE"),
+)
+
+
+@functools.cache
+def is_unspaced(character: str) -> bool:
+    """Tell whether a character is of a script that is written without spaces between words."""
+    return unicodedata.name(character, "").startswith(_UNSPACED)
+
+
+def token_words(
+    tokens: Sequence[str], token_type: str, spaces: bool | None = None
+) -> list[tuple[str, int, int]]:
     """Group tokens into words: ``(word, first token, last token + 1)``.
 
-    A word begins at ``▁`` (sentencepiece), after ``<space>`` (characters), at every token of a
-    word model and at every ideograph.
+    A word begins at ``▁`` (sentencepiece), after ``<space>`` (characters) and at every token of a
+    word model. Where the text has no spaces between words, so does it at every token of a script
+    without them.
+
+    Args:
+        tokens: without blanks.
+        token_type: ``bpe``, ``char`` or ``word``.
+        spaces: see `writes_spaces`; None asks it about these tokens.
     """
+    spaces = writes_spaces(tokens, token_type) if spaces is None else spaces
     words: list[tuple[str, int, int]] = []
     begin = True
     for index, token in enumerate(tokens):
-        if token == "<space>":
+        if token == SPACE:
             begin = True
             continue
         letters = token.replace("\u2581", "")
-        wide = letters >= IDEOGRAPHS
-        begin = begin or token_type == "word" or token.startswith("\u2581") or wide
+        wide = not spaces and letters[:1] != "" and is_unspaced(letters[0])
+        mark = unicodedata.category(letters[0])[0] == "M" if letters else False
+        begin = begin or token_type == "word" or token.startswith("\u2581") or (wide and not mark)
         if not letters:
             begin = True
             continue
@@ -133,23 +183,47 @@ def token_words(tokens: Sequence[str], token_type: str) -> list[tuple[str, int, 
             word, first, _ = words[-1]
             words[-1] = (word + letters, first, index + 1)
         begin = wide
+        if wide and index + 1 < len(tokens):  # a vowel sign belongs to the letter before it
+            following = tokens[index + 1]
+            begin = unicodedata.category(following[0])[0] != "M"
     return words
 
 
+def held(words: Sequence[Word], until: float) -> list[Word]:
+    """Let each word last to where the next one begins, `HOLD` seconds at most.
+
+    CTC emits a token in a frame or two; the sound goes on.
+
+    Args:
+        words: in order, ending with the last frame of their last token.
+        until: seconds at which all ends.
+    """
+    nexts = [*(word.start for word in words[1:]), until]
+    return [
+        Word(word.word, word.start, max(word.end, min(word.end + HOLD, following, until)))
+        for word, following in zip(words, nexts, strict=True)
+    ]
+
+
 def timed_words(
-    tokens: Sequence[str], spans: Sequence[Span], frame: float, token_type: str
+    tokens: Sequence[str],
+    spans: Sequence[Span],
+    frame: float,
+    token_type: str,
+    spaces: bool | None = None,
 ) -> list[Word]:
     """Return the words that tokens spell, from the first frame of the first to the last one.
 
-    CTC emits a token in a frame or two somewhere within its sound: times are rough.
+    CTC emits a token in a frame or two somewhere within its sound: times are rough, see `held`.
 
     Args:
         tokens: without blanks.
         spans: the frames of each.
         frame: seconds from one frame to the next.
         token_type: ``bpe``, ``char`` or ``word``.
+        spaces: see `token_words`.
     """
     return [
         Word(word, spans[first][0] * frame, spans[last - 1][1] * frame)
-        for word, first, last in token_words(tokens, token_type)
+        for word, first, last in token_words(tokens, token_type, spaces)
     ]

@@ -12,7 +12,8 @@ most probable token of each frame.
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,28 @@ from espnet_spike.inference.ctc import (
     Word,
     align,
     collapse,
+    held,
     quietest,
     timed_words,
     token_words,
+    writes_spaces,
 )
 from espnet_spike.inference.decode import INFERENCE, Settings, check_ngram, read_settings
 from espnet_spike.inference.transcripts import Piece, Transcript
 from espnet_spike.tasks.loading import open_model
+from espnet_spike.utils.files import name_some
 
 logger = logging.getLogger("transcribe")
 EARLIEST = 0.5  # of what was heard: no cut before
 CTC_FRAMES = 4096  # of the vocabulary's probabilities at once: an hour's would take gigabytes
-ENDINGS = ".wav .flac .ogg .opus .mp3 .sph .aiff .aif .aifc .au .w64 .caf .rf64 .snd".split()
+ENDINGS = (  # of what libsndfile reads
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .mp1 .sph .nist .aiff .aif .aifc .au .snd .w64 .caf .rf64"
+    " .voc .avr .ircam .pvf .sds"
+).split()
+FOREIGN = (  # of audio and video that it does not
+    ".m4a .m4b .mp4 .m4v .aac .webm .weba .wma .mkv .mka .mov .avi .amr .awb .3gp .ape .wv .tta"
+    " .ac3 .dts .ra .mpg .mpeg .flv .spx .mpc .asf"
+).split()
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,18 @@ class Stretch:
     last: int
 
 
-def find_audio(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return name -> file of the files given and of those below the folders given.
+def find_audio(
+    paths: Sequence[Path], recursive: bool = True, foreign: list[Path] | None = None
+) -> dict[str, Path]:
+    """Return name -> file of the files given and of those in the folders given.
 
-    A name is that of the file without its ending; where two are alike, their path tells them apart,
-    and where that does not, a number.
+    Folders that are links are gone into, each folder once. A name is that of the file without its
+    ending; where two are alike, their path tells them apart, and where that does not, a number.
+
+    Args:
+        paths: files and folders.
+        recursive: also the folders in folders.
+        foreign: gets the audio and video files in folders that libsndfile cannot read.
 
     Raises:
         UserError: a file is missing, or a folder holds no audio.
@@ -66,10 +84,18 @@ def find_audio(paths: Sequence[Path]) -> dict[str, Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+            within = [p for p in _files_in(path, recursive) if p.is_file()]
+            inside = [p for p in within if p.suffix.lower() in ENDINGS]
+            unread = [p for p in within if p.suffix.lower() in FOREIGN]
             if not inside:
-                raise UserError(f"{path}: no audio in it", f"files that end in {' '.join(ENDINGS)}")
+                what = f"no audio that libsndfile can read, {len(unread)} files that it cannot"
+                raise UserError(
+                    f"{path}: " + (f"{what}: {_names(unread)}" if unread else "no audio in it"),
+                    f"convert them: {CONVERT}" if unread else f"files that end in {_SHOWN}, ...",
+                )
             files += inside
+            if foreign is not None:
+                foreign += unread
         elif path.is_file():
             files.append(path)
         else:
@@ -85,6 +111,31 @@ def find_audio(paths: Sequence[Path]) -> dict[str, Path]:
             name = next(n for n in tried if n not in found and n not in names)
         found[name] = path
     return found
+
+
+CONVERT = "ffmpeg -i FILE NEW.wav"
+_SHOWN = " ".join(ENDINGS[:7])
+
+
+def _names(files: Sequence[Path]) -> str:
+    return name_some(path.name for path in files)
+
+
+def _files_in(folder: Path, recursive: bool) -> list[Path]:
+    """Return the files of a folder, sorted; one that is reached by several ways goes in once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place) / name for name in files]
+        if not recursive:
+            break
+        folders.sort()
+    return sorted(found)
 
 
 def find_settings(exp: Path, config: Path | None, arguments: str) -> Settings:
@@ -148,6 +199,7 @@ class Recognizer:
         self.speech2text, self.model = self.search.speech2text, self.search.model
         self.batch_size = self.search.batch_size
         self.token_type = getattr(self.speech2text.asr_train_args, "token_type", None)
+        self.spaces = writes_spaces(self.model.token_list, self.token_type or "bpe")
 
     def log_posteriors(self, features: np.ndarray) -> np.ndarray:
         """Return the CTC log-probabilities ``(T', V)`` of features ``(T, D)``.
@@ -239,11 +291,11 @@ class Recognizer:
         """Return the words of tokens said in ``spans`` of ``frames``, or spread evenly."""
         tokens, kind = [self.model.token_list[i] for i in ids], self.token_type or "bpe"
         if spans is None:
-            groups = token_words(tokens, kind)
+            groups = token_words(tokens, kind, self.spaces)
             step = seconds / max(len(groups), 1)
             found = [Word(w, n * step, (n + 1) * step) for n, (w, _, _) in enumerate(groups)]
         else:
-            found = timed_words(tokens, spans, seconds / frames, kind)
+            found = held(timed_words(tokens, spans, seconds / frames, kind, self.spaces), seconds)
         words = tuple(
             Word(word.word, round(start + word.start, 3), round(start + word.end, 3))
             for word in found
@@ -256,6 +308,7 @@ class Recognizer:
         times: bool = False,
         max_seconds: float = 30.0,
         search: str = "beam",
+        on_error: Callable[[str, UserError], None] | None = None,
     ) -> Iterator[Transcript]:
         """Transcribe files; yield each transcript when it is complete.
 
@@ -264,6 +317,8 @@ class Recognizer:
             times: find when each word is said.
             max_seconds: of an utterance; longer files are cut, but not for a greedy search.
             search: ``beam``, or ``greedy`` CTC over the whole file.
+            on_error: is told the name of a file that cannot be read, and why; the others are
+                transcribed. None: that is an error.
 
         Raises:
             UserError: a file that cannot be read; before anything is decoded.
@@ -273,10 +328,12 @@ class Recognizer:
         fs = self.feature_extractor.fs
         seconds = {}
         for name, path in files.items():
-            info = inspect(parse_source(str(path), name), name)
-            seconds[name] = info.duration
+            with _told(name, on_error):
+                info = inspect(parse_source(str(path), name), name)
+                seconds[name] = info.duration
+        files = {name: path for name, path in files.items() if name in seconds}
         if search == "greedy":
-            yield from self._transcribe_greedily(files, seconds, times)
+            yield from self._transcribe_greedily(files, seconds, times, on_error)
             return
         short = {name for name in files if seconds[name] <= max_seconds}
         frames = {name: self.feature_extractor.frames(round(seconds[name] * fs)) for name in short}
@@ -285,19 +342,24 @@ class Recognizer:
             for batch in make_batches(frames, self.batch_size):
                 stretches = []
                 for name in batch:
-                    wave = self.audio(files[name], name)
-                    stretches.append(
-                        (Stretch(name, 0, len(wave)), self.feature_extractor(wave, name))
-                    )
+                    with _told(name, on_error):
+                        wave = self.audio(files[name], name)
+                        stretches.append(
+                            (Stretch(name, 0, len(wave)), self.feature_extractor(wave, name))
+                        )
                 for (stretch, _), piece in zip(
                     stretches, self._pieces(stretches, times), strict=True
                 ):
                     name = stretch.name
-                    yield Transcript(name, str(files[name]), seconds[name], [piece])
+                    yield Transcript(name, str(files[name]), seconds[name], [piece], self.spaces)
                     bar.update(seconds[name])
             for name in sorted(files.keys() - short):
-                wave = self.audio(files[name], name)
-                transcript = Transcript(name, str(files[name]), seconds[name])
+                wave = np.zeros(0)
+                with _told(name, on_error):
+                    wave = self.audio(files[name], name)
+                if not len(wave):
+                    continue
+                transcript = Transcript(name, str(files[name]), seconds[name], [], self.spaces)
                 cuts = [Stretch(name, *cut) for cut in self.cut(wave, max_seconds)]
                 for n in range(0, len(cuts), self.batch_size):
                     part = cuts[n : n + self.batch_size]
@@ -309,17 +371,26 @@ class Recognizer:
                 yield transcript
 
     def _transcribe_greedily(
-        self, files: Mapping[str, Path], seconds: Mapping[str, float], times: bool
+        self,
+        files: Mapping[str, Path],
+        seconds: Mapping[str, float],
+        times: bool,
+        on_error: Callable[[str, UserError], None] | None,
     ) -> Iterator[Transcript]:
         tokenizer = self.speech2text.tokenizer
         for name, path in files.items():
-            features = self.feature_extractor(self.audio(path, name), name)
+            wave = np.zeros(0)
+            with _told(name, on_error):
+                wave = self.audio(path, name)
+            if not len(wave):
+                continue
+            features = self.feature_extractor(wave, name)
             ids, spans, frames, score = self.greedy(features) if len(features) else ([], [], 0, 0.0)
             said = [self.model.token_list[i] for i in ids]
             text = "" if tokenizer is None else tokenizer.tokens2text(said).strip()
             words = self.timed(ids, spans, frames, 0.0, seconds[name])[0] if times else ()
             piece = Piece(0.0, round(seconds[name], 3), text, score, words, True)
-            yield Transcript(name, str(path), seconds[name], [piece])
+            yield Transcript(name, str(path), seconds[name], [piece], self.spaces)
 
     def _pieces(self, stretches: list[tuple[Stretch, np.ndarray]], times: bool) -> list[Piece]:
         """Decode stretches with their features; those without a frame are blank."""
@@ -335,6 +406,17 @@ class Recognizer:
                 words, aligned = self.words(features, ids, start, end - start)
             pieces.append(Piece(round(start, 3), round(end, 3), text, score, words, aligned))
         return pieces
+
+
+@contextlib.contextmanager
+def _told(name: str, on_error: Callable[[str, UserError], None] | None) -> Iterator[None]:
+    """Tell why a file cannot be read, and go on."""
+    try:
+        yield
+    except UserError as error:
+        if on_error is None:
+            raise
+        on_error(name, error)
 
 
 @contextlib.contextmanager

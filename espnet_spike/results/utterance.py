@@ -9,7 +9,7 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.monitor import layer_spikes
 from espnet_spike.encoders.spike_options import SpikeOptions
-from espnet_spike.inference.ctc import align, timed_words
+from espnet_spike.inference.ctc import align, held, timed_words, writes_spaces
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.results.recording import DecodedUtterance, LayerSpikes, Recording
@@ -62,7 +62,10 @@ def record(
         tokens = [args.token_list[i] for i in hypothesis]
         spans = align(log_probs[0].numpy(), hypothesis)
         step = data.durations[utt] / xs.shape[1]
-        words = None if spans is None else timed_words(tokens, spans, step, args.token_type)
+        if spans is not None:
+            spaces = writes_spaces(args.token_list, args.token_type)
+            words = timed_words(tokens, spans, step, args.token_type, spaces)
+            words = held(words, data.durations[utt])
     decays = {
         name: module.log_gamma.detach().numpy()
         for name, module in model.encoder.named_modules()

@@ -9,12 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.inference.ctc import (
+    HOLD,
+    Word,
     align,
     best_path,
     collapse,
+    held,
     quietest,
     timed_words,
     token_words,
+    writes_spaces,
 )
 
 
@@ -146,3 +150,45 @@ def test_words_have_the_times_of_their_tokens(kind, tokens):
     assert [word.word for word in words] == ["HEY", "YOU"]
     assert words[0].start == 0.0 and words[-1].end == len(tokens)
     assert words[0].end <= words[1].start
+
+
+HAN = list("\u800c\u5bf9\u7684\u6211\u662f")
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "spaces"),
+    [
+        (["<blank>", "<unk>", "\u2581THE", "\u2581A", "S", "<sos/eos>"], "bpe", True),
+        (["<blank>", "<unk>", "\u2581", *"ENTARISO", "<sos/eos>"], "bpe", True),
+        (["\u2581\uac00", "\u2581\ub098", "\ub2e4", "\ub77c"], "bpe", True),  # Korean
+        (["\uac00", "\ub098"], "char", True),
+        (["<blank>", "<unk>", *HAN, "<sos/eos>"], "char", False),
+        (["<blank>", "<unk>", "\u2581", "\u2581\u6211", *HAN, *HAN], "bpe", False),
+        (["<blank>", "<unk>", "<space>", *HAN], "char", True),  # transcripts cut into words
+        ([f"\u2581{name}" for name in HAN] + HAN, "bpe", True),
+        (["\u2581", *"\u0e01\u0e02\u0e04\u0e07\u0e08"], "bpe", False),  # Thai
+        (HAN, "word", True),
+    ],
+)
+def test_whether_a_model_writes_spaces_is_told_by_its_vocabulary(names, kind, spaces):
+    assert writes_spaces(names, kind) is spaces
+
+
+def test_korean_words_are_whole_and_thai_vowel_signs_stay_with_their_letters():
+    korean = ["\u2581\uac00", "\ub098", "\u2581\ub2e4", "\ub77c"]
+    assert [word for word, _, _ in token_words(korean, "bpe", True)] == [
+        "\uac00\ub098",
+        "\ub2e4\ub77c",
+    ]
+    assert [word for word, _, _ in token_words(["\uac00", "\ub098"], "char")] == ["\uac00\ub098"]
+    thai = ["\u2581", "\u0e01", "\u0e34", "\u0e19"]
+    assert token_words(thai, "bpe", False) == [("\u0e01\u0e34", 1, 3), ("\u0e19", 3, 4)]
+    cut = ["\u2581\u6211", "\u662f", "\u2581\u7684"]  # Chinese with spaces stays in its words
+    assert [word for word, _, _ in token_words(cut, "bpe", True)] == ["\u6211\u662f", "\u7684"]
+
+
+def test_words_are_held_to_the_next_one_or_for_a_while():
+    words = [Word("A", 0.0, 0.04), Word("B", 0.2, 0.24), Word("C", 2.0, 2.04), Word("D", 2.9, 3.0)]
+    ends = [word.end for word in held(words, 3.1)]
+    assert ends == [0.2, pytest.approx(0.24 + HOLD), pytest.approx(2.04 + HOLD), 3.1]
+    assert held(words[:1], 0.01)[0].end == 0.04  # never less than what was heard

@@ -240,6 +240,42 @@ def test_audio_is_found_in_folders_and_named(tmp_path):
         find_audio([tmp_path / "empty"])
 
 
+def test_folders_are_gone_through_with_links_and_what_cannot_be_read_is_named(tmp_path):
+    for name in ("a/x.wav", "a/b/y.OPUS", "a/z.m4a", "a/b/clip.mp4", "elsewhere/w.flac"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "a")  # in a circle
+    foreign = []
+    assert set(find_audio([tmp_path / "a"], foreign=foreign)) == {"x", "y", "w"}
+    assert sorted(path.name for path in foreign) == ["clip.mp4", "z.m4a"]
+    foreign = []
+    assert set(find_audio([tmp_path / "a"], recursive=False, foreign=foreign)) == {"x"}
+    assert [path.name for path in foreign] == ["z.m4a"]
+    (tmp_path / "a/x.wav").unlink()
+    with pytest.raises(UserError, match=r"1 files that it cannot: z\.m4a") as caught:
+        find_audio([tmp_path / "a"], recursive=False)
+    assert "ffmpeg" in caught.value.hint
+
+
+@pytest.mark.parametrize("search", ["beam", "greedy"])
+def test_one_bad_file_among_many_is_reported_and_the_rest_is_done(recipe, tmp_path, capsys, search):
+    folder = tmp_path / "talks"
+    shutil.copytree(recipe / "audio", folder)
+    (folder / "empty.wav").touch()
+    (folder / "damaged.flac").write_bytes(b"no audio")
+    (folder / "video.mp4").touch()
+    arguments = ["--model", str(recipe / "exp/asr_tiny"), "--search", search]
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"3 of 8 files could not be transcribed: .*video\.mp4"):
+        transcribe.main([*arguments, str(folder), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("empty.wav is empty", "damaged.flac is no", "video.mp4"))
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == [f"u{n}" for n in range(5)]
+    with pytest.raises(UserError, match=r"damaged\.flac is no audio"):
+        transcribe.main([*arguments, str(folder / "damaged.flac")])
+
+
 def test_no_file_is_lost_whatever_they_are_called(tmp_path, monkeypatch):
     names = ("here/a/x.wav", "a/x.wav", "here/a-x.wav", "here/b/x.wav")
     for name in names:

@@ -1,4 +1,7 @@
+import itertools
 import json
+
+import pytest
 
 from espnet_spike.inference.ctc import Word
 from espnet_spike.inference.transcripts import (
@@ -6,12 +9,75 @@ from espnet_spike.inference.transcripts import (
     Piece,
     Transcript,
     captions,
+    columns,
     join_words,
+    wrap,
 )
 
 
 def test_ideographs_are_joined_without_spaces():
     assert join_words(["而", "对", "AB", "CD", "的"]) == "而对 AB CD 的"
+
+
+def test_pieces_are_joined_as_the_model_writes():
+    def text(spaces, *texts):
+        pieces = [Piece(n, n + 1.0, t, 0.0) for n, t in enumerate(texts)]
+        return Transcript("x", "x", 9.0, pieces, spaces).text
+
+    assert text(False, "\u800c\u5bf9", "", "\u7684") == "\u800c\u5bf9\u7684"
+    assert text(False, "\u800cAB", "CD\u7684") == "\u800cAB CD\u7684"
+    assert text(True, "\u800c\u5bf9", "\u7684") == "\u800c\u5bf9 \u7684"  # cut into words
+    assert text(True, "\uac00\ub098", "\ub2e4") == "\uac00\ub098 \ub2e4"
+    assert text(False, "\uac00\ub098", "\ub2e4") == "\uac00\ub098 \ub2e4"
+
+
+def spoken(text, words, step=0.3, long=0.2, start=0.0):
+    said = tuple(Word(w, start + n * step, start + n * step + long) for n, w in enumerate(words))
+    return Piece(start, start + len(words) * step, text, 0.0, said)
+
+
+def test_captions_are_the_text_that_the_model_wrote():
+    words = ["\u6211", "\u7528", "iPhone", "\u6253"]
+    piece = spoken("\u6211\u7528iPhone \u6253", words)
+    again = spoken("a", ["a"], start=1.2)
+    once_more = spoken("a", ["a"], start=1.5)
+    (line,) = captions(Transcript("x", "x", 3.0, [piece, again, once_more], False))
+    assert line.word == "\u6211\u7528iPhone \u6253 a a"
+    unknown = spoken("\u2047 b", ["<unk>", "b"])  # spelt otherwise than its tokens
+    assert captions(Transcript("x", "x", 3.0, [unknown]))[0].word == "<unk> b"
+
+
+@pytest.mark.parametrize("step", [0.1, 0.4, 1.5, 8.0])
+def test_captions_can_be_read(step):
+    """Two lines of 42 columns at most, for 1 to 7 seconds; nothing is lost or out of order."""
+    for words, spaces in (
+        ([f"WORD{n}" for n in range(150)], True),
+        (list("\u4f60\u597d\u4e16\u754c" * 60), False),
+        (["X" * 200, "A"], True),  # a model that never wrote a space
+    ):
+        joined = (" " if spaces else "").join(words)
+        piece = spoken(joined, words, step, 0.1)
+        transcript = Transcript("x", "x", piece.end, [piece], spaces)
+        found = captions(transcript)
+        assert "".join("".join(line.word for line in found).split()) == joined.replace(" ", "")
+        for line in found:
+            lines = wrap(line.word)
+            assert 1 <= len(lines) <= 2 and all(columns(text) <= 42 for text in lines)
+            assert 0 <= line.end - line.start <= 7
+        for first, second in itertools.pairwise(found):
+            assert first.end <= second.start + 1e-9
+            assert first.end - first.start >= min(1.0, second.start - first.start) - 1e-9
+        srt = FORMATS["srt"](transcript)
+        assert max(columns(text) for text in srt.splitlines()) <= 42
+        assert srt.count(" --> ") == len(found)
+
+
+def test_lines_end_at_spaces_and_are_about_as_long():
+    text = "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG AND RUNS"
+    first, second = wrap(text)
+    assert f"{first} {second}" == text and abs(len(first) - len(second)) < 8
+    assert wrap("X" * 43) == [] and wrap("A") == ["A"]
+    assert columns("\u4f60\u597de\u0301") == 5
 
 
 def made_up():

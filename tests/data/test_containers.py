@@ -1,0 +1,85 @@
+"""Joined and half-loaded files are named, not read in part."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_spike.data.audio import inspect, parse_source
+from espnet_spike.data.containers import CUT, JOINED, extent
+from espnet_spike.errors import UserError
+
+KINDS = {
+    "ogg": {"format": "OGG", "subtype": "VORBIS"},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "mp3": {"format": "MP3"},
+    "flac": {"format": "FLAC"},
+}
+
+
+def encoded(folder, kind, seconds, seed, rate=16000):
+    wave = 0.1 * np.random.default_rng(seed).standard_normal(round(rate * seconds))
+    path = folder / f"{seed}-{rate}.{kind}"
+    soundfile.write(path, wave, rate, **KINDS[kind])
+    return path
+
+
+def check(path):
+    return inspect(parse_source(str(path), "utt"), "utt")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seconds", [0.05, 3.0])
+def test_whole_files_pass(tmp_path, kind, seconds):
+    assert check(encoded(tmp_path, kind, seconds, 1)).frames == round(16000 * seconds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("second", [0.1, 2.0])
+def test_joined_files_are_refused(tmp_path, kind, second):
+    parts = [encoded(tmp_path, kind, 3.0, 1), encoded(tmp_path, kind, second, 2)]
+    path = tmp_path / f"both.{kind}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(UserError, match=rf"utt: .*both\.{kind} is ") as caught:
+        check(path)
+    if kind == "flac":  # in which libFLAC finds no last sample
+        return
+    assert f"is {JOINED} (" in caught.value.message and "; 3.00 s" in caught.value.message
+    assert "ffmpeg" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_half_of_a_file_is_refused(tmp_path, kind, share):
+    content = encoded(tmp_path, kind, 3.0, 1).read_bytes()
+    path = tmp_path / f"half.{kind}"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=rf"utt: .*half\.{kind}"):
+        check(path)
+
+
+def test_an_ogg_stream_cut_between_pages_lacks_its_end(tmp_path):
+    content = encoded(tmp_path, "ogg", 8.0, 1).read_bytes()
+    path = tmp_path / "cut.ogg"
+    path.write_bytes(content[: content.rindex(b"OggS")])
+    assert extent(path, "OGG", 1) == (CUT, "the end of the Ogg stream is missing")
+
+
+def test_mp3_without_a_count_of_its_frames(tmp_path):
+    """Constant bit rate, the header of Xing's kind taken off: the frames alone count."""
+    path = tmp_path / "x.mp3"
+    wave = 0.1 * np.random.default_rng(1).standard_normal(48000)
+    soundfile.write(path, wave, 16000, format="MP3", bitrate_mode="CONSTANT")
+    content = path.read_bytes()
+    heads = [content.find(name) for name in (b"Xing", b"Info")]
+    assert max(heads) > 0
+    path.write_bytes(b"ID3\x04\x00\x00\x00\x00\x00\x10" + bytes(16) + content + b"TAG" + bytes(125))
+    assert extent(path, "MP3", 48000) == ("", "")
+    start = content.find(b"\xff\xf3", max(heads))  # of the frame behind
+    path.write_bytes(content[start:])
+    assert extent(path, "MP3", 48000) == ("", "")
+    assert extent(path, "MP3", 24000)[0] == JOINED
+
+
+def test_other_formats_pass(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros(100), 16000)
+    assert extent(tmp_path / "x.wav", "WAV", 100) == ("", "")
