@@ -32,7 +32,13 @@ results:         ## put the tables of a recipe beside it: make results RECIPE=fs
 	cd "egs/$(RECIPE)" && if grep -qs '^<!-- results: begin' RESULTS.md; then \
 	  ../../$(PYTHON) -m espnet_spike.bin.report --expdir exp --corpus "$(RECIPE)" \
 	    --out exp/RESULTS.md --copy_to RESULTS.md $(CORPUS_DIR:%=--corpus_dir "%"); else \
-	cat exp/RESULTS.md $$(ls exp/*/RESULTS.md 2>/dev/null) >RESULTS.md; fi
+	set -e; test -f exp/RESULTS.md || { echo "egs/$(RECIPE)/exp/RESULTS.md: run the recipe first" >&2; exit 1; }; \
+	cat exp/RESULTS.md $$(ls exp/*/RESULTS.md 2>/dev/null) >exp/.results.md; \
+	lost=$$(grep -s '^### asr_' RESULTS.md | grep -vxFf exp/.results.md) || true; \
+	if [ -n "$$lost" ]; then rm exp/.results.md; \
+	  echo "egs/$(RECIPE)/RESULTS.md holds results that are not at hand and would be lost:" >&2; \
+	  echo "$$lost" >&2; exit 1; fi; \
+	mv exp/.results.md RESULTS.md; fi
 
 bench:           ## measure speed against peers, tables in benchmarks/results
 	bash local/env.sh --group test

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -37,6 +37,7 @@ def iter_rows(path: Path) -> Iterator[Row]:
     for name in TABLES:
         _check_table(path, name)
     tables = [iter_table(path / name) for name in TABLES]
+    place: Callable[[str], str] | None = None
     for entries in zip_longest(*tables, fillvalue=("", "")):
         keys = [key for key, _ in entries]
         for name, key in zip(TABLES, keys, strict=True):
@@ -45,7 +46,35 @@ def iter_rows(path: Path) -> Iterator[Row]:
         feats, shape, duration, text, speaker = (value for _, value in entries)
         frames, dim = _shape(path, keys[0], shape)
         seconds_of(path, keys[0], duration)
+        place = place or placing(path, feats)
+        feats = place(feats)
         yield Row(keys[0], feats, frames, dim, duration, text, speaker)
+
+
+def placing(folder: Path, entry: str) -> Callable[[str], str]:
+    """Return what makes the entries of a ``feats.scp`` lead to the archives from here.
+
+    Stage 3 names archives as seen from the recipe. Of a folder of another recipe they are looked
+    for there: the working directory may have others of the same names.
+
+    Args:
+        folder: that ``feats.scp`` lies in.
+        entry: one of it.
+    """
+    archive = Path(ENTRY_PATH.sub("", entry))
+    if archive.is_absolute():
+        return str
+    bases = [(base, p) for p in (folder.absolute(), folder.resolve()) for base in p.parents]
+    there = [base for base, _ in bases if (base / archive).is_file()]
+    # an archive that is lost is not looked for in another recipe
+    named = [base for base, place in bases if place.is_relative_to(base / archive.parts[0])]
+    base = next(iter([*there, *named]), None)
+    if base is None or base.resolve() == Path.cwd().resolve():
+        return str
+    return lambda value: value if value.startswith("/") else str(base / value)
+
+
+ENTRY_PATH = re.compile(r"(:[0-9]+)?(\[[^\]]*\])?$")
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> int:
@@ -144,7 +173,11 @@ class FeatureDir:
                 raise _differ(path, name, min(other))
         shapes = {utt: _shape(path, utt, value) for utt, value in tables["feats_shape"].items()}
         durations = {utt: seconds_of(path, utt, value) for utt, value in tables["utt2dur"].items()}
-        return cls(tables["feats.scp"], shapes, durations, tables["text"], tables["utt2spk"])
+        feats = tables["feats.scp"]
+        if feats:
+            place = placing(path, next(iter(feats.values())))
+            feats = {utt: place(entry) for utt, entry in feats.items()}
+        return cls(feats, shapes, durations, tables["text"], tables["utt2spk"])
 
     def write(self, path: Path) -> None:
         """Write the tables, ``feats.scp`` last: it says that the directory is complete."""

@@ -21,7 +21,7 @@ from espnet_spike.results.formatting import ends, number, plural, scored_of, tab
 from espnet_spike.results.hardware_tables import simulation_lines
 from espnet_spike.results.scoring import METRICS, table_head, table_row
 from espnet_spike.tasks.registry import ENCODERS
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import name_some, write_lines
 from espnet_spike.utils.provenance import environment
 
 BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lost -->"
@@ -275,11 +275,14 @@ def render(
     return lines
 
 
+EXPERIMENT = "### asr_"  # how the section of an experiment begins
+
+
 def copy_between_marks(lines: Sequence[str], target: Path) -> None:
     """Write the report into a file of people's own words: only what is between the marks changes.
 
     Raises:
-        UserError: the file exists without the marks.
+        UserError: the file exists without the marks, or has experiments that the report has not.
     """
     before, after = [], []
     if target.is_file():
@@ -290,4 +293,11 @@ def copy_between_marks(lines: Sequence[str], target: Path) -> None:
                 f"put the lines '{BEGIN}' and '{END}' where the tables belong, or remove the file",
             )
         before, after = old[: old.index(BEGIN)], old[old.index(END) + 1 :]
+        there = [line for line in old[len(before) :] if line.startswith(EXPERIMENT)]
+        if lost := [line.removeprefix("### ") for line in there if line not in set(lines)]:
+            raise UserError(
+                f"{target} holds results of {len(lost)} experiments that are not at hand: "
+                f"{name_some(lost)}; they would be lost",
+                "bring their folders back, or take their results out of the file yourself",
+            )
     write_lines(target, [*before, BEGIN, *lines, END, *after])

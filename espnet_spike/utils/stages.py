@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,6 +125,17 @@ def _telling(lines: Sequence[str]) -> Sequence[str]:
 
 
 @dataclass(frozen=True)
+class Before:
+    """What there was of an earlier run: markers by their home, and what it had made.
+
+    ``record`` is None where it had not finished.
+    """
+
+    markers: Mapping[Path, Marker | None]
+    record: Record | None
+
+
+@dataclass(frozen=True)
 class Work:
     """A command, what it reads and makes, and where its marker is.
 
@@ -165,6 +176,27 @@ class Work:
             marker_path(folder, self.name).unlink(missing_ok=True)
         if self.home != self.expdir:
             Marker("", command, "", 0.0).write(marker_path(self.home, self.name))
+
+    def state(self) -> "Before":
+        """Return what is there of an earlier run, to go back to it if this one is refused."""
+        folders = dict.fromkeys((self.home, self.expdir))
+        markers = {folder: Marker.read(marker_path(folder, self.name)) for folder in folders}
+        record = Record.read(record_path(self.home, self.name))
+        finished = any(marker is not None and marker.fingerprint for marker in markers.values())
+        if record is None and finished:  # of an earlier version
+            record = Record.take(self.home, self._made())
+        return Before(markers, record if finished else None)
+
+    def go_back(self, before: "Before") -> bool:
+        """Put the markers of an earlier run back where all that it made is as it was."""
+        if before.record is None or before.record.difference():
+            return False
+        for folder, marker in before.markers.items():
+            if marker is None:
+                marker_path(folder, self.name).unlink(missing_ok=True)
+            else:
+                marker.write(marker_path(folder, self.name))
+        return True
 
     def why_not_done(self, key: str | None) -> str:
         """Return why the command has to run, empty if it has not."""
@@ -334,6 +366,7 @@ def run_stage(
             print(f"stage {stage}: {name} runs again, {reason}")
         print(f"stage {stage}: {name}, log in {log}", flush=True)
         start = time.monotonic()
+        untouched = work.state()
         work.begin(shlex.join(command))
         status = _stream(started, log, locks)
         if status in (-signal.SIGINT, 128 + signal.SIGINT):
@@ -344,6 +377,10 @@ def run_stage(
         if status == 0 and absent:
             status, tail = 1, tail + f"\nthe command exited with 0 but without {', '.join(absent)}"
         if status != 0:
+            # our own commands refuse what is wrong before they write
+            refused = status == 1 and any(line.startswith("error: ") for line in lines)
+            if refused and work.go_back(untouched):
+                print(f"stage {stage}: {name} stays as it was finished before", flush=True)
             raise UserError(
                 f"stage {stage} failed (status {status})\n"
                 f"  command: {shlex.join(started)}\n  log: {log}\n  its last lines:\n"

@@ -1,8 +1,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from espnet_spike.data.ark import ArkReader, ArkWriter
 from espnet_spike.data.feature_dir import FeatureDir, iter_rows, write_rows
 from espnet_spike.errors import UserError
 
@@ -72,3 +74,26 @@ def test_a_malformed_value_is_an_error_with_its_utterance(tmp_path, name, value)
 
 def test_a_subset_has_all_tables():
     assert make({"a1": 10, "b2": 20}).subset(["a1"]) == make({"a1": 10})
+
+
+def test_archives_are_those_of_the_folders_own_recipe(tmp_path, monkeypatch):
+    """Two recipes whose archives have the same names as seen from each."""
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name / "dump/test").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        with ArkWriter(Path("dump/test/feats.ark")) as ark:
+            offset = ark.write("u", np.full((3, 2), number, dtype=np.float32))
+        data = FeatureDir({"u": f"dump/test/feats.ark:{offset}"}, {"u": (3, 2)})
+        data.durations, data.text, data.utt2spk = {"u": 1.0}, {"u": "A"}, {"u": "s"}
+        data.write(Path("dump/test"))
+        assert FeatureDir.read(Path("dump/test")) == data  # from the recipe: as it is written
+    for number, name in enumerate(("one", "two")):
+        for folder in (tmp_path / name / "dump/test", Path("..") / name / "dump/test"):
+            with ArkReader() as reader:
+                entry = FeatureDir.read(folder).feats["u"]
+                assert reader.read("u", entry).tolist() == [[number] * 2] * 3
+                (row,) = iter_rows(folder)
+                assert reader.read("u", row.feats).tolist() == [[number] * 2] * 3
+    (tmp_path / "one/dump/test/feats.ark").unlink()  # then it is missing, not the other's
+    with ArkReader() as reader, pytest.raises(UserError):
+        reader.read("u", FeatureDir.read(tmp_path / "one/dump/test").feats["u"])

@@ -1,5 +1,8 @@
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -150,6 +153,40 @@ def test_a_copy_keeps_what_people_wrote(recipe):
     with pytest.raises(UserError, match="was not written by this command"):
         make_report("--copy_to", "RESULTS.md")
     assert copy.read_text() == "Our words, no marks.\n"
+
+
+def test_results_that_are_not_at_hand_are_not_overwritten(recipe):
+    make_experiment(recipe, "a", {})
+    copy = recipe / "RESULTS.md"
+    before = f"{BEGIN}\n## Experiments\n\n### asr_of_last_year\n\n{END}\n"
+    copy.write_text(before)
+    with pytest.raises(UserError, match=r"1 experiments that are not at hand: asr_of_last_year"):
+        make_report("--copy_to", "RESULTS.md")
+    assert copy.read_text() == before
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_results_overwrites_nothing_that_is_not_at_hand(tmp_path):
+    folder = tmp_path / "egs/x"
+    folder.mkdir(parents=True)
+    makefile = Path(__file__).parents[2] / "Makefile"
+
+    def make_results():
+        command = ["make", "-f", str(makefile), "results", "RECIPE=x"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    old = "### asr_a\nWER 1\n### asr_b\nWER 2\n"
+    (folder / "RESULTS.md").write_text(old)
+    assert make_results().returncode != 0  # nothing has been run
+    (folder / "exp/more").mkdir(parents=True)
+    (folder / "exp/RESULTS.md").write_text("### asr_a\nWER 3\n")
+    done = make_results()
+    assert done.returncode != 0 and "### asr_b" in done.stderr and "### asr_a" not in done.stderr
+    assert (folder / "RESULTS.md").read_text() == old
+    (folder / "exp/more/RESULTS.md").write_text("### asr_b\nWER 4\n")
+    assert make_results().returncode == 0
+    assert (folder / "RESULTS.md").read_text() == "### asr_a\nWER 3\n### asr_b\nWER 4\n"
+    assert not (folder / "exp/.results.md").exists()
 
 
 def test_reports_without_decode_records(recipe):

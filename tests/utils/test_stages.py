@@ -72,6 +72,22 @@ def test_a_failed_rerun_leaves_no_old_marker(stage, tmp_path):
     assert not (tmp_path / "exp/.done/x.json").exists()
 
 
+def test_a_refused_rerun_leaves_what_was_finished_before(stage, tmp_path, capsys):
+    """Other options that our command refuses before it writes: the model there is still done."""
+    good = f"touch '{tmp_path}/out'"
+    stage(good)
+    with pytest.raises(UserError, match="configuration changed"):
+        stage("echo 'error: configuration changed'; exit 1")
+    assert "x stays as it was finished before" in capsys.readouterr().out
+    assert not stage(good)
+    with pytest.raises(UserError):  # after it has written
+        stage(f"echo b >'{tmp_path}/out'; echo 'error: no space'; exit 1")
+    assert not (tmp_path / "exp/.done/x.json").exists()
+    with pytest.raises(UserError):  # and where nothing had been finished
+        stage("echo 'error: no'; exit 1")
+    assert not (tmp_path / "exp/.done/x.json").exists()
+
+
 def test_what_starts_a_command_does_not_make_it_another(stage, tmp_path):
     script = f"echo run >>'{tmp_path}/out'"
     assert stage(script, launcher=["env", "RANK=0"])
