@@ -68,6 +68,7 @@ num_splits_asr=1           # read the lists of a large corpus in that many parts
 sparsify=true              # thresholds and fine-tuning if the config has a 'sparsify' part
 naive_sparsity=            # e.g. 0.2: thresholds for that mean sparsity, untrained (speech_mamba)
 seed=0                     # of weights, data order and dropout
+require_learnt=false       # fail stage 8 if the model is no better than a constant output
 deterministic=false        # the same weights to the bit whenever trained with as many threads
 # Decoding and results
 inference_config=conf/decode_asr.yaml  # beam search
@@ -219,7 +220,7 @@ train_model() { # train_model EXP [--twin]
     "${trained[@]/#/--output=$1/}" "${also_trained[@]/#/--optional_output=$1/}" \
     -- "$py" -m espnet_spike.bin.asr_train --config "$asr_config" --output_dir "$1" \
     --train_dir "$feats/$source_set" --valid_dir "$feats/$valid_set" --stats_dir "$stats_dir" \
-    "${token_options[@]}" "${training_options[@]}" "${split_options[@]}" "${@:2}" --asr_args "$asr_args"
+    "${token_options[@]}" "${training_options[@]}" "${split_options[@]}" "${learnt_options[@]}" "${@:2}" --asr_args "$asr_args"
 }
 
 stage_sparsify() {

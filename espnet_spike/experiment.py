@@ -14,6 +14,7 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.checkpoints import is_whole
+from espnet_spike.utils.files import read_json
 from espnet_spike.utils.yaml import read_yaml
 
 CHECKPOINT = "checkpoint.pth"
@@ -25,6 +26,8 @@ EPOCHS = "epochs.jsonl"
 SNAPSHOT = "spike_config.json"
 FINISHED = "spike_finished.json"
 LOG = "train.log"
+# what was learnt, written by espnet_spike.advice.verdict
+VERDICT = "verdict.json"
 # A spiking layer that fires less is as good as dead; one that fires more tells little by spikes.
 DEAD, SATURATED = 0.01, 0.60
 
@@ -169,6 +172,21 @@ def left_out(config: Mapping[str, Any], kept: Sequence[str] = ()) -> list[str]:
     names = {"ctc": "CTC", "decoder": f"decoder {config.get('decoder')}"}
     there = {"ctc": weight > 0, "decoder": weight < 1 and config.get("decoder") is not None}
     return [name for part, name in names.items() if there[part] and part not in kept]
+
+
+def read_verdict(exp_dir: Path) -> dict[str, Any] | None:
+    """Return the verdict on a training, or None of one that was not judged.
+
+    Raises:
+        UserError: its file is damaged.
+    """
+    path = exp_dir / VERDICT
+    if not path.is_file():
+        return None
+    verdict = read_json(path)
+    if not isinstance(verdict.get("learnt"), bool):
+        raise UserError(f"{path} says not whether something was learnt", "remove it")
+    return verdict
 
 
 def best_checkpoint(exp_dir: Path | str, criterion: Sequence[str] | None = None) -> Path:

@@ -177,6 +177,8 @@ prepare() {
   find_config inference_config
   [[ $feats_type != fbank ]] || find_config fbank_config
   ! $use_lm || find_config lm_config
+  learnt_options=()
+  ! $require_learnt || learnt_options=(--require_learnt true)
   split_options=()
   [[ $num_splits_asr == 1 ]] || split_options=(--num_splits "$num_splits_asr")
   find_cost_models
@@ -285,13 +287,15 @@ prepare() {
   ! $use_lm || checks+=(--lm_config "$lm_config")
   checks+=("${cluster_options[@]}" --energy_model "${cost_models[@]}")
   [[ ${#cores[@]} -eq 0 ]] || checks+=(--hardware "${cores[@]}")
+  [[ ! -d $feats/$source_set ]] || checks+=(--train_dir "$feats/$source_set")
+  [[ $token_type != bpe ]] || checks+=(--nbpe "$nbpe")
   "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"
 }
 
 # what a training makes, and may make
 trained=(config.yaml "*.ave.pth")
 also_trained=("*.pth" epochs.jsonl spike_config.json spike_finished.json features.yaml
-  shapes dropped.txt)
+  shapes dropped.txt verdict.json)
 
 note_command() { # note_command FOLDER: keep how run.sh was called, if something can be written
   $dry_run || { mkdir -p "$1" && printf '%s\n' "$called_as" >>"$1/commands.txt"; } 2>/dev/null ||

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from espnet_spike.tasks import determinism
 from espnet_spike.training.options import add_training_options
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import Parser, run, str2bool
 from espnet_spike.utils.resources import config_file
 
 
@@ -37,6 +37,12 @@ def get_parser() -> Parser:
         help="train the dense twin of the configuration, for init_from: twin",
     )
     add_training_options(parser, "asr")
+    parser.add_argument(
+        "--require_learnt",
+        type=str2bool,
+        default=False,
+        help="fail if the model is no better than a constant output",
+    )
     return parser
 
 
@@ -45,12 +51,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
     if "deterministic" in options:
         determinism.ask()
+    from espnet_spike.advice.verdict import give_verdict, require
     from espnet_spike.training.request import asr_request
     from espnet_spike.training.train import train
 
-    best = train(asr_request(vars(options)))
-    if best is not None:
-        logging.getLogger(__name__).info("trained: %s", best)
+    request = vars(options)
+    must_have_learnt = request.pop("require_learnt")  # no part of what is trained
+    best = train(asr_request(request))
+    if best is None:
+        return
+    logging.getLogger(__name__).info("trained: %s", best)
+    verdict = give_verdict(options.output_dir, options.train_dir, options.valid_dir)
+    if must_have_learnt:
+        require(verdict)
 
 
 if __name__ == "__main__":

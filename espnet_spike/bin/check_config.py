@@ -19,6 +19,10 @@ def get_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--asr_config", type=config_file, help="YAML of ASR training")
     parser.add_argument("--asr_args", default="", help="options of ESPnet over --asr_config")
+    parser.add_argument(
+        "--train_dir", type=Path, help="features to train on, if they are there: for doubts"
+    )
+    parser.add_argument("--nbpe", type=int, help="pieces of the vocabulary, likewise")
     parser.add_argument("--inference_config", type=config_file, help="YAML of decoding")
     parser.add_argument("--inference_args", default="", help="options over --inference_config")
     parser.add_argument("--lm_config", type=config_file, help="YAML of language model training")
@@ -44,10 +48,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = check_key({name: value for name, value in vars(options).items() if name != "cache"})
     if key in passed:
         _logger.info("configurations unchanged since they passed")
-        return
-    check(options)
-    passed.add(key)
-    _logger.info("configurations are good")
+    else:
+        check(options)
+        passed.add(key)
+        _logger.info("configurations are good")
+    for doubt in find_doubts(options):
+        _logger.warning("%s: %s", options.asr_config, doubt)
+
+
+def find_doubts(options: argparse.Namespace) -> list[str]:
+    """Return what speaks against ``--asr_config``, which no check refuses."""
+    from espnet_spike.advice.doubts import doubts, facts_of, with_arguments
+    from espnet_spike.tasks.config import read_training_config
+
+    if options.asr_config is None:
+        return []
+    config, meta = read_training_config(options.asr_config)
+    facts = facts_of(options.train_dir, meta.get("input_size"), options.nbpe)
+    return [str(doubt) for doubt in doubts(with_arguments(config, options.asr_args), facts)]
 
 
 def check(options: argparse.Namespace) -> None:

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dataclasses import replace
 
     from espnet_spike.inference.decode import (
+        bound_search,
         decode,
         fit_beam,
         make_plan,
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         asr_model=args.inference_asr_model or settings.asr_model,
         lm=args.inference_lm or settings.lm,
     )
+    settings = bound_search(settings, args.asr_exp, args.inference_args)
     settings = fit_beam(settings, args.asr_exp)
     cluster = cluster_of(args)
     plan = make_plan(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.resources import config_file
@@ -18,6 +19,9 @@ def get_parser() -> Parser:
         "--vocab_size", type=int, help="tokens; stronger than spike_meta in the YAML"
     )
     parser.add_argument("--input_size", type=int, help="feature dimension; as --vocab_size")
+    parser.add_argument(
+        "--train_dir", type=Path, help="features to train on; tells doubts of the configuration"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -25,11 +29,16 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
+    from espnet_spike.advice.doubts import doubts, facts_of, with_arguments
+    from espnet_spike.tasks.config import read_training_config
     from espnet_spike.tasks.describe import describe, format_description
 
     description = describe(
         options.asr_config, options.vocab_size, options.input_size, options.asr_args
     )
+    config = with_arguments(read_training_config(options.asr_config)[0], options.asr_args)
+    facts = facts_of(options.train_dir, description["input_size"])
+    description["doubts"] = [str(doubt) for doubt in doubts(config, facts)]
     print(json.dumps(description, indent=2) if options.json else format_description(description))
 
 

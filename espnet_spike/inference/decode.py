@@ -18,7 +18,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file, read_config
+from espnet_spike.experiment import VERDICT, model_file, read_config, read_verdict
 from espnet_spike.inference.batches import (
     PARENT,
     ProgressBar,
@@ -140,6 +140,35 @@ def fit_beam(settings: Settings, exp: Path) -> Settings:
         return settings
     _logger.warning("beam_size %d is more than %d tokens allow; %d is used", asked, count, most)
     return replace(settings, words=[*settings.words, "--beam_size", str(most)])
+
+
+def bound_search(settings: Settings, exp: Path, given: str = "") -> Settings:
+    """Bound the search with a model that has learnt nothing: the best path, and no endless output.
+
+    Args:
+        settings: of the decoding.
+        exp: experiment; without a verdict, or one that something was learnt, nothing changes.
+        given: options of the user, which are stronger.
+
+    Raises:
+        UserError: a damaged verdict.
+    """
+    verdict = read_verdict(exp)
+    if verdict is None or verdict["learnt"]:
+        return settings
+    ratio = min(1.5 * (verdict.get("tokens_a_frame") or 1.0), 1.0)
+    bounds = {"beam_size": "1", "maxlenratio": f"{ratio:.3g}"}
+    words = [
+        w
+        for name, value in bounds.items()
+        if f"--{name}" not in given
+        for w in (f"--{name}", value)
+    ]
+    _logger.warning(
+        "%s has learnt nothing, see %s: decoded with %s, to be done soon",
+        *(exp, VERDICT, " ".join(words) or "your options"),
+    )
+    return replace(settings, words=[*settings.words, *words])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import read_config, read_epochs
+from espnet_spike.experiment import read_config, read_epochs, read_verdict
 from espnet_spike.results.energy_tables import set_counts
 from espnet_spike.utils.files import read_json, read_lines, write_json
 from espnet_spike.utils.provenance import portable, portable_path
@@ -147,6 +147,7 @@ def experiment_results(experiment: Experiment, corpus_dir: Path | None = None) -
             "max_epoch": config["max_epoch"],
             "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1) if epochs else None,
         },
+        "verdict": read_verdict(experiment.path),
         "checkpoint": decode.get("checkpoint"),
         "lm": decode.get("lm_exp"),
         "commands": user_commands(experiment.path, corpus_dir),

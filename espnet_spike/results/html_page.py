@@ -57,7 +57,9 @@ def build(material: Material, utt: str | None = None) -> str:
         el("section", el("h2", title), content, id=ids[title])
         for title, content in sections.items()
     ]
-    return page(name, el("h1", name), lead(material), tiles(material), nav, *body)
+    return page(
+        name, el("h1", name), lead(material), verdict_part(material), tiles(material), nav, *body
+    )
 
 
 def lead(material: Material) -> Html:
@@ -66,6 +68,16 @@ def lead(material: Material) -> Html:
     parts = [f"encoder {material.encoder}", f"decoding {material.tag}"]
     parts += [f"seed {training['seed']}", f"training set-up {training['config'] or 'not recorded'}"]
     return el("p", " · ".join(parts), class_="lead")
+
+
+def verdict_part(material: Material) -> Html:
+    """Return what the training has come to, with the likely causes if that is nothing."""
+    verdict = material.results.get("verdict")
+    if verdict is None:
+        return join([])
+    line = el("p", verdict["line"], class_="lead" if verdict["learnt"] else "missing")
+    causes = [el("li", f"{text}: change {option}") for text, option in verdict["causes"]]
+    return join([line, el("ol", *causes)]) if causes else line
 
 
 def tiles(material: Material) -> Html:

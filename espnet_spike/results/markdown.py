@@ -64,6 +64,24 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return table([*head, "utterances", "WER", "95 % interval", "over", "CER", "RTF"], rows, left=4)
 
 
+def unlearnt_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a warning for each experiment that is no better than a constant output."""
+    lines = []
+    for result in results:
+        verdict = result.get("verdict")
+        if verdict is not None and not verdict["learnt"]:
+            lines += [
+                f"**Warning: `{result['experiment']}` has learnt nothing.** {verdict['line']}.",
+                "",
+            ]
+            lines += [
+                f"{place}. {text}: change {option}"
+                for place, (text, option) in enumerate(verdict["causes"], 1)
+            ]
+            lines += [""]
+    return lines
+
+
 def pooled_sets(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[Path]]:
     """Return (inference tag, set) -> the folders of the experiments that have it scored."""
     found: dict[tuple[str, str], list[Path]] = {}
@@ -160,6 +178,8 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
         f"- training: `{training['config'] or '–'}`, seed {training['seed']}, "
         f"{epochs} epochs{seconds}",
     ]
+    if result.get("verdict"):
+        lines.append(f"- {result['verdict']['line']}")
     for tag, sets in experiment.decodes.items():
         decode = next(iter(sets.values()))["decode"]
         if not decode:
@@ -240,6 +260,7 @@ def render(
         "RTF: seconds of encoder and beam search, summed over the jobs, for a second of audio.",
         "",
     ]
+    lines += unlearnt_lines(results)
     if tables := energy_tables(results):
         lines += ["## Operations and energy", ""]
         for title, head, rows in tables:

@@ -138,6 +138,7 @@ def format_description(description: Mapping[str, Any]) -> str:
     for name, point in points.items():
         facts = [fact.replace("_", "-") for fact, holds in point.items() if holds]
         lines.append(f"    {name}" + (f": {', '.join(facts)}" if facts else ""))
+    lines += [f"  doubtful: {doubt}" for doubt in description.get("doubts", ())]
     return "\n".join(lines)
 
 

@@ -114,6 +114,9 @@ class SpikeTrainer(Trainer):
             "applied": applied,
             "parameters_moved": _fingerprint(model) != before,
             "probe_loss": [probe.loss_before, probe.loss_now()],
+            "highest_rate": max(
+                (v.value for v in reporter.stats.get("optim0_lr0", [])), default=None
+            ),
             "train": _means(reporter),
         }
         return all_invalid

@@ -52,3 +52,18 @@ def test_options_of_the_search_are_checked_too():
         check_config.main(["--inference_args", "--beam_size 0"])
     with pytest.raises(UserError, match="unrecognized arguments: beam_size"):
         check_config.main(["--inference_args", "beam_size 5"])
+
+
+def test_what_is_doubtful_is_told_also_from_the_cache(tmp_path, caplog):
+    feats = tmp_path / "feats"
+    feats.mkdir()
+    (feats / "feats_shape").write_text("a 3000,13\n")
+    (feats / "text").write_text("a one two\n")
+    words = ["--asr_config", str(ROOT / "conf/train_iml_spikeformer.yaml"), "--nbpe", "500"]
+    words += ["--train_dir", str(feats), "--cache", str(tmp_path / "cache.json")]
+    for _ in range(2):
+        caplog.clear()
+        check_config.main(words)
+        assert "the warm-up of 5000 updates is longer than the training of 60" in caplog.text
+        assert "cover up to 27 dims, and features have 13" in caplog.text
+        assert "500 pieces are more than 2 words of text can teach" in caplog.text

@@ -1,0 +1,89 @@
+"""Configurations that contradict themselves or the data."""
+
+import pytest
+
+from espnet_spike.advice.config import training_config
+from espnet_spike.advice.doubts import Facts, count_updates, doubts, facts_of, with_arguments
+from espnet_spike.advice.plan import make_plan
+from espnet_spike.utils.yaml import read_yaml
+from tests.helpers.measured import speech
+
+AN4 = Facts(846, 226_290, 13, 4861, 27, 200)
+FORMER = {  # what new_recipe once gave everybody
+    "specaug": "specaug",
+    "specaug_conf": {"apply_freq_mask": True, "freq_mask_width_range": [0, 20]},
+    "batch_type": "numel",
+    "batch_bins": 300000,
+    "max_epoch": 20,
+    "scheduler": "warmuplr",
+    "scheduler_conf": {"warmup_steps": 300},
+}
+
+
+def test_the_former_defaults_are_doubted_in_the_order_of_their_weight():
+    assert count_updates(FORMER, AN4) == 200
+    found = doubts(FORMER, AN4)
+    assert [doubt.option.split(" (")[0] for doubt in found] == [
+        "scheduler_conf warmup_steps",
+        "batch_bins or batch_size",
+        "specaug_conf freq_mask_width_range",
+        "--nbpe",
+    ]
+    assert "warm-up of 300 updates is longer than the training of 200" in found[0].text
+    assert "up to 20 dims, and features have 13" in found[2].text
+    assert "change --nbpe (to about 31)" in str(found[3])
+
+
+@pytest.mark.parametrize("hours", [0.1, 0.6, 10])
+@pytest.mark.parametrize("dims", [13, 80])
+def test_a_planned_training_is_not_doubted(hours, dims):
+    measured = speech(hours, dims)
+    plan = make_plan(measured)
+    facts = Facts(
+        *(measured.utterances, round(100 * measured.seconds), dims, measured.words),
+        *(measured.alphabet, plan.pieces),
+    )
+    assert not doubts(training_config(plan), facts)
+
+
+def test_configurations_at_hand_are_not_doubted_without_their_data(root):
+    files = [*root.glob("conf/train_*.yaml"), *root.glob("egs/*/conf/train_*.yaml")]
+    files = [file for file in files if file.parts[-3] != "mini_an4"]  # eight utterances
+    assert len(files) > 30
+    for file in files:
+        config = read_yaml(file)
+        dims = config["spike_meta"].get("input_size", 80)
+        assert not doubts(config, Facts(dims=dims)), file
+
+
+def test_options_are_stronger_than_the_configuration():
+    config = with_arguments(
+        FORMER, "--max_epoch 90 --scheduler_conf warmup_steps=50 --batch_bins=100000 --fused"
+    )
+    assert config["max_epoch"] == 90 and config["batch_bins"] == 100_000
+    assert config["scheduler_conf"] == {"warmup_steps": 50}
+    assert FORMER["scheduler_conf"] == {"warmup_steps": 300}
+    assert count_updates(config, AN4) == 90 * 30
+
+
+def test_a_schedule_longer_than_the_training_is_doubted():
+    config = {"max_epoch": 10, "num_iters_per_epoch": 200, "scheduler_conf": {"total_steps": 9000}}
+    (doubt,) = doubts(config, Facts())
+    assert "9000 updates, the training 2000" in doubt.text
+
+
+def test_batches_are_counted_by_their_kind():
+    facts = Facts(utterances=100, frames=50_000, dims=10)
+    assert count_updates({"max_epoch": 2, "batch_type": "length", "batch_bins": 5000}, facts) == 20
+    assert count_updates({"max_epoch": 2, "batch_type": "numel", "batch_bins": 5000}, facts) == 200
+    sized = {"max_epoch": 2, "batch_type": "sorted", "batch_size": 10}
+    assert count_updates(sized, facts) == 20
+    assert count_updates(sized | {"accum_grad": 4}, facts) == 4
+    assert count_updates(sized, Facts()) is None
+
+
+def test_facts_come_from_a_data_directory(tmp_path):
+    (tmp_path / "feats_shape").write_text("a 100,13\nb 50,13\n")
+    (tmp_path / "text").write_text("a one two\nb one\n")
+    assert facts_of(tmp_path, pieces=30) == Facts(2, 150, 13, 3, 6, 30)
+    assert facts_of(tmp_path / "none", 80) == Facts(dims=80)
