@@ -13,8 +13,8 @@ set                                   parts of the corpus
 Run in the recipe folder: ``python -m espnet_spike.corpora.librispeech``.
 """
 
-import gzip
 import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from espnet_spike.corpora.download import Archive, download, obtain
 from espnet_spike.corpora.sets import collect, corpus_parser, divide, join, no_valid_set, write_sets
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
+from espnet_spike.utils.archives import open_gzip_text
 from espnet_spike.utils.cli import Parser, run, str2bool
 from espnet_spike.utils.files import read_lines, write_lines
 
@@ -127,12 +128,12 @@ def prepare_lm_text(source: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with gzip.open(source, "rt", encoding="utf-8") as file:
+        with open_gzip_text(source) as file:
             lines = (line.strip() for line in file)
             write_lines(
                 target, (f"lm-{n:08d} {line}" for n, line in enumerate(filter(None, lines)))
             )
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(
             f"{source} cannot be read: {error}", "remove it to fetch it again"
         ) from error

@@ -4,7 +4,6 @@ Everything becomes a list of `Item`, in the order of the source.
 """
 
 import csv
-import gzip
 import itertools
 import json
 import logging
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
+from espnet_spike.utils.archives import open_gzip_text
 from espnet_spike.utils.files import name_some
 
 _logger = logging.getLogger("data")
@@ -102,7 +102,7 @@ def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[
 
 def _open(source: Path) -> TextIO:
     if source.suffix == ".gz":
-        return gzip.open(source, "rt", encoding="utf-8-sig", newline="")
+        return open_gzip_text(source, "utf-8-sig")
     return source.open(encoding="utf-8-sig", newline="")
 
 

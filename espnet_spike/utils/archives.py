@@ -8,6 +8,7 @@ the compression has.
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import shutil
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import temporary_name
@@ -48,6 +49,7 @@ class Limits:
 
 
 LIMITS = Limits()
+TEXT = Limits(factor=200)  # the same words over and over
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,39 @@ def opened_zip(path: Path, limits: Limits = LIMITS) -> Iterator[zipfile.ZipFile]
         with zipfile.ZipFile(file) as archive:
             _check_zip(archive, left)
             yield archive
+
+
+class _BoundedGzip(io.RawIOBase):
+    """What a gzip file holds, up to a limit in bytes."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.stream = gzip.GzipFile(path)
+        self.left = path.stat().st_size * limits.factor + limits.spare
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self.stream.read(len(buffer))
+        self.left -= len(block)
+        if self.left < 0:
+            raise OSError("it unpacks to many times its size")
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def open_gzip_text(path: Path, encoding: str = "utf-8", limits: Limits = TEXT) -> TextIO:
+    """Open a text that gzip compressed, with its own line ends; its checksum is read at its end.
+
+    Raises:
+        OSError: no such file; when it is read: damaged, or it unpacks to more than the limits.
+    """
+    raw = _BoundedGzip(path, limits)
+    return io.TextIOWrapper(io.BufferedReader(raw, CHUNK), encoding=encoding, newline="")
 
 
 def _parts(name: str, limits: Limits) -> list[str]:
@@ -361,8 +396,9 @@ def _tar_members(stream: _Bounded) -> Iterator[Member]:
             data.finish()
         else:
             raise ValueError(f"{name!r} is neither a file nor a folder")
-    while stream.read(CHUNK):  # to the checksum of the compression
-        pass
+    while block := stream.read(CHUNK):  # to the checksum of the compression
+        if any(block):  # a member's header was lost, and with it all that follow
+            raise ValueError("there is more behind its end")
 
 
 def _text(raw: bytes) -> str:

@@ -11,9 +11,12 @@ from espnet_spike.errors import UserError, cure_of, did_you_mean
 from espnet_spike.utils.files import write_lines
 from espnet_spike.utils.resources import config_file
 
-MOST_BYTES = 1 << 26
+MOST_BYTES = 1 << 24
 MOST_VALUES = 1_000_000  # with what aliases repeat
 MOST_DEPTH = 64
+MOST_MERGED = 10_000  # keys that << takes from other mappings, of all mappings of a file
+MOST_DIGITS = 100  # of a number
+MERGE = "tag:yaml.org,2002:merge"
 # what PyYAML raises for tags and values that do not fit together
 BAD = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
@@ -25,10 +28,13 @@ with contextlib.suppress(AttributeError):  # a PyYAML without libyaml has no suc
 class _Loader(SafeLoader):
     """A safe loader that refuses a key given twice, where YAML would take the last one.
 
-    It goes down so far only: libyaml crashes far below.
+    It goes down so far only: libyaml crashes far below. What grows without bounds while it is
+    read is refused: mappings that merge mappings that merge, and numbers of many digits to the
+    base of sixty.
     """
 
     depth = 0
+    merged = 0
 
     def descend_resolver(self, current_node: yaml.Node, current_index: int) -> None:
         self.depth += 1
@@ -48,7 +54,7 @@ class _Loader(SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if key_node.tag == MERGE:
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, list | dict | set):
@@ -61,6 +67,27 @@ class _Loader(SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        merges = any(key.tag == MERGE for key, _ in node.value)
+        super().flatten_mapping(node)
+        self.merged += len(node.value) if merges else 0
+        if self.merged > MOST_MERGED:
+            raise yaml.constructor.ConstructorError(
+                None, None, "it merges more keys than any configuration has", node.start_mark
+            )
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of over {MOST_DIGITS} digits", node.start_mark
+            )
+        is_float = node.tag.endswith("float")
+        return self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:

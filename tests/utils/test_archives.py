@@ -156,6 +156,23 @@ def test_a_bomb_behind_the_end_and_one_in_a_header_are_refused(tmp_path):
     refused(tmp_path, tar({name: b"1"}, gzip.compress, tarfile.GNU_FORMAT), "header is too long")
 
 
+def test_a_text_is_read_to_its_checksum_and_no_further_than_its_limits(tmp_path):
+    path, text = tmp_path / "a.gz", "one\r\nzwölf\n" * 100
+    whole = gzip.compress(text.encode())
+    path.write_bytes(whole)
+    with archives.open_gzip_text(path) as file:
+        assert file.read() == text
+    damaged = bytearray(whole)
+    damaged[-5] ^= 1  # of the checksum
+    path.write_bytes(damaged)
+    with archives.open_gzip_text(path) as file, pytest.raises(OSError, match="CRC"):
+        file.read()
+    path.write_bytes(gzip.compress(bytes(1 << 20)))
+    limits = Limits(factor=1, spare=1 << 19)
+    with archives.open_gzip_text(path, limits=limits) as file, pytest.raises(OSError, match="many"):
+        next(file)
+
+
 def test_numbers_of_members_and_folders_are_limited(tmp_path):
     (tmp_path / "a").write_bytes(tar({str(n): b"" for n in range(11)}))
     with pytest.raises(UserError, match="more than 10 members"):
@@ -172,6 +189,15 @@ def test_every_cut_is_found(tmp_path, pack):
     end = len(whole) if pack is not bytes else 8 * archives.BLOCK
     for length in range(0, end, 97):
         refused(tmp_path, whole[:length])
+
+
+@pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS)
+def test_members_behind_the_end_are_not_passed_over(tmp_path, pack):
+    """A header that became zeros ends an archive, and the rest would be missing without a word."""
+    whole = tar({"x": b"12345", "y": b"2"})
+    lost = whole[:1024] + bytes(512) + whole[1536:]
+    refused(tmp_path, pack(lost), "more behind its end")
+    refused(tmp_path, pack(whole + tar({"z": b"3"})), "more behind its end")
 
 
 @example(1790, 49)  # the first member's comment, in the list of members, swallows the second

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from espnet_spike.errors import UserError
@@ -39,6 +41,32 @@ def test_aliases_of_aliases_are_no_bomb(tmp_path):
         read_yaml(path)
     path.write_text("\n".join(lines[:4]))
     assert len(read_yaml(path)["a3"]) == 10
+
+
+def test_merges_of_merges_are_no_bomb(tmp_path):
+    path = tmp_path / "c.yaml"
+    lines = ["a0: &a0 {x: 1}"]
+    for n in range(1, 30):
+        merged = ",".join([f"*a{n - 1}"] * 9)
+        lines.append(f"a{n}: &a{n} {{<<: [{merged}], k{n}: 1}}")
+    path.write_text("\n".join(lines))
+    start = time.process_time()
+    with pytest.raises(UserError, match="merges more keys than any configuration has"):
+        read_yaml(path)
+    assert time.process_time() - start < 1
+    path.write_text("\n".join(lines[:4]))
+    assert read_yaml(path)["a3"] == {"x": 1, "k1": 1, "k2": 1, "k3": 1}
+
+
+@pytest.mark.parametrize("number", [":".join(["59"] * 200_000), "9" * 4000, "1" * 101 + ".5"])
+def test_numbers_are_short(tmp_path, number):
+    """To the base of sixty each further part takes longer than the one before."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"a: {number}\n")
+    start = time.process_time()
+    with pytest.raises(UserError, match="line 1, column 4: a number of over 100 digits"):
+        read_yaml(path)
+    assert time.process_time() - start < 1
 
 
 def test_a_file_beyond_any_configuration_is_not_read(tmp_path):
