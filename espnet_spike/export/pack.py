@@ -10,8 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from espnet_spike.results.experiments import RESULTS
 from espnet_spike.tasks.loading import unpack_pack
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.jobs import terminated_is_interrupted
+from espnet_spike.utils.locks import alone
 from espnet_spike.utils.provenance import environment
 from espnet_spike.utils.yaml import write_config
 
@@ -81,8 +82,7 @@ def pack(contents: Contents, out: Path) -> None:
     if not out.name.endswith((".zip", ".tar", ".tgz", ".tar.gz")):
         raise UserError(f"{out}: unknown kind of archive", "end the name with .zip or .tgz")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pack", dir=out.parent) as name:
-        folder = Path(name).resolve()
+    with _staging(out) as folder:
         options = stage(contents, folder / "pack", out.name)
         command = [sys.executable, "-m", "espnet2.bin.pack", "asr", *options]
         archive = folder / out.name
@@ -98,6 +98,23 @@ def pack(contents: Contents, out: Path) -> None:
         with quiet():  # ESPnet prints both models at length
             check(contents, archive, folder / "check")
         os.replace(archive, out)
+
+
+@contextlib.contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside a file to be made, which is gone afterwards.
+
+    What a killed process left of it goes first. One process at a time makes the file.
+    """
+    folder = out.with_name(f".{out.name}.packing").resolve()
+    with terminated_is_interrupted(), alone(out.with_name(f".{out.name}.lock"), "pack"):
+        for left in (folder, *out.parent.glob(".pack????????")):  # the second of former versions
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def stage(contents: Contents, folder: Path, archive: str) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 import espnet_spike.task  # noqa: F401  registers encoders and models
+from espnet_spike.data.ark import FeatureTable
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference.batches import DONE, PARENT, PROGRESS
@@ -117,6 +118,9 @@ def infer(words: Sequence[str]) -> None:
                 f"--data_path_and_name_and_type {path},{name},{kind}: not read here",
                 "give features: feats.scp,speech,kaldi_ark",
             )
+        table = FeatureTable(path)
+        for utt in table:  # ESPnet's reader does not know whose features are damaged
+            table[utt]
     output_dir = Path(options["output_dir"])
     output_dir.mkdir(parents=True, exist_ok=True)
     MeteredSpeech2Text.execution = SpikeOptions.from_options(own)

@@ -1,5 +1,10 @@
-"""Numbers and tables as they stand in Markdown."""
+"""Numbers and tables as they stand in Markdown.
 
+Names of sets, tags and files, and what a configuration or a result says, may hold anything: it
+stays text, in one line and one cell.
+"""
+
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +15,30 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) 
     """Return a Markdown table whose first ``left`` columns are text, the others numbers."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     lines = [head, rule, *rows]
-    return ["|" + "|".join(str(cell) for cell in line) + "|" for line in lines]
+    return ["|" + "|".join(map(cell, line)) + "|" for line in lines]
+
+
+def cell(value: object) -> str:
+    """Return what stands in a cell of a table, which no bar in it ends."""
+    return re.sub(r"\\*\|", lambda bar: "\\|", str(value))
+
+
+def as_text(line: str) -> str:
+    """Return a line of Markdown without what data could have brought: line ends, HTML, links.
+
+    Code between backticks stays as it is.
+    """
+    parts = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", line).split("`")
+    if len(parts) % 2 == 0:  # one of the backticks is none of ours
+        parts = ["'".join(parts)]
+    parts[::2] = [part.replace("<", "&lt;").replace("](", "]\\(") for part in parts[::2]]
+    return "`".join(parts)
+
+
+def code_block(lines: Iterable[str], language: str = "") -> list[str]:
+    """Return lines as a block of code, which none of them ends."""
+    shown = [re.sub(r"[\x00-\x1f]", " ", line).replace("```", "` ` `") for line in lines]
+    return [f"```{language}", *shown, "```"]
 
 
 def number(value: float | None, digits: int = 2) -> str:

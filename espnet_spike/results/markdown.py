@@ -17,7 +17,16 @@ from espnet_spike.results.energy_tables import (
     energy_tables,
 )
 from espnet_spike.results.experiments import Experiment, groups
-from espnet_spike.results.formatting import ends, number, plural, scored_of, table, thousands
+from espnet_spike.results.formatting import (
+    as_text,
+    code_block,
+    ends,
+    number,
+    plural,
+    scored_of,
+    table,
+    thousands,
+)
 from espnet_spike.results.hardware_tables import simulation_lines
 from espnet_spike.results.scoring import METRICS, table_head, table_row
 from espnet_spike.tasks.registry import ENCODERS
@@ -195,7 +204,7 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
             f"on {decode['device']}"
         )
     if result["commands"]:
-        lines += ["", "```sh", *result["commands"], "```"]
+        lines += ["", *code_block(result["commands"], "sh")]
     for metric in METRICS:
         lines += ["", f"{metric.upper()}", "", *table_head("dataset", metric)]
         for tag, sets in experiment.decodes.items():
@@ -293,6 +302,10 @@ def render(
     lines += [f"Report of {now}, git `{environment()['git']}`.", "", "## Experiments", ""]
     for experiment, result in zip(experiments, results, strict=True):
         lines += experiment_section(experiment, result)
+    in_code = False
+    for place, line in enumerate(lines):
+        in_code ^= line.startswith("```")
+        lines[place] = line if in_code else as_text(line)
     return lines
 
 

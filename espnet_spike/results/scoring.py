@@ -22,6 +22,7 @@ import numpy as np
 from espnet_spike.data.dropping import read_dropped
 from espnet_spike.data.text_normalization import profile
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.results import formatting
 from espnet_spike.results.bootstrap import SEED, Interval, error_interval
 from espnet_spike.utils.files import name_some, read_lines, read_table, write_json, write_lines
 
@@ -290,7 +291,7 @@ def table_row(name: str, figures: Mapping[str, Any]) -> str:
     """Return a row of ESPnet's result table; all but the two totals in %."""
     cells = [figures[column] for column in (*COLUMNS, "err", "sentence_err")]
     body = "|".join(f"{cell:.2f}" for cell in cells)
-    return f"|{name}|{figures['sentences']}|{figures['units']}|{body}|"
+    return f"|{formatting.cell(name)}|{figures['sentences']}|{figures['units']}|{body}|"
 
 
 def summary(score: Score, figures: Mapping[str, Any], normalization: str) -> list[str]:

@@ -55,7 +55,7 @@ def run_jobs(name: str, jobs: Sequence[Job], poll: Callable[[], None]) -> None:
             are ended first.
     """
     processes: list[subprocess.Popen] = []
-    with _terminated_is_interrupted():
+    with terminated_is_interrupted():
         try:
             for job in jobs:
                 job.logs[0].parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +119,8 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
 
 
 @contextlib.contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that the jobs are ended then too; only a main thread can."""
+def terminated_is_interrupted() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that all is ended and removed; only a main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

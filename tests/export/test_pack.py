@@ -2,8 +2,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -75,6 +77,20 @@ def test_pack_holds_all_and_nothing_of_this_machine(recipe):
     search = yaml.safe_load(archive.read(f"{folder}/inference.yaml"))
     assert (search["beam_size"], search["ctc_weight"]) == (3, 0.4)
     assert not list(Path("exp/asr_tiny").glob(".pack*"))
+
+
+def test_a_killed_pack_leaves_nothing_behind(tmp_path):
+    out = tmp_path / "pack.zip"
+    left = [tmp_path / ".pack.zip.packing", tmp_path / ".packab12_xyz"]
+    for folder in left:  # as after SIGKILL
+        folder.mkdir()
+        (folder / "x").touch()
+    with pytest.raises(KeyboardInterrupt), pack_module._staging(out) as folder:
+        assert not (folder / "x").exists() and not left[1].exists()
+        (folder / "y").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_readme_is_true(recipe, tmp_path):

@@ -1,11 +1,15 @@
 """What a decoding process measures and when it ends; `test_decode` decodes with it."""
 
 import os
+import re
 
+import numpy as np
 import pytest
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
+from espnet_spike.data.ark import ArkWriter
 from espnet_spike.encoders.spike_options import SpikeOptions
+from espnet_spike.errors import UserError
 from espnet_spike.inference import worker
 from espnet_spike.inference.batches import PARENT
 from espnet_spike.inference.worker import MeteredSpeech2Text
@@ -60,3 +64,29 @@ def test_its_own_options_are_taken_out_of_espnets():
     assert own.fingerprint == "abc" and own.log_file is None
     assert SpikeOptions.from_options(own) == SpikeOptions("binary", 2, None)
     assert rest == ["--beam_size", "3"]
+
+
+def infer(folder, scp, kind="speech,kaldi_ark"):
+    words = ["--output_dir", str(folder / "out"), "--key_file", str(scp), "--ngpu", "0"]
+    words += ["--asr_train_config", "none.yaml", "--asr_model_file", "none.pth"]
+    worker.infer([*words, "--data_path_and_name_and_type", f"{scp},{kind}"])
+
+
+def test_damaged_features_name_utterance_and_file(tmp_path):
+    ark, scp = tmp_path / "f.ark", tmp_path / "feats.scp"
+    with ArkWriter(ark) as writer:
+        places = {utt: writer.write(utt, np.ones((5, 4), np.float32)) for utt in ("a", "b", "c")}
+    scp.write_text("".join(f"{utt} {ark}:{place}\n" for utt, place in places.items()))
+    with pytest.raises(UserError, match=r"none\.yaml"):
+        infer(tmp_path, scp)  # they are whole
+    whole = ark.read_bytes()
+    for damaged in (whole[:-5], whole[:-4] + np.float32(np.nan).tobytes()):
+        ark.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"^c: .*{re.escape(str(ark))}"):
+            infer(tmp_path, scp)
+
+
+@pytest.mark.parametrize("kind", ["speech,sound", "speech,npy", "text,kaldi_ark", "speech,text"])
+def test_other_kinds_of_data_are_refused(tmp_path, kind):
+    with pytest.raises(UserError, match=f"x.scp,{kind}: not read here"):
+        infer(tmp_path, "x.scp", kind)

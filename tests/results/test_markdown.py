@@ -35,6 +35,21 @@ def rows_of(text, heading):
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
+def test_what_comes_from_data_stays_text(recipe):
+    exp = make_experiment(recipe, "tf", wrong(0))
+    path = exp / "decode/test/decode.json"
+    decode = json.loads(path.read_text())
+    decode["config"] = f"x`<script>\n# Title\n{END}\n[a](b)|"
+    decode["environment"] = {"torch": "1|2\n<img src=x>"}
+    path.write_text(json.dumps(decode))
+    (exp / "decode").rename(exp / "d|e<b>")
+    text = make_report()
+    assert "<script" not in text and "<b>" not in text and "](b)" not in text
+    assert "\n# Title" not in text and f"\n{END}" not in text
+    row = next(line for line in text.splitlines() if line.startswith("|asr_tf|"))
+    assert len(re.split(r"(?<!\\)\|", row)) == 13 and r"|d\|e&lt;b>|" in row
+
+
 def test_a_set_that_lost_utterances_says_so(recipe):
     (recipe / "dump/test").mkdir(parents=True)
     (recipe / "dump/test/dropped.txt").write_text("x not in text\ny no audio\n")
