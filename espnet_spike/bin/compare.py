@@ -19,6 +19,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--energy_model", default="horowitz45_fp32", help="a cost model that stage 12 has used"
     )
+    parser.add_argument(
+        "--breakdown", action="store_true", help="print WER by length, speaker, word frequency, too"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there as CSV")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it there as a page")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed there")
@@ -31,13 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.asr_exp:
         parser.error("the following arguments are required: EXP")
-    from espnet_spike.results.comparison_table import read_rows, to_csv, to_html, to_markdown
+    from espnet_spike.results.comparison_table import (
+        breakdown_lines,
+        read_rows,
+        to_csv,
+        to_html,
+        to_markdown,
+    )
     from espnet_spike.utils.files import write_lines
 
     rows = read_rows(args.asr_exp, args.inference_tag)
     text = to_markdown(rows, args.energy_model)
+    if args.breakdown:
+        text += "\n" + breakdown_lines(rows)
     print(text)
-    for path, make in ((args.csv, to_csv), (args.html, to_html), (args.markdown, to_markdown)):
+    if args.markdown is not None:
+        write_lines(args.markdown, text.splitlines())
+    for path, make in ((args.csv, to_csv), (args.html, to_html)):
         if path is not None:
             write_lines(path, make(rows, args.energy_model).splitlines())
 

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.data.kaldi_dir import DataDir
     from espnet_spike.data.text_normalization import profile
     from espnet_spike.export import sherpa
-    from espnet_spike.results.normalization import find_normalization
+    from espnet_spike.results.experiments import find_normalization
     from espnet_spike.results.scoring import check_same_keys, error_rates
     from espnet_spike.utils.files import read_table, write_table
 

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.data.feature_dir import FeatureDir
     from espnet_spike.data.feature_extractor import check_same_features
     from espnet_spike.inference.decode import read_settings
-    from espnet_spike.results.normalization import find_normalization
+    from espnet_spike.results.experiments import find_normalization
 
     model = read_cost_model(args.energy_model)
     settings = read_settings(args.inference_config, args.inference_args)

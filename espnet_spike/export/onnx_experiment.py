@@ -13,7 +13,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.experiment import left_out
 from espnet_spike.export import onnx_check, sherpa
 from espnet_spike.export.onnx_graph import CTCGraph, OnnxCTC, export, import_extra
-from espnet_spike.results.normalization import find_normalization
+from espnet_spike.results.experiments import find_normalization
 from espnet_spike.results.scoring import token_units
 from espnet_spike.tasks.loading import Trained, load_model, open_model
 from espnet_spike.utils.files import write_json, write_lines

@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import read_epochs
+from espnet_spike.results.breakdown import (
+    Breakdown,
+    breakdowns,
+    training_texts,
+    word_frequency,
+)
 from espnet_spike.results.comparison import compare, pool
 from espnet_spike.results.energy_tables import big
 from espnet_spike.results.experiments import RESULTS
@@ -35,6 +42,7 @@ class Row:
         parameters: of the whole model.
         p_better: probability that the experiment makes fewer errors than the first one, from a
             paired bootstrap; None for the first.
+        set_dir: ``exp/asr_<tag>/<inference_tag>/<set>``.
     """
 
     experiment: str
@@ -42,6 +50,7 @@ class Row:
     figures: Mapping[str, Any]
     parameters: int | None
     p_better: float | None
+    set_dir: Path
 
     def values(self, energy_model: str) -> dict[str, Any]:
         """Return the row's figures by name, unrounded; None for what has not been measured."""
@@ -132,6 +141,7 @@ def read_rows(exp_dirs: Sequence[Path], inference_tag: str | None = None) -> lis
                     results["decodes"][tag][name],
                     results["parameters"],
                     better,
+                    folder / tag / name,
                 )
             )
     return rows
@@ -166,6 +176,68 @@ def to_markdown(rows: Sequence[Row], energy_model: str) -> str:
     return "\n".join([*table(HEAD, cells, left=2), "", *notes(rows, energy_model), ""])
 
 
+def _folder(row: Row) -> Path:
+    return row.set_dir.parents[1]
+
+
+def _names(rows: Sequence[Row]) -> dict[Path, str]:
+    """Return the name of each experiment; where two have the same, with their folders."""
+    names = {_folder(row): row.experiment for row in rows}
+    if len(set(names.values())) < len(names):
+        return {folder: str(folder) for folder in names}
+    return names
+
+
+def read_breakdowns(rows: Sequence[Row]) -> list[Breakdown]:
+    """Return rates by length, speaker and word frequency, the latter in the first one's training.
+
+    Raises:
+        UserError: the scores of an experiment are missing.
+    """
+    found = []
+    names = _names(rows)
+    texts = training_texts(_folder(rows[0]))
+    for name in dict.fromkeys(row.set for row in rows):
+        systems = {names[_folder(row)]: row.set_dir for row in rows if row.set == name}
+        profile = next(row.figures["normalization"] for row in rows if row.set == name)
+        found += breakdowns(systems, word_frequency(texts, profile))
+    return found
+
+
+def breakdown_lines(rows: Sequence[Row]) -> str:
+    """Return the rates by length, speaker and word frequency as Markdown."""
+    from espnet_spike.results.formatting import table
+
+    lines = []
+    for one in read_breakdowns(rows):
+        lines += [f"### {one.title}", "", *table(one.head, one.rows), ""]
+    return "\n".join(lines)
+
+
+def learning_curves(rows: Sequence[Row]) -> list[str]:
+    """Return a figure for each statistic of validation, all experiments on one axis.
+
+    One that an experiment has not recorded has no curve of it.
+    """
+    from espnet_spike.results.figures import LEARNING, curves
+
+    epochs = {
+        name: {epoch["epoch"]: epoch.get("valid", {}) for epoch in read_epochs(folder)}
+        for folder, name in _names(rows).items()
+    }
+    x = sorted({number for recorded in epochs.values() for number in recorded})
+    found = []
+    for key, name, label, factor in LEARNING:
+        series = {}
+        for experiment, recorded in epochs.items():
+            values = [recorded.get(number, {}).get(key) for number in x]
+            if any(value is not None for value in values):
+                series[experiment] = [None if v is None else factor * v for v in values]
+        if series:
+            found.append(curves(name, label, x, series))
+    return found
+
+
 def to_csv(rows: Sequence[Row], energy_model: str) -> str:
     """Return the figures unrounded as CSV; the first line names the columns, SI units."""
     out = io.StringIO()
@@ -184,4 +256,11 @@ def to_html(rows: Sequence[Row], energy_model: str) -> str:
     title = "Experiments compared"
     body = [html.el("p", note) for note in notes(rows, energy_model)]
     whole = html.table(HEAD, cells, left=2, label=title)
+    figures = [html.figure(svg, None) for svg in learning_curves(rows)]
+    if figures:
+        body.append(html.el("h2", "Learning, on the validation set"))
+        body.append(html.el("div", *figures, class_="columns figures"))
+    body.append(html.el("h2", "Where the errors are"))
+    for one in read_breakdowns(rows):
+        body += [html.el("h3", one.title), html.table(one.head, one.rows, label=one.title)]
     return html.page(title, html.el("h1", title), whole, *body)

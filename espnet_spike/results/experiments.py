@@ -1,18 +1,21 @@
 """Collect what the experiments of a recipe have yielded, each into its ``results.json``."""
 
+import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import read_config, read_epochs, read_verdict
 from espnet_spike.results.energy_tables import set_counts
 from espnet_spike.utils.files import read_json, read_lines, write_json
 from espnet_spike.utils.provenance import portable, portable_path
 
+_logger = logging.getLogger(__name__)
 RESULTS = "results.json"
 COMMANDS = "commands.txt"  # the command lines of the user, written by run.sh
 
@@ -193,3 +196,59 @@ def groups(experiments: Sequence[Experiment]) -> dict[str, list[Experiment]]:
     for experiment in experiments:
         found.setdefault(experiment.group, []).append(experiment)
     return found
+
+
+def scored_under(folder: Path, further: Iterable[Path] = ()) -> dict[str, Path]:
+    """Return the normalizations that decodings were scored under, each with a file that says so.
+
+    Args:
+        folder: an experiment, ``DECODING/SET/result.json`` below it; or an unpacked one, which has
+            ``results.json`` instead.
+        further: folders of scored sets elsewhere; one that is not scored says nothing.
+    """
+    found: dict[str, Path] = {}
+    more = (path / "result.json" for path in further)
+    for path in sorted(
+        {*folder.glob("*/*/result.json"), *(path for path in more if path.is_file())}
+    ):
+        found.setdefault(read_json(path)["normalization"], path)
+    if not found and (folder / RESULTS).is_file():
+        decodes: dict[str, dict[str, Any]] = read_json(folder / RESULTS).get("decodes", {})
+        for sets in decodes.values():
+            for figures in sets.values():
+                found.setdefault(figures["normalization"], folder / RESULTS)
+    return found
+
+
+def find_normalization(folder: Path, given: str | None = None, further: Iterable[Path] = ()) -> str:
+    """Return the normalization to score with: the one given, else that of the folder's decodings.
+
+    One that differs from theirs is logged.
+
+    Args:
+        folder, further: see `scored_under`.
+        given: by the user.
+
+    Raises:
+        UserError: no such profile; or none is given, and nothing has been scored or decodings were
+            scored under different ones.
+    """
+    found = scored_under(folder, further)
+    places = ", ".join(f"{name} ({path})" for name, path in found.items())
+    if given is not None:
+        profile(given)
+        if found and given not in found:
+            _logger.warning(
+                "error rates under text normalization %s do not compare with those of stage 11, "
+                "which are under %s",
+                *(given, places),
+            )
+        return given
+    hint = f"give --normalization as the recipe's run.sh does, one of {', '.join(PROFILES)}"
+    if not found:
+        raise UserError(
+            f"{folder}: nothing has been scored, so its text normalization is not known", hint
+        )
+    if len(found) > 1:
+        raise UserError(f"{folder} was scored under several text normalizations: {places}", hint)
+    return next(iter(found))

@@ -49,6 +49,13 @@ STYLE: dict[Any, object] = {
     "legend.frameon": False,
     "image.interpolation": "none",
 }
+LEARNING = (  # statistic of an epoch, title, label, factor
+    ("loss", "loss", "loss, nats an utterance", 1.0),
+    ("cer_ctc", "character errors of greedy CTC", "cer_ctc, %", 100.0),
+    ("acc", "accuracy of the decoder", "acc, %", 100.0),
+    ("firing_rate", "firing rate", "spikes over what could fire", 1.0),
+    ("sparsity", "sparsity behind FATReLU", "zeros, %", 100.0),
+)
 SHOWN_LAYERS, SHOWN_CHANNELS = 24, 24  # of a spike raster
 SHOWN_FRAMES = 160  # of a decay mask
 SHOWN_SECONDS = 12.0  # of a recording
@@ -150,6 +157,18 @@ def error_rates(rows: Sequence[tuple[str, float, float, float]]) -> tuple[str, F
     return "word error rates", figure
 
 
+def _look(number: int) -> tuple[str, str, str]:
+    """Return colour, line and marker of a curve; of sixteen no two are alike."""
+    colours, lines, markers = (FIRST, SECOND, INK, MUTED), ("-", "--", ":", "-."), "os^v"
+    turn = number // len(colours)
+    return colours[number % 4], lines[(number + turn) % 4], markers[(number + turn) % 4]
+
+
+def _legend_name(name: str) -> str:
+    """Return a name that a legend shows: matplotlib leaves out one that begins with ``_``."""
+    return plain(name).lstrip("_") or name
+
+
 @_styled
 def curves(
     name: str, label: str, epochs: Sequence[int], series: Mapping[str, Sequence[float | None]]
@@ -160,16 +179,21 @@ def curves(
         name: title.
         label: of the y axis, with its unit.
         epochs: x.
-        series: name -> a value for each epoch; None where it was not finite.
+        series: name -> a value for each epoch; None where there is none or it was not finite.
     """
-    figure = draw(4.3, 2.9)
+    few = len(series) < 3
+    figure = draw(4.3, 2.9 if few else 2.9 + 0.2 * len(series))
     axes = _axes(figure)
-    looks = ((FIRST, "-", "o"), (SECOND, "--", "s"))
-    for (key, values), (colour, line, marker) in zip(series.items(), looks, strict=False):
+    for number, (key, values) in enumerate(series.items()):
         y = [math.nan if value is None else value for value in values]
-        axes.plot(epochs, y, line, color=colour, marker=marker, markersize=3, label=key)
-    if len(series) > 1:
+        colour, line, marker = _look(number)
+        axes.plot(
+            epochs, y, line, color=colour, marker=marker, markersize=3, label=_legend_name(key)
+        )
+    if len(series) > 1 and few:
         axes.legend()
+    elif len(series) > 1:
+        figure.legend(loc="outside lower left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.set_ylim(bottom=0)
     axes.grid()

@@ -12,6 +12,15 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.results import scoring
+from espnet_spike.results.breakdown import (
+    SHOWN_SPEAKERS,
+    by_frequency,
+    by_length,
+    by_speaker,
+    group_rows,
+    training_texts,
+    word_frequency,
+)
 from espnet_spike.results.formatting import number, plural, scored_of, thousands
 from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
@@ -44,6 +53,7 @@ def build(material: Material, utt: str | None = None) -> str:
     sections = {
         "Error rates": error_section(material),
         "Confused words": confusion_section(material),
+        "Where the errors are": breakdown_section(material),
         "Worst utterances": alignment_section(material),
         "Learning": learning_section(material),
         "Inside the encoder": encoder_section(material, utt),
@@ -169,6 +179,36 @@ def confusion_section(material: Material) -> Html:
     return join(parts)
 
 
+def breakdown_section(material: Material) -> Html:
+    """Return error rates by length, speaker and word frequency of each set."""
+    profile = next(iter(material.decodes.values()))["result"]["normalization"]
+    texts = training_texts(material.experiment.path)
+    frequency = word_frequency(texts, profile)
+    parts = []
+    for name, score in material.scores.items():
+        speakers = by_speaker(score.counts)
+        tables = [("words of an utterance", "utterances", by_length(score.counts))]
+        tables.append(("speaker", "utterances", speakers[:SHOWN_SPEAKERS]))
+        if texts:
+            head = "occurrences in the training text"
+            tables.append((head, "kinds of words", by_frequency(score.alignments, frequency)))
+        parts.append(el("h3", f"Set {name}"))
+        found = [
+            table([head, units, "words", "WER"], group_rows(groups), label=f"error rate by {head}")
+            for head, units, groups in tables
+        ]
+        parts.append(el("div", *(el("div", one) for one in found), class_="columns"))
+        if len(speakers) > SHOWN_SPEAKERS:
+            line = f"The {SHOWN_SPEAKERS} worst of {len(speakers)} speakers."
+            parts.append(el("p", line, class_="note"))
+    if texts:
+        note = "Inserted words count for utterances and speakers, not for words of a frequency."
+        parts.append(el("p", note, class_="note"))
+    else:
+        parts.append(missing("The training text is no longer there: no rates by frequency."))
+    return join(parts)
+
+
 def alignment_section(material: Material) -> Html:
     """Return the utterances with the most errors, reference above hypothesis."""
     key = [
@@ -208,21 +248,14 @@ def _pair(ref: str | None, hyp: str | None) -> Html:
 
 def learning_section(material: Material) -> Html:
     """Return the learning curves."""
-    from espnet_spike.results.figures import curves
+    from espnet_spike.results.figures import LEARNING, curves
 
     epochs = [e for e in material.epochs if "valid" in e]
     if not epochs:
         return missing("There is no epochs.jsonl: this model was not trained by stage 8 here.")
-    kinds = (
-        ("loss", "loss", "loss, nats an utterance", 1.0),
-        ("cer_ctc", "character errors of greedy CTC", "cer_ctc, %", 100.0),
-        ("acc", "accuracy of the decoder", "acc, %", 100.0),
-        ("firing_rate", "firing rate", "spikes over what could fire", 1.0),
-        ("sparsity", "sparsity behind FATReLU", "zeros, %", 100.0),
-    )
     x = [e["epoch"] for e in epochs]
     figures, odd = [], 0
-    for key, name, label, factor in kinds:
+    for key, name, label, factor in LEARNING:
         series = {}
         for phase in ("train", "valid"):
             values = [e[phase].get(key) for e in epochs]

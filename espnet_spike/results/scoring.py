@@ -32,6 +32,9 @@ COLUMNS = ("corr", "sub", "del", "ins")
 JIWER_KINDS = ("equal", "substitute", "delete", "insert")  # jiwer's names, in the same order
 FREQUENT = 10  # how many of the most frequent errors are listed
 
+Pairs = list[tuple[str | None, str | None]]
+"""The alignment of an utterance: reference unit or None, hypothesis unit or None."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -78,7 +81,7 @@ class Score:
     metric: str
     refs: list[list[str]]
     hyps: list[list[str]]
-    alignments: list[list[tuple[str | None, str | None]]]
+    alignments: list[Pairs]
     counts: Counts
 
 
@@ -352,6 +355,39 @@ def alignment_lines(score: Score) -> list[str]:
         lines += [f"id: {key} speaker: {speaker}", f"scores: (C S D I) {' '.join(map(str, row))}"]
         lines += [f"{name:5s}{' '.join(cells)}".rstrip() for name, cells in rows.items()]
     return lines
+
+
+def read_alignments(set_dir: Path, metric: str = "wer") -> dict[str, Pairs]:
+    """Read the alignments of a scored set, as `alignment_lines` writes them.
+
+    Raises:
+        UserError: the set has not been scored, or the file is damaged.
+    """
+    path = set_dir / f"score_{metric}" / "alignment.txt"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "score the set first (--stage score)")
+    # the line of marks is left out: a blank one is not read
+    lines = [line for line in read_lines(path) if not line.startswith(" ")]
+    found: dict[str, Pairs] = {}
+    for at in range(0, len(lines), 4):
+        head, scores, *rows = lines[at : at + 4]
+        refs, hyps = (row.split()[1:] for row in (*rows, "", "")[:2])
+        pairs = [_unpadded(ref, hyp) for ref, hyp in zip(refs, hyps, strict=False)]
+        marks = [mark(ref, hyp) for ref, hyp in pairs]
+        if scores.split()[-4:] != [str(marks.count(kind)) for kind in ("", "S", "D", "I")]:
+            raise UserError(
+                f"{path} is damaged, or holds words of asterisks, at {head}",
+                "score the set again (--stage score)",
+            )
+        found[head.split()[1]] = pairs
+    return found
+
+
+def _unpadded(ref: str, hyp: str) -> tuple[str | None, str | None]:
+    """Return a pair of cells; asterisks alone stand for nothing."""
+    if ref == hyp:
+        return ref, hyp
+    return None if not ref.strip("*") else ref, None if not hyp.strip("*") else hyp
 
 
 def count_lines(counts: Counts) -> list[str]:

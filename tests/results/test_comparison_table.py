@@ -2,13 +2,22 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
 from espnet_spike.bin import compare
 from espnet_spike.errors import UserError
 from espnet_spike.results import experiments as experiments_module
-from espnet_spike.results.comparison_table import HEAD, read_rows, to_csv, to_html, to_markdown
+from espnet_spike.results.comparison_table import (
+    HEAD,
+    learning_curves,
+    read_breakdowns,
+    read_rows,
+    to_csv,
+    to_html,
+    to_markdown,
+)
 from tests.helpers.experiments import make_experiment
 
 COUNTED = {
@@ -91,3 +100,37 @@ def test_what_cannot_be_compared_is_said(experiments, tmp_path):
     (tmp_path / "exp" / "asr_none" / "results.json").write_text('{"simulate": {}}')
     with pytest.raises(UserError, match=r"asr_none/results\.json has no error rates"):
         read_rows([*experiments, tmp_path / "exp" / "asr_none"])
+
+
+def test_page_has_learning_curves_on_one_axis_and_says_where_the_errors_are(experiments):
+    for experiment, losses in zip(experiments, ([3.0, 2.0, 1.0], [4.0, None]), strict=True):
+        lines = [
+            json.dumps({"epoch": number, "seconds": 1.0, "valid": {"loss": loss}})
+            for number, loss in enumerate(losses, 1)
+        ]
+        (experiment / "epochs.jsonl").write_text("\n".join(lines) + "\n")
+    rows = read_rows(experiments)
+    (svg,) = learning_curves(rows)
+    assert "learning curve: loss" in svg and "asr_good" in svg and "asr_b&amp;d" in svg
+    page = to_html(rows, "x")
+    assert svg in page and "<h3>test: WER by words of an utterance, %</h3>" in page
+    assert "WER by speaker" in page and "training text" not in page  # there is none
+
+
+def test_experiments_of_one_name_are_told_apart(experiments, tmp_path):
+    good, _ = experiments
+    other = tmp_path / "other" / good.name
+    other.parent.mkdir()
+    shutil.copytree(good, other)
+    one, *_ = read_breakdowns(read_rows([good, other]))
+    assert one.head[2:] == [str(good), str(other)]
+
+
+def test_command_prints_where_the_errors_are_on_demand(experiments, capsys, tmp_path):
+    paths = [*map(str, experiments)]
+    compare.main(paths)
+    assert "WER by" not in capsys.readouterr().out
+    compare.main([*paths, "--breakdown", "--markdown", str(tmp_path / "x.md")])
+    printed = capsys.readouterr().out
+    assert "### test: WER by speaker, %" in printed
+    assert "|3-4|90|" in printed and (tmp_path / "x.md").read_text().strip() == printed.strip()

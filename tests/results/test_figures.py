@@ -18,6 +18,18 @@ def test_crowded_words_do_not_stand_on_each_other():
     assert svg.count("NINETEEN") == 20
 
 
+def test_no_two_of_sixteen_curves_look_alike():
+    from espnet_spike.results.figures import curves
+
+    names = [f"_asr_{letter}" for letter in "abcdefghijklmnop"]
+    series = {name: [1.0, None, float(n)] for n, name in enumerate(names)}
+    svg = curves("loss", "nats", [1, 2, 3], series)
+    assert all(f">{name[1:]}<" in svg for name in names)
+    lines = re.findall(r"<path d=\"[^\"]*\" clip-path=\"[^\"]*\" style=\"(fill: none[^\"]*)\"", svg)
+    looks = [look for look in lines if "stroke-width: 1.5" in look]
+    assert len(looks) == 16 == len(set(looks))
+
+
 PROBE = """<script>addEventListener("load", () => {
 const found = [];
 for (const svg of document.querySelectorAll("svg")) {

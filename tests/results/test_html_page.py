@@ -23,6 +23,10 @@ def test_every_part_is_there(spiking):
     assert labels[0] == "word error rates"
     for part in ("learning curve: loss", "firing rate", "features and spikes of", "decay masks"):
         assert any(part in label for label in labels), part
+    tables = [a.get("aria-label", "") for _, a in page.elements if a.get("role") == "region"]
+    for by in ("words of an utterance", "speaker"):
+        assert f"error rate by {by}" in tables
+    assert "The training text is no longer there: no rates by frequency." in spiking
     for text in ("Confused words", "Worst utterances", "0.attn.in", "embed.0", "not finite"):
         assert text in spiking
     assert "have not been counted" in spiking and "have not been simulated" in spiking
