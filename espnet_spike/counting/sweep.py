@@ -177,7 +177,7 @@ def sweep(
         sets: name -> features.
         values: the settings to try.
         model: prices of operations.
-        normalization: of the texts, see ``espnet_spike.results.normalization``.
+        normalization: of the texts, see ``espnet_spike.data.text_normalization``.
 
     Raises:
         UserError: no trained model, or a setting that it cannot have.
