@@ -203,7 +203,7 @@ def causes(
     if rate is not None and not RATES[0] <= rate <= RATES[1]:
         kind = "low" if rate < RATES[0] else "high"
         found.append(Doubt(f"the highest learning rate, {rate:.3g}, is {kind}", "optim_conf lr"))
-    if odd := unhealthy_layers(epochs[-1]["valid"]):
+    if odd := unhealthy_layers(epochs[-1]["valid"] if epochs else {}):
         found.append(Doubt(odd, "optim_conf weight_decay (0) or the options of the neuron"))
     found.append(
         Doubt(

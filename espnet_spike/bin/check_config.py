@@ -42,7 +42,7 @@ def get_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
-    from espnet_spike.tasks.passed_checks import PassedChecks, check_key
+    from espnet_spike.advice.passed_checks import PassedChecks, check_key
 
     passed = PassedChecks(options.cache)
     key = check_key({name: value for name, value in vars(options).items() if name != "cache"})

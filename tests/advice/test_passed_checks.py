@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import espnet_spike
-from espnet_spike.tasks import passed_checks
-from espnet_spike.tasks.passed_checks import PassedChecks, check_key
+from espnet_spike.advice import passed_checks
+from espnet_spike.advice.passed_checks import PassedChecks, check_key
 
 
 def test_what_passed_is_known_and_nothing_else(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_a_memory_that_cannot_be_written_forgets(tmp_path):
 
 
 def test_the_memory_costs_no_imports():
-    code = "import sys, espnet_spike.tasks.passed_checks; "
+    code = "import sys, espnet_spike.advice.passed_checks; "
     code += "print({'torch', 'espnet2', 'numpy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
