@@ -60,6 +60,8 @@ def test_commands_parse(page):
     for module, arguments in python_commands(page):
         if "NAME" in module or "--help" in arguments or not arguments:
             continue  # a bare name in a text is no command
+        if page.name == "espnet.md":
+            continue  # ESPnet's arguments: tests/integration/test_espnet_recipe.py
         parser = getattr(importlib.import_module(module), "get_parser", None)
         if parser is None:
             continue

@@ -4,10 +4,13 @@ import argparse
 import copy
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.ranges import DECODING, check, check_lengths
+from espnet_spike.tasks.config import META
+from espnet_spike.utils.yaml import read_yaml, write_config
 
 # options of ours that go to ESPnet as they are
 DISTRIBUTED = (
@@ -22,6 +25,11 @@ DISTRIBUTED = (
     "multiprocessing_distributed",
 )
 
+
+# of the options that our own training command does not have, those that any call of ESPnet's has
+STOCK = ("--train_data_path_and_name_and_type", "--print_config")
+# keys of spike_meta that change no training
+SIZES = {"vocab_size", "input_size"}
 
 # options that the commands decide, and that a user's ESPnet options must not turn round
 FIXED = frozenset(
@@ -135,3 +143,40 @@ def check_device(name: str) -> None:
     known = ["cpu", *(["cuda"] if found else []), *(f"cuda:{number}" for number in range(found))]
     if name not in known:
         raise UserError(f"--device {name}: not on this machine", f"give {', '.join(known)}")
+
+
+def is_stock(words: Sequence[str]) -> bool:
+    """Return whether a command line is one of ``espnet2.bin.asr_train``, not of our training."""
+    return any(word.split("=")[0] in STOCK for word in words)
+
+
+def without_meta(words: Sequence[str], folder: Path) -> list[str]:
+    """Return a command line of ESPnet's with YAML files that ESPnet can read.
+
+    Args:
+        words: arguments of ``espnet2.bin.asr_train``; ``--config`` may have ``spike_meta``.
+        folder: gets copies without it.
+
+    Raises:
+        UserError: ``spike_meta`` asks for stages that only our own training has.
+    """
+    words = list(words)
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name != "--config" or (not equals and index + 1 == len(words)):
+            continue
+        place = index if equals else index + 1
+        path = Path(value if equals else words[place])
+        config = read_yaml(path)
+        meta = config.pop(META, None)
+        if meta is None:
+            continue
+        if more := sorted(set(meta) - SIZES):
+            raise UserError(
+                f"{path}: {META}: {', '.join(more)} is for run.sh, not for ESPnet's arguments",
+                "remove it, or train with run.sh",
+            )
+        copy = folder / f"{index}_{path.name}"
+        write_config(copy, config)
+        words[place] = f"{name}={copy}" if equals else str(copy)
+    return words
