@@ -9,7 +9,7 @@ import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.results import scoring
-from espnet_spike.results.html_page import layer_statistics
+from espnet_spike.results.html_page import layer_statistics, verdict_part
 from tests.export.test_reparameterize import MODEL
 from tests.helpers.pages import HOSTILE, Reader, decoded, write_page
 from tests.helpers.simulations import result
@@ -123,3 +123,14 @@ def test_rates_are_those_of_a_counted_set_and_else_of_the_last_epoch():
     assert layer_statistics(material) == ({"c": 0.4}, "sparsity", after)
     material.epochs = []
     assert layer_statistics(material) == ({}, "", "")
+
+
+def test_a_verdict_stands_under_the_title_with_its_causes():
+    verdict = {"learnt": False, "line": "NOT LEARNT: CER 99 % <on> dev", "causes": [["why", "lr"]]}
+    shown = str(verdict_part(SimpleNamespace(results={"verdict": verdict})))
+    assert "NOT LEARNT: CER 99 % &lt;on&gt; dev" in shown and 'class="missing"' in shown
+    assert "<li>why: change lr</li>" in shown
+    good = verdict | {"learnt": True, "causes": []}
+    shown = str(verdict_part(SimpleNamespace(results={"verdict": good})))
+    assert 'class="lead"' in shown and "<ol>" not in shown
+    assert not str(verdict_part(SimpleNamespace(results={})))
