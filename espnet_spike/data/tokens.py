@@ -230,6 +230,15 @@ def make_tokens(
     Raises:
         UserError: a word or character is the name of a special token, or sentencepiece refuses.
     """
+    named = {BLANK, UNKNOWN, SOS_EOS, SPACE}
+    if token_type == "word":
+        named -= {SPACE}  # a word as any other
+    special = {name for words in texts if "<" in words for name in named if name in words}
+    if special:
+        raise UserError(
+            f"the transcripts hold {min(special)}, a name with a meaning here",
+            "it would be spelt < u n k >: take it out of text, or leave those utterances out",
+        )
     out.mkdir(parents=True, exist_ok=True)
     if token_type == "bpe":
         model = train_sentencepiece(texts, nbpe, bpemode, _logger.warning)
@@ -240,9 +249,6 @@ def make_tokens(
         units = [piece for piece, _ in pieces if piece != UNKNOWN]
     else:
         counts = count_units(texts, token_type)
-        special = {BLANK, UNKNOWN, SOS_EOS} & set(counts)
-        if special:
-            raise UserError(f"the transcripts hold {min(special)}, a name with a meaning here")
         units = sorted(counts, key=lambda unit: (-counts[unit], unit))
     names = token_list(units)
     write_lines(out / "tokens.txt", names)

@@ -6,6 +6,7 @@ S, D and I, and on rare occasions its total, can differ; kaldialign's ``sclite_m
 printed beside ours.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -21,12 +22,12 @@ import numpy as np
 
 from espnet_spike.data.dropping import read_dropped
 from espnet_spike.data.text_normalization import profile
+from espnet_spike.data.tokens import SPACE, UNKNOWN
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.results import formatting
 from espnet_spike.results.bootstrap import SEED, Interval, error_interval
 from espnet_spike.utils.files import name_some, read_lines, read_table, write_json, write_lines
 
-SPACE = "<space>"  # how ESPnet writes a space among characters
 METRICS = ("wer", "cer", "ter")
 COLUMNS = ("corr", "sub", "del", "ins")
 JIWER_KINDS = ("equal", "substitute", "delete", "insert")  # jiwer's names, in the same order
@@ -151,7 +152,13 @@ def word_units(text: str) -> list[str]:
 
 
 def character_units(text: str) -> list[str]:
-    """Cut a text into characters; a space between words counts, as in ESPnet and jiwer."""
+    """Cut a text into characters; a space between words counts, as in ESPnet and jiwer.
+
+    ``<unk>``, what a model writes for a unit that it does not know, is one.
+    """
+    if UNKNOWN in text:
+        found = re.findall(f"{UNKNOWN}|.", text, re.DOTALL)
+        return [SPACE if unit == " " else unit for unit in found]
     return [SPACE if character == " " else character for character in text]
 
 

@@ -131,6 +131,7 @@ def check_training_config(
 
     where = f"{path} with {extra!r}" if extra else path
     args = parse_espnet(task, config, words, extra)
+    problems += _fit_schedule(args)
     problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
     if args.use_wandb and find_spec("wandb") is None:
@@ -165,6 +166,30 @@ def check_training_config(
     problems += _check_criteria(args, model)
     _raise(where, problems)
     return Checked(args, model)
+
+
+def _fit_schedule(args: argparse.Namespace) -> Problems:
+    """Put the steps of the training for ``total_steps: auto``; find a cycle that is too short.
+
+    ``onecyclelr`` ends a training that takes one step more than its cycle has.
+    """
+    conf = args.scheduler_conf
+    if args.scheduler != "onecyclelr" or not isinstance(conf, Mapping) or "total_steps" not in conf:
+        return []
+    total, key = conf["total_steps"], "scheduler_conf.total_steps"
+    if args.num_iters_per_epoch is None:
+        why = f"{key}: auto needs num_iters_per_epoch; else the epochs' length is known too late"
+        return [why] if total == "auto" else []
+    needed = args.max_epoch * (args.num_iters_per_epoch // max(args.accum_grad, 1))
+    if total == "auto":
+        args.scheduler_conf = {**conf, "total_steps": max(needed, 1)}
+    elif isinstance(total, int) and total < needed:
+        return [
+            f"{key}: {total}, but max_epoch {args.max_epoch} of num_iters_per_epoch "
+            f"{args.num_iters_per_epoch} are {needed} steps, so the training would end with an "
+            f"error; write {needed}, or auto"
+        ]
+    return []
 
 
 def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> Any | None:

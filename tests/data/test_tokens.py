@@ -142,6 +142,14 @@ def test_transcripts_that_tokens_do_not_give_back_are_counted(tmp_path, caplog, 
     assert "'ONE\\u2581TWO' becomes 'ONE TWO'" in said[1]
 
 
+@pytest.mark.parametrize("token_type", ["bpe", "char", "word"])
+@pytest.mark.parametrize("name", ["<unk>", "<blank>", "<sos/eos>"])
+def test_special_names_are_refused_whatever_the_tokens(tmp_path, token_type, name):
+    with pytest.raises(UserError, match=f"the transcripts hold {name}") as caught:
+        run(tmp_path, [*DIGITS, f"ONE {name} TWO"], "--token_type", token_type, "--nbpe", "20")
+    assert "leave those utterances out" in caught.value.hint
+
+
 def test_special_names_in_transcripts_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"<unk>"):
         run(tmp_path, ["A <unk>"], "--token_type", "word")

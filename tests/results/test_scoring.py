@@ -221,3 +221,7 @@ def test_references_that_the_tokens_cannot_spell_are_counted_and_said(decoded, c
     result = run_score(data, folder, *options, "--normalization", "nmt_nfkc")
     assert (result["unspellable_references"], result["wer"]["err"]) == (0, 0)
     assert "references hold" not in capsys.readouterr().out
+
+
+def test_an_unknown_unit_is_one_character():
+    assert scoring.character_units("a <unk>b<") == ["a", "<space>", "<unk>", "b", "<"]

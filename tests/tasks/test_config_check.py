@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+import torch
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks import config_check
@@ -188,3 +189,34 @@ def test_lm_config():
     config["lm_conf"]["layers"] = 2
     with pytest.raises(UserError, match=r"lm_conf: unknown key layers .did you mean 'layer'"):
         check(config, task=SpikeLMTask, input_size=None)
+
+
+CYCLE = {"scheduler": "onecyclelr", "num_iters_per_epoch": 7, "accum_grad": 2, "max_epoch": 4}
+
+
+def cycle(steps, **more):
+    return {**GOOD, **CYCLE, "scheduler_conf": {"max_lr": 0.01, "total_steps": steps}, **more}
+
+
+def test_a_cycle_is_as_long_as_the_training():
+    """Seven batches are three updates of two; torch raises at the one after ``total_steps``."""
+    assert check(cycle(12)).args.scheduler_conf["total_steps"] == 12
+    assert check(cycle(40)).args.scheduler_conf["total_steps"] == 40
+    for steps, extra in ((11, ""), (12, "--max_epoch 5"), (12, "--accum_grad 1")):
+        with pytest.raises(UserError, match=rf"scheduler_conf.total_steps: {steps}, but max_epoch"):
+            check(cycle(steps), extra)
+    assert check(cycle("auto")).args.scheduler_conf == {"max_lr": 0.01, "total_steps": 12}
+    assert check(cycle("auto"), "--max_epoch 50").args.scheduler_conf["total_steps"] == 150
+    longer = check(cycle(12), "--max_epoch 50 --scheduler_conf total_steps=auto").args
+    assert longer.scheduler_conf == {"max_lr": 0.01, "total_steps": 150}
+    with pytest.raises(UserError, match="auto needs num_iters_per_epoch"):
+        check(cycle("auto", num_iters_per_epoch=None))
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        torch.optim.SGD(weights), **check(cycle("auto")).args.scheduler_conf
+    )
+    for _ in range(12):
+        schedule.optimizer.step()
+        schedule.step()
+    with pytest.raises(ValueError, match="Tried to step 13 times"):
+        schedule.step()
