@@ -66,6 +66,27 @@ find_cost_models() { # sets cost_models, the files of --energy_model; its YAMLs 
   energy_model=${names[*]}
 }
 
+is_name() { # is_name OPTION VALUE: of a folder, right in the one that it belongs in
+  [[ $2 != */* && $2 != . && $2 != .. && $2 != -* && $2 != *[[:cntrl:]]* ]] ||
+    fail "--$1 $2" "it names a folder: no /, no line end, not . or .., no - in front"
+}
+
+check_values() { # of options that are neither a file nor one of a few words
+  local name value number='^([0-9]+\.?[0-9]*|\.[0-9]+)$'
+  for name in asr_tag lm_tag inference_tag train_set valid_set; do is_name "$name" "${!name}"; done
+  for value in "${tests[@]}"; do is_name test_sets "$value"; done
+  [[ -z $fs || $fs =~ ^[1-9][0-9]{3,6}$ ]] ||
+    fail "--fs $fs" "give a sampling rate in Hz, for example 16000"
+  for value in $speed_perturb_factors; do
+    { [[ $value =~ $number ]] && awk -v x="$value" 'BEGIN { exit !(x >= 0.1 && x <= 10) }'; } ||
+      fail "--speed_perturb_factors $speed_perturb_factors" "give numbers near 1, for example \"0.9 1.0 1.1\""
+  done
+  [[ -z $naive_sparsity ]] || { [[ $naive_sparsity =~ $number ]] &&
+    awk -v x="$naive_sparsity" 'BEGIN { exit !(x > 0 && x < 1) }'; } ||
+    fail "--naive_sparsity $naive_sparsity" "give a number between 0 and 1"
+  [[ $allow_dropped =~ ^[0-9]{1,9}$ ]] || fail "--allow_dropped $allow_dropped" "give a number from 0 up"
+}
+
 tag_of() { # tag_of CONFIG WORDS...: the part of a folder's name that stands for a config
   "$py" -m espnet_spike.bin.experiment_tag --config "$1" --conf_dirs conf "$root/conf" \
     --expdir "$expdir" "${@:2}"
@@ -167,6 +188,7 @@ prepare() {
   done
   read -ra tests <<<"$test_sets"
   [[ ${#tests[@]} -gt 0 ]] || fail "--test_sets is empty"
+  check_values
   stage_number stage
   stage_number stop_stage
   prepare_launcher
@@ -259,7 +281,6 @@ prepare() {
 
   # what is scored loses nothing unseen
   whole=("${tests[@]/#/--test_dir=data/}" --allow_dropped "$allow_dropped")
-  [[ $allow_dropped =~ ^[0-9]+$ ]] || fail "--allow_dropped $allow_dropped" "give a number from 0 up"
 
   # the validation set may be a test set too; it is scored whole, not as filtered for training
   raw_sets=("$train_set" "$valid_set")

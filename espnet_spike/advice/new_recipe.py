@@ -225,11 +225,20 @@ def decisions(request: RecipeRequest, headers: Mapping[str, AudioInfo]) -> list[
     return found
 
 
+_PLACES = re.compile(r'"@(?P<quoted>\w+)@"|@(?P<plain>\w+)@')
+
+
 def fill(folder: Path, values: Mapping[str, str]) -> None:
     """Replace ``@name@`` in the files of a new recipe; in scripts also the quotes around it."""
+
+    def replaced(place: re.Match[str]) -> str:
+        name = place["quoted"] or place["plain"]
+        if name not in values:
+            return place[0]
+        whole = place["plain"] or name in ("sources", "name")
+        return values[name] if whole else shlex.quote(values[name])
+
     for path in (folder / "run.sh", folder / "local/data.sh", folder / "README.md"):
         text = path.read_text(encoding="utf-8")
-        for name, value in values.items():
-            quoted = value if name in ("sources", "name") else shlex.quote(value)
-            text = text.replace(f'"@{name}@"', quoted).replace(f"@{name}@", value)
-        path.write_text(text, encoding="utf-8")
+        # in one pass: what a value looks like is no place for another
+        path.write_text(_PLACES.sub(replaced, text), encoding="utf-8")

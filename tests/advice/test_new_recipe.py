@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_spike.advice.new_recipe import RecipeRequest, decisions
+from espnet_spike.advice.new_recipe import RecipeRequest, decisions, fill
 from espnet_spike.bin import copy_feats, fbank, new_recipe, prepare_data_dir
 from espnet_spike.corpora import own
 from espnet_spike.corpora.own import import_set
@@ -126,6 +126,19 @@ def test_what_is_decided_is_said():
     assert len(said) == 2 and "8000 Hz (1): all are brought to 16000 Hz" in said[0]
     assert said[1].startswith("1 files have channels that hold the same")
     assert not decisions(request, {"a": AudioInfo(8000, 1, 1)})
+
+
+def test_a_value_that_looks_like_a_place_stays_as_it_is(tmp_path):
+    (tmp_path / "local").mkdir()
+    for name in ("run.sh", "local/data.sh", "README.md"):
+        (tmp_path / name).write_text('echo "@path@" @name@ "@other@" @path@ me@here.org\n')
+    values = {"path": "/a/@name@/it's @path@", "name": '"@path@"'}
+    fill(tmp_path, values)
+    text = (tmp_path / "run.sh").read_text()
+    assert shlex.split(text.split(' "@path@" ')[0])[1] == values["path"]
+    assert text.endswith(
+        """'"'"'s @path@' "@path@" "@other@" /a/@name@/it's @path@ me@here.org\n"""
+    )
 
 
 def test_the_template_has_names_to_fill_in(root):
