@@ -22,6 +22,7 @@ from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.layers.spiking_subsampling import ConvSubsampling
 from espnet_spike.nn.neurons.base import named_neurons, set_levels, set_spike_mode
 from espnet_spike.nn.neurons.factory import NeuronFactory
+from espnet_spike.nn.neurons.frame_lif import RateLoss
 from espnet_spike.nn.norms import LayerNorm
 
 
@@ -49,6 +50,11 @@ class IMLSpikeformerEncoder(BlockEncoder):
         neuron_conf: further arguments of the neuron's class; they win over the options above.
         neuron_norm: a batch norm before each neuron that reads a weight layer bare; None: for
             ``lif`` only, whose fixed threshold needs it (Spikformer has it).
+        r_min: firing rate below which a layer is too quiet.
+        r_max: firing rate above which a layer bursts.
+        lambda_q: weight of L_quiet, see ``neurons.frame_lif.rate_losses``; 0 for no such loss. The
+            neurons need a ``surrogate_tail``, or nothing pulls a silent layer back.
+        lambda_b: weight of L_burst.
         warm_start_steps: training steps that IMLS starts with unrounded, clip(X, 0, T*V).
         qk_mode: ``bilinear``, ``asym``, ``repconv``, ``ssa`` or ``sdsa``: how the map is made.
         fold_qk: hold W_Q and W_K merged, for inference: what ``reparameterize`` leaves.
@@ -100,6 +106,10 @@ class IMLSpikeformerEncoder(BlockEncoder):
         rounding: str = "half_up",
         neuron_conf: dict | None = None,
         neuron_norm: bool | None = None,
+        r_min: float = 0.05,
+        r_max: float = 0.60,
+        lambda_q: float = 0.0,
+        lambda_b: float = 0.0,
         warm_start_steps: int = 0,
         qk_mode: str = "bilinear",
         fold_qk: bool = False,
@@ -178,6 +188,12 @@ class IMLSpikeformerEncoder(BlockEncoder):
         self.warm_start_steps = warm_start_steps if neurons.cls.takes_threshold_options else 0
         if self.warm_start_steps:
             self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
+        self.rate_loss = RateLoss(r_min, r_max, lambda_q, lambda_b)
+        if lambda_q or lambda_b:
+            if gradient_checkpointing:
+                raise ValueError("lambda_q, lambda_b: not with gradient_checkpointing")
+            for layer in named_neurons(self).values():
+                layer.keeps_rate = True
         if fold_qk or reparameterized:
             self.reparameterize(fold_qk)
 
@@ -205,6 +221,10 @@ class IMLSpikeformerEncoder(BlockEncoder):
         if self.gradient_checkpointing and self.training:
             return checkpoint(block, x, *inputs)
         return block(x, *inputs)
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Return the weighted firing-rate losses of the last forward pass; of the twin none."""
+        return self.rate_loss(named_neurons(self).values())
 
     def _advance_warm_start(self) -> None:
         warm = int(self.training_steps) < self.warm_start_steps

@@ -65,11 +65,11 @@ def from_twin(meta: Mapping[str, Any], where: str = META) -> tuple[InitFrom | No
         if part is None:
             parts.append(None)
             continue
-        part = {"from": part} if isinstance(part, str) else dict(part)
-        check(table, part, f"{where}.{key}")
-        if "from" not in part:
+        conf: dict[str, Any] = {"from": part} if isinstance(part, str) else dict(part)
+        check(table, conf, f"{where}.{key}")
+        if "from" not in conf:
             raise UserError(f"{where}.{key} names no experiment", f"add from: {TWIN}, or from: EXP")
-        parts.append(cls(part.pop("from"), **part))
+        parts.append(cls(conf.pop("from"), **conf))
     init, distill = parts
     if "twin" in meta and all(part is None or part.source != TWIN for part in parts):
         raise UserError(

@@ -38,6 +38,11 @@ OPTIONS = {
     "lif": {"neuron": "lif", "T": 3},
     "lif_sdsa": {"neuron": "lif", "T": 2, "qk_mode": "sdsa"},
     "ilif": {"neuron": "ilif", "neuron_conf": {"time_steps": 2}},
+    "ilif_channels": {
+        "neuron": "ilif",
+        "neuron_conf": {"per_channel": True, "surrogate_tail": 0.2},
+    },
+    "lif_channels": {"neuron": "lif", "T": 2, "neuron_conf": {"per_channel": True}},
     "ternary": {"neuron": "ternary"},
     "relu": {"neuron": "relu"},
     "conv2d6": {"input_layer": "conv2d6"},
@@ -235,6 +240,26 @@ def test_no_weight_decay_on_thresholds_norms_and_decays():
     }
     names = {name for name, p in encoder.named_parameters() if id(p) in decayed}
     assert names and all(name.endswith(".weight") and "norm" not in name for name in names)
+
+
+@pytest.mark.parametrize("neuron", ["imls", "ilif", "lif", "ternary", "relu"])
+def test_firing_rate_loss(neuron):
+    options = {"neuron": neuron, "T": 2, "r_min": 0.9, "r_max": 0.9}
+    plain = make("default", **options)
+    assert plain.auxiliary_losses() == {}
+    encoder = make("default", **options, lambda_q=2.0)
+    encoder(*batch())
+    losses = encoder.auxiliary_losses()
+    rates = [float(rate) for rate in firing_rates(encoder).values()]
+    if neuron == "relu":
+        assert losses == {}
+        return
+    assert list(losses) == ["quiet"]
+    if neuron != "ternary":  # whose counts are not its spikes
+        expected = 2 * sum(max(0, 0.9 - rate) for rate in rates) / len(rates)
+        assert float(losses["quiet"]) == pytest.approx(expected, rel=1e-5)
+    losses["quiet"].backward()
+    assert bool((encoder.encoders[0].ffn.linear_in.weight.grad != 0).any())
 
 
 def test_names_of_rates_and_spreads():

@@ -105,6 +105,9 @@ class Neuron(Counted, Activation, ABC):
         chosen_levels: T and rule of the last ``set_levels``; None where levels are not to choose.
         threshold_scale: factor of the last ``scale_thresholds``.
         firing: statistics of the last forward pass; None before the first.
+        keeps_rate: whether forward passes leave ``mean_rate``.
+        mean_rate: spikes per activation and level of the last forward pass over valid frames,
+            0-dim, with gradient; None before the first, and from neurons that do not offer it.
         threshold_spread: coefficient of variation of the input-aware statistic over valid frames
             in the last forward pass, 0-dim; None where the threshold does not follow the input.
     """
@@ -116,6 +119,8 @@ class Neuron(Counted, Activation, ABC):
     runs_over_frames: bool = False
     chosen_levels: tuple[int, str] | None = None
     threshold_scale: float = 1.0
+    keeps_rate: bool = False
+    mean_rate: Tensor | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,6 +240,17 @@ class Neuron(Counted, Activation, ABC):
     def response(self) -> Response:
         """Return what the neuron does with its input as it is set up now, in evaluation."""
         return OtherResponse(f"{type(self).__name__} does not say how it responds")
+
+
+def check_tail(tail: float) -> float:
+    """Return the height of a surrogate's tails.
+
+    Raises:
+        ValueError: it does not lie in [0, 1].
+    """
+    if isinstance(tail, bool) or not isinstance(tail, int | float) or not 0 <= tail <= 1:
+        raise ValueError(f"surrogate_tail: {tail!r} does not lie in [0, 1]")
+    return float(tail)
 
 
 def no_mode(mode: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_spike.nn.neurons.base import Firing
+from espnet_spike.nn.neurons.base import Firing, Neuron
 from espnet_spike.nn.neurons.lif import LeakyNeuron
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.lif import run_frames
@@ -35,13 +35,11 @@ class FrameLIF(Stateful, LeakyNeuron):
 
     Attributes:
         w: 0-dim; None for a fixed time constant.
-        mean_rate: spikes per neuron and valid frame of the last forward pass, 0-dim, with
-            gradient; None before the first.
     """
 
     T = 1
     runs_over_frames = True
-    mean_rate: Tensor | None = None
+    keeps_rate = True
     w: nn.Parameter | None
 
     def __init__(self, dim: int, learn_tau: bool = False, **options: Any) -> None:
@@ -169,9 +167,11 @@ class RateLoss:
         if not 0 <= self.r_min <= self.r_max <= 1:
             raise ValueError(f"r_min, r_max: {self.r_min}, {self.r_max} must rise between 0 and 1")
 
-    def __call__(self, neurons: Iterable[FrameLIF]) -> dict[str, Tensor]:
+    def __call__(self, neurons: Iterable[Neuron]) -> dict[str, Tensor]:
         """Return the weighted terms of the last forward pass, 0-dim, by name."""
         rates = [neuron.mean_rate for neuron in neurons if neuron.mean_rate is not None]
+        if not rates:
+            return {}
         quiet, burst = rate_losses(rates, self.r_min, self.r_max)
         terms = {"quiet": (self.lambda_q, quiet), "burst": (self.lambda_b, burst)}
         return {name: weight * loss for name, (weight, loss) in terms.items() if weight}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint
-from espnet_spike.nn.neurons.base import SPIKE_MODES, Firing, Neuron
+from espnet_spike.nn.neurons.base import SPIKE_MODES, Firing, Neuron, check_tail
 from espnet_spike.nn.neurons.fitting import LEAST, Piece, peaks, search
 from espnet_spike.nn.neurons.response import (
     LeakyResponse,
@@ -81,6 +81,12 @@ class FixedThreshold(Neuron):
     def weigh(self, y: Tensor) -> Tensor:
         """Return spikes ``(..., C)`` times what one of their channel is worth."""
         return y if self.u is None else y * torch.exp(self.u).to(y.dtype)
+
+    def note_rate(self, y: Tensor, mask: Tensor | None, levels: int) -> None:
+        """Leave ``mean_rate`` where it is asked for, of spikes ``y`` ``(B, N, ..., C)``."""
+        if self.keeps_rate:
+            valid = y if mask is None else y[mask]
+            self.mean_rate = valid.sum() / max(valid.numel() * levels, 1)
 
     def worth(self) -> Tensor:
         """Return what a spike of each channel is worth over the usual, ``(C,)``."""
@@ -252,6 +258,7 @@ class LIF(LeakyNeuron):
         y, counts, h = run_steps(self.charge(x), self.T, self.dynamics)
         y = y.to(dtype)
         self.firing = frame_firing(counts, mask, y[0, 0].numel(), levels=1)
+        self.note_rate(y, mask, 1)
         if self.per_channel:
             if self.spike_mode == "binary" and not self.training:
                 return SpikeTrain(y, y.new_ones(1), self.worth().to(y), 1)
@@ -280,6 +287,8 @@ class ILIF(FixedThreshold):
         divide: hand on C / T, as Spike-driven Transformer V3 does.
         rounding: ``even`` (torch.round, as the published codes) or ``half_up``.
         per_channel: see ``FixedThreshold``.
+        surrogate_tail: height of the gradient outside of 0 <= H / v_th <= T, see
+            ``surrogate.window``; 0 for none.
 
     Raises:
         ValueError: for ``T`` or ``time_steps`` below 1.
@@ -297,8 +306,10 @@ class ILIF(FixedThreshold):
         divide: bool = False,
         rounding: str = "even",
         per_channel: bool = False,
+        surrogate_tail: float = 0.0,
     ) -> None:
         super().__init__(dim, v_th, per_channel)
+        self.surrogate_tail = check_tail(surrogate_tail)
         if T < 1 or time_steps < 1:
             raise ValueError(f"T, time_steps: {T}, {time_steps}: both have to be at least 1")
         self.T = self.most = T
@@ -317,11 +328,12 @@ class ILIF(FixedThreshold):
         counts = []
         for step in steps:
             h = self.beta * v + step
-            c = integer_spike(h / self.v_th, self.T, self.rounding)
+            c = integer_spike(h / self.v_th, self.T, self.rounding, self.surrogate_tail)
             v = h - c * self.v_th
             counts.append(c)
         y = torch.cat(counts)
         self.firing = report_firing(y, mask, self.T)
+        self.note_rate(y, mask, self.T)
         if self.spike_mode == "binary" and not self.training:
             return SpikeTrain(y, y.new_ones(1), self.worth().to(y) * self.unit, self.T)
         return self.weigh(y * self.unit).to(x.dtype)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum
-from espnet_spike.nn.neurons.base import LEVEL_RULES, Firing, Neuron
+from espnet_spike.nn.neurons.base import LEVEL_RULES, Firing, Neuron, check_tail
 from espnet_spike.nn.neurons.fitting import Piece, inverse_softplus, peaks, search
 from espnet_spike.nn.neurons.spike_train import IMLSRecompute, add_up, keep_recipe
 from espnet_spike.nn.ops import imls
@@ -42,16 +42,18 @@ class _MultiLevelFunction(torch.autograd.Function):
     With I = [0 <= X/V <= T] (inclusive) and the upstream gradient g, our choice of the gradient
     (SFA/I-LIF's rectangular window, LSQ's gradient of a step size):
 
-        dX = g * I,    dV = g * (s - X/V * I)
+        dX = g * w,    dV = g * (s - X/V * I)
+
+    w is I, or has tails, see ``surrogate.window``.
 
     V = m * alpha: dalpha_c = k_g sum_n (dV * V)_nc / alpha_c, dm_n = sum_c (dV * V)_nc / m_n.
     """
 
     @staticmethod
-    def forward(ctx, x, alpha, level, weight, grad_scale, levels, rounding):  # noqa: ANN001
+    def forward(ctx, x, alpha, level, weight, grad_scale, levels, rounding, tail):  # noqa: ANN001
         y, count = imls.forward(x, level, alpha, weight, levels, rounding)
         ctx.save_for_backward(x, alpha, level, weight, grad_scale)
-        ctx.levels, ctx.rounding = levels, rounding
+        ctx.levels, ctx.rounding, ctx.tail = levels, rounding, tail
         ctx.mark_non_differentiable(count)
         return y, count
 
@@ -59,14 +61,14 @@ class _MultiLevelFunction(torch.autograd.Function):
     def backward(ctx, grad, _):  # noqa: ANN001
         x, alpha, level, weight, grad_scale = ctx.saved_tensors
         grad_level = None
-        args = (level, alpha, ctx.levels, ctx.rounding)
+        args = (level, alpha, ctx.levels, ctx.rounding, ctx.tail)
         if ctx.needs_input_grad[2]:
             grad_x, e = imls.backward_terms(x, grad, *args)
             grad_level = e.sum((1, 2)) / level
             e = full_einsum("rkc,r->c", e, weight)
         else:
             grad_x, e = imls.backward(x, grad, *args[:2], weight, *args[2:])
-        return grad_x, e / alpha * grad_scale, grad_level, None, None, None, None
+        return grad_x, e / alpha * grad_scale, grad_level, None, None, None, None, None
 
 
 class MultiLevel(Neuron):
@@ -82,6 +84,8 @@ class MultiLevel(Neuron):
             ``fixed``: 1.
         detach_stat: treat m as a constant in the backward pass.
         rounding: ``half_up``, or ``even`` as torch.round.
+        surrogate_tail: height of the gradient outside of 0 <= X <= levels * V, see
+            ``surrogate.window``; 0 for none.
 
     Attributes:
         levels: largest count in use, ``levels_of(T)`` unless ``set_levels`` changed it.
@@ -105,8 +109,10 @@ class MultiLevel(Neuron):
         stat: str = "token",
         detach_stat: bool = True,
         rounding: str = "half_up",
+        surrogate_tail: float = 0.0,
     ) -> None:
         super().__init__()
+        self.surrogate_tail = check_tail(surrogate_tail)
         if T < 1:
             raise ValueError(f"T: {T} is too small; a neuron needs at least one level")
         if alpha_init is None:
@@ -294,7 +300,14 @@ class MultiLevel(Neuron):
             whole = all_reduce_sum(numel)
             grad_scale = (self.levels * whole / self.dim).clamp(min=1).rsqrt().to(x.dtype)
             y, count = _MultiLevelFunction.apply(
-                rows, scale, level_rows, weight_rows, grad_scale, self.levels, rounding
+                rows,
+                scale,
+                level_rows,
+                weight_rows,
+                grad_scale,
+                self.levels,
+                rounding,
+                self.surrogate_tail,
             )
         else:
             y, count = imls.forward(rows, level_rows, scale, weight_rows, self.levels, rounding)
@@ -306,6 +319,10 @@ class MultiLevel(Neuron):
             keep_recipe(y, recipe)
         spikes = self.spike_sum(count, rows, level_rows, scale, weight_rows)
         self.report(spikes, numel, level, scale, weight)
+        if self.keeps_rate:
+            counts = frame_rows(y) / (level_rows[:, None, None] * scale).detach()
+            total = (counts * weight_rows[:, None, None]).sum()
+            self.mean_rate = total / (self.levels * numel.clamp(min=1)).to(total.dtype)
         return y
 
     def spike_sum(

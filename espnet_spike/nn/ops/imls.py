@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from espnet_spike.nn.ops import backends
+from espnet_spike.nn.ops.surrogate import window
 
 ROUNDINGS = ("half_up", "even", "off")
 
@@ -83,33 +84,41 @@ def backward(
     weight: Tensor,
     levels: int,
     rounding: str,
+    tail: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Return dX ``(R, K, C)`` and e_c = sum over r, k of weight_r * (dV * V) ``(C,)``.
 
-    dX = g * I and dV = g * (s - X/V * I) with I = [0 <= X/V <= T]; dV * V = g * (Y - X * I).
+    dX = g * w and dV = g * (s - X/V * I) with I = [0 <= X/V <= T]; dV * V = g * (Y - X * I). The
+    window w is I, or has a tail outside, see ``surrogate.window``.
     """
     kernels = _kernels(x)
     if kernels is None:
-        grad_x, e = backward_terms(x, grad, level, scale, levels, rounding)
+        grad_x, e = backward_terms(x, grad, level, scale, levels, rounding, tail)
         return grad_x, torch.mv(e.flatten(1).t(), weight).view(e.shape[1:]).sum(0)
     grad_x = torch.empty_like(x)
     e = torch.zeros_like(scale)
     mode = ROUNDINGS.index(rounding)
     arrays = backends.arrays(x, grad.contiguous(), level, scale, weight, grad_x, e)
-    kernels.backward(*arrays, levels, mode)
+    kernels.backward(*arrays, levels, mode, tail)
     return grad_x, e
 
 
 def backward_terms(
-    x: Tensor, grad: Tensor, level: Tensor, scale: Tensor, levels: int, rounding: str
+    x: Tensor,
+    grad: Tensor,
+    level: Tensor,
+    scale: Tensor,
+    levels: int,
+    rounding: str,
+    tail: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Return dX and dV * V, both ``(R, K, C)``; the readable form of ``backward``."""
     threshold = level[:, None, None] * scale
     ratio = x / threshold
     inside = (ratio >= 0).logical_and_(ratio <= levels)
+    slope = window(ratio, levels, tail) if tail else inside
     y = spike_counts(ratio, levels, rounding).mul_(threshold)
-    grad_x = grad * inside
-    return grad_x, (grad * y).sub_(grad_x * x)
+    return grad * slope, (grad * y).sub_(grad * inside * x)
 
 
 def mean_abs(x: Tensor) -> Tensor:

@@ -62,9 +62,10 @@ def recount(y, level, scale, counts):  # noqa: ANN001, ANN201
 
 
 @jit()
-def backward(x, grad, level, scale, weight, grad_x, e, levels, mode):  # noqa: ANN001, ANN201
+def backward(x, grad, level, scale, weight, grad_x, e, levels, mode, tail):  # noqa: ANN001, ANN201
     """Write dX and add the weighted dV * V per channel to ``e``."""
     half, zero, top = x.dtype.type(0.5), x.dtype.type(0), x.dtype.type(levels)
+    one, outside = x.dtype.type(1), x.dtype.type(tail)
     for r in range(x.shape[0]):
         m, w = level[r], weight[r]
         for k in range(x.shape[1]):
@@ -73,7 +74,11 @@ def backward(x, grad, level, scale, weight, grad_x, e, levels, mode):  # noqa: A
                 ratio = x[r, k, c] / v
                 g = grad[r, k, c]
                 gx = g if (ratio >= zero) and (ratio <= top) else zero
-                grad_x[r, k, c] = gx
+                if outside > zero and not (ratio >= zero and ratio <= top):
+                    d = ratio - min(max(ratio, zero), top)
+                    grad_x[r, k, c] = g * (outside / (one + d * d))
+                else:
+                    grad_x[r, k, c] = gx
                 y = v * _count(ratio, half, zero, top, mode)
                 e[c] += w * (g * y - gx * x[r, k, c])
 

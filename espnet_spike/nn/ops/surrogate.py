@@ -94,23 +94,36 @@ def spike(x: Tensor, surrogate: str = "atan", alpha: float | None = None) -> Ten
     return _Spike.apply(x, derivative, default if alpha is None else alpha)
 
 
+def window(x: Tensor, levels: int, tail: float = 0.0) -> Tensor:
+    """Return the surrogate derivative of counts: 1 for 0 <= x <= levels, a tail outside.
+
+    At a distance d from the window it is tail / (1 + d^2), after ``rational`` (ours). Without a
+    tail, the usual rectangle, a neuron whose input is negative throughout learns nothing more.
+    """
+    inside = (x >= 0) & (x <= levels)
+    if not tail:
+        return inside.to(x.dtype)
+    distance = (x - x.clamp(0, levels)).square_()
+    return torch.where(inside, 1.0, tail * (1 + distance).reciprocal())
+
+
 class _IntegerSpike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, levels, half_up):  # noqa: ANN001
-        ctx.save_for_backward((x >= 0) & (x <= levels))
+    def forward(ctx, x, levels, half_up, tail):  # noqa: ANN001
+        ctx.save_for_backward(window(x, levels, tail) if tail else (x >= 0) & (x <= levels))
         return (torch.floor(x + 0.5) if half_up else torch.round(x)).clamp_(0, levels)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001
         (inside,) = ctx.saved_tensors
-        return grad * inside, None, None
+        return grad * inside, None, None, None
 
 
-def integer_spike(x: Tensor, levels: int, rounding: str = "even") -> Tensor:
-    """Return round(clip(x, 0, levels)); the gradient is 1 for 0 <= x <= levels, else 0.
+def integer_spike(x: Tensor, levels: int, rounding: str = "even", tail: float = 0.0) -> Tensor:
+    """Return round(clip(x, 0, levels)); the gradient is that of ``window``.
 
     Raises:
         ValueError: for a ``rounding`` other than ``half_up`` and ``even``.
     """
     half_up = choose("rounding", rounding, ("half_up", "even")) == "half_up"
-    return _IntegerSpike.apply(x, levels, half_up)
+    return _IntegerSpike.apply(x, levels, half_up, tail)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from espnet_spike.nn.neurons.frame_lif import RateLoss
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.multi_level import IMLS_STATS, MultiLevel
 from espnet_spike.nn.neurons.ternary import TernaryMomentum
@@ -114,3 +116,42 @@ def test_running_level_is_that_of_fp32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         mixed(x)
     assert torch.equal(plain.running_level, mixed.running_level)
+
+
+@pytest.mark.parametrize("tail", [0.0, 0.3])
+def test_only_tails_bring_a_silent_layer_back(tail):
+    """What falls below zero in all channels has no gradient in the rectangular window."""
+    torch.manual_seed(0)
+    linear, neuron = nn.Linear(4, 8), IMLS(8, surrogate_tail=tail)
+    nn.init.constant_(linear.bias, -3.0)
+    neuron.keeps_rate = True
+    loss = RateLoss(0.05, 0.5, 1.0, 1.0)
+    optimizer = torch.optim.Adam(linear.parameters(), lr=0.1)
+    x = torch.randn(2, 20, 4) / 4
+    for _ in range(80):
+        neuron(linear(x))
+        optimizer.zero_grad()
+        terms = loss([neuron])
+        sum(terms.values()).backward()
+        optimizer.step()
+    rate = float(neuron.firing.rate)
+    assert rate > 0.04 if tail else rate == 0
+
+
+@pytest.mark.parametrize("cls", [IMLS, TernaryMomentum])
+def test_the_mean_rate_is_that_of_the_counts_over_valid_frames(cls):
+    neuron = cls(8, T=3)
+    x, mask = torch.randn(2, 5, 3, 8), torch.tensor([[True] * 5, [True, False] + [False] * 3])
+    neuron(x, mask)
+    assert neuron.mean_rate is None
+    neuron.keeps_rate = True
+    y = neuron(x, mask)
+    level, scale = neuron.last_unit
+    counts = y / (level[..., None, None] * scale)
+    assert float(neuron.mean_rate) == pytest.approx(float(counts[mask].mean() / neuron.levels))
+
+
+@pytest.mark.parametrize("tail", [-0.1, 1.5, "x", True])
+def test_a_tail_lies_between_0_and_1(tail):
+    with pytest.raises(ValueError, match=r"surrogate_tail: .* does not lie in"):
+        IMLS(4, surrogate_tail=tail)

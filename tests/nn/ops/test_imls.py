@@ -52,6 +52,25 @@ def test_compiled_equals_plain(shape, rounding, dtype):
     assert torch.allclose(e, plain_e, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+def test_tails_of_the_surrogate(dtype):
+    x, level, scale, weight = arguments((31, 19, 8), dtype)
+    grad = torch.randn_like(x)
+    args = (x, grad, level, scale, weight, 6, "half_up")
+    inside, e = imls.backward(*args)
+    grad_x, same_e = imls.backward(*args, 0.25)
+    plain_x, _ = plain(imls.backward, *args, 0.25)
+    assert torch.allclose(grad_x, plain_x, rtol=1e-5)
+    assert torch.equal(e, same_e)  # the threshold's gradient has none
+    ratio = x / (level[:, None, None] * scale)
+    within = (ratio >= 0) & (ratio <= 6)
+    assert torch.equal(grad_x[within], inside[within])
+    assert not inside[~within].any() and 0.1 < within.float().mean() < 0.9
+    distance = torch.where(ratio < 0, -ratio, ratio - 6)
+    expected = 0.25 * grad / (1 + distance**2)
+    assert torch.allclose(grad_x[~within], expected[~within], rtol=1e-5)
+
+
 def test_mean_abs():
     x = arguments((50, 3, 64), torch.float)[0]
     exact = x.double().abs().mean((1, 2))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from espnet_spike.nn.ops.surrogate import SURROGATES, integer_spike, spike
+from espnet_spike.nn.ops.surrogate import SURROGATES, integer_spike, spike, window
 
 # x = v - v_th and dS/dx at the default parameter, by hand from the formulas
 TABLE = {
@@ -67,3 +67,12 @@ def test_integer_spike_window_is_inclusive():
     assert integer_spike(x, 4, "half_up").tolist() == [0, 0, 1, 2, 4, 4]
     y.sum().backward()
     assert x.grad.tolist() == [0, 1, 1, 1, 1, 0]
+
+
+def test_tails_of_the_window():
+    x = torch.tensor([-2.0, 0.0, 3.0, 6.0, 7.0], requires_grad=True)
+    assert window(x.detach(), 6).tolist() == [0, 1, 1, 1, 0]
+    expected = [0.5 / 5, 1, 1, 1, 0.5 / 2]
+    assert window(x.detach(), 6, 0.5).tolist() == pytest.approx(expected)
+    integer_spike(x, 6, tail=0.5).sum().backward()
+    assert x.grad.tolist() == pytest.approx(expected)
