@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "deterministic" in options:
         determinism.ask()
     logger = logging.getLogger(__name__)
+    from espnet_spike.advice.verdict import give_verdict
     from espnet_spike.training.request import asr_request
     from espnet_spike.training.sparsify import sparsify
 
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.info("skipped: %s has no spike_meta.sparsify", options["config"])
     else:
         logger.info("sparsified: %s", best)
+        if "finetune" in steps:
+            give_verdict(options["output_dir"], options["train_dir"], options["valid_dir"])
 
 
 if __name__ == "__main__":

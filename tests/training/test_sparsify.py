@@ -119,6 +119,7 @@ def test_the_stage_after_a_training(tmp_path, caplog):
     command.main(words)
     assert "already calibrated" in caplog.text
     assert len(read_epochs(sparse)) == 1
+    assert (sparse / "verdict.json").is_file()
     trained = read_config(sparse)
     assert trained["encoder_conf"]["lambda_act"] == 0.002
     assert trained["optim_conf"]["lr"] == 0.001
