@@ -75,7 +75,7 @@ def test_a_beam_is_fitted_to_the_vocabulary_and_search_numbers_are_checked(tmp_p
     assert "beam_size 20 is more than 9 tokens allow; 8 is used" in caplog.text
     settings = decode_module.read_settings(None, "--beam_size 8")
     assert decode_module.fit_beam(settings, tmp_path) is settings
-    with pytest.raises(UserError, match="nbest is 0"):
+    with pytest.raises(UserError, match="nbest: 0 is out of range"):
         decode_module.read_settings(None, "--nbest 0")
 
 
