@@ -14,7 +14,7 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.checkpoints import is_whole
-from espnet_spike.utils.files import read_json
+from espnet_spike.utils.files import read_json, write_bytes
 from espnet_spike.utils.yaml import read_yaml
 
 CHECKPOINT = "checkpoint.pth"
@@ -152,13 +152,66 @@ def read_epochs(exp_dir: Path) -> Epochs:
 def read_config(exp_dir: Path) -> dict[str, Any]:
     """Return the configuration an experiment was trained with (its ``config.yaml``).
 
+    Files that it names and that are not there are those of the same kind in its own folder.
+
     Raises:
         UserError: the folder holds none, or it is damaged.
     """
     path = exp_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"no trained model in {exp_dir}: config.yaml is missing")
-    return read_yaml(path)
+    return with_own_files(read_yaml(path), exp_dir)
+
+
+# what a configuration names outside of its folder, and the name of the copy in it
+OWN_FILES = {"bpemodel": "bpe.model", "stats_file": "feats_stats.npz"}
+
+
+def _named_files(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return key and path of the files without which a model cannot be used."""
+    normalize = config.get("normalize_conf")
+    stats = normalize.get("stats_file") if isinstance(normalize, Mapping) else None
+    named = {"bpemodel": config.get("bpemodel"), "stats_file": stats}
+    return [(key, path) for key, path in named.items() if isinstance(path, str) and path]
+
+
+def keep_files(exp_dir: Path, config: Mapping[str, Any]) -> None:
+    """Copy the files that a model needs into its folder, so that the folder can be moved."""
+    for key, name in _named_files(config):
+        source, target = Path(name), exp_dir / OWN_FILES[key]
+        if source.is_file() and not (target.exists() and target.samefile(source)):
+            write_bytes(target, source.read_bytes())
+
+
+def with_own_files(config: dict[str, Any], exp_dir: Path) -> dict[str, Any]:
+    """Name the copies in the folder of an experiment for files that are not there."""
+    for key, name in _named_files(config):
+        own = exp_dir / OWN_FILES[key]
+        if Path(name).is_file() or not own.is_file():
+            continue
+        if key == "bpemodel":
+            config = {**config, key: str(own)}
+        else:
+            config = {**config, "normalize_conf": {**config["normalize_conf"], key: str(own)}}
+    return config
+
+
+def check_files(config: Mapping[str, Any], path: Path) -> None:
+    """Check that the files are there that a model needs besides its folder.
+
+    Args:
+        config: content of its ``config.yaml``, see `with_own_files`.
+        path: of that, for messages.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for key, name in _named_files(config):
+        if not Path(name).is_file():
+            raise UserError(
+                f"{path}: {key} {name} is not there, nor {OWN_FILES[key]} beside it",
+                f"copy it to {path.parent / OWN_FILES[key]}, or use the model's pack (stage 15)",
+            )
 
 
 def left_out(config: Mapping[str, Any], kept: Sequence[str] = ()) -> list[str]:

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,11 @@ from espnet_spike.experiment import (
     RESUMABLE_KEYS,
     arguments_tag,
     best_checkpoint,
+    check_files,
     experiment_tag,
+    keep_files,
     left_out,
+    read_config,
     read_epochs,
 )
 from tests.helpers.pth import write_pth
@@ -183,3 +187,34 @@ def test_a_finished_experiment_keeps_its_name(configs):
     assert tag(other) == "x_fbank"
     (done / "train_x_fbank.json").write_text("{")
     assert tag(mine) != "x_fbank"
+
+
+def test_a_moved_experiment_finds_its_files(tmp_path, monkeypatch):
+    """The configuration names them as seen from the recipe; copies lie in the folder."""
+    recipe, exp = tmp_path / "recipe", tmp_path / "recipe/exp/asr_x"
+    (recipe / "data").mkdir(parents=True)
+    exp.mkdir(parents=True)
+    monkeypatch.chdir(recipe)
+    (recipe / "data/bpe.model").write_bytes(b"pieces")
+    (recipe / "exp/feats_stats.npz").write_bytes(b"statistics")
+    config = {
+        "bpemodel": "data/bpe.model",
+        "normalize_conf": {"stats_file": "exp/feats_stats.npz", "norm_vars": True},
+    }
+    (exp / "config.yaml").write_text(json.dumps(config))
+    assert read_config(exp) == config
+    keep_files(exp, config)
+    keep_files(exp, config)
+    assert read_config(Path("exp/asr_x")) == config  # in its recipe as ever
+    moved = tmp_path / "elsewhere"
+    exp.rename(moved)
+    shutil.rmtree(recipe / "data")
+    (recipe / "exp/feats_stats.npz").unlink()
+    found = read_config(moved)
+    assert Path(found["bpemodel"]).read_bytes() == b"pieces"
+    assert Path(found["normalize_conf"]["stats_file"]).read_bytes() == b"statistics"
+    assert found["normalize_conf"]["norm_vars"] is True
+    check_files(found, moved / "config.yaml")
+    (moved / "bpe.model").unlink()
+    with pytest.raises(UserError, match=r"config\.yaml: bpemodel data/bpe\.model is not there"):
+        check_files(read_config(moved), moved / "config.yaml")

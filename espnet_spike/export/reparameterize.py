@@ -21,7 +21,7 @@ from espnet_spike.data.feature_extractor import check_same_features, hand_on
 from espnet_spike.encoders.monitor import captured
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import read_config
+from espnet_spike.experiment import keep_files, read_config
 from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.loading import encoder_inputs, load_model
@@ -108,6 +108,7 @@ def reparameterize(
         torch.save(model.state_dict(), file)
     write_config(out / "config.yaml", config)
     hand_on(asr_exp, out)
+    keep_files(out, config)
     write_json(out / PROOF, asdict(proof))
     return proof
 

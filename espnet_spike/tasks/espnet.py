@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_spike.data.ark import FeatureTable, read_entry
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import check_files, with_own_files
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.utils.checkpoints import compare, fill, load_parameters, load_tensors
 from espnet_spike.utils.yaml import read_yaml
@@ -108,7 +109,9 @@ def _build_model_from_file(
         )
     path = Path(config_file or Path(model_file).parent / "config.yaml")
     logging.info("config file: %s", path)
-    args = argparse.Namespace(**read_yaml(path))
+    config = with_own_files(read_yaml(path), path.parent)
+    check_files(config, path)
+    args = argparse.Namespace(**config)
     return build_filled(cls, args, model_file, device=device), args
 
 

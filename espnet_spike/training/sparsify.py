@@ -29,7 +29,7 @@ import torch
 from espnet_spike import ranges
 from espnet_spike.data.feature_extractor import check_same_features, hand_on
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import best_checkpoint, read_config
+from espnet_spike.experiment import best_checkpoint, keep_files, read_config
 from espnet_spike.tasks.config import META, merge
 from espnet_spike.tasks.loading import build
 from espnet_spike.training.asr import Features
@@ -212,6 +212,7 @@ def sparsify_naively(
     }
     files.write_json(output_dir / "naive.json", record, sort_keys=True)
     hand_on(asr_exp, output_dir)
+    keep_files(output_dir, vars(args))
     yaml.write_config(output_dir / "config.yaml", vars(args))
     return best
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import LOG, best_checkpoint
+from espnet_spike.experiment import LOG, best_checkpoint, keep_files
 from espnet_spike.tasks import determinism, oom_scan
 from espnet_spike.tasks.config_check import Checked, check_training_config
 from espnet_spike.training import resume
@@ -122,6 +122,7 @@ def prepare(request: TrainingRequest, args: argparse.Namespace, model: Any) -> N
     convert(request.meta, exp_dir, getattr(request.data, "train_dir", None), args)
     resume.repair(exp_dir, args.best_model_criterion, nbest)
     resume.record(exp_dir, request.config, started_with)
+    keep_files(exp_dir, vars(args))
     _logger.info("%.2f million parameters", parameters / 1e6)
 
 
