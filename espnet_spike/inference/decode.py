@@ -1,6 +1,7 @@
 """Decode test sets with a trained model: plan, run the jobs, put their parts together."""
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from espnet_spike.inference.batches import (
 )
 from espnet_spike.inference.search_values import (
     check_search_values,
+    given_options,
     largest_beam,
     search_values,
 )
@@ -126,14 +128,23 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
     )
 
 
+def tokens_of(exp: Path) -> list[str]:
+    """Return the token list of an experiment.
+
+    Raises:
+        UserError: no trained model.
+    """
+    tokens = read_config(exp).get("token_list", [])
+    return tokens if isinstance(tokens, list) else read_lines(Path(tokens))
+
+
 def fit_beam(settings: Settings, exp: Path) -> Settings:
     """Make the beam no larger than the vocabulary of an experiment allows, and say so.
 
     Raises:
         UserError: no trained model.
     """
-    tokens = read_config(exp).get("token_list", [])
-    count = len(tokens) if isinstance(tokens, list) else len(read_lines(Path(tokens)))
+    count = len(tokens_of(exp))
     asked = int(search_values(settings.config, settings.words)["beam_size"])
     most = largest_beam(count)
     if asked <= most:
@@ -227,7 +238,7 @@ def make_plan(
     if "," in str(out):
         raise UserError(f"the path {out} holds a comma", "ESPnet splits there; rename it")
     if ngram_file is not None:
-        check_ngram(ngram_file)
+        check_ngram(ngram_file, asr_exp, settings)
     asr_file = model_file(asr_exp, settings.asr_model)
     lm_file = model_file(lm_exp, settings.lm) if lm_exp is not None else None
     check_same_features(asr_exp, data_dirs.values())
@@ -272,17 +283,38 @@ def run_words(plan: Plan, run: Run) -> list[str]:
     return words
 
 
-def check_ngram(path: Path) -> None:
-    """Check that an n-gram is there, and what it is queried with.
+def check_ngram(path: Path, asr_exp: Path, settings: Settings) -> None:
+    """Check that an n-gram is there and of a model's tokens, and what it is queried with.
 
     Raises:
-        UserError: the file or KenLM is missing.
+        UserError: the file or KenLM is missing, the file is no n-gram, or it is one of other
+            tokens, all of which would be scored alike; or ESPnet's scorer takes no batches.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such n-gram", "stage 6 makes it (--use_ngram true)")
     if util.find_spec("kenlm") is None:
         raise UserError(
             f"{path} is queried with KenLM, which is not installed", how_to_install("ngram")
+        )
+    scorer = given_options(settings.config, settings.words).get("ngram_scorer")
+    if scorer == "part" and settings.batch_size > 1:
+        raise UserError(
+            f"ngram_scorer part with batch_size {settings.batch_size}: it takes no batches",
+            'give --inference_args "--ngram_scorer part --batch_size 1"',
+        )
+    kenlm = importlib.import_module("kenlm")
+    try:
+        model = kenlm.LanguageModel(str(path))
+    except OSError as error:
+        raise UserError(
+            f"{path}: KenLM cannot read it: {error}", "make it anew (stage 6)"
+        ) from None
+    lacking = [token for token in tokens_of(asr_exp) if token not in ("<unk>", "<blank>")]
+    lacking = [token for token in lacking if token not in model]
+    if lacking:
+        raise UserError(
+            f"{path} lacks {len(lacking)} tokens of {asr_exp}: {name_some(lacking)}",
+            "estimate it with the token list of the model (stage 6)",
         )
 
 

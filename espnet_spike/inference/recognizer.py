@@ -190,7 +190,7 @@ class Recognizer:
                 files["lm_train_config"] = str(lm_exp.resolve() / "config.yaml")
                 files["lm_file"] = str(model_file(lm_exp.resolve(), settings.lm))
             if ngram_file is not None:
-                check_ngram(ngram_file)
+                check_ngram(ngram_file, exp, settings)
                 files["ngram_file"] = str(ngram_file.resolve())
             self.feature_extractor = FeatureExtractor.find(exp, fbank_config, fs)
             # the configuration names its files as seen from the recipe

@@ -20,17 +20,23 @@ def search_values(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, 
 
     What is no number is left to ESPnet's parser, whose message names the option.
     """
-    given: dict[str, Any] = DEFAULTS | dict(config)
-    for word, following in itertools.zip_longest(words, words[1:]):
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            given[name[2:]] = value if equals else following
+    given = DEFAULTS | given_options(config, words)
     found = dict(DEFAULTS)
     for key, bounds in DECODING.items():
         if isinstance(bounds, Bounds | Ratio) and key in given:
             value = _number(given[key])
             found |= {} if isinstance(value, str) or value is None else {key: value}
     return found
+
+
+def given_options(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Return what a configuration says, with the options over it, which are text."""
+    given: dict[str, Any] = dict(config)
+    for word, following in itertools.zip_longest(words, words[1:]):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            given[name[2:]] = value if equals else following
+    return given
 
 
 def _number(value: Any) -> Any:

@@ -13,6 +13,7 @@ from espnet_spike import experiment
 from espnet_spike.bin import asr_inference, decode, ngram_train
 from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_extractor import FeatureExtractor
+from espnet_spike.data.ngram import make_ngram
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference import decode as decode_module
@@ -262,6 +263,24 @@ def test_an_ngram_without_file_or_kenlm_says_what_to_do(recipe, tmp_path, monkey
     with pytest.raises(UserError, match="ngram_file is set by the decode command") as info:
         decode_module.read_settings(None, "--ngram_file x")
     assert "--use_ngram true" in info.value.hint
+
+
+def test_an_ngram_that_does_not_fit_is_refused(tmp_path):
+    pytest.importorskip("kenlm", reason="the extra 'ngram' is not installed")
+    names, path = ["<blank>", "<unk>", "a", "<sos/eos>"], tmp_path / "2.arpa"
+    make_ngram([[2, 2]], names, 2, path)
+    config = tmp_path / "config.yaml"
+    settings = decode_module.read_settings(None, "--ngram_scorer part")
+    config.write_text(yaml.safe_dump({"token_list": names}))
+    decode_module.check_ngram(path, tmp_path, settings)
+    with pytest.raises(UserError, match="batch_size 2: it takes no batches"):
+        decode_module.check_ngram(path, tmp_path, replace(settings, batch_size=2))
+    config.write_text(yaml.safe_dump({"token_list": [*names[:3], "b", *names[3:]]}))
+    with pytest.raises(UserError, match=r"2\.arpa lacks 1 tokens of .*: b"):
+        decode_module.check_ngram(path, tmp_path, settings)
+    path.write_text(path.read_text()[:90])
+    with pytest.raises(UserError, match=r"2\.arpa: KenLM cannot read it"):
+        decode_module.check_ngram(path, tmp_path, settings)
 
 
 @pytest.mark.parametrize("arguments", ["--spike_mode binary", "--T 3"])
