@@ -9,12 +9,14 @@ import os.path
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.checkpoints import is_whole
-from espnet_spike.utils.files import read_json, write_bytes
+from espnet_spike.utils.files import iter_lines, read_json, write_bytes
+from espnet_spike.utils.shapes import check_shape
 from espnet_spike.utils.yaml import read_yaml
 
 CHECKPOINT = "checkpoint.pth"
@@ -132,17 +134,32 @@ def _finished_before(tag: str, config: str, expdir: Path | None) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """A line of ``epochs.jsonl``, as far as others read it; the first versions wrote less."""
+
+    epoch: int
+    seconds: float = 0.0
+    valid: dict[str, float | None] = field(default_factory=dict)
+    probe_loss: list[float | None] = field(default_factory=list)
+
+
 def read_epochs(exp_dir: Path) -> Epochs:
-    """Return the records of the finished epochs in order; of a repeated epoch, the last one."""
+    """Return the records of the finished epochs in order; of a repeated epoch, the last one.
+
+    Raises:
+        UserError: a line holds something else, or the file cannot be read.
+    """
     path = exp_dir / EPOCHS
     if not path.exists():
         return []
     records: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(iter_lines(path), 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # a kill in the middle of a line; that epoch is trained again
+        check_shape(f"{path}, line {number}", record, _Epoch, "take the line out")
         # going back to an earlier checkpoint makes the later records void
         records = {epoch: r for epoch, r in records.items() if epoch < record["epoch"]}
         records[record["epoch"]] = record

@@ -37,6 +37,19 @@ def test_of_an_epoch_trained_twice_the_last_record_counts(tmp_path):
     assert read_epochs(tmp_path / "absent") == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("null", "5", "[]", "{}", '{"epoch": "x"}', '{"epoch": 2, "seconds": "x"}'),
+        *('{"epoch": 2, "valid": 5}', '{"epoch": 2, "valid": {"loss": []}}'),
+    ],
+)
+def test_a_record_of_another_shape_is_named_with_its_line(tmp_path, line):
+    (tmp_path / EPOCHS).write_text(f'{{"epoch": 1, "valid": {{"loss": NaN}}}}\n{line}\n')
+    with pytest.raises(UserError, match=r"epochs\.jsonl, line 2 is damaged: "):
+        read_epochs(tmp_path)
+
+
 def experiment(tmp_path, criteria, names):
     config = {"best_model_criterion": criteria, "token_list": ["a", "b"]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))

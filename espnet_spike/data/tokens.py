@@ -122,6 +122,26 @@ def _processor(model: bytes | None) -> Any:
     return make(model_proto=model)
 
 
+def read_bpe_model(path: Path | None) -> Any:
+    """Return the ``SentencePieceProcessor`` of a ``bpe.model``.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if path is None or not path.is_file():
+        raise UserError(f"no SentencePiece model at {path}", "give it as --bpemodel FILE")
+    try:
+        processor = _processor(path.read_bytes() or b" ")  # of nothing it would make an empty one
+        if not len(processor):
+            raise ValueError("it has no pieces")
+        return processor
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged, or no SentencePiece model: {error}",
+            "copy it again, from where the model was trained",
+        ) from error
+
+
 def pieces_of(model: bytes) -> list[tuple[str, float]]:
     """Return the pieces of a sentencepiece model with their scores, ``<unk>`` among them."""
     processor = _processor(model)

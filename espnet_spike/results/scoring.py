@@ -22,7 +22,7 @@ import numpy as np
 
 from espnet_spike.data.dropping import read_dropped
 from espnet_spike.data.text_normalization import profile
-from espnet_spike.data.tokens import SPACE, UNKNOWN
+from espnet_spike.data.tokens import SPACE, UNKNOWN, read_bpe_model
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.results import formatting
 from espnet_spike.results.bootstrap import SEED, Interval, error_interval
@@ -168,6 +168,9 @@ def token_units(token_type: str, bpemodel: Path | None) -> Callable[[str], list[
     Args:
         token_type: ``bpe``, ``char`` or ``word``.
         bpemodel: the SentencePiece model, for ``bpe``.
+
+    Raises:
+        UserError: an unknown type, or no such model.
     """
     if token_type == "char":
         return character_units
@@ -177,11 +180,7 @@ def token_units(token_type: str, bpemodel: Path | None) -> Callable[[str], list[
         raise UserError(
             f"unknown token type {token_type!r}" + did_you_mean(token_type, ["bpe", "char", "word"])
         )
-    if bpemodel is None or not bpemodel.is_file():
-        raise UserError(f"no SentencePiece model at {bpemodel}", "give it as --bpemodel FILE")
-    from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
-
-    return SentencepiecesTokenizer(bpemodel).text2tokens
+    return read_bpe_model(bpemodel).encode_as_pieces
 
 
 def token_spelling(token_type: str, bpemodel: Path | None) -> Callable[[str], str]:
@@ -192,10 +191,7 @@ def token_spelling(token_type: str, bpemodel: Path | None) -> Callable[[str], st
     """
     if token_type != "bpe" or bpemodel is None:
         return str
-    import sentencepiece
-
-    make: Any = sentencepiece.SentencePieceProcessor
-    normalize = make(model_file=str(bpemodel)).normalize
+    normalize = read_bpe_model(bpemodel).normalize
     return lambda text: normalize(text).replace("\u2581", " ").strip()
 
 

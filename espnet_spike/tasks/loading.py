@@ -18,7 +18,7 @@ from torch import Tensor
 
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
-from espnet_spike.data.tokens import spoken
+from espnet_spike.data.tokens import read_bpe_model, spoken
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
@@ -201,6 +201,8 @@ def load_model(
         from espnet2.text.build_tokenizer import build_tokenizer
         from espnet2.text.token_id_converter import TokenIDConverter
 
+        if options.token_type == "bpe":
+            read_bpe_model(Path(options.bpemodel or ""))  # says what is wrong with it
         tokenizer = build_tokenizer(token_type=options.token_type, bpemodel=options.bpemodel)
         return tokenizer, TokenIDConverter(options.token_list)
 

@@ -167,3 +167,14 @@ def test_a_text_that_is_not_utf8_is_named_with_its_line(tmp_path, token_type):
     text.write_bytes(b"u1 one two\nu2 one \xff two\n")
     with pytest.raises(UserError, match="text, line 2: not UTF-8"):
         tokens.make_token_list(text, tmp_path / "out", token_type, 10, "unigram")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"twice"])
+def test_a_bpe_model_that_is_none_is_named(tmp_path, content):
+    path = tmp_path / "bpe.model"
+    if content == b"twice":
+        content = tokens.train_sentencepiece(["a b c"] * 9, 5, "unigram", print) * 2
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bpe\.model"):
+        tokens.read_bpe_model(path)
