@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -40,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     if args.case is None:
         print("\n".join(campaign.table(outcomes)))
-        print(f"{len(outcomes)} cases in {time.monotonic() - start:.0f} s")
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        print(
+            f"{len(outcomes)} cases in {time.monotonic() - start:.0f} s, "
+            f"{sum(u.ru_utime + u.ru_stime for u in used):.0f} s of them of a processor"
+        )
     return int(any(outcome.verdict not in campaign.GOOD for outcome in outcomes))
 
 

@@ -10,7 +10,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Driver:
         weight: how often it is drawn.
         in_place: it may change its inputs.
         local: an utterance depends on its own lines only.
+        owners: recording -> its utterances, where tables have lines of recordings.
     """
 
     build: Callable[[], None]
@@ -63,6 +64,7 @@ class Driver:
     weight: int = 4
     in_place: bool = False
     local: bool = True
+    owners: Mapping[str, str] = field(default_factory=dict)
 
 
 DRIVERS: dict[str, Driver] = {}
@@ -187,11 +189,14 @@ CUT = {
     "wav/r2.flac": Input("flac", "b1 b2"),
 }
 DRIVERS["prepare"] = Driver(build_audio, run_prepare, PLAIN | AUDIO, 8, in_place=True)
-DRIVERS["prepare segments"] = Driver(build_segments, run_prepare, CUT, 6, in_place=True)
+OWNERS = {"r1": "a1 a2", "r2": "b1 b2"}
+DRIVERS["prepare segments"] = Driver(
+    build_segments, run_prepare, CUT, 6, in_place=True, owners=OWNERS
+)
 DRIVERS["fbank"] = Driver(
     build_audio, run_fbank, PLAIN | AUDIO | {"fbank.yaml": Input("yaml")}, 6, in_place=True
 )
-DRIVERS["fbank segments"] = Driver(build_segments, run_fbank, CUT, 4, in_place=True)
+DRIVERS["fbank segments"] = Driver(build_segments, run_fbank, CUT, 4, in_place=True, owners=OWNERS)
 
 
 # Feature directories

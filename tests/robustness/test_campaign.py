@@ -1,6 +1,7 @@
 """400 cases of the campaign, and that it sees what it has to see."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -34,6 +35,20 @@ def test_nothing_gets_through(part):
                 f"  python -m tests.robustness --seed {SEED} --case {number}\n{outcome.detail}"
             )
     assert not wrong, "\n".join(wrong)
+
+
+# those that change files, in one process
+KILLED = [name for name in DRIVERS if name not in ("check_config", "describe", "prices", "decode")]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_killed_at_any_moment_the_same_command_makes_the_same(seed=1):
+    """20 moments over all drivers, each before a file is written, renamed or removed."""
+    rng = random.Random(seed)
+    moments = [(rng.choice(KILLED), rng.random()) for _ in range(20)]
+    found = {moment: campaign.run_killed(*moment) for moment in moments}
+    wrong = {moment: why for moment, (verdict, why) in found.items() if verdict != "ok"}
+    assert not wrong
 
 
 def test_what_is_known_is_of_these_cases():
