@@ -196,8 +196,15 @@ def token_spelling(token_type: str, bpemodel: Path | None) -> Callable[[str], st
 
 
 def read_vocabulary(token_list: Path) -> frozenset[str]:
-    """Read a token list, one token per line."""
-    return frozenset(line.strip() for line in read_lines(token_list))
+    """Read a token list, one token per line.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
+    tokens = frozenset(line.strip() for line in read_lines(token_list))
+    if not tokens:
+        raise UserError(f"{token_list} holds no tokens", "stage 5 (tokens) makes it")
+    return tokens
 
 
 def align(

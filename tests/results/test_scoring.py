@@ -225,3 +225,9 @@ def test_references_that_the_tokens_cannot_spell_are_counted_and_said(decoded, c
 
 def test_an_unknown_unit_is_one_character():
     assert scoring.character_units("a <unk>b<") == ["a", "<space>", "<unk>", "b", "<"]
+
+
+def test_a_token_list_of_nothing_is_named(tmp_path):
+    (tmp_path / "tokens.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"tokens\.txt holds no tokens"):
+        scoring.read_vocabulary(tmp_path / "tokens.txt")

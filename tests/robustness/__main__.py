@@ -13,14 +13,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.robustness", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of the campaign")
     parser.add_argument("--cases", type=int, default=400, help="how many")
-    parser.add_argument("--case", type=int, help="this one only, with all that it says")
+    parser.add_argument("--case", type=int, nargs="+", help="these only, with all that they say")
     parser.add_argument("--driver", help="cases of drivers whose name begins so")
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"  # a process of several threads cannot be copied
     from tests.robustness import campaign
     from tests.robustness.known import KNOWN
 
-    numbers = [args.case] if args.case is not None else range(args.cases)
+    numbers = args.case if args.case is not None else range(args.cases)
     outcomes = []
     start = time.monotonic()
     for case in campaign.drawn(args.seed, numbers):

@@ -124,7 +124,7 @@ def mutate(case: Case, outside: Path) -> Mutation | None:
     driver = DRIVERS[case.driver]
     entry = driver.files[case.file]
     touched = frozenset(entry.touched.split()) or None
-    place = Place(case.file, outside, touched, entry.optional)
+    place = Place(case.file, outside, touched, entry.optional, entry.ordered)
     rng = random.Random(f"{case.seed}:{case.number}:{case.label}")
     data = (inputs(case.driver) / case.file).read_bytes()
     return mutators_of(entry.kind)[case.mutator](rng, data, place)
@@ -165,6 +165,7 @@ def run_apart(
 ) -> dict[str, Any]:
     """Run a driver in a copy of this process; return what it reports, with escapes.
 
+    Without a mutation its memory has no limit: libraries reserve a lot when they are loaded.
     With ``kill`` it is killed before it changes files for the so-manieth time, and called again.
     """
     work, outside = root / "work", root / "outside"
@@ -176,9 +177,9 @@ def run_apart(
         _put(mutation, work / file, work)
     before = _contents(work)
     if kill >= 0:
-        status = _call(driver, root, kill)
+        status = _call(driver, root, True, kill)
         assert status is not None and os.WIFSIGNALED(status), "it came to its end"
-    status = _call(driver, root)
+    status = _call(driver, root, mutation is None)
     found = _report(root, status)
     found["escapes"] = _escapes(outside)
     if not driver.in_place:
@@ -189,10 +190,10 @@ def run_apart(
     return found
 
 
-def _call(driver: Driver, root: Path, kill: int = -1) -> int | None:
+def _call(driver: Driver, root: Path, large: bool, kill: int = -1) -> int | None:
     child = os.fork()
     if child == 0:
-        _in_child(driver, root, kill)
+        _in_child(driver, root, large, kill)
     return _wait(child)
 
 
@@ -217,12 +218,12 @@ def _contents(work: Path) -> dict[str, bytes]:
     }
 
 
-def _in_child(driver: Driver, root: Path, kill: int) -> None:
+def _in_child(driver: Driver, root: Path, large: bool, kill: int) -> None:
     """Run a driver and leave a report; never returns."""
     report: dict[str, Any] = {}
     try:
         os.setpgid(0, 0)
-        _limit()
+        _limit(resource.RLIM_INFINITY if large else MEMORY)
         os.environ["TMPDIR"] = tempfile.tempdir = str(root / "tmp")
         os.environ["HOME"] = str(root / "tmp")
         os.chdir(root / "work")
@@ -242,10 +243,11 @@ def _in_child(driver: Driver, root: Path, kill: int) -> None:
         os._exit(0)
 
 
-def _limit() -> None:
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def _limit(memory: int) -> None:
+    if memory != resource.RLIM_INFINITY:
+        memory += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for kind, limit in (
-        (resource.RLIMIT_AS, used + MEMORY),
+        (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, DISK),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_CORE, 0),

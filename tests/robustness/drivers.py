@@ -37,11 +37,13 @@ class Input:
         kind: its format.
         touched: utterances that depend on it, for a file of one; empty: it is a table, or all.
         optional: the commands do without it.
+        ordered: a table of ours, whose lines are sorted.
     """
 
     kind: str
     touched: str = ""
     optional: bool = False
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,17 +244,19 @@ FEATS = {
     "feats/feats.ark": Input("ark"),
     "feats/text": Input("text"),
 }
-SHAPES = {
-    "feats/feats_shape": Input("numbers"),
-    "feats/utt2dur": Input("numbers"),
-    "feats/utt2spk": Input("words"),
-}
 COPIED = {"feats/utt2dur": Input("numbers", optional=True)}
+ORDERED = {
+    "feats/feats.scp": Input("words", ordered=True),
+    "feats/text": Input("text", ordered=True),
+    "feats/utt2spk": Input("words", ordered=True),
+    "feats/feats_shape": Input("numbers", ordered=True),
+    "feats/utt2dur": Input("numbers", ordered=True),
+}
 DRIVERS["copy_feats"] = Driver(build_feats, run_copy, FEATS | COPIED, 6)
 DRIVERS["filter_utts"] = Driver(
     build_feats,
     run_filter,
-    SHAPES | {"feats/feats.scp": Input("words"), "feats/text": Input("text")},
+    ORDERED,
     4,
 )
 

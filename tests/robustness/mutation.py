@@ -46,12 +46,14 @@ class Place:
         outside: a folder that nothing may write to.
         touched: utterances that depend on the file; None: all.
         optional: the command does without the file.
+        ordered: its lines are sorted.
     """
 
     path: str
     outside: Path
     touched: frozenset[str] | None = None
     optional: bool = False
+    ordered: bool = False
 
     @property
     def command(self) -> str:
