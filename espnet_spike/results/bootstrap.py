@@ -12,6 +12,7 @@ import kaldialign
 import numpy as np
 
 REPLICATIONS = 10_000
+LONGEST = 10_000  # units of an utterance that kaldialign aligns at once
 SEED = 0
 MIN_SPEAKERS = 20  # fewer clusters than this make a cluster bootstrap too narrow
 MIN_UTTERANCES = 20  # under this an interval is printed, but marked
@@ -97,10 +98,11 @@ def error_interval(
 
     The interval is the mean of the replicates plus and minus 1.96 of their standard deviations,
     cut at zero: the form that kaldialign and Kaldi's ``compute-wer-bootci`` use. kaldialign draws
-    utterances; speakers, which it does not know, are drawn here.
+    utterances; speakers, which it does not know, are drawn here, and utterances so long that its
+    alignment, which grows with their square, takes minutes.
     """
     unit, index = sampling_unit(speakers)
-    if unit == "utterance":
+    if unit == "utterance" and max(errors.max(), lengths.max()) <= LONGEST:
         mean, half = _kaldialign_interval(errors, lengths, seed)
     else:
         sums = draw_sums(_table([errors, lengths], index), seed=seed)

@@ -135,3 +135,13 @@ def test_runs_of_unequal_number_are_compared_by_their_rates():
     difference = paired_difference((errors, lengths), (3 * errors, 3 * lengths), ["s"] * 200)
     assert difference.difference == 0.0
     assert difference.p_second_better == 0.5
+
+
+def test_utterances_as_long_as_books_are_not_aligned(monkeypatch):
+    """An alignment of 100 000 units takes minutes; their interval is that of kaldialign."""
+    errors, lengths = np.array([3, 1, 0, 4] * 5), np.array([20, 10, 15, 30] * 5)
+    short = bootstrap.error_interval(errors, lengths, ["s"] * 20)
+    monkeypatch.setattr(bootstrap, "_kaldialign_interval", None)
+    long = bootstrap.error_interval(errors * 10_000, lengths * 10_000, ["s"] * 20)
+    assert (long.unit, long.units) == (short.unit, short.units)
+    assert (long.low, long.high) == pytest.approx((short.low, short.high), abs=0.2)

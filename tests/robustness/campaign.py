@@ -106,7 +106,9 @@ def control_run(driver: str) -> dict[str, Any]:
     """Return the report on a driver whose inputs are not mutated."""
     with tempfile.TemporaryDirectory(prefix="robustness ") as folder:
         found = run_apart(DRIVERS[driver], inputs(driver), Path(folder), None, "")
-    assert found["status"] == "success", f"{driver}: {found.get('error')}\n{found['said'][-2000:]}"
+    assert found["status"] == "success", (
+        f"{driver}: {found['status']} {found.get('error')}\n{found['said'][-2000:]}"
+    )
     _import(found["modules"])
     return found
 
@@ -165,7 +167,7 @@ def run_apart(
 ) -> dict[str, Any]:
     """Run a driver in a copy of this process; return what it reports, with escapes.
 
-    Without a mutation its memory has no limit: libraries reserve a lot when they are loaded.
+    Without a mutation it has no limits: libraries may have to be loaded.
     With ``kill`` it is killed before it changes files for the so-manieth time, and called again.
     """
     work, outside = root / "work", root / "outside"
@@ -194,7 +196,7 @@ def _call(driver: Driver, root: Path, large: bool, kill: int = -1) -> int | None
     child = os.fork()
     if child == 0:
         _in_child(driver, root, large, kill)
-    return _wait(child)
+    return _wait(child, WALL_SECONDS * (10 if large else 1))
 
 
 def _put(mutation: Mutation, path: Path, work: Path) -> None:
@@ -223,7 +225,8 @@ def _in_child(driver: Driver, root: Path, large: bool, kill: int) -> None:
     report: dict[str, Any] = {}
     try:
         os.setpgid(0, 0)
-        _limit(resource.RLIM_INFINITY if large else MEMORY)
+        if not large:
+            _limit()
         os.environ["TMPDIR"] = tempfile.tempdir = str(root / "tmp")
         os.environ["HOME"] = str(root / "tmp")
         os.chdir(root / "work")
@@ -243,11 +246,10 @@ def _in_child(driver: Driver, root: Path, large: bool, kill: int) -> None:
         os._exit(0)
 
 
-def _limit(memory: int) -> None:
-    if memory != resource.RLIM_INFINITY:
-        memory += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def _limit() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for kind, limit in (
-        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_AS, used + MEMORY),
         (resource.RLIMIT_FSIZE, DISK),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_CORE, 0),
@@ -318,9 +320,9 @@ def _silence(log: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _wait(child: int) -> int | None:
+def _wait(child: int, seconds: float) -> int | None:
     """Return the status of a process; None if it had to be ended."""
-    end = time.monotonic() + WALL_SECONDS
+    end = time.monotonic() + seconds
     pause = 0.001
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
