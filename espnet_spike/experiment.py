@@ -166,6 +166,20 @@ def read_epochs(exp_dir: Path) -> Epochs:
     return list(records.values())
 
 
+@dataclass(frozen=True)
+class _Config:
+    """What every model's ``config.yaml`` holds of the kind that it has to be, if it holds it."""
+
+    token_list: list[str] = field(default_factory=list)
+    token_type: str | None = None
+    bpemodel: str | None = None
+    input_size: int | None = None
+    encoder: str | None = None
+    encoder_conf: dict[str, Any] = field(default_factory=dict)
+    decoder: str | None = None
+    decoder_conf: dict[str, Any] = field(default_factory=dict)
+
+
 def read_config(exp_dir: Path) -> dict[str, Any]:
     """Return the configuration an experiment was trained with (its ``config.yaml``).
 
@@ -177,7 +191,9 @@ def read_config(exp_dir: Path) -> dict[str, Any]:
     path = exp_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"no trained model in {exp_dir}: config.yaml is missing")
-    return with_own_files(read_yaml(path), exp_dir)
+    config = read_yaml(path)
+    check_shape(path, config, _Config, "copy it again, from where the model was trained")
+    return with_own_files(config, exp_dir)
 
 
 # what a configuration names outside of its folder, and the name of the copy in it

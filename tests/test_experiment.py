@@ -50,6 +50,21 @@ def test_a_record_of_another_shape_is_named_with_its_line(tmp_path, line):
         read_epochs(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"token_list": ["a", None]}, {"token_list": 5}, {"token_list": [["a"]]}),
+        *({"encoder": ["x"]}, {"encoder_conf": 5}, {"input_size": "x"}),
+    ],
+)
+def test_a_configuration_of_another_shape_is_named_with_its_key(tmp_path, change):
+    path = experiment(tmp_path, [], []) / "config.yaml"
+    assert read_config(tmp_path)["token_list"] == ["a", "b"]
+    path.write_text(yaml.safe_dump({"token_list": ["a", "b"]} | change))
+    with pytest.raises(UserError, match=rf"config\.yaml is damaged: {next(iter(change))}"):
+        read_config(tmp_path)
+
+
 def experiment(tmp_path, criteria, names):
     config = {"best_model_criterion": criteria, "token_list": ["a", "b"]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))

@@ -24,7 +24,7 @@ from espnet_spike.data.audio import change_rate, inspect, parse_source, read
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.tokens import spoken
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file
+from espnet_spike.experiment import model_file, read_config
 from espnet_spike.inference.batches import make_batches
 from espnet_spike.inference.beam_search import BeamSearch
 from espnet_spike.inference.ctc import (
@@ -184,6 +184,7 @@ class Recognizer:
     ) -> None:
         with open_model(model) as found:
             exp = found.path.resolve()
+            read_config(exp)  # which says what is wrong with it
             settings = find_settings(exp, inference_config, inference_args)
             files = replace(found, path=exp).files(settings.asr_model)
             if lm_exp is not None:
