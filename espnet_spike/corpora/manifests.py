@@ -75,7 +75,7 @@ def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[
         UserError: unreadable, empty, or something needed is not there.
     """
     if source.is_dir():
-        return _kaldi(source)
+        return _with_stretches(source, _kaldi(source))
     if not source.is_file():
         raise UserError(f"{source}: no such file or folder")
     kind = source.name.removesuffix(".gz").rpartition(".")[2].lower()
@@ -90,6 +90,15 @@ def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[
         )
     if not items:
         raise UserError(f"{source} holds no utterance")
+    return _with_stretches(source, items)
+
+
+def _with_stretches(source: Path, items: list[Item]) -> list[Item]:
+    """Return the items, each of a stretch of time that there can be.
+
+    Raises:
+        UserError: one is of none.
+    """
     for item in items:
         if not 0 <= item.start < math.inf or not (item.end == -1 or item.start < item.end):
             raise UserError(

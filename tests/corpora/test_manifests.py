@@ -287,3 +287,12 @@ def test_a_line_that_lhotse_never_wrote_is_refused(tmp_path, change):
     path.write_text(json.dumps(CUT | change) + "\n")
     with pytest.raises(UserError, match=r"cuts\.jsonl"):
         read_source(path)
+
+
+@pytest.mark.parametrize("times", ["nan 0.2", "-0.1 0.2", "0.2 0.1", "0 nan", "inf -1"])
+def test_a_segment_of_no_time_is_refused(tmp_path, times):
+    (tmp_path / "wav.scp").write_text("r x.wav\n")
+    (tmp_path / "text").write_text("u a\n")
+    (tmp_path / "segments").write_text(f"u r {times}\n")
+    with pytest.raises(UserError, match=r"u: .* s is no stretch of a recording"):
+        read_source(tmp_path)

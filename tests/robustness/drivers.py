@@ -363,6 +363,7 @@ def run_own(source: str) -> Callable[[], dict[str, Any]]:
         from espnet_spike.data.kaldi_dir import DataDir
 
         call("own", "--set", f"test={source}", module="espnet_spike.corpora")
+        call("prepare_data_dir", "data/test")  # which knows how long the audio is
         data = DataDir.read(Path("data/test"))
         here = str(Path.cwd())
         return {
@@ -379,7 +380,6 @@ for _name, _kind in (("one.csv", "csv"), ("two.jsonl", "jsonl"), ("cuts.jsonl.gz
     )
 
 
-# a command goes to wav.scp as it is: that of the next stage, which runs none
 KALDI = {
     "data/segments": Input("segments"),
     "data/utt2speed": Input("numbers", optional=True),
