@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # What stands in a WAV header when the writer could not seek back to fill in the size.
 _SIZE_UNKNOWN = 0x7FFF0000
+_HEADER = 1024  # bytes that a file without samples may have
 SILENT = 1e-4  # power of a channel, as a share of the loudest one's; ours
 
 
@@ -147,6 +148,11 @@ def _open(source: Source, name: str) -> "soundfile.SoundFile":
             raise ValueError(f"{source}: neither a file nor a command")
         file = source.path
         if not Path(source.path).is_file():
+            if re.search(r":[0-9]+(\[[0-9:,]*\])?$|\[[0-9:,]*\]$", source.path):
+                raise UserError(
+                    f"{name}: {source.path} is a place in a Kaldi archive, or a range of a file",
+                    "write the audio to files of its own (Kaldi: wav-copy), and ranges to segments",
+                )
             raise UserError(f"{name}: audio file {source.path} does not exist")
         if Path(source.path).stat().st_size == 0:
             raise UserError(f"{name}: audio file {source.path} is empty (0 bytes)")
@@ -194,7 +200,16 @@ def inspect(source: Source, name: str, check_samples: bool = True) -> AudioInfo:
 
     with _open(source, name) as file:
         info = AudioInfo(file.samplerate, file.frames, file.channels)
+        if not file.seekable():  # a codec of which libsndfile guesses the length
+            info = AudioInfo(info.rate, _decode(file), info.channels)
         if info.frames <= 0:
+            size = Path(source.path).stat().st_size if source.path is not None else 0
+            if size > _HEADER:
+                raise UserError(
+                    f"{name}: {source.value} holds no samples by its header, but {size} bytes",
+                    "its writer could not go back to fill in the length; repair it, for example "
+                    "with ffmpeg -i FILE NEW.wav",
+                )
             raise UserError(f"{name}: {source.value} holds no samples")
         if info.frames >= 1 << 48:
             raise UserError(
@@ -210,15 +225,17 @@ def inspect(source: Source, name: str, check_samples: bool = True) -> AudioInfo:
         if declared > info.frames:
             raise truncated
         try:
-            file.seek(info.frames - 1)
-            whole = len(file.read(1)) == 1
+            whole = not file.seekable() or _last_is_there(file, info.frames)
         except soundfile.LibsndfileError:
             whole = False
+        if not whole and file.format == "SDS":  # in which libsndfile finds no place
+            with _open(source, name) as again:
+                whole = _decode(again) == info.frames
         if not whole:
             raise truncated
         if source.path is not None:
             _check_extent(source, name, file.format, info)
-        if check_samples and file.subtype in ("FLOAT", "DOUBLE"):
+        if check_samples and file.seekable() and file.subtype in ("FLOAT", "DOUBLE"):
             file.seek(0)
             for block in file.blocks(blocksize=1 << 20, dtype="float32"):
                 if not np.isfinite(block).all():
@@ -228,6 +245,19 @@ def inspect(source: Source, name: str, check_samples: bool = True) -> AudioInfo:
             f"{name}: channel {source.channel + 1} is asked for, the file has {info.channels}"
         )
     return info
+
+
+def _last_is_there(file: "soundfile.SoundFile", frames: int) -> bool:
+    file.seek(frames - 1)
+    return len(file.read(1)) == 1
+
+
+def _decode(file: "soundfile.SoundFile") -> int:
+    """Return how many samples a channel there are, from here to the end."""
+    count = 0
+    while part := len(file.read(1 << 16)):
+        count += part
+    return count
 
 
 def _check_extent(source: Source, name: str, kind: str, info: AudioInfo) -> None:
@@ -262,9 +292,15 @@ def read(
         rate = file.samplerate
         first = round(start * rate)
         last = file.frames if end == -1 else min(round(end * rate), file.frames)
+        places = file.seekable() and file.format != "SDS"
         try:
-            if first:
+            if not places and end == -1:
+                with _open(source, name) as again:
+                    last = _decode(again)
+            if first and places:
                 file.seek(first)
+            elif first:
+                file.read(first)
             # for 16-bit files libsndfile's own conversion to float takes several times longer
             kind = "int16" if file.subtype == "PCM_16" else "float32"
             wave = file.read(max(last - first, 0), dtype=kind)

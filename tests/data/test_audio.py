@@ -204,3 +204,50 @@ def test_resampling_keeps_the_pitch_and_speed_raises_it(rate, new_rate, speed):
     assert len(got) == pytest.approx(new_rate / speed, abs=1)
     assert frequency(got, new_rate) == pytest.approx(440 * speed, abs=1.5)
     assert np.abs(got).max() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [
+        ("WAV", "GSM610"),
+        ("WAV", "G721_32"),
+        ("AU", "G723_24"),
+        ("WAV", "NMS_ADPCM_16"),
+        ("WAV", "IMA_ADPCM"),
+        ("SDS", "PCM_16"),
+    ],
+)
+def test_codecs_of_which_the_length_is_not_known_are_read(tmp_path, kind, subtype):
+    path = tmp_path / "x"
+    wave = tone(1.0, 8000, 1).astype(np.float64) / 32768
+    with soundfile.SoundFile(path, "w", 8000, 1, subtype, format=kind) as file:
+        file.write(wave)
+    source = parse_source(str(path), "u")
+    info = inspect(source, "u")
+    whole, rate = read(source, "u")
+    assert info.frames == len(whole) and 8000 <= len(whole) < 8400 and rate == 8000
+    assert np.corrcoef(whole[:8000], wave)[0, 1] > 0.9
+    part, _ = read(source, "u", 0.25, 0.5)
+    assert np.array_equal(part, whole[2000:4000])
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_streamed_wav_is_read_or_named(tmp_path, size):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, tone(0.5, 8000, 1), 8000)
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = struct.pack("<I", size)
+    path.write_bytes(content)
+    source = parse_source(str(path), "u")
+    if not size:
+        with pytest.raises(UserError, match="holds no samples by its header, but 8044 bytes"):
+            inspect(source, "u")
+        return
+    assert inspect(source, "u").frames == len(read(source, "u")[0]) == 4000
+
+
+@pytest.mark.parametrize("entry", ["wav.ark:18", "wav.ark:18[0:9]", "x.wav[0:9]"])
+def test_a_place_in_an_archive_is_named(tmp_path, entry):
+    with pytest.raises(UserError, match="is a place in a Kaldi archive, or a range") as caught:
+        inspect(parse_source(str(tmp_path / entry), "u"), "u")
+    assert "segments" in caught.value.hint
