@@ -117,11 +117,10 @@ def writes_spaces(names: Sequence[str], token_type: str) -> bool:
     """Tell from a vocabulary whether the text that it was learnt of has spaces between words.
 
     A script that is written without them does not decide it alone: transcripts may have been cut
-    into words. Then the space is among the most frequent characters, or every other piece of a
-    SentencePiece model or so begins with one.
+    into words. Then every other piece of a SentencePiece model or so begins with a space.
 
     Args:
-        names: the tokens, the most frequent first where they are characters.
+        names: the tokens.
         token_type: ``bpe``, ``char`` or ``word``.
     """
     if token_type == "word":
@@ -131,12 +130,11 @@ def writes_spaces(names: Sequence[str], token_type: str) -> bool:
     if 2 * len(unspaced) <= sum(map(bool, letters)):
         return True
     if token_type == "char":
-        return SPACE in names[:_FREQUENT]
+        return False
     return 4 * sum(name.startswith("\u2581") for name in names) > len(names)
 
 
 _NAMES = UNSPOKEN | {UNKNOWN, SPACE}
-_FREQUENT = 20
 _UNSPACED = (  # scripts without spaces between words, as Unicode's names of characters begin
     *("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "YI SYLLABLE"),
     *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "TAI ", "NEW TAI", "JAVANESE", "BALINESE"),

@@ -164,7 +164,7 @@ HAN = list("\u800c\u5bf9\u7684\u6211\u662f")
         (["\uac00", "\ub098"], "char", True),
         (["<blank>", "<unk>", *HAN, "<sos/eos>"], "char", False),
         (["<blank>", "<unk>", "\u2581", "\u2581\u6211", *HAN, *HAN], "bpe", False),
-        (["<blank>", "<unk>", "<space>", *HAN], "char", True),  # transcripts cut into words
+        (["<blank>", "<unk>", "<space>", *HAN], "char", False),  # <space> parts what it parts
         ([f"\u2581{name}" for name in HAN] + HAN, "bpe", True),
         (["\u2581", *"\u0e01\u0e02\u0e04\u0e07\u0e08"], "bpe", False),  # Thai
         (HAN, "word", True),
