@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = get_parser().parse_args(argv)
     if options.expdir.is_file():
-        results = read_json(options.expdir)
+        results = read_json(options.expdir, kind=list)
     else:
         paths = [e.path / "results.json" for e in find_experiments(options.expdir)]
         results = [read_json(path) for path in paths if path.is_file()]

@@ -185,15 +185,16 @@ def last_lines(path: Path, count: int = 20) -> str:
         return "\n".join(f.read().decode("utf-8", errors="replace").splitlines()[-count:])
 
 
-def read_json(path: Path, cure: str = "") -> dict[str, Any]:
+def read_json(path: Path, cure: str = "", kind: type = dict) -> Any:
     """Read a result file.
 
     Args:
         path: the file.
         cure: what to do about a damaged one.
+        kind: of what it holds, a mapping or a list.
 
     Raises:
-        UserError: it is missing, or holds no JSON mapping.
+        UserError: it is missing, or holds no JSON of that kind.
     """
     cure = cure or "run the stage that makes it again"
     try:
@@ -202,8 +203,9 @@ def read_json(path: Path, cure: str = "") -> dict[str, Any]:
         raise UserError(f"{path} is missing", cure) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}", cure) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no mapping", cure)
+    if not isinstance(content, kind):
+        what = "mapping" if kind is dict else kind.__name__
+        raise UserError(f"{path} is damaged: it holds no {what}", cure)
     return content
 
 
