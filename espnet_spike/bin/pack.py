@@ -27,9 +27,10 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the archive."""
     args = get_parser().parse_args(argv)
-    from espnet_spike.export.pack import Contents, pack
+    from espnet_spike.export.pack import Contents, check_name, pack
     from espnet_spike.inference.decode import fit_beam, read_settings
 
+    check_name(args.out)  # before a model is read
     settings = read_settings(args.inference_config, args.inference_args)
     contents = Contents(
         asr_exp=args.asr_exp,

@@ -69,6 +69,16 @@ class Contents:
     token_list: Path | None = None
 
 
+def check_name(out: Path) -> None:
+    """Check the name of an archive to write.
+
+    Raises:
+        UserError: its ending says no kind of archive.
+    """
+    if not out.name.endswith((".zip", ".tar", ".tgz", ".tar.gz")):
+        raise UserError(f"{out}: unknown kind of archive", "end the name with .zip or .tgz")
+
+
 def pack(contents: Contents, out: Path) -> None:
     """Write the pack and check it.
 
@@ -79,8 +89,7 @@ def pack(contents: Contents, out: Path) -> None:
     Raises:
         UserError: a file is missing, or the pack does not decode as the original does.
     """
-    if not out.name.endswith((".zip", ".tar", ".tgz", ".tar.gz")):
-        raise UserError(f"{out}: unknown kind of archive", "end the name with .zip or .tgz")
+    check_name(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _staging(out) as folder:
         options = stage(contents, folder / "pack", out.name)
