@@ -301,6 +301,7 @@ stage_report() {
     [[ ! -f $count ]] || more+=(--input "$count")
   done
   step report --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
+    --optional_output "$final_exp/results.json" \
     -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"}
   step "html_report_$final_tag" --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" \

@@ -41,6 +41,7 @@ CURES = {
     errno.EACCES: "change its permissions or those of its folder, or give a folder of your own",
     errno.EPERM: "change its permissions or those of its folder, or give a folder of your own",
     errno.ENOTDIR: "a part of this path is a file where a folder belongs: rename it",
+    errno.ELOOP: "links lead in a circle: remove one of them",
     errno.EISDIR: "a folder is where a file belongs: rename it, or give the file",
     errno.ENAMETOOLONG: "give a shorter name (run.sh: --asr_tag, --inference_tag)",
     errno.EMFILE: "raise the limit on open files (ulimit -n 4096), or lower --nj and num_workers",

@@ -1,6 +1,5 @@
 """Count a trained model on test sets: operations, sparsity and energy, utterance by utterance."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -38,6 +37,7 @@ from espnet_spike.tasks.describe import subsampling_factor
 from espnet_spike.tasks.loading import load_model
 from espnet_spike.utils.files import name_some, read_table, write_json
 from espnet_spike.utils.provenance import environment, portable_path
+from espnet_spike.utils.shapes import read_shaped
 
 COUNT = "count.json"
 PARTS = ("front_end", "encoder", "ctc", "decoder", "other")
@@ -377,12 +377,20 @@ def decoder_input(model: Any, decoded: bool) -> str:
     return "hypotheses" if decoded else "best path of CTC"
 
 
+@dataclass(frozen=True)
+class DecodedWith:
+    """What is wanted of ``decode.json``: the model file and the options of the search."""
+
+    checkpoint: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 def _decoded(out: Path, sets: Iterable[str]) -> dict[str, Any]:
     """Return how the sets were decoded; nothing if they were not."""
     for name in sets:
         path = out / name / "decode.json"
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_shaped(path, DecodedWith, "decode the set again: --stage decode")
     return {}
 
 

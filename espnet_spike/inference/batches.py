@@ -5,7 +5,6 @@ a hypothesis can depend on what shares its batch, so batches that do not depend 
 jobs give a text that does not either.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,27 @@ from typing import Any
 
 from tqdm import tqdm
 
+from espnet_spike.errors import UserError
+from espnet_spike.utils.shapes import read_shaped
+
 DONE = "done.json"  # written by espnet_spike.inference.worker at the end of a run
 PROGRESS = "progress"  # a line "utterances seconds" for each batch of a run
 # environment variable: a job ends when the process of this id has exited
 PARENT = "ESPNET_SPIKE_PARENT"
 # Loading a model takes a process about ten seconds, the time to decode a minute of speech.
 AUDIO_SECONDS_PER_JOB = 60.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``done.json`` of a run holds."""
+
+    fingerprint: str | None
+    decode_seconds: float
+    total_seconds: float
+    parameters: int
+    threads: int
+    options: dict[str, Any]
 
 
 @dataclass
@@ -66,8 +80,8 @@ class Run:
     def report(self) -> dict[str, Any] | None:
         """Return what the finished run has written, or None if it is not finished."""
         try:
-            return json.loads((self.output_dir / DONE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_shaped(self.output_dir / DONE, Report)
+        except (OSError, UserError):
             return None
 
 

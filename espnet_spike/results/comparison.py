@@ -9,8 +9,9 @@ import numpy as np
 
 from espnet_spike.errors import UserError
 from espnet_spike.results.bootstrap import Difference, Interval, error_interval, paired_difference
+from espnet_spike.results.experiments import read_normalization
 from espnet_spike.results.scoring import Counts, percent, read_counts
-from espnet_spike.utils.files import name_some, read_json
+from espnet_spike.utils.files import name_some
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _normalization(counts: Counts) -> str:
     path = counts.path / "result.json"
     if not path.is_file():
         raise UserError(f"{path} does not exist", "score the set first (--stage score)")
-    return read_json(path)["normalization"]
+    return read_normalization(counts.path)
 
 
 def common_sets(*systems: Sequence[Path]) -> dict[str, list[list[Path]]]:

@@ -21,8 +21,7 @@ from espnet_spike.results.breakdown import (
 )
 from espnet_spike.results.comparison import compare, pool
 from espnet_spike.results.energy_tables import big
-from espnet_spike.results.experiments import RESULTS
-from espnet_spike.utils.files import read_json
+from espnet_spike.results.experiments import RESULTS, read_results
 
 ENERGY_MODEL = "horowitz45_fp32"
 HEAD = (
@@ -112,7 +111,7 @@ def read_rows(exp_dirs: Sequence[Path], inference_tag: str | None = None) -> lis
     for folder in exp_dirs:
         if not (folder / RESULTS).is_file():
             raise UserError(f"{folder} has no {RESULTS}", "run --stage report for it first")
-        results = read_json(folder / RESULTS)
+        results = read_results(folder)
         if "decodes" not in results:  # stage simulate leaves one, too
             raise UserError(
                 f"{folder / RESULTS} has no error rates", "run --stage report for it first"

@@ -4,7 +4,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,162 @@ from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import read_config, read_epochs, read_verdict
 from espnet_spike.results.energy_tables import set_counts
-from espnet_spike.utils.files import read_json, read_lines, write_json
+from espnet_spike.utils.files import read_lines, write_json
+from espnet_spike.utils.markers import marker_path
 from espnet_spike.utils.provenance import portable, portable_path
+from espnet_spike.utils.shapes import check_shape, read_shaped, read_state
 
 _logger = logging.getLogger(__name__)
 RESULTS = "results.json"
 COMMANDS = "commands.txt"  # the command lines of the user, written by run.sh
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An error rate in ``result.json``, in %."""
+
+    err: float | None
+
+
+@dataclass(frozen=True)
+class WordRate(Rate):
+    """The word error rate there: with its parts and its interval."""
+
+    ci: list[float | None]
+    ci_unit: str
+    ci_units: int
+    ci_meaningful: bool
+    corr: float | None
+    sub: float | None
+    ins: float | None
+    sentence_err: float | None
+    units: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What ``result.json`` of a set has to hold, written by `espnet_spike.results.scoring`."""
+
+    utterances: int
+    speakers: int
+    blank_hypotheses: int
+    normalization: str
+    wer: WordRate
+    cer: Rate
+    ter: Rate
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """What older ``result.json`` hold, too."""
+
+    normalization: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What ``decode.json`` of a set has to hold, written by `espnet_spike.inference.decode`."""
+
+    parameters: int
+    rtf: float
+    audio_seconds: float
+    checkpoint: str
+    lm_exp: str | None
+    config: str | None
+    jobs: int
+    threads: int
+    device: str
+    options: dict[str, Any]
+    finished: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What ``count.json`` of a set has to hold, written by `espnet_spike.counting.count`."""
+
+    sparsity: dict[str, float | None]
+    per_second: dict[str, float]
+    energy: dict[str, dict[str, Any]]
+    uncovered: dict[str, Any]
+    execution: dict[str, Any]
+    fold_qk: bool
+    decoder: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is wanted of a done-marker."""
+
+    command: str
+
+
+@dataclass(frozen=True)
+class TrainedWith:
+    """What the tables want of ``config.yaml``."""
+
+    encoder: str
+    seed: int
+    max_epoch: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """What ``results.json`` of an experiment may hold, from this stage and from simulate."""
+
+    inference_tag: str = ""
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decodes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    simulate: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+# files of a set, what they hold, and what makes them again
+SET_FILES: dict[str, tuple[type, str]] = {
+    "result": (Scored, "score the set again: --stage score --stop_stage score --force true"),
+    "decode": (Decoded, "decode the set again: --stage decode --force true"),
+    "count": (Counted, "count the set again: --stage count --stop_stage count --force true"),
+}
+
+
+def read_set_file(set_dir: Path, name: str) -> dict[str, Any]:
+    """Read ``result.json``, ``decode.json`` or ``count.json`` of a set.
+
+    Raises:
+        UserError: it is damaged; says what makes it again.
+    """
+    return read_shaped(set_dir / f"{name}.json", *SET_FILES[name])
+
+
+def read_normalization(set_dir: Path) -> str:
+    """Return the text normalization that a set was scored under.
+
+    Raises:
+        UserError: ``result.json`` is damaged.
+    """
+    return read_shaped(set_dir / "result.json", Normalized, SET_FILES["result"][1])["normalization"]
+
+
+def read_results(exp_dir: Path) -> dict[str, Any]:
+    """Read ``results.json`` of an experiment; nothing if there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = exp_dir / RESULTS
+    cure = "make it again: --stage report --force true"
+    return read_shaped(path, Results, cure) if path.is_file() else {}
+
+
+def results_to_complete(exp_dir: Path) -> dict[str, Any]:
+    """Read ``results.json`` to write it anew; of a damaged one nothing is kept, with a warning."""
+    try:
+        return read_results(exp_dir)
+    except UserError as error:
+        _logger.warning(
+            "%s; it is made anew. Simulated cycles come back with --stage simulate --force true",
+            error.message,
+        )
+        return {}
 
 
 @dataclass(frozen=True)
@@ -76,20 +226,31 @@ def find_experiments(expdir: Path) -> list[Experiment]:
     experiments = []
     for folder in sorted(expdir.glob("asr_*")):
         if decodes := read_decodes(folder):
-            experiments.append(Experiment(folder, read_config(folder), decodes))
+            experiments.append(Experiment(folder, read_trained(folder), decodes))
     if not experiments:
         raise UserError(f"no scored experiment in {expdir}", "run stages 1 to 11 first")
     return experiments
+
+
+def read_trained(exp_dir: Path) -> dict[str, Any]:
+    """Return the configuration of an experiment, with all that tables show of it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    config = read_config(exp_dir)
+    check_shape(exp_dir / "config.yaml", config, TrainedWith, "run the training stage again")
+    return config
 
 
 def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the scored sets of an experiment, as ``Experiment`` holds them."""
     decodes: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted(exp_dir.glob("*/*/result.json")):
-        entry = {"result": read_json(path), "decode": {}}
+        entry = {"result": read_set_file(path.parent, "result"), "decode": {}}
         for name in ("decode", "count"):
             if (path.parent / f"{name}.json").is_file():
-                entry[name] = read_json(path.parent / f"{name}.json")
+                entry[name] = read_set_file(path.parent, name)
         decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
     return decodes
 
@@ -148,7 +309,9 @@ def experiment_results(experiment: Experiment, corpus_dir: Path | None = None) -
             "seed": config["seed"],
             "epochs": epochs[-1]["epoch"] if epochs else None,
             "max_epoch": config["max_epoch"],
-            "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1) if epochs else None,
+            "seconds": round(sum(epoch.get("seconds", 0.0) for epoch in epochs), 1)
+            if epochs
+            else None,
         },
         "verdict": read_verdict(experiment.path),
         "checkpoint": decode.get("checkpoint"),
@@ -161,13 +324,12 @@ def experiment_results(experiment: Experiment, corpus_dir: Path | None = None) -
 
 def write_results(experiment: Experiment, corpus_dir: Path | None = None) -> dict[str, Any]:
     """Bring ``results.json`` of an experiment up to date; keys of other stages stay in it."""
-    path = experiment.path / RESULTS
-    old = read_json(path) if path.is_file() else {}
+    old = results_to_complete(experiment.path)
     new = experiment_results(experiment, corpus_dir)
     for name, figures in new["sets"].items():
         new["sets"][name] = old.get("sets", {}).get(name, {}) | figures
     merged = old | new
-    write_json(path, merged, ensure_ascii=False)
+    write_json(experiment.path / RESULTS, merged, ensure_ascii=False)
     return merged
 
 
@@ -175,10 +337,10 @@ def training_config(exp_dir: Path) -> str | None:
     """Return the name of the YAML that the training stage was given, if run.sh did the training."""
     # what stage 9 makes of a trained model has its name and a suffix
     tag = re.sub(r"_(sparsified|naive[\d.]+)$", "", exp_dir.name.removeprefix("asr_"))
-    marker = exp_dir.parent / ".done" / f"train_{tag}.json"
-    if not marker.is_file():
+    try:
+        words = shlex.split(read_state(marker_path(exp_dir.parent, f"train_{tag}"), Told).command)
+    except (UserError, ValueError):
         return None
-    words = shlex.split(read_json(marker)["command"])
     return portable_path(Path(words[words.index("--config") + 1])) if "--config" in words else None
 
 
@@ -211,9 +373,9 @@ def scored_under(folder: Path, further: Iterable[Path] = ()) -> dict[str, Path]:
     for path in sorted(
         {*folder.glob("*/*/result.json"), *(path for path in more if path.is_file())}
     ):
-        found.setdefault(read_json(path)["normalization"], path)
+        found.setdefault(read_normalization(path.parent), path)
     if not found and (folder / RESULTS).is_file():
-        decodes: dict[str, dict[str, Any]] = read_json(folder / RESULTS).get("decodes", {})
+        decodes: dict[str, dict[str, Any]] = read_results(folder).get("decodes", {})
         for sets in decodes.values():
             for figures in sets.values():
                 found.setdefault(figures["normalization"], folder / RESULTS)

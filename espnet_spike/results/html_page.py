@@ -268,7 +268,7 @@ def learning_section(material: Material) -> Html:
             figures.append(figure(curves(name, label, x, series), note))
     parts = [el("div", *figures, class_="columns figures")]
     skipped = sum(e["steps"] - e["applied"] for e in epochs)
-    seconds = sum(e["seconds"] for e in epochs)
+    seconds = sum(e.get("seconds", 0.0) for e in epochs)
     line = f"{plural(len(epochs), 'epoch')} of {material.experiment.config['max_epoch']} in "
     line += f"{seconds / 60:.1f} min; {plural(skipped, 'update')} skipped for their gradients."
     parts.append(el("p", line, class_="note"))

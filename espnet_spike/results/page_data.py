@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import Epochs, read_config, read_epochs
+from espnet_spike.experiment import Epochs, read_epochs
 from espnet_spike.results.experiments import (
     RESULTS,
     Experiment,
     experiment_results,
     read_decodes,
+    read_results,
+    read_trained,
 )
 from espnet_spike.results.scoring import Score, align, read_pairs, word_units
-from espnet_spike.utils.files import read_json, read_table
+from espnet_spike.utils.files import read_table
 
 
 @dataclass
@@ -66,7 +68,7 @@ def gather(
     Raises:
         UserError: no model, or no scored set.
     """
-    config = read_config(asr_exp)
+    config = read_trained(asr_exp)
     decodes = read_decodes(asr_exp)
     absent = [name for name in sets if name not in decodes.get(tag, {})]
     if absent:
@@ -77,7 +79,7 @@ def gather(
     found = Material(experiment, experiment_results(experiment, corpus_dir), tag, dict(sets))
     found.epochs = read_epochs(asr_exp)
     if (asr_exp / RESULTS).is_file():
-        found.simulate = read_json(asr_exp / RESULTS).get("simulate", {})
+        found.simulate = read_results(asr_exp).get("simulate", {})
     for name, folder in sets.items():
         found.scores[name] = word_score(folder, asr_exp / tag / name, decodes[tag][name]["result"])
         if count := decodes[tag][name].get("count"):

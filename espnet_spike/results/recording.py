@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -152,11 +151,11 @@ def read_recording(path: Path, digest: str) -> Recording | None:
             ]
             decays = {n: arrays[f"decay{number}"] for number, n in enumerate(facts["decays"])}
             features = arrays["features"]
-    except (OSError, EOFError, BadZipFile, KeyError, ValueError):
+            words = facts["words"] and [Word(**word) for word in facts["words"]]
+            more = facts["events"], words, decays, facts["frames"]
+            return Recording(facts["utt"], facts["seconds"], features, layers, *more)
+    except Exception:  # a damaged one raises nearly anything; it is recorded anew
         return None
-    words = facts["words"] and [Word(**word) for word in facts["words"]]
-    more = facts["events"], words, decays, facts["frames"]
-    return Recording(facts["utt"], facts["seconds"], features, layers, *more)
 
 
 def _small(counts: np.ndarray) -> np.ndarray:

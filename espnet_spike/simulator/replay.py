@@ -20,6 +20,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.simulator.kernels import expected
 from espnet_spike.simulator.machine import Call, Counters, Machine, processes
 from espnet_spike.simulator.operations import Array, Form, Sample, Site
+from espnet_spike.utils.shapes import check_shape
 
 METRICS = ("cycles", "instructions", "loads", "stores")
 FIT, HELD_OUT = 8, 4
@@ -75,6 +76,15 @@ class Planned:
     for_fit: bool
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a line of the log of simulated calls holds."""
+
+    machine: str
+    call: str
+    counters: list[int]
+
+
 class Log:
     """Calls that have been simulated: a line of JSON each, so that a run can go on.
 
@@ -90,10 +100,11 @@ class Log:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                    check_shape(path, entry, Entry)
+                    if entry["machine"] == key:
+                        self.counters[entry["call"]] = Counters(*entry["counters"])
+                except (ValueError, TypeError, UserError):
                     continue  # the run ended while it wrote
-                if entry["machine"] == key:
-                    self.counters[entry["call"]] = Counters(*entry["counters"])
 
     def add(self, entries: Iterable[tuple[str, Counters]]) -> None:
         """Keep results, on disk at once."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.experiment import left_out, read_config
-from espnet_spike.results.experiments import RESULTS
+from espnet_spike.results.experiments import RESULTS, results_to_complete
 from espnet_spike.simulator import toolchain
 from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
 from espnet_spike.simulator.hardware import Hardware
@@ -28,7 +28,7 @@ from espnet_spike.simulator.replay import (
     simulate,
     sum_totals,
 )
-from espnet_spike.utils.files import read_json, replacing_bytes, write_json
+from espnet_spike.utils.files import replacing_bytes, write_json
 from espnet_spike.utils.provenance import environment
 
 FOLDER = "simulate"
@@ -214,7 +214,7 @@ def simulate_experiment(
         found[name] = figures
         write_json(folder / f"{name}.json", figures, ensure_ascii=False)
         plot(folder / f"{name}.png", figures)
-    results = read_json(asr_exp / RESULTS) if (asr_exp / RESULTS).is_file() else {}
+    results = results_to_complete(asr_exp)
     kept = {name: summary(figures) for name, figures in found.items()}
     results["simulate"] = results.get("simulate", {}) | kept
     write_json(asr_exp / RESULTS, results, ensure_ascii=False)

@@ -5,14 +5,15 @@ uninterrupted one does. What is left is arithmetic: ``--deterministic`` makes to
 without races, and holds the number of threads, by which sums are split, to that of the beginning.
 """
 
-import json
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, PREVIOUS_CHECKPOINT
 from espnet_spike.utils.files import write_json
+from espnet_spike.utils.shapes import read_state
 
 ASKED = "ESPNET_SPIKE_DETERMINISTIC"  # in the environment: reaches processes that ESPnet spawns
 RECORD = "deterministic.json"
@@ -41,6 +42,13 @@ def apply() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+@dataclass(frozen=True)
+class Threads:
+    """What the record of a deterministic training holds."""
+
+    threads: int
+
+
 def check(exp_dir: Path) -> None:
     """Record how many threads an experiment is trained with, if determinism was asked for.
 
@@ -59,7 +67,7 @@ def check(exp_dir: Path) -> None:
             f"{exp_dir} was begun without --deterministic", "train under another --asr_tag"
         )
     if begun:
-        before = json.loads(path.read_text(encoding="utf-8"))["threads"]
+        before = read_state(path, Threads, "train under another --asr_tag").threads
         if before != threads:
             raise UserError(
                 f"{exp_dir} was begun with {before} threads, here torch has {threads}",

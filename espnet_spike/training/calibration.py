@@ -63,6 +63,7 @@ from espnet_spike.training.thresholds import (
 )
 from espnet_spike.utils.files import write_json
 from espnet_spike.utils.options import choose
+from espnet_spike.utils.shapes import misfit
 
 STATE = "calibration.json"
 STEPS = "steps.jsonl"
@@ -488,8 +489,11 @@ class StepLog:
         if whole != text:
             self.path.write_text(whole, encoding="utf-8")
         try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except json.JSONDecodeError as error:
+            steps = [json.loads(line) for line in whole.splitlines()]
+            if problem := misfit(steps, list[dict[str, Any]]):
+                raise ValueError(problem)
+            return steps
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.path} is damaged: {error}", "remove it to calibrate anew"
             ) from None

@@ -137,7 +137,10 @@ class EpochLines:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.splitlines():
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # of a process that was killed
             self._seconds.append(record["seconds"])
             mean = sum(self._seconds) / len(self._seconds)
             print(epoch_line(record, mean), file=self._terminal, flush=True)

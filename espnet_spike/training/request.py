@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import espnet_spike
+from espnet_spike.data.tokens import read_bpe_model
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.arguments import DISTRIBUTED
 from espnet_spike.tasks.config import read_training_config
@@ -88,6 +89,8 @@ class Tokens:
             raise UserError("token_type bpe needs --bpemodel")
         if self.bpemodel is not None and not self.bpemodel.is_file():
             raise UserError(f"no such BPE model: {self.bpemodel}", "run the token stage (5)")
+        if self.bpemodel is not None:
+            read_bpe_model(self.bpemodel)
         with open(self.token_list, encoding="utf-8") as f:
             return sum(1 for _ in f)
 

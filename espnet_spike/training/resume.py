@@ -23,7 +23,7 @@ from espnet_spike.experiment import (
 )
 from espnet_spike.utils.checkpoints import is_whole, load_tensors
 from espnet_spike.utils.files import LEFTOVERS, file_digest, flatten, replacing_bytes, write_json
-from espnet_spike.utils.shapes import read_state
+from espnet_spike.utils.shapes import misfit, read_state
 from espnet_spike.utils.yaml import read_yaml, write_config
 
 # What may change between the runs of one experiment, besides anything that begins with wandb_.
@@ -208,9 +208,9 @@ def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None
         leftover.unlink()
     checkpoint, previous = exp_dir / CHECKPOINT, exp_dir / PREVIOUS_CHECKPOINT
     there = checkpoint.exists() or previous.exists()
-    if not is_whole(checkpoint):
+    if not _is_resumable(checkpoint):
         found = "is truncated" if checkpoint.exists() else "is missing"
-        if is_whole(previous):
+        if _is_resumable(previous):
             os.replace(previous, checkpoint)
             epoch = _load(checkpoint)["reporter"]["epoch"]
             _logger.warning(
@@ -269,6 +269,32 @@ def _best_epochs(
 def _present(exp_dir: Path) -> set[int]:
     names = [path.name.removesuffix("epoch.pth") for path in exp_dir.glob("*epoch.pth")]
     return {int(name) for name in names if name.isdigit()}
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What the reporter in a checkpoint has to hold; statistics are by epoch, phase and key."""
+
+    epoch: int
+    stats: dict[int, dict[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``checkpoint.pth`` has to hold for us; ESPnet reads the rest."""
+
+    model: dict[str, Any]
+    reporter: Reported
+
+
+def _is_resumable(path: Path) -> bool:
+    """Return whether a checkpoint is whole, and one at all."""
+    if not is_whole(path):
+        return False
+    try:
+        return not misfit(_load(path), Checkpoint)
+    except UserError:
+        return False
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ from espnet_spike.training.request import TrainingRequest, with_config
 from espnet_spike.training.thresholds import finetuning_state, naive_thresholds
 from espnet_spike.training.train import train
 from espnet_spike.utils import files, yaml
-from espnet_spike.utils.checkpoints import load_tensors
+from espnet_spike.utils.checkpoints import is_whole, load_tensors
+from espnet_spike.utils.shapes import read_state
 
 # any positive value: the calibrated thresholds take its place
 LEARNT = 0.05
@@ -139,7 +141,7 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     )
     init.parent.mkdir(parents=True, exist_ok=True)
     record = init.with_suffix(".json")
-    if init.is_file() and record.is_file() and json.loads(record.read_text())["key"] == key:
+    if _calibrated(record) == key and is_whole(init):
         _logger.info("already calibrated: %s", init)
         return
     model = build(args, model_file)
@@ -154,6 +156,21 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     report = {k: state[k] for k in kept}
     files.write_json(record, report | {"model": str(model_file)}, sort_keys=True)
     _logger.info("thresholds of %d points: %s", len(thresholds), record)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What ``init.json`` beside the calibrated parameters has to hold."""
+
+    key: str
+
+
+def _calibrated(record: Path) -> str:
+    """Return the key of a finished calibration, empty if there is none."""
+    try:
+        return read_state(record, Calibrated).key
+    except UserError:
+        return ""
 
 
 def sparsify_naively(

@@ -1,9 +1,11 @@
 import json
+import re
 
 import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.results import experiments as experiments_module
+from espnet_spike.results.comparison import pool
 from espnet_spike.results.experiments import find_normalization
 from tests.helpers.experiments import make_experiment
 
@@ -158,3 +160,56 @@ def test_it_is_asked_for_where_it_is_not_known(tmp_path):
     scored(tmp_path / "decode" / "b", "lower")
     with pytest.raises(UserError, match=r"several text normalizations: none \(.*lower \("):
         find_normalization(tmp_path)
+
+
+def damages(content):
+    """Return what may have become of a JSON or YAML file."""
+    text = content.decode()
+    return [
+        *(content[: len(content) * part // 4] for part in range(4)),
+        *(b"[]", b"{}", b"null", b"[1]", b'"x"', b"\xff\xfe", b"[" * 5000),
+        *(text.replace(a, b).encode() for a, b in (("{", "["), ("0", "x"), (": ", ": null ,"))),
+        *(re.sub(r"\d+(\.\d+)?", new, text).encode() for new in ('"a"', "null", "[1]", "{}")),
+        *(re.sub(r'"[^"]*"(?!:)', new, text).encode() for new in ("7", "null", "[]", "{}")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["decode/test/result.json", "decode/test/decode.json", "config.yaml", "epochs.jsonl"]
+)
+def test_a_damaged_file_is_named_or_does_no_harm(tmp_path, name):
+    path = make_experiment(tmp_path, "a", {"u00": "one two two"}) / name
+    content = path.read_bytes()
+    refused = 0
+    for damage in damages(content):
+        path.write_bytes(damage)
+        try:
+            (experiment,) = experiments_module.find_experiments(tmp_path / "exp")
+            experiments_module.write_results(experiment)
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error) and error.hint, damage
+    assert refused >= 5 or name == "epochs.jsonl"
+    path.write_bytes(content)
+    (experiment,) = experiments_module.find_experiments(tmp_path / "exp")
+    assert experiments_module.write_results(experiment)["sets"]["test"]["wer"] > 0
+
+
+def test_damaged_results_are_made_anew_and_damaged_counts_are_named(tmp_path, caplog):
+    exp = make_experiment(tmp_path, "a", {"u00": "one two two"})
+    (experiment,) = experiments_module.find_experiments(tmp_path / "exp")
+    experiments_module.write_results(experiment)
+    content = (exp / "results.json").read_bytes()
+    for damage in damages(content):
+        (exp / "results.json").write_bytes(damage)
+        experiments_module.write_results(experiment)
+        sets = json.loads((exp / "results.json").read_bytes())["sets"]
+        assert sets == json.loads(content)["sets"]
+    assert "results.json is damaged" in caplog.text and "--stage simulate" in caplog.text
+    counts = exp / "decode/test/score_wer/counts.tsv"
+    content = counts.read_bytes()
+    for damage in (b"", b"x", content[:-4], content.replace(b"3", b"x"), content[30:], b"\xff"):
+        counts.write_bytes(damage)
+        with pytest.raises(UserError, match=r"counts\.tsv") as caught:
+            pool([exp / "decode/test"])
+        assert caught.value.hint
