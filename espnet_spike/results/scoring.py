@@ -413,13 +413,23 @@ def read_counts(set_dir: Path, metric: str = "wer") -> Counts:
     """Read the counts of a scored set.
 
     Raises:
-        UserError: the set has not been scored.
+        UserError: the set has not been scored, or its counts are damaged.
     """
     path = set_dir / f"score_{metric}" / "counts.tsv"
     if not path.is_file():
         raise UserError(f"{path} does not exist", "score the set first (--stage score)")
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-    table = np.array([row[2:] for row in rows], dtype=np.int64).reshape(-1, len(COLUMNS))
+    rows = [line.split("\t") for line in read_lines(path)]
+    try:
+        if rows.pop(0) != ["utterance", "speaker", *COLUMNS]:
+            raise ValueError("no counts")
+        if any(len(row) != 2 + len(COLUMNS) for row in rows):
+            raise ValueError("a line without all counts")
+        table = np.array([row[2:] for row in rows], dtype=np.int64).reshape(-1, len(COLUMNS))
+    except (ValueError, IndexError, OverflowError) as error:
+        raise UserError(
+            f"{path} is damaged: {error}",
+            "score the set again: --stage score --stop_stage score --force true",
+        ) from None
     return Counts(set_dir, [row[0] for row in rows], [row[1] for row in rows], table)
 
 

@@ -27,8 +27,6 @@ from espnet_spike.utils.archives import unpack
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.yaml import read_yaml, write_config
 
-# of config.yaml: what a model cannot be built without, and what is written behind it
-WHOLE = ("token_list", "input_size", "model_conf", "encoder_conf", "decoder_conf", "version")
 META = "meta.yaml"  # of a pack: which file is which
 
 
@@ -193,13 +191,7 @@ def load_model(
     if isinstance(model, Path):
         with open_model(model) as folder:
             return load_model(folder, checkpoint, spike_options)
-    config = read_config(model.path)
-    if lost := [key for key in WHOLE if key not in config]:
-        raise UserError(
-            f"{model.path / 'config.yaml'} is cut off, or of no training: without {lost[0]}",
-            "run the training stage again: it writes the file anew",
-        )
-    options = Namespace(**config)
+    options = Namespace(**read_config(model.path))
     file = model.checkpoint(checkpoint)
     network = build(options, file).eval()
     (spike_options or SpikeOptions()).apply(network.encoder)

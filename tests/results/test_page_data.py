@@ -10,8 +10,8 @@ from tests.helpers.experiments import make_experiment
 def test_everything_of_the_decoding_is_gathered(tmp_path):
     exp = make_experiment(tmp_path, "a", {"u01": "one two"}, encoder="conformer")
     data = tmp_path / "dump/test"
-    count = {"sparsity": 0.5, "per_second": {}, "energy": {}, "uncovered": {}}
-    count |= {"execution": "integer", "fold_qk": False}
+    count = {"sparsity": {"activations": 0.5}, "per_second": {}, "energy": {}, "uncovered": {}}
+    count |= {"execution": {}, "fold_qk": False}
     (exp / "decode/test/count.json").write_text(json.dumps(count))
     found = gather(exp, "decode", {"test": data}, tmp_path)
     assert found.encoder == "conformer" and set(found.decodes) == {"test"}
