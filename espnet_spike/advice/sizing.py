@@ -1,5 +1,6 @@
 """Size a training to its data, to this machine and to a budget of minutes."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ FORWARD = 1 / 3  # of the time of an update goes into the forward pass, all that
 SHORTEST = 0.5  # of the rule's updates; where a budget leaves less, a smaller model is taken
 BUSY = 0.7  # of the time; a training that gets the processor less waits for others
 LETTERS = {"bpe": "pieces", "char": "characters", "word": "words"}
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Sized:
         trained = plan.passes * plan.measured.seconds
         return self.trial.cost * (trained + FORWARD * plan.epochs * self.valid_seconds) / 60
 
+    @property
+    def share(self) -> float:
+        """Processor time for a second of the trial; 1 if nothing was measured."""
+        return 1.0 if self.trial is None else self.trial.processor / self.trial.cost
+
     def lines(self) -> list[tuple[str, str]]:
         """Return the plan as pairs of what and how much."""
         plan, data = self.plan, self.plan.measured
@@ -79,8 +86,8 @@ class Sized:
         if self.trial is not None and self.minutes is not None:
             figure = f"{self.minutes:.1f}, measured by {self.trial.updates} updates of "
             figure += f"{trial_seconds(plan):.0f} s"
-            if self.trial.processor < BUSY * self.trial.cost:
-                free = self.minutes * self.trial.processor / self.trial.cost
+            if self.share < BUSY:
+                free = self.minutes * self.share
                 figure += f"; this machine is busy, a free core would take {free:.1f}"
             lines.append(("minutes here", figure))
         return lines
@@ -101,6 +108,12 @@ class Sized:
             found.append(
                 f"the budget of {budget:g} minutes leaves {self.plan.cut:.0%} of the updates that "
                 "the rule asks for"
+            )
+        if self.plan.cut < 1 and self.share < BUSY:
+            found.append(
+                f"this machine is busy with other things, which took {1 - self.share:.0%} of the "
+                "time: remove the recipe and make it again when it is free, or give a larger "
+                "--budget"
             )
         if self.plan.measured.hours < 0.25:
             found.append(
@@ -156,6 +169,7 @@ def size_training(
         config = training_config(plan, base)
         found = old
         if found is None and trial_updates:
+            _logger.info("measuring up to %d updates of %s, about a minute", trial_updates, encoder)
             found = trial(config, measured, trial_seconds(plan), trial_updates)
         parameters = count_parameters(config, measured) if found is None else found.parameters
         return Sized(plan, config, parameters, found, valid_seconds)

@@ -38,7 +38,12 @@ def test_a_busy_machine_is_told():
         return Trial(1_000_000, 0.04, 0.01, 20)
 
     sized = size_training(SMALL, 0.0, trial=busy)
+    assert not sized.doubts(None)
     assert f"a free core would take {sized.minutes / 4:.1f}" in dict(sized.lines())["minutes here"]
+    short = size_training(SMALL, 0.0, budget=sized.minutes / 10, trial=busy)
+    assert any("busy with other things, which took 75% of the" in d for d in short.doubts(1.0))
+    free = size_training(SMALL, 0.0, budget=sized.minutes / 10, trial=at(0.04))
+    assert not any("busy" in doubt for doubt in free.doubts(1.0))
 
 
 @pytest.mark.parametrize(("share", "size"), [(2.0, "small"), (0.7, "small"), (0.4, "tiny")])
