@@ -44,6 +44,7 @@ CURES = {
     errno.ELOOP: "links lead in a circle: remove one of them",
     errno.EISDIR: "a folder is where a file belongs: rename it, or give the file",
     errno.ENAMETOOLONG: "give a shorter name (run.sh: --asr_tag, --inference_tag)",
+    errno.ELOOP: "a link leads to itself: make it again, or put the file in its place",
     errno.EMFILE: "raise the limit on open files (ulimit -n 4096), or lower --nj and num_workers",
     errno.ENFILE: "the machine has too many open files: end other programs, or lower --nj",
     errno.EIO: "the disk or the network to it fails: look at the machine's log (dmesg)",

@@ -56,3 +56,11 @@ def test_real_ones(tmp_path):
             path.open("w")
         found = system_error(caught.value)
         assert found is not None and str(path) in found.message and said in found.message
+
+
+def test_a_link_to_itself_is_one(tmp_path):
+    (tmp_path / "x").symlink_to("x")
+    with pytest.raises(OSError) as caught:
+        (tmp_path / "x").stat()
+    found = system_error(caught.value)
+    assert found is not None and str(tmp_path / "x") in found.message

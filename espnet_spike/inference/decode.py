@@ -319,8 +319,15 @@ def check_ngram(path: Path, asr_exp: Path, settings: Settings) -> None:
 
 
 def _stamp(path: Path) -> str:
-    """Return what changes when a file is written anew."""
-    stat = path.stat()
+    """Return what changes when a file is written anew.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        stat = path.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file", "run the stage that makes it again") from error
     return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
 
 

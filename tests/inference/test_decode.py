@@ -485,3 +485,8 @@ def test_help_is_quick(name):
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert usage.startswith("usage: espnet_spike.bin.")
     assert time.process_time() - start < 1
+
+
+def test_an_archive_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"feats\.ark: no such file"):
+        decode_module._stamp(tmp_path / "feats.ark")
