@@ -28,6 +28,7 @@ MOST_SECONDS = 60.0  # of decoding, after the first ten utterances
 CANDIDATES = 40  # of the most frequent transcripts and words
 LETTERS = 10  # the most frequent, of which a constant is put together
 FALLING = 0.01  # loss that falls faster an epoch would have gone on falling
+RISEN = 1.1  # times the lowest validation loss; the training loss is less than half of it then
 RATES = (1e-5, 2e-2)  # learning rates beyond are seldom meant
 
 _logger = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ class Verdict:
     def line(self) -> str:
         """One line for the terminal."""
         name = {"cer": "CER", "acc": "accuracy"}[self.measure]
-        said = f"{name} {self.value:.1f} % on dev, {self.constant:.1f} % of the best constant "
-        said += f"output {self.constant_text!r}"
+        said = f"{name} {self.value:.1f} % on dev; the best constant output, "
+        said += f"{self.constant_text!r}, has {self.constant:.1f} %"
         if self.empty is not None and self.empty == self.utterances:
             said += "; only blanks come out"
         elif self.tokens == 1:
@@ -196,6 +197,9 @@ def causes(
                 "optim_conf lr (smaller)",
             ),
         )
+    if (text := by_heart(epochs)) is not None:
+        option = "the data (more speech), --speed_perturb_factors or model_conf augment"
+        found.insert(0, Doubt(text, option))
     slope = last_slope(epochs)
     if slope is not None and slope < -FALLING:
         text = f"the loss was still falling, {-100 * slope:.1f} % an epoch"
@@ -225,6 +229,26 @@ def last_slope(epochs: Epochs) -> float | None:
         return None
     slope, _ = statistics.linear_regression(range(len(losses)), losses)
     return slope / statistics.fmean(losses)
+
+
+def by_heart(epochs: Epochs) -> str | None:
+    """Return what shows that the training set was learnt by heart; None if nothing does.
+
+    The validation loss has risen by a tenth, the training loss is less than half of it.
+    """
+    losses = [loss for e in epochs if (loss := e["valid"].get("loss")) is not None]
+    last = epochs[-1]["train"].get("loss") if epochs else None
+    if (
+        last is None
+        or not losses
+        or not 0 < RISEN * min(losses) < losses[-1]
+        or last > losses[-1] / 2
+    ):
+        return None
+    return (
+        f"the training set was learnt by heart: the loss is {last:.3g} there, on the validation "
+        f"set it rose from {min(losses):.3g} to {losses[-1]:.3g}"
+    )
 
 
 def highest_rate(epochs: Epochs) -> float | None:

@@ -176,7 +176,7 @@ def bound_search(settings: Settings, exp: Path, given: str = "") -> Settings:
         for w in (f"--{name}", value)
     ]
     _logger.warning(
-        "%s has learnt nothing, see %s: decoded with %s, to be done soon",
+        "%s has learnt nothing, see %s: decoded with %s, to save time",
         *(exp, VERDICT, " ".join(words) or "your options"),
     )
     return replace(settings, words=[*settings.words, *words])

@@ -9,6 +9,7 @@ import pytest
 from espnet_spike.advice import verdict as verdicts
 from espnet_spike.advice.verdict import (
     best_constant,
+    by_heart,
     causes,
     give_verdict,
     highest_rate,
@@ -45,6 +46,17 @@ def test_slope_and_rate_come_from_the_last_epochs():
     assert highest_rate(falling) == 0.001
     assert highest_rate([epoch(1.0, highest_rate=0.003), epoch(1.0)]) == 0.003
     assert highest_rate([epoch(1.0, train={})]) is None
+
+
+def test_a_training_set_learnt_by_heart_is_the_likeliest_cause(tmp_path):
+    learnt = [epoch(20.0, train={"loss": 30.0}), epoch(16.0), epoch(23.3, train={"loss": 0.75})]
+    text = by_heart(learnt)
+    assert text and "is 0.75 there, on the validation set it rose from 16 to 23.3" in text
+    first = causes({"max_epoch": 3}, learnt, tmp_path, None)[0]
+    assert first.text == text and "more speech" in first.option
+    assert by_heart([epoch(16.0), epoch(17.0, train={"loss": 0.75})]) is None  # hardly rises
+    assert by_heart([epoch(16.0), epoch(23.0, train={"loss": 15.0})]) is None  # errs alike
+    assert by_heart([epoch(16.0), epoch(None)]) is None and by_heart([]) is None
 
 
 def test_causes_stand_in_order(tmp_path):
