@@ -125,7 +125,7 @@ def captions(transcript: Transcript) -> list[Word]:
         else:
             last.append(word)
     starts = [words[0].word.start for words in found]
-    limits = [*starts[1:], max(transcript.seconds, 0.0)]
+    limits = [*starts[1:], max(transcript.seconds, 0.0)][: len(found)]  # none where all is silent
     lines = []
     for words, start, limit in zip(found, starts, limits, strict=True):
         end = max(words[-1].word.end, min(start + SHORTEST, limit))

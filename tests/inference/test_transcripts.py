@@ -112,3 +112,10 @@ def test_captions_are_short_and_hold_every_word():
     lines = captions(Transcript("x", "x", 50.0, [Piece(0.0, 50.0, "", 0.0, words)]))
     assert " ".join(line.word for line in lines).split() == [word.word for word in words]
     assert all(line.end - line.start <= 6.0 and len(line.word) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize("pieces", [[], [Piece(0.0, 3.0, "", 0.0)]])
+def test_a_silent_file_is_written_in_every_format(pieces):
+    written = {name: form(Transcript("x", "x.wav", 3.0, pieces)) for name, form in FORMATS.items()}
+    assert (written["text"], written["srt"], written["ctm"]) == ("x\t\n", "", "")
+    assert json.loads(written["json"])["text"] == ""
