@@ -92,6 +92,15 @@ tag_of() { # tag_of CONFIG WORDS...: the part of a folder's name that stands for
     --expdir "$expdir" "${@:2}"
 }
 
+# in whatever of its styles YAML says it
+asks_for_twin() { # asks_for_twin CONFIG: whether it starts from its dense twin, or learns from it
+  grep -qE "^[^#]*(init_from|distill|from)[\"']?:[[:space:]]*[\"']?twin[\"']?([[:space:],}]|\$)" "$1"
+}
+
+asks_to_sparsify() { # asks_to_sparsify CONFIG: whether it has a part 'sparsify'
+  grep -qE "^[^#]*[[:space:]{,\"']sparsify[\"']?[[:space:]]*:" "$1"
+}
+
 stage_number() { # stage_number OPTION: set it to the number of the stage it names
   local -n value=$1
   local number name names=()
@@ -247,7 +256,7 @@ prepare() {
     asr_tag=$(tag_of "$asr_config" --args="$asr_args" "$data_tag")${seed_tag:+_$seed_tag}
   asr_exp=$expdir/asr_$asr_tag
   twin_inputs=() from_twin=false
-  if grep -qE '^[^#]*(init_from|from): *twin([ ,}]|$)' "$asr_config"; then
+  if asks_for_twin "$asr_config"; then
     from_twin=true twin_inputs=(--input "$expdir/.done/train_${asr_tag}_twin.json")
   fi
   lm_options=() lm_inputs=()
@@ -271,7 +280,7 @@ prepare() {
   final_tag=$asr_tag final_marker=train_$asr_tag
   if [[ -n $naive_sparsity ]]; then
     final_tag=${asr_tag}_naive$naive_sparsity final_marker=naive_sparse_$final_tag
-  elif $sparsify && grep -qE '^ +sparsify:' "$asr_config"; then
+  elif $sparsify && asks_to_sparsify "$asr_config"; then
     final_tag=${asr_tag}_sparsified final_marker=sparsify_$asr_tag
   fi
   final_exp=$expdir/asr_$final_tag

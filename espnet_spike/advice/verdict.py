@@ -1,5 +1,6 @@
 """The verdict after a training: what was learnt, beside what says nothing and is as good."""
 
+import contextlib
 import dataclasses
 import logging
 import statistics
@@ -21,7 +22,8 @@ from espnet_spike.experiment import (
     read_epochs,
     unhealthy_layers,
 )
-from espnet_spike.utils.files import read_json, read_table, write_json
+from espnet_spike.utils.files import read_table, write_json
+from espnet_spike.utils.shapes import read_state
 
 UTTERANCES = 100  # of the validation set, that are decoded for it
 MOST_SECONDS = 60.0  # of decoding, after the first ten utterances
@@ -111,10 +113,11 @@ def give_verdict(exp_dir: Path, train_dir: Path, valid_dir: Path) -> Verdict:
         UserError: there is no trained model, or its data are gone.
     """
     path, model = exp_dir / VERDICT, best_checkpoint(exp_dir)
+    verdict = None
     if path.is_file() and path.stat().st_mtime >= model.stat().st_mtime:
-        kept = read_json(path)
-        verdict = Verdict(**{f.name: kept[f.name] for f in dataclasses.fields(Verdict)})
-    else:
+        with contextlib.suppress(UserError):  # a damaged one is made anew
+            verdict = read_state(path, Verdict)
+    if verdict is None:
         verdict = _judge(exp_dir, train_dir, valid_dir)
         write_json(path, dataclasses.asdict(verdict) | {"line": verdict.line}, ensure_ascii=False)
     (_logger.info if verdict.learnt else _logger.warning)(verdict.line)

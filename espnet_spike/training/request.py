@@ -16,11 +16,16 @@ import espnet_spike
 from espnet_spike.data.tokens import read_bpe_model
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.arguments import DISTRIBUTED
-from espnet_spike.tasks.config import read_training_config
+from espnet_spike.tasks.config import TWIN, read_training_config
 from espnet_spike.training.asr import Features
 from espnet_spike.training.lm import Texts
 from espnet_spike.training.processes import Processes
-from espnet_spike.training.twin import started_from_twin, twin_config, twin_files
+from espnet_spike.training.twin import (
+    start_settings,
+    started_from_twin,
+    twin_config,
+    twin_files,
+)
 from espnet_spike.utils.files import digest, file_digest, flatten
 
 
@@ -133,6 +138,9 @@ class TrainingRequest[D: Data]:
         files = [file_digest(path) for path in paths if path is not None and path.is_file()]
         versions = (espnet_spike.__version__, version("espnet"))
         content = [flatten(self.config), dict(self.options), files, *versions]
+        settings = start_settings(self.meta)
+        if settings != start_settings({"init_from": TWIN}):  # earlier requests stay the same
+            content += [settings] if settings else []
         return digest(json.dumps(content, sort_keys=True, default=str))
 
     def files(self) -> dict[str, Path]:

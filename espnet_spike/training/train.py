@@ -17,7 +17,7 @@ from espnet_spike.training.judge import finish, is_finished, judge
 from espnet_spike.training.processes import rank
 from espnet_spike.training.progress import logged
 from espnet_spike.training.request import TrainingRequest
-from espnet_spike.training.twin import check_twin, convert
+from espnet_spike.training.twin import check_twin, convert, start_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def restore(request: TrainingRequest) -> None:
     args, model = check(request)
     data.prepare(exp_dir, args, model)
     if not recorded:
-        resume.record(exp_dir, request.config, resume.snapshot(args, data.files()))
+        resume.record(exp_dir, request.config, started_with(request, args))
     _logger.info("%s: lists and records were lost, and are written anew", exp_dir)
 
 
@@ -89,10 +89,16 @@ def check(request: TrainingRequest) -> Checked:
         input_size,
         words=[*request.words(), *request.data.words(request.exp_dir)],
     )
-    check_twin(request.meta, request.exp_dir, checked.args)
     checked.args.config = str(resume.config_file(request.exp_dir))
     request.data.complete(checked.args)
+    check_twin(request.meta, request.exp_dir, checked.args)
     return checked
+
+
+def started_with(request: TrainingRequest, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what an experiment is started with, to compare a later run with."""
+    settings = {f"{resume.DATA}{key}": value for key, value in start_settings(request.meta).items()}
+    return resume.snapshot(args, request.files()) | settings
 
 
 def prepare(request: TrainingRequest, args: argparse.Namespace, model: Any) -> None:
@@ -114,14 +120,14 @@ def prepare(request: TrainingRequest, args: argparse.Namespace, model: Any) -> N
     nbest = args.keep_nbest_models
     nbest = max(nbest) if isinstance(nbest, Sequence) else nbest
     check_machine(exp_dir, args.ngpu, parameters, nbest)
-    started_with = resume.snapshot(args, request.files())
-    resume.check_unchanged(exp_dir, started_with, request.data.task)
+    start = started_with(request, args)
+    resume.check_unchanged(exp_dir, start, request.data.task)
     exp_dir.mkdir(parents=True, exist_ok=True)
     determinism.check(exp_dir)
     request.data.prepare(exp_dir, args, model)
     convert(request.meta, exp_dir, getattr(request.data, "train_dir", None), args)
     resume.repair(exp_dir, args.best_model_criterion, nbest)
-    resume.record(exp_dir, request.config, started_with)
+    resume.record(exp_dir, request.config, start)
     keep_files(exp_dir, vars(args))
     _logger.info("%.2f million parameters", parameters / 1e6)
 

@@ -16,6 +16,7 @@ they run, each on what those before it let through. ``docs/from_twin.md`` has th
 ``init.json``: of every neuron what is lost and the threshold of each channel.
 """
 
+import contextlib
 import json
 import logging
 from argparse import Namespace
@@ -69,6 +70,14 @@ def twin_files(meta: Mapping[str, Any], exp_dir: Path) -> dict[str, Path]:
         if (exp / "config.yaml").is_file():
             found[key] = best_checkpoint(exp)
     return found
+
+
+def start_settings(meta: Mapping[str, Any]) -> dict[str, int]:
+    """Return what else decides what a training starts from, by its key; empty without a twin."""
+    init, _ = from_twin(meta)
+    if init is None:
+        return {}
+    return {"init_from.utterances": init.utterances, "init_from.seed": init.seed}
 
 
 def twin_config(
@@ -141,7 +150,7 @@ def check_twin(meta: Mapping[str, Any], exp_dir: Path, args: Namespace) -> None:
     Args:
         meta: ``spike_meta``.
         exp_dir: of the spiking model.
-        args: its arguments for ESPnet.
+        args: its arguments for ESPnet, complete.
 
     Raises:
         UserError: one is missing or not finished, or has other tokens or normalises otherwise; or
@@ -157,7 +166,7 @@ def check_twin(meta: Mapping[str, Any], exp_dir: Path, args: Namespace) -> None:
         if _tokens(theirs["token_list"]) != _tokens(args.token_list):
             raise UserError(f"{META}.{key}: {exp} has other tokens", "train it on these")
         for option in ("normalize", "normalize_conf"):
-            if theirs.get(option) != getattr(args, option):
+            if _by_content(theirs.get(option)) != _by_content(getattr(args, option)):
                 raise UserError(
                     f"{META}.{key}: {option} is {getattr(args, option)}, "
                     f"but {theirs.get(option)} in {exp}",
@@ -169,6 +178,14 @@ def check_twin(meta: Mapping[str, Any], exp_dir: Path, args: Namespace) -> None:
                     raise UserError(f"{META}.distill: {whose} has no CTC", "give it a ctc_weight")
     if "init_from" in sources(meta, exp_dir) and args.init_param != [str(init_file(exp_dir))]:
         raise UserError(f"init_param {args.init_param} and {META}.init_from", "give one of them")
+
+
+def _by_content(value: Any) -> Any:
+    """Return an option with the digest of the statistics that it names: paths may differ."""
+    if not isinstance(value, Mapping) or "stats_file" not in value:
+        return value
+    path = Path(str(value["stats_file"]))
+    return {**value, "stats_file": files.file_digest(path) if path.is_file() else str(path)}
 
 
 def _tokens(tokens: Any) -> list[str]:
@@ -202,15 +219,17 @@ def convert(
     content = [files.file_digest(model_file), args.encoder, args.encoder_conf, utterances]
     key = files.digest(json.dumps(content, default=str).encode())
     target, record = init_file(exp_dir), init_file(exp_dir).with_suffix(".json")
-    if target.is_file() and record.is_file() and json.loads(record.read_text())["key"] == key:
-        _logger.info("already converted: %s", target)
-        return
+    with contextlib.suppress(UserError):  # a damaged record is no record
+        if target.is_file() and files.read_json(record).get("key") == key:
+            _logger.info("already converted: %s", target)
+            return
     dense = build(Namespace(**read_config(twin)), model_file).eval()
     spiking = build_spiking(args, dense, twin)
     batches = load_batches(args, train_dir, utterances)
     rows = set_thresholds(spiking, dense, batches)
     losses = {"twin": task_loss(dense, batches), "converted": task_loss(spiking, batches)}
     target.parent.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)  # killed in between, an old one would vouch for the new model
     with files.replacing_bytes(target) as file:
         torch.save(spiking.state_dict(), file)
     report = {"key": key, "twin": str(model_file), "utterances": len(utterances), "loss": losses}

@@ -133,6 +133,14 @@ def test_a_verdict_is_kept_until_the_model_changes(tiny, monkeypatch):
     give_verdict(exp, folder / "train", folder / "dev")
 
 
+@pytest.mark.parametrize("content", ["", '{"learnt": true}', "[]"])
+def test_a_damaged_verdict_is_given_anew(tiny, content):
+    folder, exp = tiny
+    whole = give_verdict(exp, folder / "train", folder / "dev")
+    (exp / "verdict.json").write_text(content)
+    assert give_verdict(exp, folder / "train", folder / "dev") == whole
+
+
 def test_it_can_be_demanded_that_something_was_learnt(tiny):
     folder, exp = tiny
     asr_train.main([*train_words(folder, exp.name)])  # finished: only says the verdict

@@ -225,6 +225,30 @@ note_command "$2/exp/asr_x"; note_command "$2/file/asr_x"; dry_run=true; note_co
     assert not (tmp_path / "dry").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "content"),
+    [
+        ("twin", "spike_meta:\n  init_from: twin\n"),
+        ("twin", "spike_meta:\n  distill: twin  # and nothing else\n"),
+        ("twin", "spike_meta:\n  init_from:\n    from:   'twin'\r\n"),
+        ("twin", 'spike_meta: {"init_from": {"from": "twin"}, distill: {from: twin}}\n'),
+        ("", "spike_meta:\n  init_from: exp/asr_twin\n  distill: twins  # from: twin\n"),
+        ("", "spike_meta:\n  init_from: twin_of_mine\n  # sparsify: {}\n"),
+        ("sparsify", "spike_meta:\n  sparsify:\n    order: network\n"),
+        ("sparsify", "spike_meta: {sparsify: {order: network}}\n"),
+        ("sparsify", "spike_meta:\n\n  'sparsify' : {order: network}\n"),
+        ("", "model_conf:\n  desparsify: x\n"),
+    ],
+)
+def test_what_a_config_asks_for_is_seen_in_every_style_of_yaml(root, tmp_path, asked, content):
+    (tmp_path / "train.yaml").write_text(content)
+    script = """. "$1/local/driver.sh"
+! asks_for_twin "$2" || echo twin
+! asks_to_sparsify "$2" || echo sparsify"""
+    words = ["bash", "-c", script, "bash", str(root), str(tmp_path / "train.yaml")]
+    assert subprocess.run(words, capture_output=True, text=True).stdout.strip() == asked
+
+
 def test_shell_scripts_are_clean(root):
     shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
     scripts = [

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from argparse import Namespace
 
 import pytest
@@ -17,7 +18,9 @@ from espnet_spike.tasks.asr import SpikeASRTask
 from espnet_spike.tasks.config import read_training_config
 from espnet_spike.tasks.loading import build
 from espnet_spike.training.passes import load_batches
-from espnet_spike.training.twin import become_identity, build_spiking, set_thresholds
+from espnet_spike.training.request import asr_request
+from espnet_spike.training.train import check
+from espnet_spike.training.twin import become_identity, build_spiking, convert, set_thresholds
 from tests.helpers.features import write_features, write_tokens
 
 FORMER = {
@@ -222,6 +225,11 @@ def test_twin_conversion_and_training_in_their_turn(folder, caplog):
     caplog.clear()
     folder.train(config, "asr_whole", "--asr_args", "--max_epoch 2")
     assert "already converted" in caplog.text and len(read_epochs(exp)) == 2
+    # so are other utterances to set thresholds on
+    other = meta | {"init_from": {"from": "twin", "utterances": 3}}
+    changed = folder.config("other", FORMER, {"spike_meta": other, "optim_conf": {"lr": 0.001}})
+    with pytest.raises(UserError, match=r"data: init_from.utterances: 4 -> 3"):
+        folder.train(changed, "asr_whole", "--asr_args", "--max_epoch 2")
     # another twin is another start
     torch.save(state | {"x": torch.ones(1)}, best_checkpoint(twin))
     with pytest.raises(UserError, match=r"data: init_from \(content\)"):
@@ -266,6 +274,50 @@ def test_what_a_training_refuses(folder, change, message):
     more = ["--twin"] if "twin" in message else []
     with pytest.raises(UserError, match=message):
         folder.train(config, "asr_refused", *more)
+
+
+def test_twins_that_read_features_normalised_alike_are_taken(folder):
+    twin, stats = folder.path / "asr_global_twin", folder.path / "stats/train/feats_stats.npz"
+    shutil.copytree(folder.path / "asr_former_twin", twin)
+    shutil.copy(stats, twin / "feats_stats.npz")
+    theirs = read_config(twin) | {
+        "normalize": "global_mvn",
+        "normalize_conf": {"stats_file": str(twin / "feats_stats.npz")},
+    }
+    (twin / "config.yaml").write_text(yaml.safe_dump(theirs))
+    meta = {"spike_meta": {"init_from": str(twin)}, "normalize": "global_mvn"}
+    words = ["--config", folder.config("global", FORMER, meta), *folder.data]
+    words += ["--stats_dir", str(folder.path / "stats"), "--output_dir", str(folder.path / "x")]
+    request = asr_request(vars(asr_train.get_parser().parse_args(words)))
+    args, _ = check(request)
+    assert args.normalize_conf == {"stats_file": str(stats)}
+    (twin / "feats_stats.npz").write_bytes(b"others")
+    with pytest.raises(UserError, match="both have to read the same features"):
+        check(request)
+
+
+def test_a_damaged_record_of_a_conversion_is_no_record(folder, monkeypatch):
+    twin, exp = folder.path / "asr_former_twin", folder.path / "asr_record"
+    args = Namespace(**read_config(twin))
+    (exp / "conversion").mkdir(parents=True)
+    monkeypatch.setattr("espnet_spike.training.twin.choose_utterances", lambda *_: ["u0", "u1"])
+    monkeypatch.setattr("espnet_spike.training.twin.load_batches", lambda *_: [])
+    monkeypatch.setattr("espnet_spike.training.twin.set_thresholds", lambda *_: [])
+    monkeypatch.setattr("espnet_spike.training.twin.task_loss", lambda *_: 1.0)
+    meta, record = {"init_from": str(twin)}, exp / "conversion" / "init.json"
+    record.write_text("{")
+    convert(meta, exp, folder.path / "train", args)
+    first = json.loads(record.read_text())
+    # killed before the record of another conversion is written, the old one is gone
+    args.encoder_conf = FORMER["encoder_conf"] | {"neuron": "imls", "T": 2}
+
+    def kill(path, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("espnet_spike.training.twin.files.write_json", kill)
+        convert(meta, exp, folder.path / "train", args)
+    assert not record.exists() and first["key"]
 
 
 def test_an_option_does_not_start_the_model_from_something_else(folder):
