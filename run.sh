@@ -59,7 +59,7 @@ lm_config=conf/lm.yaml     # its config
 lm_train_text=             # further files of "key words" lines that it learns from
 lm_tag=                    # its folder; made from the config's name when empty
 use_ngram=false            # estimate a token n-gram and decode with it (needs KenLM)
-ngram_order=3              # its order, 1 to 6
+ngram_order=3              # its order, 2 to 6
 # Training
 asr_config=conf/train_iml_spikeformer.yaml  # model and training
 asr_args=                  # any key of it, e.g. "--max_epoch 3 --encoder_conf T=4"

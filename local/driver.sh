@@ -85,6 +85,7 @@ check_values() { # of options that are neither a file nor one of a few words
     awk -v x="$naive_sparsity" 'BEGIN { exit !(x > 0 && x < 1) }'; } ||
     fail "--naive_sparsity $naive_sparsity" "give a number between 0 and 1"
   [[ $allow_dropped =~ ^[0-9]{1,9}$ ]] || fail "--allow_dropped $allow_dropped" "give a number from 0 up"
+  [[ $ngram_order =~ ^[2-6]$ ]] || fail "--ngram_order $ngram_order" "KenLM takes 2 to 6"
 }
 
 tag_of() { # tag_of CONFIG WORDS...: the part of a folder's name that stands for a config

@@ -26,7 +26,7 @@ from espnet_spike.utils.files import replacing_text
 # of KenLM, where there are too few n-grams to estimate discounts from
 FALLBACK = (0.5, 1.0, 1.5)
 BEGIN, END = "<s>", "</s>"
-HIGHEST_ORDER = 6  # that KenLM can query as it is built by default
+LOWEST_ORDER, HIGHEST_ORDER = 2, 6  # that KenLM can query as it is built by default
 
 Discounts = tuple[float, float, float]
 _logger = logging.getLogger(__name__)
@@ -224,8 +224,8 @@ def make_ngram(
     Raises:
         UserError: an order that KenLM cannot query, no text, or another token list.
     """
-    if not 1 <= order <= HIGHEST_ORDER:
-        raise UserError(f"--ngram_order {order}", f"KenLM takes 1 to {HIGHEST_ORDER}")
+    if not LOWEST_ORDER <= order <= HIGHEST_ORDER:
+        raise UserError(f"--ngram_order {order}", f"KenLM takes {LOWEST_ORDER} to {HIGHEST_ORDER}")
     if not names or names[-1] != SOS_EOS:
         raise UserError(f"the token list does not end in {SOS_EOS}", "make it by stage 5 (token)")
     end, begin = len(names) - 1, len(names)

@@ -268,8 +268,9 @@ class Reverberation:
             shift: from frame to frame, s.
         """
         taps = max(math.ceil(t60 / shift), 1)
-        decay = torch.exp(-math.log(1e6) * shift / t60 * torch.arange(1, taps + 1))
-        kernel = torch.cat([torch.ones(1), decay / decay.sum() * 10 ** (-ratio / 10)]).to(power)
+        # a softmax, for the sum of what has died away within a frame is 0
+        decay = torch.softmax(-math.log(1e6) * shift / t60 * torch.arange(1, taps + 1), 0)
+        kernel = torch.cat([torch.ones(1), decay * 10 ** (-ratio / 10)]).to(power)
         padded = nn.functional.pad(power.T[:, None], (taps, 0))  # (N, 1, T + taps)
         return nn.functional.conv1d(padded, kernel.flip(0)[None, None])[:, 0].T
 

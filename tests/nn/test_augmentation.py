@@ -233,3 +233,8 @@ def test_every_part_is_one_of_the_constructor():
     import inspect
 
     assert [*augmentation.PARTS, "recordings"] == list(inspect.signature(Augmentation).parameters)
+
+
+def test_what_dies_away_within_a_frame_is_its_first_echo():
+    found = Reverberation.apply(torch.ones(4, 2), t60=0.001, ratio=0.0, shift=0.01)
+    assert found.tolist() == [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
