@@ -142,7 +142,10 @@ def _matches(path: Path) -> Iterator[Path]:
 
 
 def _files(outputs: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files of outputs: those of folders all the way down, but no logs."""
+    """Yield the files of outputs: those of folders all the way down, but no logs.
+
+    Links that lead nowhere, sockets and pipes have no content to vouch for.
+    """
     for output in outputs:
         for path in _matches(output):
             if not path.is_dir():
@@ -151,8 +154,9 @@ def _files(outputs: Iterable[Path]) -> Iterator[Path]:
             for folder, below, names in os.walk(path):
                 below[:] = [n for n in below if n not in LOG_FOLDERS and not n.startswith(".")]
                 for name in names:
-                    if name not in LATER_RESULTS and not name.startswith("."):
-                        yield Path(folder) / name
+                    file = Path(folder) / name
+                    if name not in LATER_RESULTS and not name.startswith(".") and file.is_file():
+                        yield file
 
 
 @dataclass(frozen=True)

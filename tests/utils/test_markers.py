@@ -110,3 +110,10 @@ def test_missing_outputs_are_named(made):
     (made / "exp/1epoch.pth").unlink()  # the link dangles
     shutil.rmtree(made / "dump")
     assert missing(outputs(made)) == [str(made / "exp/*.pth"), str(made / "dump")]
+
+
+def test_what_has_no_content_is_no_output_to_vouch_for(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    (tmp_path / "file").touch()
+    assert list(Record.take(tmp_path, [tmp_path]).files) == [str(tmp_path / "file")]
