@@ -304,8 +304,9 @@ def render(
         lines += experiment_section(experiment, result)
     in_code = False
     for place, line in enumerate(lines):
-        in_code ^= line.startswith("```")
-        lines[place] = line if in_code else as_text(line)
+        fence = line.startswith("```")
+        in_code ^= fence
+        lines[place] = line if in_code or fence else as_text(line)
     return lines
 
 

@@ -91,6 +91,13 @@ def test_no_path_of_this_machine(recipe):
         assert part not in text
 
 
+def test_commands_stand_in_a_block_that_ends(recipe):
+    exp = make_experiment(recipe, "tf", {})
+    (exp / "commands.txt").write_text("./run.sh --recipe fsdd\n")
+    fences = [line for line in make_report().splitlines() if line[:1] in ("`", "'")]
+    assert fences == ["```sh", "```"]
+
+
 def test_seeds_are_pooled(recipe):
     for seed, utterances in enumerate([(0, 1), (0,), (0, 5, 6)]):
         name = f"iml_seed{seed}" if seed else "iml"
