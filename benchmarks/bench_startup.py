@@ -156,6 +156,7 @@ CALLS = (
     Call("copy_feats", AUDIO, "dump/test copy/test", ("copy",)),
     Call("filter_utts", AUDIO, "dump/test kept/test", ("kept",)),
     Call("tokenize", AUDIO, "--token_type char --text data/train/text --out tokens", ("tokens",)),
+    Call("ngram_train", AUDIO, f"--train_text data/train/text {DATA} --out ngram.arpa"),
     Call(
         *("check_config (new)", BUILDS),
         "--asr_config imls.yaml --inference_config decode.yaml --cache exp/checked.json",

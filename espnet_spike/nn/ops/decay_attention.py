@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from espnet_spike.nn.ops.decay import decay_matrix
+from espnet_spike.nn.ops.precision import without_autocast
 
 CHUNK = 128
 """Frames per chunk; 64 to 256 take about the same time."""
@@ -87,7 +88,7 @@ class _DecayAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, log_gamma, causal, chunk):  # noqa: ANN001
         ctx.save_for_backward(query, key, value, log_gamma)
         ctx.causal, ctx.chunk = causal, chunk
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query.device.type):
             return _product(query, key, value, log_gamma, chunk, future=not causal)
 
     @staticmethod
@@ -96,7 +97,7 @@ class _DecayAttention(torch.autograd.Function):
         q, k, v, log_gamma = ctx.saved_tensors
         chunk, both = ctx.chunk, not ctx.causal
         dq = dk = dv = dlog = None
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device.type):
             if ctx.needs_input_grad[0]:
                 dq = _product(grad, v, k, log_gamma, chunk, future=both).to(q.dtype)
             if ctx.needs_input_grad[1]:

@@ -24,3 +24,8 @@ def test_half_inputs_give_fp32(dtype):
 def test_double_stays_double():
     x = torch.ones(2, 2, dtype=torch.float64)
     assert full_matmul(x, x.float()).dtype == torch.float64
+
+
+def test_tensors_without_values_have_the_shape():
+    x = torch.ones(2, 3, device="meta")
+    assert full_matmul(x, x.mT).shape == full_einsum("ab,cb->ac", x, x).shape == (2, 2)
