@@ -44,7 +44,7 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--require_learnt",
         type=str2bool,
-        default=False,
+        default=argparse.SUPPRESS,  # no part of a request
         help="fail if the model is no better than a constant output",
     )
     return parser
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.training.train import train
 
     request = vars(options)
-    must_have_learnt = request.pop("require_learnt")  # no part of what is trained
+    must_have_learnt = request.pop("require_learnt", False)  # no part of what is trained
     best = train(asr_request(request))
     if best is None:
         return
