@@ -24,7 +24,7 @@ from espnet_spike.data.audio import change_rate, inspect, parse_source, read
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.tokens import spoken
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file, read_config
+from espnet_spike.experiment import VERDICT, model_file, read_config, read_verdict
 from espnet_spike.inference.batches import make_batches
 from espnet_spike.inference.beam_search import BeamSearch
 from espnet_spike.inference.ctc import (
@@ -156,6 +156,17 @@ def find_settings(exp: Path, config: Path | None, arguments: str) -> Settings:
     return read_settings(config, arguments)
 
 
+def warn_of_unlearnt(exp: Path) -> None:
+    """Warn of a model that is no better than a constant output, where that was judged.
+
+    Raises:
+        UserError: a damaged verdict.
+    """
+    verdict = read_verdict(exp)
+    if verdict is not None and not verdict["learnt"]:
+        logger.warning("%s has learnt nothing, see %s: do not trust its text", exp, VERDICT)
+
+
 class Recognizer:
     """A trained model with its features and its beam search.
 
@@ -185,6 +196,7 @@ class Recognizer:
         with open_model(model) as found:
             exp = found.path.resolve()
             read_config(exp)  # which says what is wrong with it
+            warn_of_unlearnt(exp)
             settings = find_settings(exp, inference_config, inference_args)
             files = replace(found, path=exp).files(settings.asr_model)
             if lm_exp is not None:

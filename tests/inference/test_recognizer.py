@@ -21,7 +21,7 @@ from espnet_spike.data.feature_extractor import FEATURES, hand_on
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.export import pack as pack_module
-from espnet_spike.inference.recognizer import Recognizer, find_audio, linear_masks
+from espnet_spike.inference.recognizer import Recognizer, find_audio, linear_masks, warn_of_unlearnt
 from espnet_spike.utils.files import read_table
 from tests.helpers.tiny_model import DIMENSION, tiny_experiment
 
@@ -286,6 +286,17 @@ def test_no_file_is_lost_whatever_they_are_called(tmp_path, monkeypatch):
     found = find_audio(files)
     assert list(found.values()) == files
     assert list(found)[::3] == ["a-x.wav", "b-x.wav"]
+
+
+def test_a_model_that_learnt_nothing_is_warned_of(tmp_path, caplog):
+    for verdict in (None, {"learnt": True}):
+        if verdict:
+            (tmp_path / "verdict.json").write_text(json.dumps(verdict))
+        warn_of_unlearnt(tmp_path)
+        assert not caplog.text
+    (tmp_path / "verdict.json").write_text('{"learnt": false}')
+    warn_of_unlearnt(tmp_path)
+    assert f"{tmp_path} has learnt nothing, see verdict.json" in caplog.text
 
 
 def test_what_is_not_known_is_asked_for(recipe, tmp_path):
