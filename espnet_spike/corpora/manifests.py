@@ -285,8 +285,10 @@ def _words(where: str, what: str, row: Mapping[str, Any]) -> str:
     if value is None:
         return ""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
-    raise UserError(f"{where}: {what} is {str(value)[:50]!r}, no text")
+        text = str(value).strip()
+        if not any("\ud800" <= character <= "\udfff" for character in text):
+            return text
+    raise UserError(f"{where}: {what} is {str(value)[:50]!a}, no text")
 
 
 def _json_lines(source: Path, columns: Mapping[str, str]) -> Iterator[Item]:

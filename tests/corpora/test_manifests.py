@@ -296,3 +296,12 @@ def test_a_segment_of_no_time_is_refused(tmp_path, times):
     (tmp_path / "segments").write_text(f"u r {times}\n")
     with pytest.raises(UserError, match=r"u: .* s is no stretch of a recording"):
         read_source(tmp_path)
+
+
+def test_half_of_a_surrogate_pair_is_no_text_and_names_have_no_spaces_around(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"audio_filepath": " a b.wav ", "text": "x "}\n')
+    assert [(item.audio, item.text) for item in read_source(path)] == [("a b.wav", "x")]
+    path.write_text('{"audio_filepath": "a.wav", "text": "x\\ud83d"}\n')
+    with pytest.raises(UserError, match=r"line 1: text is 'x.ud83d', no text"):
+        read_source(path)
