@@ -29,6 +29,7 @@ UTTERANCES = 100  # of the validation set, that are decoded for it
 MOST_SECONDS = 60.0  # of decoding, after the first ten utterances
 CANDIDATES = 40  # of the most frequent transcripts and words
 LETTERS = 10  # the most frequent, of which a constant is put together
+LONGEST = 40  # letters that a constant is lengthened to
 FALLING = 0.01  # loss that falls faster an epoch would have gone on falling
 RISEN = 1.1  # times the lowest validation loss; the training loss is less than half of it then
 RATES = (1e-5, 2e-2)  # learning rates beyond are seldom meant
@@ -141,7 +142,7 @@ def best_constant(references: Sequence[str], texts: Sequence[str]) -> tuple[str,
     """Return what to say always to make few character errors, and its CER in %.
 
     The best of nothing, frequent transcripts, words and letters, each of the two best lengthened
-    letter by letter while that helps; no search is complete here, so it is an upper bound.
+    letter by letter while that helps, to ``LONGEST``; no search is complete here, so it is an upper bound.
 
     Args:
         references: what it is measured on.
@@ -165,7 +166,7 @@ def best_constant(references: Sequence[str], texts: Sequence[str]) -> tuple[str,
     rates = {text: rate(text) for text in dict.fromkeys(candidates)}
     for start in sorted(rates, key=lambda text: rates[text])[:2]:
         text, best = start, rates[start]
-        while True:
+        while len(text) < LONGEST:
             longer = {text + letter: rate(text + letter) for letter in letters}
             if not longer or min(longer.values()) >= best:
                 break

@@ -8,6 +8,7 @@ import pytest
 
 from espnet_spike.advice import verdict as verdicts
 from espnet_spike.advice.verdict import (
+    LONGEST,
     best_constant,
     by_heart,
     causes,
@@ -36,6 +37,9 @@ def test_the_best_constant_is_no_worse_than_any_simple_one():
     assert rate < 70.0 and set(text) <= set("ONETWOSIX ")
     assert best_constant(["ab"], ["ab"]) == ("ab", 0.0)
     assert best_constant(["zz"], ["q"]) == ("", 100.0)
+    assert (
+        len(best_constant(["ab" * 1500], ["a", "b"])[0]) == LONGEST
+    )  # not letter by letter for ever
 
 
 def test_slope_and_rate_come_from_the_last_epochs():
