@@ -142,7 +142,8 @@ def best_constant(references: Sequence[str], texts: Sequence[str]) -> tuple[str,
     """Return what to say always to make few character errors, and its CER in %.
 
     The best of nothing, frequent transcripts, words and letters, each of the two best lengthened
-    letter by letter while that helps, to ``LONGEST``; no search is complete here, so it is an upper bound.
+    letter by letter while that helps, to ``LONGEST``; no search is complete here, so it is an upper
+    bound.
 
     Args:
         references: what it is measured on.
