@@ -4,12 +4,13 @@ bf16 has 8 bits, so a sum of 300 spikes is 300 no more; in fp16 one over 65504 i
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def without_autocast(device_type: str) -> AbstractContextManager[None]:
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Return a context in which tensors keep their precision; of any device, ``meta`` as well."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
