@@ -199,6 +199,11 @@ class ArkReader:
         return rows, columns
 
     def _open(self, path: str) -> tuple[int, int]:
+        # another file of this name, after a change of folders or by a stage that made it anew
+        if path in self._files and not os.path.samestat(
+            os.stat(path), os.fstat(self._files[path][0])
+        ):
+            os.close(self._files.pop(path)[0])
         if path not in self._files:
             if len(self._files) >= OPEN_FILES:
                 os.close(self._files.pop(next(iter(self._files)))[0])

@@ -149,8 +149,10 @@ def check_training_config(
         args.token_list = tokens
     try:
         model = build_on_meta(task, _of_sizes(args, tokens))
-    except UserError:
-        raise
+    except UserError as error:
+        if str(path) in error.message:
+            raise
+        raise UserError(f"{where}: {error.message}", error.hint) from error
     except ImportError as error:
         raise UserError(
             f"{where}: the model needs a package that is not installed: {error}",

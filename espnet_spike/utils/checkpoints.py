@@ -1,5 +1,6 @@
 """Files of tensors that ``torch.save`` wrote: read without running anything of them."""
 
+import errno
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ def load_tensors(path: Path | str, device: str = "cpu") -> Any:
 
     Raises:
         UserError: missing, damaged, or it holds other objects.
-        OSError: the disk fails.
+        OSError: the system refuses it; not for a place in the file that damage has made negative.
     """
     import torch
 
@@ -42,14 +43,16 @@ def load_tensors(path: Path | str, device: str = "cpu") -> Any:
         return torch.load(path, map_location=device, weights_only=True, mmap=False)
     except FileNotFoundError as error:
         raise UserError(f"no such model file: {path}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise UserError(f"{path} is damaged: {error}", "train or copy it again") from error
     except pickle.UnpicklingError as error:
         message = " ".join(str(error).split())
         raise UserError(
             f"{path} is damaged, or holds more than tensors: {message[:200]}",
             "only files that torch.load takes with weights_only=True are read",
         ) from error
-    except OSError:
-        raise
     except Exception as error:  # of damaged bytes torch makes nearly anything
         raise UserError(
             f"{path} is damaged, or no model file: {type(error).__name__}: {error}",

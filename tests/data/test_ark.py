@@ -307,3 +307,17 @@ def test_there_is_no_other_door(root):
         assert found == allowed, name
     reader = (package / "data/ark.py").read_text()
     assert set(re.findall(r"kaldiio\.(\w+)", reader)) == {"save_ark"}
+
+
+def test_another_file_of_the_same_name_is_read_anew(tmp_path, monkeypatch):
+    places = []
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / name).mkdir()
+        with ArkWriter(tmp_path / name / "f.ark") as writer:
+            places.append(writer.write("u", np.full((3, 2), value, np.float32)))
+    with ArkReader() as reader:
+        for name, place, value in zip(("one", "two"), places, (1.0, 2.0), strict=True):
+            monkeypatch.chdir(tmp_path / name)
+            assert (reader.read("u", f"f.ark:{place}") == value).all()
+        os.replace(tmp_path / "one" / "f.ark", "f.ark")
+        assert (reader.read("u", f"f.ark:{places[0]}") == 1.0).all()

@@ -258,7 +258,7 @@ def test_the_clusters_of_conf_are_good(root, tmp_path, monkeypatch):
         ({"workers": 0}, "workers: 0"),
         ({"options": {"wall_time": "1:00"}}, "did you mean 'walltime'"),
         ({"options": {"processes": 4}}, "unknown option processes"),
-        ({"options": 3}, "options must be a mapping"),
+        ({"options": 3}, "options: 3 is out of range"),
         ({"cluster": "local", "options": {"queue": "x"}}, "unknown option queue"),
     ],
 )
