@@ -24,24 +24,26 @@ COMMANDS = "commands.txt"  # the command lines of the user, written by run.sh
 
 @dataclass(frozen=True)
 class Rate:
-    """An error rate in ``result.json``, in %."""
+    """An error rate in ``result.json``, in %, its parts, and of how much it is."""
 
     err: float | None
+    corr: float | None
+    sub: float | None
+    deletions: float | None = field(metadata={"key": "del"})
+    ins: float | None
+    sentence_err: float | None
+    sentences: int
+    units: int
 
 
 @dataclass(frozen=True)
 class WordRate(Rate):
-    """The word error rate there: with its parts and its interval."""
+    """The word error rate there, with its interval."""
 
     ci: list[float | None]
     ci_unit: str
     ci_units: int
     ci_meaningful: bool
-    corr: float | None
-    sub: float | None
-    ins: float | None
-    sentence_err: float | None
-    units: int
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,7 @@ def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
     for path in sorted(exp_dir.glob("*/*/result.json")):
         entry = {"result": read_set_file(path.parent, "result"), "decode": {}}
         for name in ("decode", "count"):
-            if (path.parent / f"{name}.json").is_file():
+            if (path.parent / f"{name}.json").exists():
                 entry[name] = read_set_file(path.parent, name)
         decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
     return decodes

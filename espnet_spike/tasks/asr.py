@@ -8,14 +8,13 @@ import argparse
 
 from espnet_spike.tasks.espnet import ASRTask
 from espnet_spike.tasks.loaders import BoundedLoaders
-from espnet_spike.tasks.oom_scan import RemembersShapes
 from espnet_spike.tasks.registry import register_all
 from espnet_spike.tasks.trainer import SpikeTrainer
 
 register_all()
 
 
-class SpikeASRTask(BoundedLoaders, RemembersShapes, ASRTask):
+class SpikeASRTask(BoundedLoaders, ASRTask):
     """``ASRTask`` whose default model logs firing rates and whose trainer records each epoch."""
 
     trainer = SpikeTrainer

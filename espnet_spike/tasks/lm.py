@@ -2,11 +2,10 @@
 
 from espnet_spike.tasks.espnet import LMTask
 from espnet_spike.tasks.loaders import BoundedLoaders
-from espnet_spike.tasks.oom_scan import RemembersShapes
 from espnet_spike.tasks.trainer import SpikeTrainer
 
 
-class SpikeLMTask(BoundedLoaders, RemembersShapes, LMTask):
+class SpikeLMTask(BoundedLoaders, LMTask):
     """``LMTask`` whose trainer records each epoch."""
 
     trainer = SpikeTrainer

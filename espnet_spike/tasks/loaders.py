@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
+from espnet_spike.tasks.oom_scan import RemembersShapes
 
 SHARED = Path("/dev/shm")
 SHARE = 0.8  # of the free shared memory that batches may take
@@ -120,8 +121,8 @@ def explained() -> Iterator[None]:
         ) from error
 
 
-class BoundedLoaders:
-    """Mixin of an ESPnet task that `RemembersShapes` is mixed into: bounds all its loaders."""
+class BoundedLoaders(RemembersShapes):
+    """Mixin of an ESPnet task: bounds all its loaders by what the shapes say of their batches."""
 
     @classmethod
     def build_iter_factory(

@@ -9,7 +9,9 @@ A dataclass says which keys a file has to have, and of what kind their values ar
 
     finished = read_state(exp_dir / "spike_finished.json", Finished, "train again")
 
-A field with a default may be absent; keys that are no field are of no interest.
+A field with a default may be absent; keys that are no field are of no interest. A key that Python
+cannot have as a name, such as ``del``, is a field of another with ``metadata={"key": "del"}``; such
+a file is for `read_shaped`.
 """
 
 import types
@@ -103,13 +105,14 @@ def _dataclass_misfit(value: Any, wanted: Any) -> tuple[str, str]:
         return "", f"{_short(value)} is no mapping"
     kinds = get_type_hints(wanted)
     for field in fields(wanted):
-        if field.name not in value:
+        name = field.metadata.get("key", field.name)
+        if name not in value:
             if field.default is MISSING and field.default_factory is MISSING:
-                return "", f"{field.name} is missing"
+                return "", f"{name} is missing"
             continue
-        key, problem = _misfit(value[field.name], kinds[field.name])
+        key, problem = _misfit(value[name], kinds[field.name])
         if problem:
-            return f".{field.name}{key}", problem
+            return f".{name}{key}", problem
     return "", ""
 
 

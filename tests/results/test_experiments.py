@@ -217,3 +217,24 @@ def test_damaged_counts_are_named(tmp_path):
         with pytest.raises(UserError, match=r"counts\.tsv") as caught:
             pool([exp / "decode/test"])
         assert caught.value.hint
+
+
+@pytest.mark.parametrize("metric", ["wer", "cer", "ter"])
+@pytest.mark.parametrize(
+    "key", ["err", "corr", "sub", "del", "ins", "sentence_err", "sentences", "units"]
+)
+def test_a_rate_without_one_of_its_figures_is_damaged(tmp_path, metric, key):
+    path = make_experiment(tmp_path, "a", {"u00": "one two two"}) / "decode/test/result.json"
+    content = json.loads(path.read_text())
+    del content[metric][key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"result\.json is damaged: {metric}: {key} is missing"):
+        experiments_module.find_experiments(tmp_path / "exp")
+
+
+def test_a_folder_in_place_of_a_file_is_not_taken_for_none(tmp_path):
+    path = make_experiment(tmp_path, "a", {}) / "decode/test/decode.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"decode\.json"):
+        experiments_module.find_experiments(tmp_path / "exp")
