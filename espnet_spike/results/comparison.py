@@ -1,5 +1,6 @@
 """Compare decodings of the same utterances: runs are pooled, systems compared in pairs."""
 
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from espnet_spike.errors import UserError
-from espnet_spike.results.bootstrap import Difference, Interval, error_interval, paired_difference
+from espnet_spike.results.bootstrap import (
+    Difference,
+    Interval,
+    Trainings,
+    error_interval,
+    over_trainings,
+    paired_difference,
+    trainings_in_words,
+    welch,
+)
 from espnet_spike.results.experiments import read_normalization
 from espnet_spike.results.scoring import Counts, percent, read_counts
 from espnet_spike.utils.files import name_some
@@ -18,8 +28,8 @@ from espnet_spike.utils.files import name_some
 class Pooled:
     """Runs of one system, with other seeds, over the same U utterances.
 
-    The runs' errors are summed for each utterance, and utterances are what is drawn: the interval
-    tells how far the mean over *these* seeds depends on the choice of test utterances.
+    Runs and utterances are drawn together: the interval tells how far the mean over seeds depends
+    on the choice of both. Of one run it is of the choice of utterances alone, and says so.
     """
 
     runs: tuple[Counts, ...]
@@ -29,6 +39,14 @@ class Pooled:
         """Errors (U,) and reference units (U,), over all runs."""
         errors = np.sum([run.errors for run in self.runs], axis=0)
         return errors, np.sum([run.lengths for run in self.runs], axis=0)
+
+    @property
+    def trainings(self) -> Trainings:
+        """Errors and reference units of each run."""
+        return Trainings(
+            np.stack([run.errors for run in self.runs]),
+            np.stack([run.lengths for run in self.runs]),
+        )
 
     @property
     def rate(self) -> float:
@@ -43,7 +61,19 @@ class Pooled:
 
     def interval(self) -> Interval:
         """Return the 95 % interval of `rate`."""
-        return error_interval(*self.sums, self.runs[0].speakers)
+        if len(self.runs) == 1:
+            return error_interval(*self.sums, self.runs[0].speakers)
+        return over_trainings(self.trainings, self.runs[0].speakers, scale=100.0)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of `rates`; None of one run."""
+        return statistics.stdev(self.rates) if len(self.runs) > 1 else None
+
+    def seeds_alone(self) -> tuple[float, float] | None:
+        """Return the 95 % interval over the runs' rates alone (Student), %; None of one run."""
+        found = welch([self.trainings])
+        return found and (100.0 * found[0], 100.0 * found[1])
 
 
 def pool(set_dirs: Sequence[Path], metric: str = "wer") -> Pooled:
@@ -125,13 +155,14 @@ def common_sets(*systems: Sequence[Path]) -> dict[str, list[list[Path]]]:
 def compare(first: Pooled, second: Pooled) -> Difference:
     """Return the paired difference of two systems.
 
-    Both systems get the same draws of utterances, so that each is compared with itself.
+    Both systems get the same draws of utterances; the runs of each are drawn apart.
 
     Raises:
         UserError: they are not of the same utterances, or not under the same text normalization.
     """
     _check_same_set(first.runs[0], second.runs[0])
-    return paired_difference(first.sums, second.sums, first.runs[0].speakers)
+    a, b = first.trainings, second.trainings
+    return paired_difference((a.parts, a.wholes), (b.parts, b.wholes), first.runs[0].speakers)
 
 
 @dataclass(frozen=True)
@@ -148,28 +179,47 @@ class Comparison:
     difference: Difference
 
     def lines(self) -> list[str]:
-        """Return a line for each system, and two on the difference."""
+        """Return a line for each system, and the lines on the difference."""
         lines = []
         for label, pooled in (("first", self.first), ("second", self.second)):
-            runs = ", ".join(f"{rate:.2f}" for rate in pooled.rates)
-            each = f"; each run: {runs}" if len(pooled.runs) > 1 else ""
-            lines.append(
-                f"  {label:7s}{pooled.rate:8.2f}   95 % interval {pooled.interval()}{each}"
-            )
+            lines.append(f"  {label:7s}{pooled.rate:8.2f}   95 % interval {pooled.interval()}")
+            if (alone := pooled.seeds_alone()) is not None:
+                runs = ", ".join(f"{rate:.2f}" for rate in pooled.rates)
+                lines.append(
+                    f"         each run: {runs}; std {pooled.spread:.2f}; "
+                    f"over runs alone {alone[0]:.2f} .. {alone[1]:.2f}"
+                )
         found = self.difference
-        return [
-            *lines,
-            f"  second - first {found.difference:+.2f}   95 % interval {found.interval}",
-            f"  P(second better) {found.p_second_better:.3f}",
-        ]
+        lines.append(f"  second - first {found.difference:+.2f}   95 % interval {found.joint}")
+        if found.welch is not None:
+            low, high = found.welch
+            lines.append(f"         over runs alone (Welch) {low:+.2f} .. {high:+.2f}")
+        if found.p_joint is not None:
+            lines.append(f"  P(second better) {found.p_joint:.3f}, utterances and runs drawn")
+        elif len(self.first.runs) == len(self.second.runs) == 1:
+            lines.append(f"  P(second better) {found.p_second_better:.3f}, of these two trainings")
+        else:
+            few = trainings_in_words(found.joint.trainings)
+            lines.append(f"  P(second better) is not known: {few} of a system")
+        return lines
 
     def figures(self) -> dict[str, Any]:
         """Return runs, rates and difference as plain values."""
         return {
-            "first": {"runs": [str(r.path) for r in self.first.runs], "rates": self.first.rates},
-            "second": {"runs": [str(r.path) for r in self.second.runs], "rates": self.second.rates},
+            "first": _figures(self.first),
+            "second": _figures(self.second),
             "difference": asdict(self.difference),
         }
+
+
+def _figures(pooled: Pooled) -> dict[str, Any]:
+    return {
+        "runs": [str(run.path) for run in pooled.runs],
+        "rates": pooled.rates,
+        "interval": asdict(pooled.interval()),
+        "std": pooled.spread,
+        "seeds_alone": pooled.seeds_alone(),
+    }
 
 
 def compare_systems(

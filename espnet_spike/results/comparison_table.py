@@ -40,7 +40,7 @@ class Row:
         figures: what ``results.json`` holds of the set.
         parameters: of the whole model.
         p_better: probability that the experiment makes fewer errors than the first one, from a
-            paired bootstrap; None for the first.
+            paired bootstrap over utterances: of these two trainings; None for the first.
         set_dir: ``exp/asr_<tag>/<inference_tag>/<set>``.
     """
 
@@ -151,7 +151,9 @@ def notes(rows: Sequence[Row], energy_model: str) -> list[str]:
     profiles = sorted({row.figures["normalization"] for row in rows})
     lines = [
         f"P(better): probability of fewer errors than {rows[0].experiment}, by a paired bootstrap "
-        "over the same utterances. Interval: bootstrap; * under 20 utterances. SynOps and energy: "
+        "over the same utterances. Interval: bootstrap; * under 20 utterances. Each row is one "
+        "training: neither says anything about another training of the same (several seeds: "
+        "compare_decodes --group). SynOps and energy: "
         "front end and encoder, for a second of audio. RTF: seconds of encoder and beam search for "
         f"a second of audio. Text normalization: {', '.join(profiles)}."
     ]

@@ -223,8 +223,8 @@ def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
         "alike, and weighted by the MACs that each feeds. compute: "
         "products alone, as papers print it; with memory: also everything element by element, and "
         "memory traffic. twin: the dense network of the same size (ReLU for spikes, nothing "
-        "skipped); ratio: its energy over ours, 95 % by bootstrap over utterances or speakers; \\* "
-        "marks fewer than 20 utterances.",
+        "skipped); ratio: its energy over ours, 95 % by bootstrap over utterances or speakers of "
+        "one training; \\* marks fewer than 20 utterances.",
         "",
     ]
     for name, energy in sorted(models.items()):

@@ -70,4 +70,9 @@ def thousands(count: int | None) -> str:
 def ends(interval: Interval, sign: str = "") -> list[str]:
     """Return the ends of an interval and what was drawn, for a table."""
     mark = "" if interval.meaningful else " *"
-    return [f"{interval.low:{sign}.2f} .. {interval.high:{sign}.2f}{mark}", interval.unit]
+    return [f"{interval.low:{sign}.2f} .. {interval.high:{sign}.2f}{mark}", interval.over]
+
+
+def low_high(found: tuple[float, float] | None, sign: str = "") -> str:
+    """Return two ends for a table, a dash where there are none."""
+    return "–" if found is None else f"{found[0]:{sign}.2f} .. {found[1]:{sign}.2f}"

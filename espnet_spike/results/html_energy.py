@@ -55,7 +55,7 @@ def energy_parts(counts: Mapping[str, Mapping[str, Any]]) -> list[Html]:
             "p",
             "Front end and encoder, for a second of audio, without CTC and decoder. Twin: "
             f"{first['energy'][model]['twin']}. Ratio: its energy over ours; 95 % by bootstrap; "
-            "* fewer than 20 utterances.",
+            "* fewer than 20 utterances. Of one training.",
             class_="note",
         ),
         figure(energy_by_layer(layer_energy(first, model)), caption),

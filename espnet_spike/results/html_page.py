@@ -141,7 +141,8 @@ def error_section(material: Material) -> Html:
     profiles = {entry["result"]["normalization"] for entry in material.decodes.values()}
     note = (
         f"All rates in %. Text normalization: {', '.join(sorted(profiles))}. Interval: bootstrap "
-        "over what the column says; * fewer than 20 utterances. SER: sentences with an error. RTF: "
+        "over what the column says; * fewer than 20 utterances. This is one training: the interval "
+        "says nothing about another one. SER: sentences with an error. RTF: "
         "seconds of encoder and beam search for a second of audio."
     )
     return join(

@@ -1,14 +1,24 @@
 """Write the tables of all experiments of a recipe as Markdown."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from espnet_spike.errors import UserError, did_you_mean
-from espnet_spike.results.bootstrap import MIN_SPEAKERS, MIN_UTTERANCES
+from espnet_spike.results.bootstrap import (
+    MIN_SPEAKERS,
+    MIN_TRAININGS,
+    MIN_UTTERANCES,
+    Trainings,
+    over_trainings,
+)
 from espnet_spike.results.comparison import compare, pool
+from espnet_spike.results.energy_tables import (
+    COLUMNS as ENERGY_COLUMNS,
+)
 from espnet_spike.results.energy_tables import (
     DECODER_HEAD,
     DECODER_NOTE,
@@ -21,6 +31,7 @@ from espnet_spike.results.formatting import (
     as_text,
     code_block,
     ends,
+    low_high,
     number,
     plural,
     scored_of,
@@ -28,7 +39,7 @@ from espnet_spike.results.formatting import (
     thousands,
 )
 from espnet_spike.results.hardware_tables import simulation_lines
-from espnet_spike.results.scoring import METRICS, table_head, table_row
+from espnet_spike.results.scoring import METRICS, read_counts, table_head, table_row
 from espnet_spike.tasks.registry import ENCODERS
 from espnet_spike.utils.files import name_some, write_lines
 from espnet_spike.utils.provenance import environment
@@ -118,12 +129,60 @@ def pooled_table(experiments: Sequence[Experiment]) -> list[str]:
                 [
                     *(f"asr_{group}", members[0].config["encoder"], tag, name, len(folders)),
                     *(number(words.rate), *ends(words.interval()), seeds),
-                    *(number(statistics.stdev(words.rates)), number(letters.rate)),
+                    *(number(words.spread), low_high(words.seeds_alone()), number(letters.rate)),
                 ]
             )
     head = ["experiments", "encoder", "decoding", "set", "seeds", "mean WER", "95 % interval"]
-    head += ["over", "each seed", "std", "CER"]
+    head += ["over", "each seed", "std", "seeds alone", "CER"]
     return [*table(head, rows, left=4), *notes] if rows or notes else []
+
+
+def energy_over_seeds(experiments: Sequence[Experiment]) -> list[str]:
+    """Return how many times less energy each group of seeds needs than its twin.
+
+    Seeds and utterances are drawn together. By the first cost model that all of a group have.
+    """
+    rows, notes = [], []
+    for group, members in groups(experiments).items():
+        counted: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any]]]] = {}
+        for one in members:
+            for tag, sets in one.decodes.items():
+                for name, entry in sets.items():
+                    if utts := entry.get("count", {}).get("utts"):
+                        counted.setdefault((tag, name), []).append((one.path / tag / name, utts))
+        for (tag, name), found in counted.items():
+            all_utts = [utts for _, utts in found]
+            keys = list(all_utts[0])
+            priced = [next(iter(utts.values()))["energy"] for utts in all_utts]
+            model = next((m for m in priced[0] if all(m in each for each in priced)), None)
+            if len(found) < 2 or model is None:
+                continue
+            if any(set(utts) != set(keys) for utts in all_utts):
+                notes += ["", f"Energy not pooled: asr_{group}, {name}: other utterances counted"]
+                continue
+            counts = read_counts(found[0][0])
+            speakers = dict(zip(counts.keys, counts.speakers, strict=True))
+            cells: list[str] = []
+            over = ""
+            for column in ENERGY_COLUMNS:
+                twin, ours = (
+                    np.array(
+                        [
+                            [utts[k]["energy"][model][part][column] for k in keys]
+                            for utts in all_utts
+                        ]
+                    )
+                    for part in ("twin", "encoder_with_front_end")
+                )
+                trainings = Trainings(twin, ours)
+                interval, over = ends(over_trainings(trainings, [speakers[key] for key in keys]))
+                each = ", ".join(number(float(ratio)) for ratio in trainings.each)
+                cells += [number(trainings.figure), interval, each]
+            rows.append([f"asr_{group}", tag, name, len(found), over, model, *cells])
+    head = ["experiments", "decoding", "set", "seeds", "over", "cost model"]
+    for what in ("compute", "with memory"):
+        head += [f"ratio, {what}", f"95 %, {what}", f"each seed, {what}"]
+    return [*table(head, rows, left=3), *notes] if rows or notes else []
 
 
 def difference_table(experiments: Sequence[Experiment], baseline: str | None) -> list[str]:
@@ -166,12 +225,12 @@ def difference_table(experiments: Sequence[Experiment], baseline: str | None) ->
                 [
                     *(f"asr_{group}", f"asr_{baseline}", tag, name, runs),
                     *(number(difference.second), number(difference.first)),
-                    *(f"{difference.difference:+.2f}", *ends(difference.interval, "+")),
-                    number(difference.p_second_better, 3),
+                    *(f"{difference.difference:+.2f}", *ends(difference.joint, "+")),
+                    *(low_high(difference.welch, "+"), number(difference.p_joint, 3)),
                 ]
             )
     head = ["experiments", "compared with", "decoding", "set", "runs", "WER", "WER compared with"]
-    head += ["difference", "95 % interval", "over", "P(better)"]
+    head += ["difference", "95 % interval", "over", "Welch, seeds alone", "P(better)"]
     return [*table(head, rows, left=4), *notes] if rows or notes else []
 
 
@@ -266,7 +325,8 @@ def render(
         f"Error rates in %. Text normalization: {', '.join(profiles)}. The interval comes from a "
         f"bootstrap over speakers if there are at least {MIN_SPEAKERS} of them, else over "
         f"utterances; \\* marks one that is not meaningful: under {MIN_UTTERANCES} utterances. "
-        "RTF: seconds of encoder and beam search, summed over the jobs, for a second of audio.",
+        "Each row is one training, and its interval says nothing about another one. RTF: seconds "
+        "of encoder and beam search, summed over the jobs, for a second of audio.",
         "",
     ]
     lines += unlearnt_lines(results)
@@ -277,13 +337,25 @@ def render(
         lines += energy_notes(results)
         if rows := decoder_rows(results):
             lines += [DECODER_NOTE, "", *table(DECODER_HEAD, rows, left=3), ""]
+    if energies := energy_over_seeds(experiments):
+        lines += [
+            "### Energy over several seeds",
+            "",
+            *energies,
+            "",
+            "How many times the twin's energy is ours, summed over seeds and utterances; both are "
+            "drawn together.",
+            "",
+        ]
     if pooled := pooled_table(experiments):
         lines += [
             "## Several seeds",
             "",
             *pooled,
             "",
-            "The interval is of the mean over these seeds; std is over the seeds.",
+            "The interval is of the mean over seeds: seeds and utterances (or speakers) are drawn "
+            "together. std is over the seeds, and seeds alone is Student's interval over their "
+            "rates. Two trainings say next to nothing on a third.",
             "",
         ]
     if differences := difference_table(experiments, baseline):
@@ -293,7 +365,13 @@ def render(
             *differences,
             "",
             "WER minus the WER compared with, in points, from the same utterances: paired "
-            "bootstrap, runs with other seeds pooled. P(better): share of draws with fewer errors.",
+            "bootstrap, in which the seeds of both are drawn together with utterances (or "
+            "speakers); half the width is the standard deviation of the draws times a quantile of "
+            "Student's t whose degrees of freedom follow from the share of the seeds (Welch). "
+            "Welch, seeds alone: of the seeds' rates, as if the test set left nothing to chance. "
+            "P(better): probability of fewer errors, by the same t distribution. With fewer than "
+            f"{MIN_TRAININGS} trainings of either it is not known; of one training the interval is "
+            "of the utterances alone, and another training may lie outside.",
             "",
         ]
     lines += simulation_lines(results)

@@ -21,7 +21,11 @@ def test_compare_two_decodings(decoded, capsys, tmp_path):
     assert found["difference"] == pytest.approx(-100 * 23 / 72)
     assert found["interval"]["high"] < 0
     assert found["p_second_better"] == 1.0
-    assert "P(second better) 1.000" in capsys.readouterr().out
+    assert found["p_joint"] is None and found["welch"] is None
+    printed = capsys.readouterr().out
+    assert "P(second better) 1.000, of these two trainings" in printed
+    lines = [line for line in printed.splitlines() if line.startswith("  ")]
+    assert sum("(over 24 utterances, one training)" in line for line in lines) >= 3
     # folders of one set do as well
     compare_decodes.main([str(bad), str(good)])
     assert "P(second better) 1.000" in capsys.readouterr().out
@@ -45,7 +49,34 @@ def test_compare_pools_runs(decoded, capsys):
     printed = capsys.readouterr().out
     # the same errors in the same utterances, however they are spread over the seeds
     assert "second - first +0.00" in printed
-    assert "each run: 0.00, 5.56" in printed
+    assert "each run: 0.00, 5.56; std 3.93; over runs alone -32.52 .. 38.07" in printed
+    assert "(over 24 utterances, two trainings)" in printed
+    assert "over runs alone (Welch) -35.30 .. +35.30" in printed
+    assert "P(second better) is not known: two trainings of a system" in printed
+
+
+def test_three_runs_give_a_probability_with_the_runs_in_it(tmp_path):
+    """Three runs of 0, 0 and 30 %, and three of 20 %, whatever the utterances: level, by luck.
+
+    The difference is 10, the deviation of its mean 17.32 / sqrt(3) = 10: P(t < -1) of 2 degrees.
+    """
+    groups = {"a": [0, 0, 3], "b": [2, 2, 2]}
+    folders = {
+        name: [counted(tmp_path / f"{name}{i}" / "test", [n] * 30) for i, n in enumerate(ns)]
+        for name, ns in groups.items()
+    }
+    a, b = (comparison.Pooled(tuple(runs)) for runs in folders.values())
+    lines = comparison.Comparison(a, b, comparison.compare(a, b))
+    found = lines.figures()
+    # p_second_better and interval keep their meaning: of these runs, over utterances alone
+    assert found["difference"]["p_second_better"] == 0.0
+    assert found["difference"]["interval"]["low"] == pytest.approx(10)
+    assert found["difference"]["joint"]["low"] == pytest.approx(10 - 43.03, abs=1)
+    assert found["difference"]["p_joint"] == pytest.approx(0.2113, abs=0.005)
+    assert found["first"]["std"] == pytest.approx(17.3205, abs=1e-3)
+    assert found["first"]["interval"]["trainings"] == 3
+    printed = "\n".join(lines.lines())
+    assert "3 trainings" in printed and "utterances and runs drawn" in printed
 
 
 def test_compare_refuses_other_utterances_and_references(decoded):

@@ -34,5 +34,11 @@ def test_numbers(shown, text):
 
 
 def test_an_interval_of_little_is_marked():
-    assert ends(Interval(-1.0, 2.345, "speakers", 30, True), "+") == ["-1.00 .. +2.35", "speakers"]
-    assert ends(Interval(1.0, 2.0, "utterances", 3, False)) == ["1.00 .. 2.00 *", "utterances"]
+    assert ends(Interval(-1.0, 2.345, "speakers", 30, True), "+") == [
+        "-1.00 .. +2.35",
+        "speakers, one training",
+    ]
+    assert ends(Interval(1.0, 2.0, "utterances", 3, False, 2)) == [
+        "1.00 .. 2.00 *",
+        "utterances, two trainings",
+    ]

@@ -121,8 +121,89 @@ def test_two_groups_are_compared(recipe):
     assert (row["experiments"], row["compared with"]) == ("asr_iml", "asr_tf")
     assert row["difference"] == "-10.00"
     assert (row["WER"], row["WER compared with"]) == ("1.11", "11.11")
-    assert row["P(better)"] == "1.000"
+    # two seeds of each, alike among themselves
+    assert row["over"] == "utterance, two trainings"
     assert float(row["95 % interval"].split(" .. ")[1]) < 0
+    assert row["Welch, seeds alone"] == "-10.00 .. -10.00"
+    assert row["P(better)"] == "–"
+
+
+def test_seeds_that_differ_are_in_interval_and_probability(recipe):
+    """WER of 1.11, 2.22, 12.22 and of 11.11 %, three seeds each: the means differ by chance, too.
+
+    Welch by hand: difference -5.926, variance 37.449 / 3, freedom 2, t 4.3027.
+    """
+    for seed, utterances in enumerate([range(1), range(2), range(11)]):
+        make_experiment(recipe, f"tf_seed{seed}", wrong(*range(10)), seed=seed)
+        make_experiment(recipe, f"iml_seed{seed}", wrong(*utterances), encoder="lstm", seed=seed)
+    rows = rows_of(make_report("--baseline", "tf"), "## Differences")
+    (row,) = rows
+    assert (row["runs"], row["over"]) == ("3 / 3", "utterance, 3 trainings")
+    assert row["Welch, seeds alone"] == "-21.13 .. +9.28"
+    low, high = map(float, row["95 % interval"].split(" .. "))
+    assert low < -15 and high > 3
+    assert 0.85 < float(row["P(better)"]) < 0.95
+    (_, pooled) = rows_of(make_report("--baseline", "tf"), "## Several seeds")
+    assert pooled["seeds alone"] == "11.11 .. 11.11"
+
+
+def count_of(ours, twin):
+    """What a count.json holds as far as the report reads it; energies of u00, u01, ..."""
+    sums = {
+        column: {
+            "ratio": 1.0,
+            "ratio_ci": [1, 1],
+            "ratio_ci_meaningful": True,
+            "joules_per_second": 1.0,
+            "twin_joules_per_second": 1.0,
+        }
+        for column in ("compute", "total")
+    }
+    model = {"source": "s", "technology": "t", "precision": "p", "warnings": []}
+    return {
+        "sparsity": dict.fromkeys(("firing_rate", "activations", "points", "points_by_macs"), 0.5),
+        "per_second": dict.fromkeys(("synops", "macs", "dense_macs"), 1.0),
+        "energy": {"m": {"model": model, "twin": "dense encoder", **sums}},
+        "uncovered": {}, "execution": {}, "fold_qk": False,
+        "utts": {
+            f"u{i:02d}": {"energy": {"m": {
+                "encoder_with_front_end": {"compute": o, "total": 2 * o},
+                "twin": {"compute": t, "total": t}}}}
+            for i, (o, t) in enumerate(zip(ours, twin, strict=True))
+        },
+    }  # fmt: skip
+
+
+def test_the_interval_of_energy_has_the_seeds_in_it(recipe):
+    """Twins need 4, 5 and 6 times ours in every utterance: nothing but the seeds differs.
+
+    Student's interval on 5: 4.3027 / sqrt(3) to either side; of two, 12.706 / sqrt(2) * 0.7071.
+    """
+    for seed in range(3):
+        exp = make_experiment(recipe, f"iml_seed{seed}", {}, encoder="iml_spikeformer", seed=seed)
+        count = count_of([1.0] * 30, [4.0 + seed] * 30)
+        (exp / "decode/test/count.json").write_text(json.dumps(count))
+    (row,) = rows_of(make_report(), "### Energy over several seeds")
+    assert (row["seeds"], row["over"], row["cost model"]) == ("3", "utterance, 3 trainings", "m")
+    assert (row["ratio, compute"], row["ratio, with memory"]) == ("5.00", "2.50")
+    assert row["each seed, compute"] == "4.00, 5.00, 6.00"
+    low, high = map(float, row["95 %, compute"].split(" .. "))
+    assert (low, high) == pytest.approx((5 - 2.484, 5 + 2.484), abs=0.06)
+    low, high = map(float, row["95 %, with memory"].split(" .. "))
+    assert (low, high) == pytest.approx((2.5 - 1.242, 2.5 + 1.242), abs=0.03)
+    (recipe / "exp/asr_iml_seed2/decode/test/count.json").unlink()
+    (row,) = rows_of(make_report(), "### Energy over several seeds")
+    assert (row["seeds"], row["over"]) == ("2", "utterance, two trainings")
+    low, high = map(float, row["95 %, compute"].split(" .. "))
+    assert high == pytest.approx(4.5 + 6.353, abs=0.1) and low == 0.0
+
+
+def test_energy_of_other_utterances_is_not_pooled(recipe):
+    for seed in range(2):
+        exp = make_experiment(recipe, f"iml_seed{seed}", {}, encoder="iml_spikeformer", seed=seed)
+        count = count_of([1.0] * (30 - seed), [4.0] * (30 - seed))
+        (exp / "decode" / "test" / "count.json").write_text(json.dumps(count))
+    assert "Energy not pooled: asr_iml, test: other utterances counted" in make_report()
 
 
 def test_the_baseline_can_be_named(recipe):
