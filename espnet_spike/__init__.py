@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.encoders.spike_options import SpikeOptions as SpikeOptions
     from espnet_spike.errors import UserError as UserError
     from espnet_spike.inference.recognizer import Recognizer as Recognizer
+    from espnet_spike.inference.speech_model import SpeechModel as SpeechModel
+    from espnet_spike.inference.speech_model import load_model as load_model
     from espnet_spike.inference.streaming import EncoderStream as EncoderStream
     from espnet_spike.inference.streaming import Transcriber as Transcriber
     from espnet_spike.nn.accounting import Cost as Cost
@@ -50,7 +52,6 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run __getattr__
     from espnet_spike.nn.neurons.ternary import TernaryMomentum as TernaryMomentum
     from espnet_spike.tasks.asr import SpikeASRTask as SpikeASRTask
     from espnet_spike.tasks.loading import Trained as Trained
-    from espnet_spike.tasks.loading import load_model as load_model
     from espnet_spike.tasks.loading import unpack_pack as unpack_pack
     from espnet_spike.tasks.registry import register_decoder as register_decoder
     from espnet_spike.tasks.registry import register_encoder as register_encoder
@@ -82,6 +83,7 @@ _WHERE = {
     "Recognizer": "inference.recognizer",
     "SpeechMambaDecoder": "decoders.speech_mamba",
     "SpeechMambaEncoder": "encoders.speech_mamba",
+    "SpeechModel": "inference.speech_model",
     "SpikeASRTask": "tasks.asr",
     "SpikeOptions": "encoders.spike_options",
     "SpikeTrain": "nn.neurons.spike_train",
@@ -93,7 +95,7 @@ _WHERE = {
     "UserError": "errors",
     "count_batch": "counting.counter",
     "energy": "counting.energy",
-    "load_model": "tasks.loading",
+    "load_model": "inference.speech_model",
     "read_cost_model": "counting.energy",
     "register_decoder": "tasks.registry",
     "register_encoder": "tasks.registry",

@@ -1,10 +1,11 @@
 """Reading audio as Kaldi's ``wav.scp`` names it: a path, or a pipe that we can do without."""
 
 import io
+import logging
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,24 @@ from espnet_spike.errors import UserError
 if TYPE_CHECKING:
     import soundfile
 
+_logger = logging.getLogger(__name__)
 # What stands in a WAV header when the writer could not seek back to fill in the size.
 _SIZE_UNKNOWN = 0x7FFF0000
 _HEADER = 1024  # bytes that a file without samples may have
+_MAGIC = (
+    b"RIFF",
+    b"RF64",
+    b"fLaC",
+    b"OggS",
+    b"ID3",
+    b"FORM",
+    b".snd",
+    b"caff",
+    b"NIST_1A",
+    b"riff",
+)
+_CHANNELS = 64  # more are samples along the wrong axis
+_LOUDEST = 64.0  # of samples that are meant to lie in -1 .. 1: what clips, but no int16
 SILENT = 1e-4  # power of a channel, as a share of the loudest one's; ours
 
 
@@ -31,12 +47,14 @@ class Source:
         path: the file to read, or None for a command.
         command: the shell command whose output is the audio, or None for a file.
         channel: zero-based channel to take, or None for all.
+        content: a file's bytes, of audio that is in memory; or None.
     """
 
     value: str
     path: str | None = None
     command: str | None = None
     channel: int | None = None
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,89 @@ def parse_source(value: str, name: str, allow_pipes: bool = False) -> Source:
     return Source(value, command=command)
 
 
+def from_content(content: bytes, name: str, raw_fs: int | None = None) -> Source:
+    """Return audio that came through a pipe.
+
+    Args:
+        content: of a file of any format that libsndfile reads, or samples alone.
+        name: of the stream, for messages.
+        raw_fs: rate in Hz of samples without any header, 16 bits each, little-endian, one channel.
+
+    Raises:
+        UserError: nothing came, or a file where there should be samples alone.
+    """
+    if not content:
+        raise UserError(f"{name} is empty (0 bytes)", "what wrote into the pipe has failed")
+    if raw_fs is None:
+        return Source(name, content=_with_length(content))
+    if content.startswith(_MAGIC):
+        raise UserError(f"{name} is a file with a header, no raw samples", "leave out --raw_fs")
+    if len(content) % 2:
+        _logger.warning("%s ends within a sample of 16 bits; the last byte is left out", name)
+    return from_wave(np.frombuffer(content[: len(content) // 2 * 2], "<i2"), raw_fs, name)
+
+
+def from_wave(wave: np.ndarray, rate: int, name: str = "audio") -> Source:
+    """Return audio that is an array.
+
+    Args:
+        wave: samples ``(N,)``, or ``(N, C)`` of several channels: int16, or floating-point numbers
+            from -1 to 1, as soundfile gives them.
+        rate: in Hz.
+        name: of the audio, for messages.
+
+    Raises:
+        UserError: it is nothing of the kind.
+    """
+    import soundfile
+
+    how = "give samples (N,), or (N, channels), as soundfile.read gives them"
+    wave = np.asarray(wave)
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[1] > _CHANNELS):
+        raise UserError(f"{name} has the shape {wave.shape}, which is that of no audio", how)
+    if wave.dtype != np.int16 and not np.issubdtype(wave.dtype, np.floating):
+        raise UserError(f"{name} is of {wave.dtype}, which has no known range", f"{how}, or int16")
+    if not len(wave):
+        raise UserError(f"{name} holds no samples", how)
+    if isinstance(rate, bool) or rate != int(rate) or rate < 1:
+        raise UserError(f"{name}: a rate of {rate} Hz", "give the sampling rate in Hz")
+    if wave.dtype != np.int16:
+        if not np.isfinite(wave).all():
+            raise UserError(f"{name} holds samples that are not finite")
+        if (most := float(np.abs(wave).max())) > _LOUDEST:
+            raise UserError(
+                f"{name} has samples up to {most:.4g}, where -1 to 1 is the range",
+                "divide by 32768 what has the range of int16, or give int16",
+            )
+    file = io.BytesIO()
+    kind = "PCM_16" if wave.dtype == np.int16 else "FLOAT"
+    soundfile.write(file, wave, int(rate), kind, format="W64")  # of any length
+    return Source(name, content=file.getvalue())
+
+
+def _with_length(content: bytes) -> bytes:
+    """Put the length into the header of a WAV file whose writer left a zero for it."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return content
+    at = 12
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        if content[at : at + 4] == b"data":
+            rest = len(content) - at - 8
+            if size or not rest or _is_chunk(content, at + 8):
+                return content
+            length = min(rest, 0xFFFFFFFF).to_bytes(4, "little")
+            return content[: at + 4] + length + content[at + 8 :]
+        at += 8 + size + size % 2
+    return content
+
+
+def _is_chunk(content: bytes, at: int) -> bool:
+    """Tell whether a chunk of RIFF begins at a place, and reaches no farther than the file."""
+    size = int.from_bytes(content[at + 4 : at + 8], "little")
+    return content[at : at + 4].isalnum() and at + 8 + size <= len(content)
+
+
 def _run_command(command: str, name: str) -> io.BytesIO:
     done = subprocess.run(
         command, shell=True, capture_output=True, stdin=subprocess.DEVNULL, check=False
@@ -135,17 +236,19 @@ def _run_command(command: str, name: str) -> io.BytesIO:
             f"{name}: the command of its wav.scp entry ended with status {done.returncode}: "
             f"{command}" + "".join(f"\n  {line}" for line in last)
         )
-    return io.BytesIO(done.stdout)
+    return io.BytesIO(_with_length(done.stdout))
 
 
 def _open(source: Source, name: str) -> "soundfile.SoundFile":
     import soundfile
 
-    if source.command is not None:
+    if source.content is not None:
+        file = io.BytesIO(source.content)
+    elif source.command is not None:
         file = _run_command(source.command, name)
     else:
         if source.path is None:
-            raise ValueError(f"{source}: neither a file nor a command")
+            raise ValueError(f"{source}: no file, no command, no content")
         file = source.path
         if not Path(source.path).is_file():
             if re.search(r":[0-9]+(\[[0-9:,]*\])?$|\[[0-9:,]*\]$", source.path):
@@ -161,7 +264,8 @@ def _open(source: Source, name: str) -> "soundfile.SoundFile":
     except (soundfile.LibsndfileError, TypeError) as error:
         raise UserError(
             f"{name}: {source.value} is no audio that libsndfile can read ({error})",
-            "convert it to WAV or FLAC",
+            "convert it to WAV or FLAC"
+            + ("" if source.content is None else "; samples without a header need --raw_fs"),
         ) from error
 
 
@@ -170,9 +274,11 @@ def _declared_frames(file, source: Source) -> int:  # noqa: ANN001
 
     libsndfile shortens the length of a truncated WAV or SPHERE file without a word.
     """
-    if file.format == "NIST" and source.path is not None:
-        with open(source.path, "rb") as raw:
-            header = raw.read(1024)
+    if file.format == "NIST" and source.command is None:
+        header = (source.content or b"")[:1024]
+        if source.path is not None:
+            with open(source.path, "rb") as raw:
+                header = raw.read(1024)
         match = re.search(rb"sample_count -i (\d+)", header)
         return int(match[1]) if match else file.frames
     # chunks that hold the samples in WAV, AIFF, AU, W64 and RF64 as libsndfile's log names them
@@ -233,7 +339,7 @@ def inspect(source: Source, name: str, check_samples: bool = True) -> AudioInfo:
                 whole = _decode(again) == info.frames
         if not whole:
             raise truncated
-        if source.path is not None:
+        if source.command is None:
             _check_extent(source, name, file.format, info)
         if check_samples and file.seekable() and file.subtype in ("FLOAT", "DOUBLE"):
             file.seek(0)
@@ -262,7 +368,8 @@ def _decode(file: "soundfile.SoundFile") -> int:
 
 def _check_extent(source: Source, name: str, kind: str, info: AudioInfo) -> None:
     """Raise where a container holds more or less than what would be read of it."""
-    fault, seen = extent(Path(source.path or ""), kind, info.frames)
+    held = Path(source.path or "") if source.content is None else io.BytesIO(source.content)
+    fault, seen = extent(held, kind, info.frames)
     if fault:
         again = (
             "copy or download the file again; if there is no more of it, " if fault == CUT else ""

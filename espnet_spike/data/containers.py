@@ -5,6 +5,7 @@ as the first header counts, and an Ogg file up to its last whole page. Of files 
 loaded in part, one would get a part of the audio without a word.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,11 @@ JOINED = "several files one after the other"
 CUT = "cut off"
 
 
-def extent(path: Path, kind: str, frames: int) -> tuple[str, str]:
+def extent(path: Path | BinaryIO, kind: str, frames: int) -> tuple[str, str]:
     """Compare what a container holds with the length that libsndfile gives.
 
     Args:
-        path: the file.
+        path: the file, or one that is open.
         kind: libsndfile's name of the format: ``OGG`` or ``MP3``; any other passes.
         frames: its samples a channel according to libsndfile.
 
@@ -31,13 +32,14 @@ def extent(path: Path, kind: str, frames: int) -> tuple[str, str]:
     checks = {"OGG": _ogg, "MP3": _mp3}
     if kind not in checks:
         return "", ""
-    with path.open("rb") as file:
+    with path.open("rb") if isinstance(path, Path) else contextlib.nullcontext(path) as file:
         return checks[kind](file, frames)
 
 
 def _ogg(file: BinaryIO, _frames: int) -> tuple[str, str]:
     """Go from page to page (RFC 3533): each stream begins once, all at the beginning, and ends."""
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     inside = ended = False
     while header := file.read(27):
         if len(header) < 27 or header[:4] != b"OggS":

@@ -1,12 +1,14 @@
 """ESPnet's beam search over the features of utterances, with the options that stage 10 gives it."""
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.inference.decode import Settings
 from espnet_spike.tasks.arguments import parse_search
+from espnet_spike.tasks.loading import Trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,7 @@ class BeamSearch:
         files: the model's, and those of a language model, under the names of ESPnet's options.
         settings: of the search, and how the encoder runs.
         device: ``cpu`` or ``cuda``.
+        trained: the model itself, if it is loaded already, which runs as it is set to.
 
     Attributes:
         speech2text: ESPnet's recogniser.
@@ -26,17 +29,25 @@ class BeamSearch:
         batch_size: utterances that are searched together.
     """
 
-    def __init__(self, files: Mapping[str, str], settings: Settings, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        settings: Settings,
+        device: str = "cpu",
+        trained: Trained | None = None,
+    ) -> None:
         import espnet_spike.task  # noqa: F401  registers the encoders
         from espnet_spike.inference.speech2text import Speech2Text
 
         options = _options(settings) | {"batch_size": settings.batch_size, "device": device}
-        self.speech2text = Speech2Text(**{**options, **files})
+        with _given(trained):
+            self.speech2text = Speech2Text(**{**options, **files})
         if self.speech2text.tokenizer is not None:
             self.speech2text.tokenizer.text2tokens("")  # reads its files now, not at first use
         self.model: Any = self.speech2text.asr_model
         self.batch_size = settings.batch_size
-        settings.execution.apply(self.model.encoder)
+        if trained is None:
+            settings.execution.apply(self.model.encoder)
 
     def __call__(self, batch: Sequence["np.ndarray"]) -> list[tuple[str, list[int], float]]:
         """Return text, tokens and score of each utterance, as ESPnet's inference does.
@@ -73,6 +84,28 @@ class BeamSearch:
         lengths = torch.tensor([len(features) for features in batch])
         padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
         return self.speech2text.batch_decode(padded, lengths)
+
+
+@contextlib.contextmanager
+def _given(trained: Trained | None) -> Iterator[None]:
+    """Let ESPnet's recogniser take a model that is there, where it would build one from a file."""
+    from espnet_spike.tasks.espnet import asr_inference
+
+    if trained is None:
+        yield
+        return
+
+    class Given(asr_inference.ASRTask):
+        @classmethod
+        def build_model_from_file(cls, *_: Any, device: str = "cpu", **__: Any) -> Any:
+            return trained.model.to(device), trained.options
+
+    before = asr_inference.ASRTask
+    asr_inference.ASRTask = Given
+    try:
+        yield
+    finally:
+        asr_inference.ASRTask = before
 
 
 def _options(settings: Settings) -> dict[str, Any]:

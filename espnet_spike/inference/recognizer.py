@@ -10,21 +10,20 @@ most probable token of each frame.
 """
 
 import contextlib
-import itertools
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from espnet_spike.data.audio import change_rate, inspect, parse_source, read
+from espnet_spike.data.audio import Source, change_rate, inspect, read
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.tokens import spoken
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import VERDICT, model_file, read_config, read_verdict
+from espnet_spike.inference.audio_inputs import Audio
 from espnet_spike.inference.batches import make_batches
 from espnet_spike.inference.beam_search import BeamSearch
 from espnet_spike.inference.ctc import (
@@ -40,20 +39,11 @@ from espnet_spike.inference.ctc import (
 )
 from espnet_spike.inference.decode import INFERENCE, Settings, check_ngram, read_settings
 from espnet_spike.inference.transcripts import Piece, Transcript
-from espnet_spike.tasks.loading import open_model
-from espnet_spike.utils.files import name_some
+from espnet_spike.tasks.loading import Trained, open_model
 
 logger = logging.getLogger("transcribe")
 EARLIEST = 0.5  # of what was heard: no cut before
 CTC_FRAMES = 4096  # of the vocabulary's probabilities at once: an hour's would take gigabytes
-ENDINGS = (  # of what libsndfile reads
-    ".wav .flac .ogg .oga .opus .mp3 .mp2 .mp1 .sph .nist .aiff .aif .aifc .au .snd .w64 .caf .rf64"
-    " .voc .avr .ircam .pvf .sds"
-).split()
-FOREIGN = (  # of audio and video that it does not
-    ".m4a .m4b .mp4 .m4v .aac .webm .weba .wma .mkv .mka .mov .avi .amr .awb .3gp .ape .wv .tta"
-    " .ac3 .dts .ra .mpg .mpeg .flv .spx .mpc .asf"
-).split()
 
 
 @dataclass(frozen=True)
@@ -65,77 +55,14 @@ class Stretch:
     last: int
 
 
-def find_audio(
-    paths: Sequence[Path], recursive: bool = True, foreign: list[Path] | None = None
-) -> dict[str, Path]:
-    """Return name -> file of the files given and of those in the folders given.
-
-    Folders that are links are gone into, each folder once. A name is that of the file without its
-    ending; where two are alike, their path tells them apart, and where that does not, a number.
-
-    Args:
-        paths: files and folders.
-        recursive: also the folders in folders.
-        foreign: gets the audio and video files in folders that libsndfile cannot read.
-
-    Raises:
-        UserError: a file is missing, or a folder holds no audio.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            within = [p for p in _files_in(path, recursive) if p.is_file()]
-            inside = [p for p in within if p.suffix.lower() in ENDINGS]
-            unread = [p for p in within if p.suffix.lower() in FOREIGN]
-            if not inside:
-                what = f"no audio that libsndfile can read, {len(unread)} files that it cannot"
-                raise UserError(
-                    f"{path}: " + (f"{what}: {_names(unread)}" if unread else "no audio in it"),
-                    f"convert them: {CONVERT}" if unread else f"files that end in {_SHOWN}, ...",
-                )
-            files += inside
-            if foreign is not None:
-                foreign += unread
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise UserError(f"{path}: no such file or folder")
-    files = list(dict.fromkeys(files))
-    names = [path.stem for path in files]
-    if len(set(names)) < len(names):
-        names = [str(path).lstrip("./").replace("/", "-") for path in files]
-    found: dict[str, Path] = {}
-    for name, path in zip(names, files, strict=True):
-        if name in found:
-            tried = (f"{name}-{number}" for number in itertools.count(2))
-            name = next(n for n in tried if n not in found and n not in names)
-        found[name] = path
-    return found
+def source_of(audio: Path | Source, name: str) -> Source:
+    """Return where the audio of a file comes from; a path is a file whatever it looks like."""
+    return audio if isinstance(audio, Source) else Source(str(audio), path=str(audio))
 
 
-CONVERT = "ffmpeg -i FILE NEW.wav"
-_SHOWN = " ".join(ENDINGS[:7])
-
-
-def _names(files: Sequence[Path]) -> str:
-    return name_some(path.name for path in files)
-
-
-def _files_in(folder: Path, recursive: bool) -> list[Path]:
-    """Return the files of a folder, sorted; one that is reached by several ways goes in once."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(place) / name for name in files]
-        if not recursive:
-            break
-        folders.sort()
-    return sorted(found)
+def place_of(audio: Path | Source) -> str:
+    """Return what names the audio in a transcript."""
+    return audio.value if isinstance(audio, Source) else str(audio)
 
 
 def find_settings(exp: Path, config: Path | None, arguments: str) -> Settings:
@@ -177,6 +104,8 @@ class Recognizer:
         device: ``cpu`` or ``cuda``.
         lm_exp: folder of a language model; a pack has its own.
         ngram_file: a token n-gram.
+        trained: the model itself, if it is loaded already, which runs as it is set to; of
+            ``model`` the rest is taken.
 
     Raises:
         UserError: no model, or it is not known what it takes.
@@ -192,6 +121,7 @@ class Recognizer:
         device: str = "cpu",
         lm_exp: Path | None = None,
         ngram_file: Path | None = None,
+        trained: Trained | None = None,
     ) -> None:
         with open_model(model) as found:
             exp = found.path.resolve()
@@ -208,7 +138,7 @@ class Recognizer:
             self.feature_extractor = FeatureExtractor.find(exp, fbank_config, fs)
             # the configuration names its files as seen from the recipe
             with contextlib.chdir(exp.parent.parent):
-                self.search = BeamSearch(files, settings, device)
+                self.search = BeamSearch(files, settings, device, trained)
         self.speech2text, self.model = self.search.speech2text, self.search.model
         self.batch_size = self.search.batch_size
         self.token_type = getattr(self.speech2text.asr_train_args, "token_type", None)
@@ -266,9 +196,15 @@ class Recognizer:
         kept = [n for n, i in enumerate(ids) if spoken([i], self.model.token_list)]
         return [ids[n] for n in kept], [spans[n] for n in kept], len(path), score
 
-    def audio(self, path: Path, name: str) -> np.ndarray:
+    def to_text(self, ids: Sequence[int]) -> str:
+        """Return the text of token numbers."""
+        tokenizer = self.speech2text.tokenizer
+        said = [self.model.token_list[i] for i in spoken(ids, self.model.token_list)]
+        return "" if tokenizer is None else tokenizer.tokens2text(said).strip()
+
+    def audio(self, audio: Path | Source, name: str) -> np.ndarray:
         """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged."""
-        wave, rate = read(parse_source(str(path), name), name)
+        wave, rate = read(source_of(audio, name), name)
         return change_rate(wave, rate, self.feature_extractor.fs)
 
     def cut(self, wave: np.ndarray, max_seconds: float) -> list[tuple[int, int]]:
@@ -317,7 +253,7 @@ class Recognizer:
 
     def transcribe(
         self,
-        files: Mapping[str, Path],
+        files: Audio,
         times: bool = False,
         max_seconds: float = 30.0,
         search: str = "beam",
@@ -326,7 +262,7 @@ class Recognizer:
         """Transcribe files; yield each transcript when it is complete.
 
         Args:
-            files: name -> file.
+            files: name -> file, or another source of audio.
             times: find when each word is said.
             max_seconds: of an utterance; longer files are cut, but not for a greedy search.
             search: ``beam``, or ``greedy`` CTC over the whole file.
@@ -342,7 +278,7 @@ class Recognizer:
         seconds = {}
         for name, path in files.items():
             with _told(name, on_error):
-                info = inspect(parse_source(str(path), name), name)
+                info = inspect(source_of(path, name), name)
                 seconds[name] = info.duration
         files = {name: path for name, path in files.items() if name in seconds}
         if search == "greedy":
@@ -364,7 +300,8 @@ class Recognizer:
                     stretches, self._pieces(stretches, times), strict=True
                 ):
                     name = stretch.name
-                    yield Transcript(name, str(files[name]), seconds[name], [piece], self.spaces)
+                    place = place_of(files[name])
+                    yield Transcript(name, place, seconds[name], [piece], self.spaces)
                     bar.update(seconds[name])
             for name in sorted(files.keys() - short):
                 wave = np.zeros(0)
@@ -372,7 +309,7 @@ class Recognizer:
                     wave = self.audio(files[name], name)
                 if not len(wave):
                     continue
-                transcript = Transcript(name, str(files[name]), seconds[name], [], self.spaces)
+                transcript = Transcript(name, place_of(files[name]), seconds[name], [], self.spaces)
                 cuts = [Stretch(name, *cut) for cut in self.cut(wave, max_seconds)]
                 for n in range(0, len(cuts), self.batch_size):
                     part = cuts[n : n + self.batch_size]
@@ -385,12 +322,11 @@ class Recognizer:
 
     def _transcribe_greedily(
         self,
-        files: Mapping[str, Path],
-        seconds: Mapping[str, float],
+        files: Audio,
+        seconds: dict[str, float],
         times: bool,
         on_error: Callable[[str, UserError], None] | None,
     ) -> Iterator[Transcript]:
-        tokenizer = self.speech2text.tokenizer
         for name, path in files.items():
             wave = np.zeros(0)
             with _told(name, on_error):
@@ -399,11 +335,10 @@ class Recognizer:
                 continue
             features = self.feature_extractor(wave, name)
             ids, spans, frames, score = self.greedy(features) if len(features) else ([], [], 0, 0.0)
-            said = [self.model.token_list[i] for i in ids]
-            text = "" if tokenizer is None else tokenizer.tokens2text(said).strip()
+            text = self.to_text(ids)
             words = self.timed(ids, spans, frames, 0.0, seconds[name])[0] if times else ()
             piece = Piece(0.0, round(seconds[name], 3), text, score, words, True)
-            yield Transcript(name, str(path), seconds[name], [piece], self.spaces)
+            yield Transcript(name, place_of(path), seconds[name], [piece], self.spaces)
 
     def _pieces(self, stretches: list[tuple[Stretch, np.ndarray]], times: bool) -> list[Piece]:
         """Decode stretches with their features; those without a frame are blank."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import kaldialign
 import numpy as np
 
+from espnet_spike.utils.files import plural
+
 REPLICATIONS = 10_000
 LONGEST = 10_000  # units of an utterance that kaldialign aligns at once
 SEED = 0
@@ -48,8 +50,7 @@ class Interval:
 
     def __str__(self) -> str:
         note = "" if self.meaningful else f", not meaningful: under {MIN_UTTERANCES} utterances"
-        plural = "" if self.units == 1 else "s"
-        drawn = f"{self.units} {self.unit}{plural}, {trainings_in_words(self.trainings)}"
+        drawn = f"{plural(self.units, self.unit)}, {trainings_in_words(self.trainings)}"
         return f"{self.low:.2f} .. {self.high:.2f} (over {drawn}{note})"
 
 

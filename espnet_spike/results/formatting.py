@@ -46,11 +46,6 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def scored_of(figures: Mapping[str, Any]) -> str:
     """Return how many utterances of a set were scored, and of how many where some were lost.
 

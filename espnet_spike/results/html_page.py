@@ -21,7 +21,7 @@ from espnet_spike.results.breakdown import (
     training_texts,
     word_frequency,
 )
-from espnet_spike.results.formatting import number, plural, scored_of, thousands
+from espnet_spike.results.formatting import number, scored_of, thousands
 from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
 from espnet_spike.results.html import Html, definitions, el, figure, join, missing, page, table
@@ -31,7 +31,7 @@ from espnet_spike.results.page_data import Material
 from espnet_spike.results.recording import DecodedUtterance, choose_utterance
 from espnet_spike.results.scoring import mark
 from espnet_spike.tasks.registry import ENCODERS
-from espnet_spike.utils.files import read_table
+from espnet_spike.utils.files import plural, read_table
 from espnet_spike.utils.provenance import environment, portable_path
 
 SHOWN_ERRORS = 8  # words in each list of confusions

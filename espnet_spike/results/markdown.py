@@ -33,7 +33,6 @@ from espnet_spike.results.formatting import (
     ends,
     low_high,
     number,
-    plural,
     scored_of,
     table,
     thousands,
@@ -41,7 +40,7 @@ from espnet_spike.results.formatting import (
 from espnet_spike.results.hardware_tables import simulation_lines
 from espnet_spike.results.scoring import METRICS, read_counts, table_head, table_row
 from espnet_spike.tasks.registry import ENCODERS
-from espnet_spike.utils.files import name_some, write_lines
+from espnet_spike.utils.files import name_some, plural, write_lines
 from espnet_spike.utils.provenance import environment
 
 BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lost -->"

@@ -1,6 +1,7 @@
 """Files of lines, tables and JSON: read with checks, written aside and renamed when complete."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -144,10 +145,46 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+LONGEST_NAME = 255  # bytes, of Linux's and macOS's file systems
+
+
+def fitting_name(name: str, ending: str = "", longest: int = LONGEST_NAME) -> str:
+    """Return a name with its ending; one too long is cut and gets a digest of all of it.
+
+    Args:
+        name: of a file, without any slash.
+        ending: which is kept.
+        longest: bytes that the file system takes.
+
+    >>> fitting_name("talk", ".txt")
+    'talk.txt'
+    >>> fitting_name("a" * 20, ".txt", 16)
+    'a~42492da06234.txt'
+    """
+    raw = os.fsencode(name)
+    if len(raw) + len(os.fsencode(ending)) <= longest:
+        return name + ending
+    mark = f"~{digest(raw)[:12]}"
+    cut = raw[: max(longest - len(mark) - len(os.fsencode(ending)), 0)]
+    while cut and raw[len(cut)] & 0xC0 == 0x80:  # no character of several bytes is cut in two
+        cut = cut[:-1]
+    return os.fsdecode(cut) + mark + ending
+
+
 def temporary_name(path: Path) -> Path:
-    """Return a name beside ``path`` that no other process, and no other call, has."""
+    """Return a name beside ``path`` that no other process, and no other call, has.
+
+    Raises:
+        OSError: the file system takes no name as long as that of ``path``.
+    """
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
     # machines that share a disk may have processes of the same number
-    return path.with_name(f".{path.name}.tmp{os.urandom(6).hex()}")
+    ending = f".tmp{os.urandom(6).hex()}"
+    return path.with_name(f".{fitting_name(path.name, ending, LONGEST_NAME - 1)}")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -175,6 +212,15 @@ def name_some(names: Iterable[str]) -> str:
     names = list(names)
     shown = ", ".join(names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Return a count with its noun, in the plural where there is not just one.
+
+    >>> plural(1, "speaker"), plural(2, "speaker"), plural(0, "entry", "entries")
+    ('1 speaker', '2 speakers', '0 entries')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {many or noun + 's'}"
 
 
 def last_lines(path: Path, count: int = 20) -> str:

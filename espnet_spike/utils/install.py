@@ -22,7 +22,7 @@ def requirements(extra: str = "") -> list[str]:
     """Return the requirements of the package, or those of one of its extras.
 
     Args:
-        extra: ``sim``, ``onnx``, ``nir``, ``cluster``, ``bench`` or ``test``.
+        extra: of pyproject.toml, such as ``sim``, ``onnx``, ``microphone`` or ``test``.
 
     Raises:
         ValueError: there is no such extra.
@@ -52,15 +52,23 @@ def _of_metadata(extra: str) -> list[str]:
     return found
 
 
+def _locked() -> list[str]:
+    """Return the extras that the locked list for tests holds."""
+    parts = re.match(r"[\w-]+\[([\w,]+)\]", requirements("test")[0])
+    return ["test", *(parts[1].split(",") if parts else [])]
+
+
 def how_to_install(extra: str) -> str:
     """Return a command for a shell that installs an extra into the environment of this process.
 
-    In the ``.venv`` of a checkout it is ``local/env.sh``, which keeps to the locked list. Elsewhere
-    it names the packages themselves, so that it works wherever espnet_spike came from, and calls
-    the installer that is there: pip of this environment, uv, or the pip that comes with Python.
+    In the ``.venv`` of a checkout it is ``local/env.sh``, which keeps to the locked list, if that
+    has the extra. Elsewhere it names the packages themselves, so that it works wherever
+    espnet_spike came from, and calls the installer that is there: pip of this environment, uv, or
+    the pip that comes with Python.
     """
     root = checkout()
-    if root is not None and Path(sys.prefix).resolve() == (root / ".venv").resolve():
+    own = root is not None and Path(sys.prefix).resolve() == (root / ".venv").resolve()
+    if root is not None and own and extra in _locked():
         return f"bash {shlex.quote(str(root / 'local/env.sh'))} --group test"
     packages = shlex.join(requirements(extra))
     python = shlex.quote(sys.executable)

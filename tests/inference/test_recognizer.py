@@ -1,12 +1,14 @@
 """Transcribing files is decoding them; cutting loses and repeats nothing."""
 
 import importlib
+import io
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from espnet_spike.data.feature_extractor import FEATURES, hand_on
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.export import pack as pack_module
-from espnet_spike.inference.recognizer import Recognizer, find_audio, linear_masks, warn_of_unlearnt
+from espnet_spike.inference.recognizer import Recognizer, linear_masks, warn_of_unlearnt
 from espnet_spike.utils.files import read_table
 from tests.helpers.tiny_model import DIMENSION, tiny_experiment
 
@@ -90,6 +92,31 @@ def test_it_writes_what_stage_10_writes(recipe, tmp_path, monkeypatch, capsys):
         transcript = json.loads(line)
         (piece,) = transcript["pieces"]
         assert f"{piece['score']:.3f}" in f"{float(scores[transcript['name']][7:-1]):.3f}"
+
+
+def test_a_list_and_standard_input_give_the_same(recipe, monkeypatch, capsys):
+    monkeypatch.chdir(recipe)
+    model = ("--model", "exp/asr_tiny")
+    scp = recipe / "data/test/wav.scp"
+    assert run_transcribe(capsys, *model, scp) == run_transcribe(capsys, *model, "audio")
+    audio = recipe / "audio/u2.wav"
+    (text,) = dict(
+        line.split("\t") for line in run_transcribe(capsys, *model, audio).splitlines()
+    ).values()
+    piped = types.SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO(audio.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", piped)
+    found = json.loads(run_transcribe(capsys, *model, "-", "--format", "json"))
+    assert (found["name"], found["text"], found["seconds"]) == ("stdin", text, 3.0)
+
+
+@pytest.mark.parametrize("letter", ["a", "語"])
+def test_no_transcript_is_lost_to_a_long_name(recipe, tmp_path, capsys, letter):
+    stem = (251 // len(letter.encode())) * letter
+    shutil.copy(recipe / "audio/u1.wav", tmp_path / f"{stem}.wav")
+    arguments = ("--model", recipe / "exp/asr_tiny", tmp_path / f"{stem}.wav", "--format", "json")
+    run_transcribe(capsys, *arguments, "--output_dir", tmp_path / "out")
+    (path,) = (tmp_path / "out").iterdir()
+    assert json.loads(path.read_text())["name"] == stem and path.suffix == ".json"
 
 
 def test_a_pack_gives_the_same_elsewhere(recipe, tmp_path, capsys):
@@ -223,41 +250,6 @@ def test_cuts_lie_in_silence_and_lose_nothing(stretches, max_seconds):
             assert wave[end] == 0
 
 
-def test_audio_is_found_in_folders_and_named(tmp_path):
-    for name in ("a/x.wav", "b/x.FLAC", "b/notes.txt", "y.ogg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_audio([tmp_path / "a", tmp_path / "y.ogg"]) == {
-        "x": tmp_path / "a/x.wav",
-        "y": tmp_path / "y.ogg",
-    }
-    found = find_audio([tmp_path])
-    assert len(found) == 3 and all("/" not in name for name in found)
-    with pytest.raises(UserError, match="no such file"):
-        find_audio([tmp_path / "none.wav"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no audio in it"):
-        find_audio([tmp_path / "empty"])
-
-
-def test_folders_are_gone_through_with_links_and_what_cannot_be_read_is_named(tmp_path):
-    for name in ("a/x.wav", "a/b/y.OPUS", "a/z.m4a", "a/b/clip.mp4", "elsewhere/w.flac"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "a/linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "a")  # in a circle
-    foreign = []
-    assert set(find_audio([tmp_path / "a"], foreign=foreign)) == {"x", "y", "w"}
-    assert sorted(path.name for path in foreign) == ["clip.mp4", "z.m4a"]
-    foreign = []
-    assert set(find_audio([tmp_path / "a"], recursive=False, foreign=foreign)) == {"x"}
-    assert [path.name for path in foreign] == ["z.m4a"]
-    (tmp_path / "a/x.wav").unlink()
-    with pytest.raises(UserError, match=r"1 files that it cannot: z\.m4a") as caught:
-        find_audio([tmp_path / "a"], recursive=False)
-    assert "ffmpeg" in caught.value.hint
-
-
 @pytest.mark.parametrize("search", ["beam", "greedy"])
 def test_one_bad_file_among_many_is_reported_and_the_rest_is_done(recipe, tmp_path, capsys, search):
     folder = tmp_path / "talks"
@@ -274,18 +266,6 @@ def test_one_bad_file_among_many_is_reported_and_the_rest_is_done(recipe, tmp_pa
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == [f"u{n}" for n in range(5)]
     with pytest.raises(UserError, match=r"damaged\.flac is no audio"):
         transcribe.main([*arguments, str(folder / "damaged.flac")])
-
-
-def test_no_file_is_lost_whatever_they_are_called(tmp_path, monkeypatch):
-    names = ("here/a/x.wav", "a/x.wav", "here/a-x.wav", "here/b/x.wav")
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path / "here")
-    files = [Path("a/x.wav"), Path("../a/x.wav"), Path("a-x.wav"), Path("b/x.wav")]
-    found = find_audio(files)
-    assert list(found.values()) == files
-    assert list(found)[::3] == ["a-x.wav", "b-x.wav"]
 
 
 def test_a_model_that_learnt_nothing_is_warned_of(tmp_path, caplog):

@@ -1,7 +1,7 @@
 import pytest
 
 from espnet_spike.results.bootstrap import Interval
-from espnet_spike.results.formatting import ends, number, plural, table, thousands
+from espnet_spike.results.formatting import ends, number, table, thousands
 
 
 def test_a_table_has_text_on_the_left_and_numbers_on_the_right():
@@ -21,9 +21,6 @@ def test_a_table_has_text_on_the_left_and_numbers_on_the_right():
         (number(2.5, 0), "2"),
         (number(0.0), "0.00"),
         (number(None), "–"),
-        (plural(1, "set"), "1 set"),
-        (plural(0, "set"), "0 sets"),
-        (plural(2, "utterance"), "2 utterances"),
         (thousands(1234567), "1 234 567"),
         (thousands(999), "999"),
         (thousands(None), "–"),

@@ -1,8 +1,10 @@
 """Files are complete or not there, read with checks; digests are those that results hold."""
 
 import ast
+import errno
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -13,7 +15,16 @@ from hypothesis import strategies as st
 import espnet_spike
 from espnet_spike.errors import UserError
 from espnet_spike.utils import files
-from espnet_spike.utils.files import last_lines, read_table, write_table
+from espnet_spike.utils.files import (
+    fitting_name,
+    last_lines,
+    new_folder,
+    plural,
+    read_table,
+    replacing,
+    write_bytes,
+    write_table,
+)
 
 keys = st.text(
     st.characters(min_codepoint=33, exclude_categories=("Z", "C")), min_size=1, max_size=8
@@ -251,3 +262,41 @@ def test_nobody_writes_and_renames_by_hand():
             if of_os or (of_path and owner != "os"):
                 found.add(str(path.relative_to(PACKAGE)))
     assert found == set(RENAMES)
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (plural(1, "set"), "1 set"),
+        (plural(0, "set"), "0 sets"),
+        (plural(2, "entry", "entries"), "2 entries"),
+        (plural(1, "entry", "entries"), "1 entry"),
+    ],
+)
+def test_counts_have_their_nouns(shown, text):
+    assert shown == text
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "語", "𝄞"])
+def test_names_that_are_too_long_are_cut_between_characters_and_stay_different(tmp_path, letter):
+    first, second = 300 * letter, 299 * letter + "z"
+    names = [fitting_name(name, ".json") for name in (first, second)]
+    assert len(set(names)) == 2
+    for name in names:
+        assert 240 < len(os.fsencode(name)) <= 255 and name.endswith(".json")
+        assert set(name.split("~")[0]) == {letter}
+        (tmp_path / name).touch()
+    assert fitting_name(251 * "a", ".srt") == 251 * "a" + ".srt"
+
+
+def test_a_file_of_the_longest_name_is_written(tmp_path):
+    path = tmp_path / ("語" * 85)  # 255 bytes
+    write_bytes(path, b"x")
+    assert path.read_bytes() == b"x" and list(tmp_path.iterdir()) == [path]
+    with new_folder(tmp_path / ("é" * 127)) as folder:
+        (folder / "x").touch()
+    too_long = tmp_path / (256 * "a")
+    with pytest.raises(OSError, match="too long") as caught:
+        with replacing(too_long):
+            raise AssertionError("no work is done that cannot be kept")
+    assert caught.value.errno == errno.ENAMETOOLONG and str(too_long) in str(caught.value.filename)

@@ -46,6 +46,8 @@ def test_the_environment_of_the_checkout_is_completed_from_the_locked_list(root,
     assert command == ["bash", str(root / "local/env.sh"), "--group", "test"]
     usage = subprocess.run([*command[:2], "--help"], capture_output=True, text=True)
     assert "--group" in usage.stdout
+    # which has not every extra
+    assert "sounddevice>=0.5,<1" in shlex.split(how_to_install("microphone"))
 
 
 @pytest.mark.parametrize(
