@@ -4,7 +4,7 @@ N ?= 4000
 SEED ?= 1
 PYTHON := .venv/bin/python
 
-.PHONY: test test-fast fuzz lint env results bench lock
+.PHONY: test test-fast test-kernels fuzz lint env results bench lock
 
 test:            ## make the environment if needed, then run every test
 	bash local/env.sh --group test
@@ -13,6 +13,10 @@ test:            ## make the environment if needed, then run every test
 test-fast:       ## all tests but those that run whole recipes or train for long
 	bash local/env.sh --group test
 	$(PYTHON) -m pytest -n auto --dist loadgroup --ignore tests/integration
+
+test-kernels:    ## every GPU kernel over all its cases, in Triton's interpreter and on a GPU if there is one
+	bash local/env.sh --group test
+	KERNEL_TESTS=full $(PYTHON) -m pytest -n auto tests/nn/ops/triton
 
 fuzz:            ## damage what commands read, N cases: make fuzz N=4000 SEED=1 (see tests/robustness)
 	bash local/env.sh --group test

@@ -47,18 +47,23 @@ class _MultiLevelFunction(torch.autograd.Function):
     w is I, or has tails, see ``surrogate.window``.
 
     V = m * alpha: dalpha_c = k_g sum_n (dV * V)_nc / alpha_c, dm_n = sum_c (dV * V)_nc / m_n.
+
+    A level of None is found in the pass that makes Y, and is a constant.
     """
 
     @staticmethod
     def forward(ctx, x, alpha, level, weight, grad_scale, levels, rounding, tail):  # noqa: ANN001
-        y, count = imls.forward(x, level, alpha, weight, levels, rounding)
-        ctx.save_for_backward(x, alpha, level, weight, grad_scale)
+        y, count, found = _forward(x, level, alpha, weight, levels, rounding)
+        ctx.save_for_backward(x, alpha, found, weight, grad_scale)
         ctx.levels, ctx.rounding, ctx.tail = levels, rounding, tail
         ctx.mark_non_differentiable(count)
-        return y, count
+        if level is not None:
+            return y, count, None
+        ctx.mark_non_differentiable(count, found)
+        return y, count, found
 
     @staticmethod
-    def backward(ctx, grad, _):  # noqa: ANN001
+    def backward(ctx, grad, *_):  # noqa: ANN001
         x, alpha, level, weight, grad_scale = ctx.saved_tensors
         grad_level = None
         args = (level, alpha, ctx.levels, ctx.rounding, ctx.tail)
@@ -69,6 +74,15 @@ class _MultiLevelFunction(torch.autograd.Function):
         else:
             grad_x, e = imls.backward(x, grad, *args[:2], weight, *args[2:])
         return grad_x, e / alpha * grad_scale, grad_level, None, None, None, None, None
+
+
+def _forward(
+    x: Tensor, level: Tensor | None, alpha: Tensor, weight: Tensor, levels: int, rounding: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Y ``(R, K, C)``, the sum of counts, and the level ``(R,)``, found if it is None."""
+    if level is None:
+        return imls.levelled_forward(x, alpha, weight, levels, rounding, EPS)
+    return *imls.forward(x, level, alpha, weight, levels, rounding), level
 
 
 class MultiLevel(Neuron):
@@ -289,17 +303,21 @@ class MultiLevel(Neuron):
             V * counts, same shape and dtype as ``x``.
         """
         dtype = x.dtype
-        x, level, scale, weight = self.prepare(x, mask)
-        rows = frame_rows(x)
         rounding = "off" if self.warm else self.rounding
-        level_rows, weight_rows = level.flatten().contiguous(), weight.flatten()
+        if self.stat == "token" and self.detach_stat and imls.in_one_pass(x):
+            x, level, level_rows, scale = x.contiguous(), None, None, self.scale_of(torch.float32)
+            weight = scale.new_ones(x.shape[:2]) if mask is None else mask.to(scale.dtype)
+        else:
+            x, level, scale, weight = self.prepare(x, mask)
+            level_rows = level.flatten().contiguous()
+        rows, weight_rows = frame_rows(x), weight.flatten()
         numel = weight.sum().double() * rows[0].numel()
         if torch.is_grad_enabled():
             # LSQ's gradient scale keeps the threshold's step in proportion to the weights'; it goes
             # by the batch of all processes, or their number would change the step
             whole = all_reduce_sum(numel)
-            grad_scale = (self.levels * whole / self.dim).clamp(min=1).rsqrt().to(x.dtype)
-            y, count = _MultiLevelFunction.apply(
+            grad_scale = (self.levels * whole / self.dim).clamp(min=1).rsqrt().to(scale.dtype)
+            y, count, found = _MultiLevelFunction.apply(
                 rows,
                 scale,
                 level_rows,
@@ -310,7 +328,12 @@ class MultiLevel(Neuron):
                 self.surrogate_tail,
             )
         else:
-            y, count = imls.forward(rows, level_rows, scale, weight_rows, self.levels, rounding)
+            conf = (self.levels, rounding)
+            y, count, found = _forward(rows, level_rows, scale, weight_rows, *conf)
+        if level_rows is None:
+            level_rows = found
+        if level is None:
+            level = level_rows.view(x.shape[:2])
         y = y.view(x.shape).to(dtype)
         if torch.is_grad_enabled() and not inside_checkpoint():
             recipe = IMLSRecompute(

@@ -1,12 +1,14 @@
 """Which form of an operation can run here, and the threads that run compiled ones.
 
 ``ops/NAME.py`` asks ``compiled(x, NAME)`` for the numba kernels of the operation, which are in
-``ops/NAME_numba.py``, and computes the same in torch where it gets None. Kernels are imported here
-only, on first use: no other module of ours loads numba.
+``ops/NAME_numba.py``, and ``fused(x, NAME)`` for the Triton kernels in ``ops/triton/NAME.py``; it
+computes the same in torch where it gets None. Kernels are imported here only, on first use: no
+other module of ours loads numba or Triton.
 """
 
 import functools
 import importlib.util
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -18,7 +20,10 @@ import torch
 from torch import Tensor
 
 Operation = Literal["batch_norm", "fatrelu", "imls", "lif", "selective_scan"]
+FusedOperation = Literal["fatrelu", "imls", "lif"]
 DTYPES = (torch.float32, torch.float64)
+GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+OLDEST_GPU = (8, 0)  # compute capability: before it there is no bf16, and our kernels are unproven
 # An operation of fewer elementary steps than this is done before threads would have started.
 SMALL = 1 << 19
 
@@ -59,6 +64,53 @@ def kernels(operation: Operation) -> ModuleType:
             from espnet_spike.nn.ops import lif_numba as found
         case "selective_scan":
             from espnet_spike.nn.ops import selective_scan_numba as found
+    return found
+
+
+def fused(x: Tensor, operation: FusedOperation) -> ModuleType | None:
+    """Return the Triton kernels of ``operation`` where they can take ``x``, else None.
+
+    They can on a CUDA GPU that Triton knows, in half and single precision, outside of tracing and
+    of ``torch.compile``.
+    """
+    if not on_gpu(x) or x.dtype not in GPU_DTYPES or not x.numel():
+        return None
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not fusing(x.device.index or 0):
+        return None
+    return fused_kernels(operation)
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Return whether ``x`` lies where Triton's kernels run."""
+    return x.device.type == "cuda"
+
+
+@functools.cache
+def fusing(device: int) -> bool:
+    """Return whether Triton can compile for a GPU; says so once in the log if it cannot."""
+    why = None
+    if importlib.util.find_spec("triton") is None:
+        why = "Triton is not installed (it comes with torch's CUDA packages on Linux)"
+    elif torch.cuda.get_device_capability(device) < OLDEST_GPU:
+        why = f"the GPU {torch.cuda.get_device_name(device)} is older than Triton's oldest"
+    if why:
+        logging.warning(f"GPU kernels: {why}; scans, neurons and attention run in plain torch")
+    return why is None
+
+
+def fused_kernels(operation: FusedOperation) -> ModuleType:
+    """Import the Triton kernels of ``operation``; they compile on first use, cached on disk.
+
+    Raises:
+        ImportError: Triton is not installed.
+    """
+    match operation:
+        case "fatrelu":
+            from espnet_spike.nn.ops.triton import fatrelu as found
+        case "imls":
+            from espnet_spike.nn.ops.triton import imls as found
+        case "lif":
+            from espnet_spike.nn.ops.triton import lif as found
     return found
 
 

@@ -1,6 +1,6 @@
 """FATReLU_T(x) = x if x >= T else 0: values, their statistics per frame, gradients.
 
-On CPUs one pass of compiled kernels does all of it; torch does the same, slower.
+On CPUs and CUDA GPUs one pass of compiled kernels does all of it; torch does the same, slower.
 
 The step at T has no useful derivative; with u = r - T, where r is x (or |x| in the two-sided form),
 a surrogate stands in for it:
@@ -73,9 +73,13 @@ def frame_fatrelu(
         y, shaped as ``x``; how many values pass, without gradient; the sum of their magnitudes.
     """
     usual = SURROGATES[choose("surrogate", surrogate, SURROGATES)]
-    slope = torch.tensor(usual if k is None else k, dtype=x.dtype, device=x.device)
+    slope = torch.full((), usual if k is None else k, dtype=x.dtype, device=x.device)
     unit = torch.ones_like(slope) if unit is None else unit
-    return _FATReLU.apply(x, T, slope, unit, two_sided, surrogate == "rational")
+    rational = surrogate == "rational"
+    kernels = backends.fused(x, "fatrelu")
+    if kernels is not None:
+        return _Fused.apply(x, T, slope, unit, two_sided, rational, kernels)
+    return _FATReLU.apply(x, T, slope, unit, two_sided, rational)
 
 
 def _least(T: Tensor) -> Tensor:
@@ -136,6 +140,30 @@ class _FATReLU(torch.autograd.Function):
                 grad_x = torch.where(y != 0, grad, 0)
                 grad_T = _sigmoid(x, T, k, ctx.two_sided, grad) if learnt else None
         return grad_x, grad_T.sum() if grad_T is not None else None, None, None, None, None
+
+
+class _Fused(torch.autograd.Function):
+    """``_FATReLU`` on a GPU; the statistics are fp32, and only the input is kept."""
+
+    @staticmethod
+    def forward(ctx, x, T, k, unit, two_sided, rational, kernels):  # noqa: ANN001
+        x = x.contiguous()
+        y, kept, total = kernels.forward(x, T, two_sided)
+        ctx.save_for_backward(x, T, k, unit)
+        ctx.two_sided, ctx.rational, ctx.kernels = two_sided, rational, kernels
+        ctx.mark_non_differentiable(kept)
+        return y, kept, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _kept, grad_total):  # noqa: ANN001
+        x, T, k, unit = ctx.saved_tensors
+        learnt = ctx.needs_input_grad[1]
+        rational = ctx.rational and learnt
+        k = (k / unit.square() if rational else k / unit).float()
+        conf = (k, unit, ctx.two_sided, rational, learnt)
+        grad_x, grad_T = ctx.kernels.backward(x, T, *conf, grad, grad_total)
+        return grad_x, grad_T, None, None, None, None, None
 
 
 def _sigmoid(x: Tensor, T: Tensor, k: Tensor, two_sided: bool, grad: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 The threshold of row r and channel c is ``V = level[r] * scale[c]``. Inputs are viewed as
 ``(R, K, C)``: R frames, K positions per frame (1, or the frequency bins of a convolution's map), C
-channels. On CPUs the passes are compiled by numba; without numba, on GPUs and under tracing they
-are ordinary torch operations with the same rounding (the sums differ in order only).
+channels. On CPUs the passes are compiled by numba, on CUDA GPUs by Triton; without them and under
+tracing they are ordinary torch operations with the same rounding (the sums differ in order only).
 
 ``rounding``: ``half_up`` floor(r + 1/2), what an integrate-and-fire neuron pre-charged by half a
 threshold emits; ``even`` torch.round of the ancestors' code; ``off`` no rounding (warm start).
@@ -42,6 +42,10 @@ def forward(
         levels: T.
         rounding: one of ``ROUNDINGS``.
     """
+    fused = _fused(x)
+    if fused is not None:
+        y, counts, _ = fused.forward(x, level, scale, levels, ROUNDINGS.index(rounding), 0.0)
+        return y, (counts.double() * weight).sum()
     kernels = _kernels(x)
     if kernels is None:
         threshold = level[:, None, None] * scale
@@ -55,8 +59,31 @@ def forward(
     return y, per_channel.sum()
 
 
+def in_one_pass(x: Tensor) -> bool:
+    """Return whether ``levelled_forward`` can take ``x``, in half or single precision."""
+    return backends.fused(x, "imls") is not None
+
+
+def levelled_forward(
+    x: Tensor, scale: Tensor, weight: Tensor, levels: int, rounding: str, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``forward`` does and the level of each row, the mean of its |x|, ``(R,)``.
+
+    Args:
+        x: ``(R, K, C)``, of which ``in_one_pass`` holds.
+        scale, weight, levels, rounding: as of ``forward``, in fp32.
+        eps: smallest level.
+    """
+    fused = backends.fused_kernels("imls")
+    y, counts, level = fused.forward(x, None, scale, levels, ROUNDINGS.index(rounding), eps)
+    return y, (counts.double() * weight).sum(), level
+
+
 def output(x: Tensor, level: Tensor, scale: Tensor, levels: int, rounding: str) -> Tensor:
     """Return Y alone, bit for bit that of ``forward``."""
+    fused = _fused(x)
+    if fused is not None:
+        return fused.output(x, level, scale, levels, ROUNDINGS.index(rounding))
     kernels = _kernels(x)
     if kernels is None:
         threshold = level[:, None, None] * scale
@@ -91,6 +118,10 @@ def backward(
     dX = g * w and dV = g * (s - X/V * I) with I = [0 <= X/V <= T]; dV * V = g * (Y - X * I). The
     window w is I, or has a tail outside, see ``surrogate.window``.
     """
+    fused = _fused(x)
+    if fused is not None:
+        mode = ROUNDINGS.index(rounding)
+        return fused.backward(x, grad, level, scale, weight, levels, mode, tail)
     kernels = _kernels(x)
     if kernels is None:
         grad_x, e = backward_terms(x, grad, level, scale, levels, rounding, tail)
@@ -123,12 +154,20 @@ def backward_terms(
 
 def mean_abs(x: Tensor) -> Tensor:
     """Return the mean of |x| of every row of ``(R, K, C)``, ``(R,)``."""
+    fused = _fused(x)
+    if fused is not None:
+        return fused.mean_abs(x)
     kernels = _kernels(x)
     if kernels is None:
         return x.abs().mean((1, 2))
     mean = x.new_empty(x.shape[0])
     kernels.mean_abs(*backends.arrays(x.flatten(1), mean))
     return mean
+
+
+def _fused(x: Tensor) -> ModuleType | None:
+    """Return the Triton functions where they can take ``x``."""
+    return backends.fused(x, "imls") if x.is_contiguous() else None
 
 
 def _kernels(x: Tensor) -> ModuleType | None:

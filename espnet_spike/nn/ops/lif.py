@@ -1,11 +1,12 @@
 """The recurrence of leaky integrate-and-fire neurons, over time steps or over frames.
 
-Conventions are spikingjelly's, see ``lif_step``. On CPUs the recurrence and its gradient are
-compiled; loops in torch do the same, slower.
+Conventions are spikingjelly's, see ``lif_step``. On CPUs and CUDA GPUs the recurrence and its
+gradient are compiled; loops in torch do the same, slower.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -145,6 +146,11 @@ def run_steps(
         without gradient; where compiled kernels ran, the potentials before the reset
         ``(T, B * N, K)``, which the backward pass keeps, else None.
     """
+    fused = backends.fused(x, "lif")
+    if fused is not None:
+        rows = x.unflatten(0, (time_steps, -1)).flatten(1, 2).flatten(2)
+        spikes, h, counts = _FusedSteps.apply(rows, dynamics, fused)
+        return spikes.view(x.shape), counts.view(x.shape[:2]), h
     kernels = backends.compiled(x, "lif")
     if kernels is not None:
         rows = x.unflatten(0, (time_steps, -1)).flatten(1, 2).flatten(2)
@@ -176,6 +182,9 @@ def run_frames(
         spikes, 0 or 1, shaped and typed as ``x``; the potential after the last frame ``(B, C)``;
         the number of spikes in each frame ``(B, L)``.
     """
+    fused = backends.fused(x, "lif")
+    if fused is not None:
+        return _FusedFrames.apply(x, v, lengths, dynamics, fused, rate)
     kernels = backends.compiled(x, "lif")
     if kernels is not None:
         if rate is not None:
@@ -285,6 +294,58 @@ class _Frames(torch.autograd.Function):
         ctx.kernels.backward_frames(*arrays, atan, *conf)
         grad_rate = None if first is None else _rate_gradient(grad_x, h, first, dynamics)
         return grad_x, grad_v, None, None, None, grad_rate
+
+
+class _FusedSteps(torch.autograd.Function):
+    """``_Steps`` on a GPU; without a gradient no potentials are kept."""
+
+    @staticmethod
+    def forward(ctx, x, dynamics, kernels):  # noqa: ANN001
+        ctx.neuron, ctx.gradient = _for_kernels(dynamics, kernels)
+        spikes, counts, h = kernels.run_steps(x.contiguous(), ctx.neuron, ctx.needs_input_grad[0])
+        ctx.kernels = kernels
+        ctx.save_for_backward(h)
+        ctx.mark_non_differentiable(counts, *[t for t in (h,) if t is not None])
+        return spikes, h, counts
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, *_):  # noqa: ANN001
+        (h,) = ctx.saved_tensors
+        return ctx.kernels.step_gradients(grad, h, ctx.neuron, ctx.gradient), None, None
+
+
+class _FusedFrames(torch.autograd.Function):
+    """``_Frames`` on a GPU; without a gradient no potentials are kept."""
+
+    @staticmethod
+    def forward(ctx, x, v, lengths, dynamics, kernels, rate):  # noqa: ANN001
+        ctx.neuron, ctx.gradient = _for_kernels(dynamics, kernels)
+        keep, lengths = any(ctx.needs_input_grad), lengths.to(x.device)
+        x = x.contiguous()
+        spikes, last, counts, h = kernels.run_frames(x, v, lengths, ctx.neuron, rate, keep)
+        ctx.kernels, ctx.types = kernels, (v.dtype, None if rate is None else rate.dtype)
+        ctx.save_for_backward(h, v, lengths, rate)
+        return spikes, last.to(v.dtype), counts
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_v, grad_counts):  # noqa: ANN001
+        h, v, lengths, rate = ctx.saved_tensors
+        grad_x, grad_v, grad_rate = ctx.kernels.frame_gradients(
+            (grad, grad_counts, grad_v), h, v, lengths, ctx.neuron, ctx.gradient, rate
+        )
+        of_v, of_rate = ctx.types
+        grad_rate = None if grad_rate is None else grad_rate.to(of_rate)
+        return grad_x, grad_v.to(of_v), None, None, None, grad_rate
+
+
+def _for_kernels(dynamics: LIFDynamics, kernels: ModuleType) -> tuple[Any, Any]:
+    """Return what Triton kernels are told of the neuron and of its gradient."""
+    default = SURROGATES[dynamics.surrogate][1]
+    alpha = default if dynamics.surrogate_alpha is None else dynamics.surrogate_alpha
+    gradient = kernels.Gradient(dynamics.detach_reset, dynamics.surrogate, float(alpha))
+    return kernels.Neuron(*dynamics.kernel_arguments()), gradient
 
 
 def _rate_gradient(grad_x: Tensor, h: Tensor, first: Tensor, dynamics: LIFDynamics) -> Tensor:

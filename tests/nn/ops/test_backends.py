@@ -73,3 +73,25 @@ def test_kernels_are_imported_by_the_choice_alone():
             if (kernels and path.name != "backends.py") or (compiler and not is_kernel):
                 wrong.append(f"{path.relative_to(NN)}, line {node.lineno}")
     assert not wrong
+
+
+def test_triton_takes_nothing_on_a_cpu():
+    assert backends.fused(torch.ones(2, 2, 2), "fatrelu") is None
+
+
+@pytest.mark.parametrize("fault", ["no Triton", "old GPU"])
+def test_a_gpu_without_triton_runs_in_torch_and_says_so_once(fault, monkeypatch, caplog):
+    old = (7, 0) if fault == "old GPU" else (9, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: old)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    if fault == "no Triton":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(backends, "on_gpu", lambda x: True)
+    backends.fusing.cache_clear()
+    try:
+        assert [backends.fused(torch.ones(2, 2, 2), "lif") for _ in range(2)] == [None, None]
+    finally:
+        backends.fusing.cache_clear()
+    (line,) = caplog.messages
+    assert "run in plain torch" in line
+    assert ("Triton is not installed" if fault == "no Triton" else "Tesla V100") in line
