@@ -73,6 +73,7 @@ deterministic=false        # the same weights to the bit whenever trained with a
 # Decoding and results
 inference_config=conf/decode_asr.yaml  # beam search
 inference_args=            # any key of it, e.g. "--beam_size 20"
+inference_asr_model=       # model files to decode with, e.g. "valid.cer_ctc.best.pth 10epoch.pth"; the best one when empty
 inference_tag=             # folder of the decoding; made from the options when empty
 normalization=none         # of reference and hypothesis before scoring, nfc and nmt_nfkc of transcripts too {none|nfc|nmt_nfkc|upper|lower|characters}
 energy_model="horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"  # conf/energy
@@ -247,32 +248,39 @@ stage_sparsify() {
     --asr_args "$asr_args"
 }
 
-stage_decode() {
+stage_decode() { each_checkpoint decode_by_one; }
+
+decode_by_one() {
   local set made=()
   for set in "${tests[@]}"; do
     made+=("$decode_dir/$set/"{text,token,token_int,score,decode.json})
   done
-  step "decode_${final_tag}_$inference_tag" --input "$inference_config" --input "$expdir/.done/$final_marker.json" \
+  step "decode_${final_tag}_$decode_tag" --input "$inference_config" --input "$expdir/.done/$final_marker.json" \
     "${lm_inputs[@]}" "${ngram_inputs[@]}" "${eval_dirs[@]/#/--input=}" "${made[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.decode --asr_exp "$final_exp" --inference_config "$inference_config" \
-    --inference_args "$inference_args" "${lm_options[@]}" "${ngram_options[@]}" --inference_nj "$inference_nj" \
-    --gpu_inference "$gpu_inference" "${cluster_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
+    --inference_args "$inference_args" ${checkpoint:+--inference_asr_model "$checkpoint"} "${lm_options[@]}" \
+    "${ngram_options[@]}" --inference_nj "$inference_nj" --gpu_inference "$gpu_inference" \
+    "${cluster_options[@]}" --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
-stage_score() {
+stage_score() { each_checkpoint score_of_one; }
+
+score_of_one() {
   local results=("${tests[@]/%//result.json}")
-  step "score_${final_tag}_$inference_tag" "${tests[@]/#/--input=$decode_dir/}" \
+  step "score_${final_tag}_$decode_tag" "${tests[@]/#/--input=$decode_dir/}" \
     "${tests[@]/#/--output=$decode_dir/}" "${results[@]/#/--output=$decode_dir/}" \
     -- "$py" -m espnet_spike.bin.score "${token_options[@]}" --normalization "$normalization" \
     --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
-stage_count() {
+stage_count() { each_checkpoint count_of_one; }
+
+count_of_one() {
   local set hypotheses=() # of it and further figures
   for set in "${tests[@]}"; do
     hypotheses+=(--input "$decode_dir/$set/token_int" --optional_output "$decode_dir/$set/neurobench.json")
   done
-  step "count_${final_tag}_$inference_tag" "${cost_models[@]/#/--input=}" --input "$expdir/.done/$final_marker.json" \
+  step "count_${final_tag}_$decode_tag" "${cost_models[@]/#/--input=}" --input "$expdir/.done/$final_marker.json" \
     "${eval_dirs[@]/#/--input=}" "${hypotheses[@]}" "${counts[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.count --asr_exp "$final_exp" --energy_model "$energy_model" \
     --out "$decode_dir" "${named_eval_dirs[@]}"
@@ -285,6 +293,7 @@ stage_simulate() {
       { skip "$(tr -s '\n ' ' ' <<<"${lack#error: }")"; return; }
     $simulate || { skip "no --simulate true"; return; }
   fi
+  [[ -z ${checkpoints[0]} ]] || echo "stage $current_stage: of the best checkpoint, not of --inference_asr_model"
   for core in "${cores[@]}"; do
     outputs+=("$final_exp/simulate/$(basename "$core" .yaml).json")
   done
@@ -295,29 +304,39 @@ stage_simulate() {
 }
 
 stage_report() {
-  local count simulated=$expdir/.done/simulate_$final_tag.json more=()
+  local simulated=$expdir/.done/simulate_$final_tag.json more=()
   [[ ! -f $simulated ]] || more=(--input "$simulated")
-  for count in "${counts[@]}"; do
-    [[ ! -f $count ]] || more+=(--input "$count")
-  done
-  step report --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" --output "$expdir/RESULTS.md" \
+  each_checkpoint note_results # in more
+  step report --input "$expdir/.done/$final_marker.json" "${more[@]}" --output "$expdir/RESULTS.md" \
     --optional_output "$final_exp/results.json" \
     -- "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "$recipe" --out "$expdir/RESULTS.md" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"}
-  step "html_report_$final_tag" --input "$expdir/.done/$final_marker.json" "${more[@]}" "${tests[@]/#/--input=$decode_dir/}" \
+  step "html_report_$final_tag" --input "$expdir/.done/$final_marker.json" "${more[@]}" \
     "${eval_dirs[@]/#/--input=}" --output "$final_exp/report.html" \
-    -- "$py" -m espnet_spike.bin.html_report --asr_exp "$final_exp" --inference_tag "$inference_tag" \
+    -- "$py" -m espnet_spike.bin.html_report --asr_exp "$final_exp" --inference_tag "$first_tag" \
     ${corpus_dir:+--corpus_dir "$corpus_dir"} "${named_eval_dirs[@]}"
 }
 
+note_results() {
+  local count
+  for count in "${counts[@]}"; do
+    [[ ! -f $count ]] || more+=(--input "$count")
+  done
+  more+=("${tests[@]/#/--input=$decode_dir/}")
+}
+
 stage_pack() {
-  local audio_options=()
+  local audio_options=() search=$inference_args
+  if [[ -n ${checkpoints[0]} ]]; then
+    [[ ${#checkpoints[@]} == 1 ]] || echo "stage $current_stage: the pack is of ${checkpoints[0]}"
+    search+=" --inference_asr_model ${checkpoints[0]}"
+  fi
   ! $use_ngram || echo "stage $current_stage: the n-gram is no part of the pack: $ngram_file"
   [[ $feats_type != fbank ]] || audio_options=(--fbank_config "$fbank_config" ${fs:+--fs "$fs"})
-  step "pack_${final_tag}_$inference_tag" --input "$expdir/.done/$final_marker.json" \
+  step "pack_${final_tag}_$first_tag" --input "$expdir/.done/$final_marker.json" \
     --input "$inference_config" "${lm_inputs[@]}" --output "$final_exp/pack.zip" \
     -- "$py" -m espnet_spike.bin.pack --asr_exp "$final_exp" "${lm_options[@]}" \
-    --inference_config "$inference_config" --inference_args "$inference_args" \
+    --inference_config "$inference_config" --inference_args "$search" \
     --token_list "$token_dir/tokens.txt" "${audio_options[@]}" --out "$final_exp/pack.zip"
 }
 

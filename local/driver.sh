@@ -85,6 +85,7 @@ check_values() { # of options that are neither a file nor one of a few words
     awk -v x="$naive_sparsity" 'BEGIN { exit !(x > 0 && x < 1) }'; } ||
     fail "--naive_sparsity $naive_sparsity" "give a number between 0 and 1"
   [[ $allow_dropped =~ ^[0-9]{1,9}$ ]] || fail "--allow_dropped $allow_dropped" "give a number from 0 up"
+  check_checkpoints
   [[ $ngram_order =~ ^[2-6]$ ]] || fail "--ngram_order $ngram_order" "KenLM takes 2 to 6"
 }
 
@@ -285,9 +286,7 @@ prepare() {
     final_tag=${asr_tag}_sparsified final_marker=sparsify_$asr_tag
   fi
   final_exp=$expdir/asr_$final_tag
-  decode_dir=$final_exp/$inference_tag
-  counts=("${tests[@]/%//count.json}")
-  counts=("${counts[@]/#/$decode_dir/}")
+  first_tag=$(decoding_of "${checkpoints[0]}")
 
   # what is scored loses nothing unseen
   whole=("${tests[@]/#/--test_dir=data/}" --allow_dropped "$allow_dropped")
@@ -331,6 +330,36 @@ also_trained=("*.pth" epochs.jsonl spike_config.json spike_finished.json feature
 note_command() { # note_command FOLDER: keep how run.sh was called, if something can be written
   $dry_run || { mkdir -p "$1" && printf '%s\n' "$called_as" >>"$1/commands.txt"; } 2>/dev/null ||
     return 0 # a stage that has to write there says what is wrong
+}
+
+check_checkpoints() { # sets checkpoints; one empty word stands for the best
+  local model seen=" "
+  read -ra checkpoints <<<"$inference_asr_model"
+  for model in ${checkpoints[@]+"${checkpoints[@]}"}; do
+    [[ $model =~ ^[^/]+\.pth$ ]] ||
+      fail "--inference_asr_model $model" "give names of model files (*.pth), not paths"
+    [[ $seen != *" $model "* ]] || fail "--inference_asr_model: $model is given twice"
+    seen+="$model "
+  done
+  [[ ${#checkpoints[@]} -eq 0 || " $inference_args" != *" --inference_asr_model"* ]] ||
+    fail "--inference_asr_model is in --inference_args too" "give it once"
+  [[ ${#checkpoints[@]} -gt 0 ]] || checkpoints=("")
+}
+
+decoding_of() { # decoding_of CHECKPOINT: its folder in the experiment
+  local name=${1%.pth}
+  printf '%s\n' "$inference_tag${name:+_asr_model_$name}"
+}
+
+each_checkpoint() { # each_checkpoint FUNCTION: call it with what is of each decoding
+  local checkpoint decode_tag decode_dir counts
+  for checkpoint in "${checkpoints[@]}"; do
+    decode_tag=$(decoding_of "$checkpoint")
+    decode_dir=$final_exp/$decode_tag
+    counts=("${tests[@]/%//count.json}")
+    counts=("${counts[@]/#/$decode_dir/}")
+    "$1"
+  done
 }
 
 skip() { echo "stage $current_stage: skipped, $1"; }

@@ -20,7 +20,9 @@ def get_parser() -> argparse.ArgumentParser:
         "--inference_args", default="", help="ESPnet options that override it, in one string"
     )
     parser.add_argument(
-        "--inference_asr_model", help="model file in asr_exp; the best one when not given"
+        "--inference_asr_model",
+        help="model file in asr_exp, or several in one string, each of which decodes into a "
+        "folder of its own, OUTPUT_DIR_asr_model_NAME; the best one when not given",
     )
     parser.add_argument("--inference_lm", help="model file in lm_exp; the best one when not given")
     parser.add_argument(
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.inference.decode import (
         bound_search,
         decode,
+        decodings,
         fit_beam,
         make_plan,
         read_settings,
@@ -56,33 +59,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     settings = read_settings(args.inference_config, args.inference_args)
-    settings = replace(
-        settings,
-        asr_model=args.inference_asr_model or settings.asr_model,
-        lm=args.inference_lm or settings.lm,
-    )
+    models = decodings(args.inference_asr_model, args.out)
+    settings = replace(settings, lm=args.inference_lm or settings.lm)
     settings = bound_search(settings, args.asr_exp, args.inference_args)
     settings = fit_beam(settings, args.asr_exp)
     cluster = cluster_of(args)
-    plan = make_plan(
-        args.asr_exp,
-        args.lm_exp,
-        settings,
-        args.out,
-        sets,
-        args.nj,
-        args.gpu_inference,
-        args.utterances_per_task if cluster else None,
-        args.ngram_file,
-    )
-    few = f" ({args.nj} would not pay)" if len(plan.runs) < args.nj else ""
-    print(
-        f"decoding {', '.join(sets)} with {plan.asr_file}: jobs {len(plan.runs)}{few}, "
-        f"threads per job {plan.threads}, batch size {settings.batch_size}",
-        flush=True,
-    )
-    records = decode(plan, cluster)
-    print("\n".join(time_lines(records)))
+    plans = [
+        make_plan(
+            args.asr_exp,
+            args.lm_exp,
+            replace(settings, asr_model=model or settings.asr_model),
+            out,
+            sets,
+            args.nj,
+            args.gpu_inference,
+            args.utterances_per_task if cluster else None,
+            args.ngram_file,
+        )
+        for model, out in models
+    ]
+    for plan in plans:
+        few = f" ({args.nj} would not pay)" if len(plan.runs) < args.nj else ""
+        print(
+            f"decoding {', '.join(sets)} with {plan.asr_file}: jobs {len(plan.runs)}{few}, "
+            f"threads per job {plan.threads}, batch size {settings.batch_size}",
+            flush=True,
+        )
+        records = decode(plan, cluster)
+        if len(plans) > 1:
+            print(f"written: {plan.out}")
+        print("\n".join(time_lines(records)), flush=True)
 
 
 if __name__ == "__main__":

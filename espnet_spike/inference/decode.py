@@ -153,6 +153,34 @@ def fit_beam(settings: Settings, exp: Path) -> Settings:
     return replace(settings, words=[*settings.words, "--beam_size", str(most)])
 
 
+def decodings(names: str | None, out: Path) -> list[tuple[str | None, Path]]:
+    """Return the model files to decode with, each with the folder of its decoding.
+
+    Args:
+        names: of the model files, in one string; None or nothing for the best.
+        out: the folder, if there is one of them; of several, each has its own beside it, which
+            ends in ``_asr_model_NAME``, as in ESPnet's recipes.
+
+    Raises:
+        UserError: a name is given twice, or a path among several.
+    """
+    found = (names or "").split()
+    if len(found) < 2:
+        return [(found[0] if found else None, out)]
+    for name in found:
+        if found.count(name) > 1:
+            raise UserError(f"--inference_asr_model: {name} is given twice", "give it once")
+        if "/" in name:
+            raise UserError(
+                f"--inference_asr_model {name} is a path", "give names of files in --asr_exp"
+            )
+    ends = [name.removesuffix(".pth") for name in found]
+    return [
+        (name, out.with_name(f"{out.name}_asr_model_{end}"))
+        for name, end in zip(found, ends, strict=True)
+    ]
+
+
 def bound_search(settings: Settings, exp: Path, given: str = "") -> Settings:
     """Bound the search with a model that has learnt nothing: the best path, and no endless output.
 

@@ -253,6 +253,13 @@ def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
         for name in ("decode", "count"):
             if (path.parent / f"{name}.json").exists():
                 entry[name] = read_set_file(path.parent, name)
+        counted, decoded = (entry.get(kind, {}).get("checkpoint") for kind in ("count", "decode"))
+        if counted and decoded and counted != decoded:
+            _logger.warning(
+                "%s is of %s, and %s has decoded the set: it is left out; count the set again",
+                *(path.parent / "count.json", counted, decoded),
+            )
+            del entry["count"]
         decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
     return decodes
 
@@ -280,6 +287,7 @@ def set_figures(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "speakers": result["speakers"],
         "blank": result["blank_hypotheses"],
         "normalization": result["normalization"],
+        "checkpoint": decode.get("checkpoint"),
         "rtf": decode.get("rtf"),
         "audio_seconds": decode.get("audio_seconds"),
         **(set_counts(entry["count"]) if entry.get("count") else {}),

@@ -118,6 +118,8 @@ def error_section(material: Material) -> Html:
     """Return rates with intervals."""
     from espnet_spike.results.figures import error_rates
 
+    every = [e["decode"] for sets in material.experiment.decodes.values() for e in sets.values()]
+    several = len({decode.get("checkpoint") for decode in every}) > 1
     rows, points = [], []
     for tag, sets in material.experiment.decodes.items():
         for name, entry in sets.items():
@@ -128,7 +130,9 @@ def error_section(material: Material) -> Html:
             star = "" if wer["ci_meaningful"] else " *"
             rows.append(
                 [
-                    *(title, number(wer["err"]), f"{low:.2f} .. {high:.2f}{star}"),
+                    title,
+                    *([decode.get("checkpoint") or "–"] if several else []),
+                    *(number(wer["err"]), f"{low:.2f} .. {high:.2f}{star}"),
                     plural(wer["ci_units"], wer["ci_unit"]),
                     scored_of(entry["result"]),
                     *(number(wer[kind]) for kind in ("sub", "del", "ins")),
@@ -136,8 +140,8 @@ def error_section(material: Material) -> Html:
                     number(decode.get("rtf"), 4),
                 ]
             )
-    head = ["set", "WER", "95 % interval", "over", "utterances", "Sub", "Del", "Ins", "CER", "SER"]
-    head += ["words", "RTF"]
+    head = ["set", *(["checkpoint"] if several else []), "WER", "95 % interval", "over"]
+    head += ["utterances", "Sub", "Del", "Ins", "CER", "SER", "words", "RTF"]
     profiles = {entry["result"]["normalization"] for entry in material.decodes.values()}
     note = (
         f"All rates in %. Text normalization: {', '.join(sorted(profiles))}. Interval: bootstrap "

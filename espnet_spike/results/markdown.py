@@ -55,9 +55,22 @@ SEARCH_OPTIONS = (
 def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the main figures of every experiment, decoding and set.
 
+    Where an experiment has been decoded with several checkpoints, a column names them.
+
     Args:
         results: the ``results.json`` of the experiments.
     """
+    several = any(
+        len(
+            {
+                figures.get("checkpoint")
+                for sets in result["decodes"].values()
+                for figures in sets.values()
+            }
+        )
+        > 1
+        for result in results
+    )
     rows = []
     for result in results:
         for tag, sets in result["decodes"].items():
@@ -69,6 +82,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
                         result["experiment"],
                         result["encoder"],
                         tag,
+                        *([as_text(figures.get("checkpoint") or "–")] if several else []),
                         name,
                         thousands(result["parameters"]),
                         scored_of(figures),
@@ -79,8 +93,10 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
                         number(figures["rtf"], 4),
                     ]
                 )
-    head = "experiment encoder decoding set parameters".split()
-    return table([*head, "utterances", "WER", "95 % interval", "over", "CER", "RTF"], rows, left=4)
+    head = ["experiment", "encoder", "decoding", *(["checkpoint"] if several else []), "set"]
+    left = len(head)
+    head += ["parameters", "utterances", "WER", "95 % interval", "over", "CER", "RTF"]
+    return table(head, rows, left=left)
 
 
 def unlearnt_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:

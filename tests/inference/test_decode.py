@@ -347,6 +347,59 @@ def shorten(folder, utt):
     data.write(folder)
 
 
+def test_checkpoints_have_folders_of_their_own(tmp_path):
+    out = tmp_path / "decode_asr"
+    assert decode_module.decodings(None, out) == [(None, out)]
+    assert decode_module.decodings("a.b.pth", out) == [("a.b.pth", out)]
+    assert decode_module.decodings(" valid.acc.ave_5best.pth 10epoch.pth", out) == [
+        ("valid.acc.ave_5best.pth", tmp_path / "decode_asr_asr_model_valid.acc.ave_5best"),
+        ("10epoch.pth", tmp_path / "decode_asr_asr_model_10epoch"),
+    ]
+    for names, said in (("a.pth b.pth a.pth", "given twice"), ("a.pth x/b.pth", "is a path")):
+        with pytest.raises(UserError, match=said):
+            decode_module.decodings(names, out)
+
+
+def test_several_checkpoints_are_decoded_in_one_call(recipe, tmp_path, monkeypatch):
+    import torch
+
+    exp = tmp_path / "exp" / "asr_two"
+    shutil.copytree(
+        recipe / "exp" / "asr_tiny",
+        exp,
+        ignore=lambda folder, names: [
+            name for name in names if not name.endswith((".pth", ".yaml"))
+        ],
+    )
+    state = torch.load(exp / "valid.cer_ctc.ave.pth")
+    state["ctc.ctc_lo.bias"][0] += 1e4  # which hears nothing
+    torch.save(state, exp / "1epoch.pth")
+
+    def run_all(name, todo, poll):
+        from espnet_spike.inference.worker import infer
+
+        for one in todo:
+            for word in one.command[3:]:
+                words = Path(word.removeprefix("@")).read_text().splitlines()
+                at = words.index("--log_file")
+                infer(words[:at] + words[at + 2 :])
+        poll()
+
+    monkeypatch.setattr(decode_module, "run_jobs", run_all)
+    arguments = ["--asr_exp", str(exp), "--out", str(exp / "decode"), "--inference_args"]
+    arguments += [f"{SEARCH} --ctc_weight 1.0", f"dev={recipe / 'dump' / 'dev'}"]
+    decode.main([*arguments, "--inference_asr_model", "valid.cer_ctc.ave.pth 1epoch.pth"])
+    assert not (exp / "decode").exists()
+    texts = {}
+    for name in ("valid.cer_ctc.ave", "1epoch"):
+        set_dir = exp / f"decode_asr_model_{name}" / "dev"
+        assert json.loads((set_dir / "decode.json").read_text())["checkpoint"] == f"{name}.pth"
+        texts[name] = read_table(set_dir / "text")
+    assert any(texts["valid.cer_ctc.ave"].values()) and not any(texts["1epoch"].values())
+    with pytest.raises(UserError, match=r"no model file .*9epoch\.pth"):
+        decode.main([*arguments, "--inference_asr_model", "1epoch.pth 9epoch.pth"])
+
+
 def test_a_score_that_is_no_number_is_an_error(recipe, tmp_path, monkeypatch):
     import torch
 

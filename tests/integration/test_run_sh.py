@@ -78,6 +78,8 @@ def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, 
         (["--asr_tag", "../x"], "--asr_tag ../x"),
         (["--inference_tag", ".."], "--inference_tag .."),
         (["--lm_tag", "a/b"], "--lm_tag a/b"),
+        (["--inference_asr_model", "exp/a.pth"], "give names of model files (*.pth)"),
+        (["--inference_asr_model", "a.pth b.pth a.pth"], "a.pth is given twice"),
         (["--test_sets", "test a/b"], "--test_sets a/b"),
         (["--speed_perturb_factors", "0.9 fast"], "--speed_perturb_factors 0.9 fast"),
         (["--ngram_order", "1"], "--ngram_order 1"),
@@ -398,6 +400,32 @@ def test_two_files_of_one_name_have_folders_of_their_own(run_sh, checkout, tmp_p
     assert " -- " in text
     script.write_text(text.replace(" -- ", " --fbank_config conf/fbank_sherpa.yaml -- "))
     assert folders() == usual
+
+
+def test_every_checkpoint_is_decoded_scored_and_reported_apart(run_sh, checkout):
+    options = ("--recipe", "mine", "--env", sys.prefix, "--dry_run", "--stage", "decode")
+    options += ("--inference_args", "--beam_size 3")
+
+    def call(*more):
+        result = run_sh(*options, *more, script=checkout / "run.sh", cwd=checkout)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    asr = "exp/asr_iml_spikeformer_fbank_bpe_unigram30"
+    folders = [f"{asr}/decode_asr_beam_size3_asr_model_{name}" for name in ("v.acc.best", "9epoch")]
+    shown = call("--inference_asr_model", "v.acc.best.pth 9epoch.pth")
+    found = re.findall(r"bin\.decode .*--inference_asr_model (\S+) .*--out (\S+)", shown)
+    assert found == [("v.acc.best.pth", folders[0]), ("9epoch.pth", folders[1])]
+    assert re.findall(r"bin\.score .*--out (\S+)", shown) == folders
+    assert re.findall(r"bin\.count .*--out (\S+)", shown) == folders
+    assert re.findall(r"html_report .*--inference_tag (\S+)", shown) == [folders[0].split("/")[-1]]
+    (packed,) = re.findall(r"bin\.pack .*--inference_args (.*) --token_list", shown)
+    assert "--inference_asr_model v.acc.best.pth" in packed.replace("\\", "")
+    usual = call()
+    assert "--inference_asr_model" not in usual
+    for command in ("decode", "score", "count"):
+        pattern = rf"bin\.{command} .*--out (\S+)"
+        assert re.findall(pattern, usual) == [f"{asr}/decode_asr_beam_size3"]
 
 
 def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):

@@ -208,6 +208,16 @@ def test_damaged_results_are_made_anew(tmp_path, caplog):
     assert "results.json is damaged" in caplog.text and "--stage simulate" in caplog.text
 
 
+def test_the_count_of_another_checkpoint_is_not_shown(tmp_path, caplog):
+    exp = make_experiment(tmp_path, "a", {})
+    count = {"sparsity": {}, "per_second": {}, "energy": {}, "uncovered": {}, "execution": {}}
+    path = exp / "decode/test/count.json"
+    for name, shown in (("valid.x.ave.pth", True), ("3epoch.pth", False)):
+        path.write_text(json.dumps(count | {"fold_qk": False, "checkpoint": name}))
+        assert ("count" in experiments_module.read_decodes(exp)["decode"]["test"]) == shown
+    assert "is of 3epoch.pth, and valid.x.ave.pth has decoded the set" in caplog.text
+
+
 def test_damaged_counts_are_named(tmp_path):
     exp = make_experiment(tmp_path, "a", {"u00": "one two two"})
     counts = exp / "decode/test/score_wer/counts.tsv"

@@ -77,6 +77,20 @@ def test_an_encoder_of_events(tmp_path, monkeypatch):
     assert "not zero, %" in texts and "macs" not in texts
 
 
+def test_rates_of_several_checkpoints_are_told_apart(tmp_path):
+    exp, data = decoded(tmp_path, encoder="transformer")
+    shutil.copytree(exp / "decode", exp / "decode_asr_model_3epoch")
+    assert "<th>checkpoint</th>" not in write_page(exp, data)
+    record = {
+        **{"parameters": 1, "rtf": 0.1, "audio_seconds": 1.0, "lm_exp": None, "config": None},
+        **{"jobs": 1, "threads": 1, "device": "cpu", "options": {}, "checkpoint": "3epoch.pth"},
+    }
+    path = exp / "decode_asr_model_3epoch/test/decode.json"
+    path.write_text(json.dumps(record))
+    page = write_page(exp, data)
+    assert ">checkpoint<" in page and ">3epoch.pth<" in page
+
+
 def test_no_model_file(tmp_path):
     exp, data = decoded(tmp_path)
     (exp / MODEL).unlink()

@@ -234,6 +234,24 @@ def test_several_decodings_of_one_experiment(recipe):
     ]
 
 
+def test_checkpoints_are_told_apart(recipe):
+    for tag, name, hyps in (("best", "valid.x.ave.pth", wrong(1)), ("early", "3epoch.pth", {})):
+        exp = make_experiment(recipe, "a", hyps, tag=tag)
+        path = exp / tag / "test" / "decode.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoint": name}))
+    make_experiment(recipe, "b", {}, tag="best")
+    rows = rows_of(make_report(), "## Summary")
+    assert [(r["experiment"], r["checkpoint"], r["WER"]) for r in rows] == [
+        ("asr_a", "valid.x.ave.pth", "1.11"),
+        ("asr_a", "3epoch.pth", "0.00"),
+        ("asr_b", "valid.x.ave.pth", "0.00"),
+    ]
+    sets = json.loads((exp / "results.json").read_text())["decodes"]
+    assert sets["early"]["test"]["checkpoint"] == "3epoch.pth"
+    shutil.rmtree(exp / "early")
+    assert "checkpoint" not in rows_of(make_report(), "## Summary")[0]
+
+
 def test_an_interval_of_few_utterances_is_marked(recipe):
     exp = make_experiment(recipe, "a", {})
     path = exp / "decode" / "test" / "result.json"
