@@ -45,7 +45,7 @@ test_sets="test"           # names of the sets to decode and score
 allow_dropped=0            # utterances that a test set may lose, being in one of its tables only
 allow_pipes=false          # run arbitrary commands found in wav.scp
 speed_perturb_factors=     # e.g. "0.9 1.0 1.1"
-feats_type=fbank           # features {fbank|extracted}
+feats_type=fbank           # features, or audio for a config with a front end {fbank|extracted|raw}
 fbank_config=conf/fbank.yaml  # options of the features
 fs=                        # sampling rate in Hz; the corpus's when empty
 min_frames=10              # shortest training utterance, in frames
@@ -98,7 +98,7 @@ usage() {
 stages="
  1 data     data_prep  Kaldi data directories from the corpus, checked and fixed
  2 perturb  data_prep  speed perturbation of the training set
- 3 fbank    data_prep  log-mel features, or a copy of existing features
+ 3 fbank    data_prep  log-mel features, a copy of existing features, or checked audio
  4 filter   data_prep  drop utterances that are too short or too long
  5 token    data_prep  sentencepiece model and token list
  6 lm       train      language model, token n-gram
@@ -155,10 +155,13 @@ stage_perturb() {
 }
 
 stage_fbank() {
-  local options=(--config "$fbank_config" ${fs:+--fs "$fs"} --allow_pipes "$allow_pipes") command=fbank
-  if [[ $feats_type == extracted ]]; then options=() command=copy_feats; else
-    set -- --input "$fbank_config"
-  fi
+  local options=(${fs:+--fs "$fs"} --allow_pipes "$allow_pipes") command=fbank
+  case $feats_type in
+    extracted) options=() command=copy_feats ;;
+    raw) command=format_audio ;;
+    *) options=(--config "$fbank_config" "${options[@]}")
+      set -- --input "$fbank_config" ;;
+  esac
   local lists=("${fbank_outputs[@]/%//feats.scp}")
   step "$feats_tag" "$@" "${fbank_inputs[@]/#/--input=}" "${fbank_outputs[@]/#/--output=}" "${lists[@]/#/--output=}" \
     -- "$py" -m "espnet_spike.bin.$command" "${options[@]}" "${whole[@]}" --nj "$nj" "${cluster_options[@]}" "${fbank_pairs[@]}"
@@ -198,12 +201,14 @@ stage_lm() {
     --output_dir "$lm_exp" "${training_options[@]}"
 }
 
-stage_stats() { # the statistics are of the features: encoders share them
-  step "stats_$data_tag" --unhashed=--asr_config --input "$feats/$source_set" --input "$feats/$valid_set" \
+stage_stats() { # the statistics are of the features: encoders share them, but not front ends
+  local config=(--unhashed=--asr_config) front_end=()
+  [[ $feats_type != raw ]] || config=(--input "$asr_config") front_end=(--asr_args "$asr_args")
+  step "stats_${stats_dir#"$expdir/asr_stats_"}" "${config[@]}" --input "$feats/$source_set" --input "$feats/$valid_set" \
     --input "$token_dir/tokens.txt" --output "$stats_dir/train" --output "$stats_dir/valid" \
     --output "$stats_dir/train/feats_stats.npz" --output "$stats_dir/valid/feats_stats.npz" \
     -- "$py" -m espnet_spike.bin.collect_stats --asr_config "$asr_config" --train_dir "$feats/$source_set" \
-    --valid_dir "$feats/$valid_set" "${token_options[@]}" --output_dir "$stats_dir"
+    --valid_dir "$feats/$valid_set" "${token_options[@]}" --output_dir "$stats_dir" ${front_end[@]+"${front_end[@]}"}
 }
 
 stage_train() { # the dense twin first, where the config says from: twin

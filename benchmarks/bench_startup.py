@@ -154,6 +154,7 @@ CALLS = (
         ("dump",),
     ),
     Call("copy_feats", AUDIO, "dump/test copy/test", ("copy",)),
+    Call("format_audio", AUDIO, "data/test audio/test", ("audio",)),
     Call("filter_utts", AUDIO, "dump/test kept/test", ("kept",)),
     Call("tokenize", AUDIO, "--token_type char --text data/train/text --out tokens", ("tokens",)),
     Call("ngram_train", AUDIO, f"--train_text data/train/text {DATA} --out ngram.arpa"),

@@ -244,6 +244,7 @@ prepare() {
       filter_marker=filter_$feats_tag
     fi
   fi
+  [[ $feats_type != raw ]] || filter_marker=filter_raw
   feats=$dumpdir/$feats_tag
   token_tag=$token_type
   [[ $token_type != bpe ]] || token_tag=bpe_$bpemode$nbpe
@@ -252,6 +253,8 @@ prepare() {
   [[ $token_type != bpe ]] || token_options+=(--bpemodel "$token_dir/bpe.model")
   data_tag=${feats_tag}_${token_tag}${speed_perturb_factors:+_sp}
   stats_dir=$expdir/asr_stats_$data_tag
+  [[ $feats_type != raw ]] || # what the front end of the config makes
+    stats_dir=$expdir/asr_stats_$(tag_of "$asr_config" --args="$asr_args" "$data_tag")
   local seed_tag=
   [[ $seed == 0 ]] || seed_tag=seed$seed
   [[ -n $asr_tag ]] ||
@@ -313,6 +316,7 @@ prepare() {
 
   local checks=(--asr_config "$asr_config" --asr_args "$asr_args"
     --inference_config "$inference_config" --inference_args "$inference_args")
+  checks+=(--feats_type "$feats_type")
   [[ $feats_type != fbank ]] || checks+=(--fbank_config "$fbank_config")
   ! $use_lm || checks+=(--lm_config "$lm_config")
   checks+=("${cluster_options[@]}" --energy_model "${cost_models[@]}")

@@ -124,6 +124,8 @@ def doubts(config: Mapping[str, Any], facts: Facts, updates: int | None = None) 
     width = masks.get("freq_mask_width_range") or 0
     widest = width if isinstance(width, int) else width[-1]
     dims = facts.dims
+    if config.get("frontend"):  # of audio, dims are samples
+        dims = (config.get("frontend_conf") or {}).get("n_mels", 80)
     if config.get("specaug") and masks.get("apply_freq_mask", True) and dims:
         if widest > dims:
             text = f"frequency masks cover up to {widest} dims, and features have {dims}"

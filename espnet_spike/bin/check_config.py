@@ -22,6 +22,11 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--train_dir", type=Path, help="features to train on, if they are there: for doubts"
     )
+    parser.add_argument(
+        "--feats_type",
+        choices=["fbank", "extracted", "raw"],
+        help="what is trained on; default: audio if --asr_config has a front end",
+    )
     parser.add_argument("--nbpe", type=int, help="pieces of the vocabulary, likewise")
     parser.add_argument("--inference_config", type=config_file, help="YAML of decoding")
     parser.add_argument("--inference_args", default="", help="options over --inference_config")
@@ -86,7 +91,8 @@ def check(options: argparse.Namespace) -> None:
     for path in options.hardware:
         read_hardware(path)
     if options.asr_config is not None:
-        config_check.check_asr_config(options.asr_config, options.asr_args)
+        raw = None if options.feats_type is None else options.feats_type == "raw"
+        config_check.check_asr_config(options.asr_config, options.asr_args, raw)
     if options.lm_config is not None:
         config_check.check_lm_config(options.lm_config, options.lm_args)
     if options.inference_config is not None or options.inference_args:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with open_model(args.asr_exp) as folder:
         feature_extractor = FeatureExtractor.find(folder.path, args.fbank_config, args.fs)
-        config, rate = feature_extractor.fbank, feature_extractor.fs
+        config, rate = feature_extractor.features("stream"), feature_extractor.fs
         wave, found = read(Source(args.wav, path=args.wav), args.wav)
         if found != rate and not args.fs:
             raise UserError(

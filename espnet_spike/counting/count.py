@@ -1,5 +1,6 @@
 """Count a trained model on test sets: operations, sparsity and energy, utterance by utterance."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -20,7 +21,7 @@ from espnet_spike.counting.neurobench import (
     static_metrics,
     workload_metrics,
 )
-from espnet_spike.counting.twin import Twin
+from espnet_spike.counting.twin import Twin, encoder_input_size
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
@@ -191,7 +192,8 @@ def count_utterances(
         twin: counts the dense twin.
         result: gets what was skipped and what no rule covers.
     """
-    twins = {frames: twin.costs(frames) for frames, _ in data.shapes.values()}
+    frames = feature_frames(model, data)
+    twins = {count: twin.costs(count) for count in set(frames.values())}
     with torch.inference_mode(), ArkReader() as reader, Counter(model) as counter:
         for utt in sorted(data.feats):
             speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()
@@ -203,13 +205,32 @@ def count_utterances(
             except TooShortUttError:
                 result.skipped.append(utt)
                 continue
-            frames = speech.shape[1]
-            yield (
-                utt,
-                Utterance(data.durations[utt], frames, tokens, dict(counter.costs), twins[frames]),
-            )
+            costs, dense = dict(counter.costs), twins[frames[utt]]
+            if dense is not None:  # which hears by the same front end
+                dense = dense | {key: cost for key, cost in costs.items() if is_front_end(key[0])}
+            yield utt, Utterance(data.durations[utt], frames[utt], tokens, costs, dense)
         result.uncovered = {name: list(value) for name, value in counter.uncovered.items()}
         result.lost = dict(counter.lost)
+
+
+def is_front_end(layer: str) -> bool:
+    """Return whether a layer belongs to the front end of a model that takes audio."""
+    return layer == "frontend" or layer.startswith("frontend.")
+
+
+def feature_frames(model: Any, data: FeatureDir) -> dict[str, int]:
+    """Return utterance -> frames that the encoder gets; of audio, those its front end makes."""
+    if model.frontend is None:
+        return {utt: count for utt, (count, _) in data.shapes.items()}
+    found = {}
+    with torch.inference_mode(), ArkReader() as reader:
+        for utt, entry in data.feats.items():
+            speech = torch.from_numpy(reader.read(utt, entry))[None]
+            found[utt] = 0
+            with contextlib.suppress(TooShortUttError):
+                lengths = torch.tensor([speech.shape[1]])
+                found[utt] = int(model._extract_feats(speech, lengths)[1][0])
+    return found
 
 
 def run_model(
@@ -291,7 +312,8 @@ def count_sets(
             raise UserError(f"--fold_qk: {args.encoder} has no matrices to merge")
         model.encoder.reparameterize()
     execution.apply(model.encoder)
-    twin = Twin(args.encoder, args.encoder_conf, args.input_size)
+    size = encoder_input_size(model, args.input_size)
+    twin = Twin(args.encoder, args.encoder_conf, size)
     results = {}
     for name, folder in sets.items():
         data = FeatureDir.read(folder)

@@ -8,6 +8,7 @@ LayerNorm       3 multiplications, 4 additions; one root a frame
 batch norm      1 multiplication, 1 addition (with running statistics)
 softmax         3 additions (largest, difference, sum), 1 exponential, 1 multiplication
 sigmoid, tanh   1 special function; SiLU and GLU one multiplication more
+real FFT of N   log2 N multiplications, 1.5 log2 N additions for each of the N (radix 2, halved)
 ==============  ==========================================================================
 
 Linear layers and convolutions add the bias once a result. A selection (masking, dropout in
@@ -43,7 +44,7 @@ VIEWS = frozenset(
     " squeeze expand expand_as select slice narrow split split_with_sizes chunk unbind unfold"
     " as_strided diagonal movedim swapaxes view_as tensor_split hsplit vsplit dsplit"
     " lift_fresh lift resolve_conj resolve_neg item _local_scalar_dense is_nonzero size sym_size"
-    " unflatten is_same_size requires_grad equal allclose".split()
+    " unflatten is_same_size requires_grad equal allclose view_as_real view_as_complex".split()
 )
 # what they make depends on no value
 CREATES = frozenset(
@@ -311,6 +312,16 @@ def _pool(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
     _traffic(ledger, cost, args[:1], out)
 
 
+def _real_fft(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
+    """Count the Fourier transform of frames (Cooley and Tukey, 1965), as half of a complex one."""
+    size = math.prod(args[0].shape[axis] for axis in args[1])
+    cost = ledger.cost("elementwise")
+    cost.multiplies += args[0].numel() * math.log2(size)
+    cost.additions += 1.5 * args[0].numel() * math.log2(size)
+    _lose(ledger, "_fft_r2c", args[:1])
+    _traffic(ledger, cost, args[:1], torch.view_as_real(out))
+
+
 def _embedding(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     cost = ledger.cost("embedding")
     cost.values_read += out.numel()
@@ -342,6 +353,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("var", "std", "var_mean"), _variance),
     **dict.fromkeys(("linalg_vector_norm", "norm"), _norm_of_vector),
     "cumsum": _cumsum,
+    "_fft_r2c": _real_fft,
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d"), _pool),
     "embedding": _embedding,
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from espnet_spike.counting.count import SetCount, count_utterances, saved_macs, summary
 from espnet_spike.counting.energy import CostModel
-from espnet_spike.counting.twin import Twin
+from espnet_spike.counting.twin import Twin, encoder_input_size
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
@@ -186,7 +186,8 @@ def sweep(
     with open_model(asr_exp) as folder:
         search = BeamSearch(folder.files(checkpoint), settings)
     args = search.speech2text.asr_train_args
-    twin = Twin(args.encoder, args.encoder_conf, args.input_size)
+    size = encoder_input_size(search.model, args.input_size)
+    twin = Twin(args.encoder, args.encoder_conf, size)
     unchanged = "as trained" if settings.execution == SpikeOptions() else "as decoded"
     found: dict[str, list[Point]] = {}
     for name, data in sets.items():

@@ -26,6 +26,21 @@ def find_twin(
     return None if ask is None else ask(conf)
 
 
+def encoder_input_size(model: Any, input_size: int | None) -> int:
+    """Return the dimension of what the encoder of an ``ESPnetASRModel`` gets.
+
+    Args:
+        model: with its front end, if it has one.
+        input_size: feature dimension; None of a model that takes audio.
+    """
+    for part in (model.preencoder, model.frontend):
+        if part is not None:
+            return part.output_size()
+    if input_size is None:
+        raise ValueError("neither features nor a front end")
+    return input_size
+
+
 class Twin:
     """Counts the dense twin of an encoder, by the number of input frames.
 
@@ -34,7 +49,7 @@ class Twin:
     Args:
         encoder: name of the encoder.
         conf: its options.
-        input_size: feature dimension.
+        input_size: dimension of what the encoder gets, see `encoder_input_size`.
     """
 
     def __init__(self, encoder: str, conf: Mapping[str, Any], input_size: int) -> None:

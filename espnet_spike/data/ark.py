@@ -1,17 +1,22 @@
-"""Kaldi ark files: matrices of features, written with kaldiio, read by a reader of our own.
+"""Kaldi ark files: matrices of features, written with kaldiio, and audio; both read by our reader.
 
 ``parse_entry`` is the only parser of the entries of ``feats.scp``, and `ArkReader` the only reader
 of what they name: neither runs a command or unpickles. ESPnet gets its features through
 `FeatureTable` and ``read_entry`` (see ``espnet_spike.tasks.espnet``).
 
+Audio in an ark is a WAV file of 16 bits and one channel for each utterance, as Kaldi's ``wav-copy``
+and ESPnet's ``audio_format=wav.ark`` write it.
+
 No other module imports kaldiio: its licence is for evaluation only, and a replacement has to
 provide just what is used here, ``save_ark``.
 """
 
+import io
 import os
 import re
 import stat
 import struct
+import wave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +40,15 @@ class ArkWriter:
     Args:
         path: the file.
         compression_method: None for float32, else Kaldi's number (2: one byte a value, 3: two).
+        rate: of audio in Hz; None for matrices.
     """
 
-    def __init__(self, path: Path, compression_method: int | None = None) -> None:
+    def __init__(
+        self, path: Path, compression_method: int | None = None, rate: int | None = None
+    ) -> None:
         self._file = path.open("wb")
         self._compression_method = compression_method
+        self._rate = rate
 
     def __enter__(self) -> "ArkWriter":
         return self
@@ -53,7 +62,7 @@ class ArkWriter:
         self._file.close()
 
     def write(self, key: str, matrix: np.ndarray) -> int:
-        """Append a matrix ``(T, D)``.
+        """Append a matrix ``(T, D)``; of audio, samples ``(N,)`` int16.
 
         Returns:
             Its offset, which a scp file puts behind the file name and a colon.
@@ -61,6 +70,9 @@ class ArkWriter:
         import kaldiio
 
         offset = self._file.tell() + len(key.encode()) + 1
+        if self._rate is not None:
+            self._file.write(key.encode() + b" " + _wav(matrix, self._rate))
+            return offset
         kaldiio.save_ark(self._file, {key: matrix}, compression_method=self._compression_method)
         return offset
 
@@ -145,15 +157,29 @@ class ArkReader:
         while self._files:
             os.close(self._files.popitem()[1][0])
 
+    def read_matrix(self, utt: str, entry: str) -> np.ndarray:
+        """Return what `read` does, where it is a matrix ``(T, D)``.
+
+        Raises:
+            UserError: as `read`, or the entry is one of audio.
+        """
+        found = self.read(utt, entry)
+        if found.ndim != 2:
+            raise UserError(f"{utt}: {entry} holds audio, no matrix", "name features")
+        return found
+
     def read(self, utt: str, entry: str) -> np.ndarray:
-        """Return the matrix ``(T, D)`` of an entry, checked to be finite.
+        """Return the matrix ``(T, D)`` of an entry, checked to be finite, or its audio.
+
+        Audio is samples ``(N,)`` float32 in [-1, 1), as ESPnet's front ends take them.
 
         Args:
             utt: utterance, for messages.
             entry: see `parse_entry`.
 
         Raises:
-            UserError: missing, truncated or damaged ark, no matrix, values that are not finite.
+            UserError: missing, truncated or damaged ark, neither matrix nor audio, values that are
+                not finite.
         """
         parsed = parse_entry(utt, entry)
         try:
@@ -162,7 +188,7 @@ class ArkReader:
             raise UserError(
                 f"{utt}: {entry}: no such file", "extract the features again"
             ) from error
-        except (OSError, EOFError, ValueError, struct.error) as error:
+        except (OSError, EOFError, ValueError, struct.error, wave.Error) as error:
             raise UserError(
                 f"{utt}: {entry} cannot be read: truncated or damaged ark ({error})",
                 "extract the features again",
@@ -170,6 +196,8 @@ class ArkReader:
         if matrix is None:
             raise UserError(f"{utt}: {entry} holds no matrix")
         if parsed.rows != slice(None) or parsed.columns != slice(None):
+            if matrix.ndim != 2:
+                raise UserError(f"{utt}: {entry}: a range of audio is not read", "use segments")
             matrix = matrix[parsed.rows, parsed.columns]
             if not matrix.size:
                 raise UserError(f"{utt}: {entry} has nothing in this range", "see the ark's length")
@@ -195,7 +223,7 @@ class ArkReader:
                 found = None  # reading says what is wrong
             if found is not None and min(found) > 0 and found[0] * found[1] <= size - parsed.offset:
                 return found
-        rows, columns = self.read(utt, entry).shape
+        rows, columns = self.read_matrix(utt, entry).shape
         return rows, columns
 
     def _open(self, path: str) -> tuple[int, int]:
@@ -218,7 +246,7 @@ class ArkReader:
 
 
 class FeatureTable(Mapping[str, np.ndarray]):
-    """The matrices of a ``feats.scp``, read when they are asked for, as ESPnet's datasets take it.
+    """What a ``feats.scp`` names, read when it is asked for, as ESPnet's datasets take it.
 
     Args:
         path: the scp.
@@ -234,7 +262,7 @@ class FeatureTable(Mapping[str, np.ndarray]):
         self.reader = ArkReader()
 
     def __getitem__(self, utt: str) -> np.ndarray:
-        """Return the matrix ``(T, D)`` of an utterance; see `ArkReader.read`."""
+        """Return the matrix ``(T, D)`` or the audio of an utterance; see `ArkReader.read`."""
         return self.reader.read(utt, self.entries[utt])
 
     def __len__(self) -> int:
@@ -248,7 +276,7 @@ _shared = ArkReader()
 
 
 def read_entry(entry: str | None) -> np.ndarray:
-    """Return the matrix ``(T, D)`` of an entry whose utterance is not known.
+    """Return the matrix ``(T, D)`` or the audio of an entry whose utterance is not known.
 
     ESPnet gives None for the entry ``None``.
 
@@ -259,12 +287,14 @@ def read_entry(entry: str | None) -> np.ndarray:
 
 
 def _matrix(file: int, size: int, offset: int) -> np.ndarray | None:
-    """Read the matrix at an offset of a file of so many bytes; None if something else is there."""
+    """Read a matrix or audio at an offset of a file of so many bytes; None of something else."""
     if offset >= size:
         raise EOFError(f"it has {size} bytes")
     head = os.pread(file, 32, offset)
     if head.lstrip(b" \n").startswith(b"["):
         return _text(os.pread(file, TEXT_BYTES, offset))
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return _samples(file, size, offset, 8 + struct.unpack_from("<I", head, 4)[0])
     if head[:2] != b"\0B":
         raise ValueError("no Kaldi matrix at this place")
     kind = head[2:6].split(b" ")[0]
@@ -281,6 +311,30 @@ def _matrix(file: int, size: int, offset: int) -> np.ndarray | None:
     if kind in (b"FV", b"DV") or head[2:3] == b"\4":
         return None
     raise ValueError("no binary Kaldi matrix at this place")
+
+
+def _wav(samples: np.ndarray, rate: int) -> bytes:
+    """Return a WAV file with samples ``(N,)`` int16."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.asarray(samples, "<i2").tobytes())
+    return content.getvalue()
+
+
+def _samples(file: int, size: int, offset: int, length: int) -> np.ndarray:
+    """Read the samples of a WAV file of so many bytes."""
+    if offset + length > size:
+        raise EOFError(f"a WAV file of {length} bytes does not fit into its {size} bytes")
+    with wave.open(io.BytesIO(os.pread(file, length, offset))) as content:
+        if (content.getnchannels(), content.getsampwidth()) != (1, 2):
+            raise ValueError("audio of another form than one channel of 16 bits")
+        samples = np.frombuffer(content.readframes(content.getnframes()), "<i2")
+        if len(samples) != content.getnframes():
+            raise EOFError("its audio is cut off")
+    return samples.astype(np.float32) / np.float32(32768)
 
 
 def _head(head: bytes) -> tuple[int, int] | None:

@@ -39,7 +39,7 @@ class Make(Protocol):
     """What makes the features of an utterance."""
 
     def __call__(self, utt: str) -> "tuple[np.ndarray, float] | str":
-        """Return the matrix ``(T, D)`` and seconds of audio, or why the utterance is dropped."""
+        """Return matrix ``(T, D)`` or samples, and seconds, or why the utterance is dropped."""
         ...
 
     def part(self, utterances: Iterable[str]) -> "Make":
@@ -61,6 +61,7 @@ class Task:
         source: data directory.
         lost: utterances that it has lost already, with the reasons.
         scored: which data directories lose no utterance.
+        rate: of audio that is written, in Hz; None of features.
     """
 
     target: Path
@@ -72,12 +73,13 @@ class Task:
     source: Path | None = None
     lost: dict[str, str] = field(default_factory=dict)
     scored: ScoredSets = field(default_factory=ScoredSets)
+    rate: int | None = None
 
     def part(self, utterances: list[str]) -> "Task":
         """Return what a task on a cluster needs for these utterances."""
         costs = {utt: self.costs[utt] for utt in utterances}
         make = self.make.part(utterances)
-        return Task(self.target, costs, {}, {}, make, self.compression_method)
+        return Task(self.target, costs, {}, {}, make, self.compression_method, rate=self.rate)
 
 
 @dataclass
@@ -85,9 +87,22 @@ class Shard:
     """What one process made: offsets, shapes, durations, dropped utterances with reasons."""
 
     offsets: dict[str, int] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+
+
+def blocks(samples: int, rate: int) -> tuple[int, int]:
+    """Return the shape that ``feats_shape`` gives audio: stretches of 10 ms, samples in each.
+
+    So limits in frames, batches of like length and estimates of the size of batches are those of
+    features with a shift of 10 ms. The last stretch counts as whole.
+
+    >>> blocks(16001, 16000)
+    (101, 160)
+    """
+    size = max(round(rate / 100), 1)
+    return -(-samples // size), size
 
 
 def split(costs: dict[str, float], parts: int) -> list[list[str]]:
@@ -106,7 +121,7 @@ def split(costs: dict[str, float], parts: int) -> list[list[str]]:
 def _make_shard(task: Task, utterances: list[str], ark: Path, tick: Callable) -> Shard:
     """Write one ark file under a temporary name and read every matrix back."""
     shard = Shard()
-    with ArkWriter(ark, task.compression_method) as writer:
+    with ArkWriter(ark, task.compression_method, task.rate) as writer:
         for utt in utterances:
             made = task.make(utt)
             if isinstance(made, str):
@@ -305,7 +320,9 @@ def _finish(task: Task, made: list[tuple[Path, Shard]]) -> FeatureDir:
     dropped: dict[str, str] = {}
     for ark, shard in made:
         directory.feats |= {utt: f"{ark}:{offset}" for utt, offset in shard.offsets.items()}
-        directory.shapes |= shard.shapes
+        for utt, shape in shard.shapes.items():
+            rows, columns = shape if task.rate is None else blocks(shape[0], task.rate)
+            directory.shapes[utt] = rows, columns
         directory.durations |= shard.durations
         dropped |= shard.dropped
     if not directory.feats:

@@ -1,7 +1,8 @@
 """Feature settings stored with a model: rate and definition, kept beside it from stage 3 on.
 
 ``features.yaml`` is written with the features and handed on to the experiment and its pack, so
-that a trained model can be given audio without being told how it was trained.
+that a trained model can be given audio without being told how it was trained. Of a model with a
+front end of its own, which takes audio, it holds the rate and no definition.
 """
 
 import logging
@@ -22,15 +23,18 @@ STORAGE = frozenset({"fbank.compression_method"})
 # keys that the first version did not write
 ADDED_LATER = frozenset({"mel_floor"})
 
+RAW = "the model was trained on raw audio and has a front end of its own"
+FROM_FEATURES = "train a model on log-mel features: --feats_type fbank and frontend: null"
+
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """Sampling rate in Hz and definition of the features."""
+    """Sampling rate in Hz and definition of the features; no definition of a model of raw audio."""
 
     fs: int
-    fbank: FbankConfig
+    fbank: FbankConfig | None
 
     @classmethod
     def find(
@@ -42,6 +46,15 @@ class FeatureExtractor:
             UserError: something is neither given nor there.
         """
         found = cls.read(folder)
+        if found is not None and found.fbank is None:
+            if fbank_config is not None:
+                raise UserError(f"{folder}: {RAW}", "leave out --fbank_config")
+            if fs not in (None, found.fs):
+                raise UserError(
+                    f"--fs {fs}: the front end of {folder} takes audio of {found.fs} Hz",
+                    "leave it out; audio is resampled",
+                )
+            return found
         if found is not None:
             fs, fbank = fs or found.fs, found.fbank
         elif fbank_config is None and (folder / "fbank.yaml").is_file():
@@ -72,6 +85,8 @@ class FeatureExtractor:
             return None
         try:
             known = read_yaml(path)
+            if known.keys() == {"fs", "raw"} and known["raw"] is True:
+                return cls(int(known["fs"]), None)
             if lost := _keys() - known["fbank"].keys() - ADDED_LATER:
                 raise UserError(f"without {', '.join(sorted(lost))}")
             return cls(int(known["fs"]), FbankConfig(**known["fbank"]))
@@ -92,16 +107,36 @@ class FeatureExtractor:
         """Write ``features.yaml``."""
         import yaml
 
-        content = {"fs": self.fs, "fbank": asdict(self.fbank)}
+        what = {"raw": True} if self.fbank is None else {"fbank": asdict(self.fbank)}
+        content = {"fs": self.fs} | what
         write_lines(folder / FEATURES, yaml.safe_dump(content, sort_keys=False).splitlines())
 
     def frames(self, samples: int) -> int:
-        """Return the number of frames of ``samples`` samples at ``fs``."""
-        return extractor(self.fbank, self.fs).num_frames(samples)
+        """Return the number of frames of ``samples`` samples at ``fs``; of raw audio, samples."""
+        return samples if self.fbank is None else extractor(self.fbank, self.fs).num_frames(samples)
 
     def __call__(self, wave: np.ndarray, name: str = "") -> np.ndarray:
-        """Compute features ``(T, D)`` of samples ``(N,)`` at ``fs`` in the range of int16."""
+        """Compute what a model takes of samples ``(N,)`` at ``fs`` in the range of int16.
+
+        Returns:
+            features ``(T, D)``; for a model of raw audio samples ``(N,)`` in [-1, 1).
+        """
+        if self.fbank is None:
+            return wave.astype(np.float32) / np.float32(32768)
         return extractor(self.fbank, self.fs)(wave, name)
+
+    def features(self, purpose: str) -> FbankConfig:
+        """Return the definition of the features.
+
+        Args:
+            purpose: what needs features, for the message.
+
+        Raises:
+            UserError: the model takes raw audio.
+        """
+        if self.fbank is None:
+            raise UserError(f"{purpose}: {RAW}", FROM_FEATURES)
+        return self.fbank
 
 
 def _keys() -> set[str]:
@@ -140,6 +175,13 @@ def check_same_features(model: Path, folders: Iterable[Path]) -> None:
             )
         if found is None or known is None:
             continue
+        if (found.fbank is None) != (known.fbank is None):
+            kinds = {True: "raw audio", False: "log-mel features"}
+            raise UserError(
+                f"{folder} holds {kinds[found.fbank is None]}, and {model} is of "
+                f"{kinds[known.fbank is None]}",
+                "give the folder that stage 3 made with the --feats_type of the model",
+            )
         ours, theirs = flatten(asdict(known)), flatten(asdict(found))
         keys = [key for key in ours if key not in STORAGE and ours[key] != theirs[key]]
         if keys:

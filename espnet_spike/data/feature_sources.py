@@ -1,7 +1,7 @@
 """Where features come from: audio, or matrices that were extracted elsewhere."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.audio import AudioInfo, Source, change_rate, inspect, parse_source, read
 from espnet_spike.data.dropping import ScoredSets
-from espnet_spike.data.extraction import Task, run_tasks
+from espnet_spike.data.extraction import Make, Task, run_tasks
 from espnet_spike.data.fbank import FbankConfig, extractor
 from espnet_spike.data.feature_dir import FeatureDir, seconds_of
 from espnet_spike.data.feature_extractor import FeatureExtractor
@@ -22,6 +22,9 @@ _logger = logging.getLogger(__name__)
 
 Pairs = Sequence[tuple[Path, Path]]
 """Data directories, each with the feature directory to write."""
+
+Stretches = dict[str, tuple[Source, float, float, float]]
+"""Of each utterance its recording, begin and end in seconds (-1: the end), and speed factor."""
 
 
 def extract(
@@ -86,10 +89,42 @@ def plan_extraction(
     allow_pipes: bool = False,
     scored: ScoredSets | None = None,
 ) -> tuple[list[Task], int]:
-    """Look at the audio of all sets and say what is to be done.
+    """Look at the audio of all sets and say what is to be done for their features.
 
     Returns:
         A task for each set, the sampling rate of the features in Hz.
+
+    Raises:
+        UserError: unusable audio, or different sampling rates without ``fs``.
+    """
+
+    def make(stretches: Stretches, rate: int) -> Make:
+        return Extract(config, rate, stretches)
+
+    tasks, rate = plan_audio(pairs, make, fs, allow_pipes, scored)
+    for task in tasks:
+        task.compression_method = config.compression_method
+    return tasks, rate
+
+
+def plan_audio(
+    pairs: Pairs,
+    make: Callable[[Stretches, int], Make],
+    fs: int | None = None,
+    allow_pipes: bool = False,
+    scored: ScoredSets | None = None,
+) -> tuple[list[Task], int]:
+    """Look at the audio of all sets and say what is to be done.
+
+    Args:
+        pairs: data directories with ``wav.scp``, and directories to write.
+        make: from stretches of recordings and the sampling rate to what makes an utterance.
+        fs: see `extract`.
+        allow_pipes: likewise.
+        scored: likewise.
+
+    Returns:
+        A task for each set, the sampling rate of what is made in Hz.
 
     Raises:
         UserError: unusable audio, or different sampling rates without ``fs``.
@@ -120,7 +155,7 @@ def plan_extraction(
     rate = fs or next(iter(rates))
     tasks = []
     for source_dir, target, data, sources, infos in sets:
-        segments = {}
+        segments: Stretches = {}
         costs = {}
         for utt in data.text:
             try:
@@ -135,21 +170,16 @@ def plan_extraction(
             speed = data.utt2speed.get(utt, 1.0)
             segments[utt] = (source, start, end, speed)
             costs[utt] = ((info.duration if end == -1 else end) - start) / speed
-        make = Extract(config, rate, segments)
         made_of = (source_dir, data.dropped, scored or ScoredSets())
-        tasks.append(
-            Task(
-                *(target, costs, data.text, data.utt2spk, make, config.compression_method),
-                *made_of,
-            )
-        )
+        tables = (target, costs, data.text, data.utt2spk)
+        tasks.append(Task(*tables, make(segments, rate), None, *made_of))
     return tasks, rate
 
 
 class Extract:
     """Log-mel features of an utterance; called in the worker processes."""
 
-    def __init__(self, config: FbankConfig, rate: int, segments: dict[str, tuple]) -> None:
+    def __init__(self, config: FbankConfig, rate: int, segments: Stretches) -> None:
         self.config, self.rate, self.segments = config, rate, segments
 
     def part(self, utterances: Iterable[str]) -> "Extract":
@@ -256,7 +286,7 @@ class Copy:
             UserError: the matrix cannot be read, or does not fit into single precision.
         """
         self.reader = self.reader or ArkReader()
-        matrix = self.reader.read(utt, self.feats[utt])
+        matrix = self.reader.read_matrix(utt, self.feats[utt])
         if not len(matrix):
             return "no frames"
         seconds = self.durations.get(utt, len(matrix) * self.shift / 1000)

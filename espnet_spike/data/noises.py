@@ -49,5 +49,8 @@ class RecordedNoise(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         """Return the features of one recording, or a list of several."""
         if isinstance(index, slice):
-            return [self._table[name] for name in self.names[index]]
-        return self._table[self.names[index]]
+            return [self._features(name) for name in self.names[index]]
+        return self._features(self.names[index])
+
+    def _features(self, name: str) -> np.ndarray:
+        return self._table.reader.read_matrix(name, self._table.entries[name])

@@ -45,7 +45,9 @@ TRAINING_ONLY: dict[str, Any] = {
     "noise_scp": None,
     "dist_init_method": "env://",
 }
-CHECK_FRAMES = 200  # of the synthetic utterance that original and copy have to decode alike
+# of the synthetic utterance that original and copy have to decode alike
+CHECK_FRAMES = 200
+CHECK_SAMPLES = 32000  # of audio
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,9 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
             "",
             f"{execution}.apply(speech2text.asr_model.encoder)",
         ]
-    if contents.fbank_config is not None:
+    if raw := config.get("frontend") is not None:
+        lines += ["", "# the model has a front end of its own and takes audio"]
+    if contents.fbank_config is not None or raw:
         rate = f"{contents.fs} Hz" if contents.fs else "the rate of the training audio"
         lines += [
             "",
@@ -256,7 +260,8 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
         lines += [f"assert rate == {contents.fs}"] if contents.fs else []
         lines += [
             "extract = FeatureExtractor.find(folder, fs=rate)",
-            'features = extract(wave.astype("float32"))  # (frames, bins)',
+            'features = extract(wave.astype("float32"))  # '
+            + ("samples in [-1, 1)" if raw else "(frames, bins)"),
         ]
     else:
         lines += [
@@ -292,7 +297,8 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
         original["lm_file"] = str(model_file(contents.lm_exp, settings.lm))
     search = search_options(settings) | {"beam_size": 2, "maxlenratio": -10.0, "minlenratio": 0.0}
     dimensions = read_config(contents.asr_exp)["input_size"]
-    speech = np.random.default_rng(0).normal(size=(CHECK_FRAMES, dimensions)).astype(np.float32)
+    size = CHECK_SAMPLES if dimensions is None else (CHECK_FRAMES, dimensions)
+    speech = np.random.default_rng(0).normal(size=size).astype(np.float32)
     expected: Any = asr_inference.Speech2Text(**original, **search)(speech)[0]
     folder.mkdir()
     with contextlib.chdir(folder):  # paths of this working directory lead nowhere there

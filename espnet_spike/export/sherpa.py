@@ -69,13 +69,18 @@ def token_lines(token_list: Sequence[str], token_type: str) -> list[str]:
 
 
 def feature_differences(feature_extractor: FeatureExtractor) -> list[str]:
-    """Return what sherpa-onnx computes otherwise than the features of a model, as sentences."""
+    """Return what sherpa-onnx computes otherwise than the features of a model, as sentences.
+
+    Raises:
+        UserError: the model takes raw audio.
+    """
+    fbank = feature_extractor.features("sherpa-onnx")
     return [
         f"{item.name} is {getattr(FBANK, item.name)} in sherpa-onnx, "
-        f"{getattr(feature_extractor.fbank, item.name)} in training"
+        f"{getattr(fbank, item.name)} in training"
         for item in fields(FbankConfig)
         if item.name not in ("compression_method", "num_mel_bins")
-        and getattr(FBANK, item.name) != getattr(feature_extractor.fbank, item.name)
+        and getattr(FBANK, item.name) != getattr(fbank, item.name)
     ]
 
 

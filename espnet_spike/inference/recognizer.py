@@ -369,18 +369,19 @@ def _told(name: str, on_error: Callable[[str, UserError], None] | None) -> Itera
 
 @contextlib.contextmanager
 def linear_masks() -> Iterator[None]:
-    """Let ESPnet's normalization mask padding in memory linear in the length.
+    """Let ESPnet's normalization and front ends mask padding in memory linear in the length.
 
     ESPnet makes that mask from a square of frames, 130 GB for an hour.
     """
     import torch
-    from espnet2.layers import global_mvn, utterance_mvn
+    from espnet2.layers import global_mvn, log_mel, stft, utterance_mvn
 
     def make_pad_mask(ilens: torch.Tensor, xs: torch.Tensor, length_dim: int = 1) -> torch.Tensor:
         frames = torch.arange(xs.shape[length_dim], device=xs.device)
-        return (frames >= ilens.to(xs.device)[:, None])[..., None].expand_as(xs)
+        mask = frames >= ilens.to(xs.device)[:, None]
+        return mask.view(*mask.shape, *[1] * (xs.dim() - 2)).expand_as(xs)
 
-    modules: tuple[Any, ...] = (global_mvn, utterance_mvn)
+    modules: tuple[Any, ...] = (global_mvn, utterance_mvn, log_mel, stft)
     before = [module.make_pad_mask for module in modules]
     for module in modules:
         module.make_pad_mask = make_pad_mask

@@ -53,6 +53,9 @@ def record(
     for module in model.encoder.modules():
         if hasattr(module, "pieces_from"):
             module.pieces_from = speech.shape[1] + 1  # in one piece, so that each layer runs once
+    if model.frontend is not None:  # what is shown of audio is what the encoder gets of it
+        with torch.no_grad():
+            features = model.frontend(speech, torch.tensor([speech.shape[1]]))[0][0].numpy()
     with torch.no_grad(), layer_spikes(model.encoder) as layers:
         xs, _ = model.encode(speech, torch.tensor([speech.shape[1]]))
         xs = xs[0] if isinstance(xs, tuple) else xs

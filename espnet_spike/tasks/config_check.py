@@ -21,11 +21,13 @@ from espnet_spike.tasks.build import (
 )
 from espnet_spike.tasks.config import read_training_config
 from espnet_spike.tasks.config_values import (
+    FRONT,
     GIVEN,
     Problems,
     check_choice,
     check_classes,
     check_conf,
+    check_front_end,
     check_value,
     numbers_as_text,
 )
@@ -96,7 +98,7 @@ def check_training_config(
     path: Path | str,
     extra: str = "",
     vocab_size: int = 30,
-    input_size: int | None = 80,
+    input_size: int | None = INPUT_SIZE,
     words: Sequence[str] = (),
 ) -> Checked:
     """Check the configuration of a training, and build its model on the meta device.
@@ -107,7 +109,8 @@ def check_training_config(
         path: for messages.
         extra: options of ESPnet over the YAML, such as ``--asr_args``.
         vocab_size: to build the model with.
-        input_size: feature dimension to build the model with; None for a language model.
+        input_size: feature dimension to build the model with; None for a language model, and for
+            one of raw audio, whose front end says it.
         words: options of ESPnet that the command sets: data, tokens, folder.
 
     Returns:
@@ -124,7 +127,7 @@ def check_training_config(
             problems.append(f"{key} does not belong here; it is set by {RESERVED[key]}")
         elif key not in actions:
             problems.append(f"unknown key {key}{did_you_mean(str(key), actions)}")
-        elif key != "frontend":  # see _check_asr
+        elif key != FRONT:  # see _check_asr
             problems += check_value(key, value, actions[key])
     problems += numbers_as_text(config)
     _raise(path, problems)
@@ -136,14 +139,19 @@ def check_training_config(
     problems += numbers_as_text(vars(args))
     if args.use_wandb and find_spec("wandb") is None:
         problems.append("use_wandb: the package wandb is not installed; install it, or write false")
-    if input_size is not None:
-        problems += _check_asr(config, args)
+    if FRONT in actions:  # a language model has none
+        problems += _check_asr(config, args, raw=input_size is None)
+    if FRONT in actions and input_size is None:
+        problems += check_front_end(task, config.get(FRONT), args.frontend_conf)
     _raise(where, problems)
 
     if input_size is not None:
         if args.input_size not in (None, input_size):
             problems.append(f"input_size: {args.input_size}, but features have {input_size}")
         args.input_size = input_size
+    elif getattr(args, "input_size", None) is not None:
+        problems.append(f"input_size: {args.input_size}, but the front end says it; remove it")
+        args.input_size = None
     tokens = token_names(vocab_size)
     if args.token_list is None:
         args.token_list = tokens
@@ -228,7 +236,7 @@ def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> An
         problems += check_choice(kind, names.get(kind), confs[kind], found, kind in OPTIONAL)
     args = argparse.Namespace(frontend_conf={}, batch_type=None, decoder=names.get("decoder"))
     args.model_conf, args.encoder_conf = confs["model"], confs["encoder"]
-    problems += numbers_as_text(config) + _check_asr(config, args)
+    problems += numbers_as_text(config) + _check_asr(config, args, raw=False)
     if problems:
         return None
     if names.get("normalize") == "global_mvn":  # its file may be made later; see _of_sizes
@@ -270,12 +278,13 @@ def _of_sizes(args: argparse.Namespace, tokens: Sequence[str]) -> argparse.Names
     return args
 
 
-def check_asr_config(path: Path, extra: str = "") -> Checked:
+def check_asr_config(path: Path, extra: str = "", raw: bool | None = None) -> Checked:
     """Check the YAML of a speech recognizer, see ``check_training_config``.
 
     Args:
         path: the YAML; its ``spike_meta`` says what sizes to build the model with.
         extra: options of ESPnet over it.
+        raw: whether the data are raw audio; None where that is not known: as the YAML says.
 
     Raises:
         UserError: lists every mistake found.
@@ -283,8 +292,10 @@ def check_asr_config(path: Path, extra: str = "") -> Checked:
     from espnet_spike.tasks.asr import SpikeASRTask
 
     config, meta = read_training_config(path)
-    sizes = meta.get("vocab_size", VOCAB_SIZE), meta.get("input_size", INPUT_SIZE)
-    return check_training_config(SpikeASRTask, config, path, extra, *sizes)
+    raw = config.get(FRONT) is not None if raw is None else raw
+    size = None if raw else meta.get("input_size", INPUT_SIZE)
+    vocabulary = meta.get("vocab_size", VOCAB_SIZE)
+    return check_training_config(SpikeASRTask, config, path, extra, vocabulary, size)
 
 
 def check_lm_config(path: Path, extra: str = "") -> Checked:
@@ -324,15 +335,22 @@ def check_inference_config(config: Mapping[str, Any], words: Sequence[str], path
     parse_search(config, words)
 
 
-def _check_asr(config: Mapping[str, Any], args: argparse.Namespace) -> Problems:
+def _check_asr(config: Mapping[str, Any], args: argparse.Namespace, raw: bool) -> Problems:
     """Check what only an ASR model has, across keys."""
     problems = []
-    if config.get("frontend") is not None:
+    if config.get(FRONT) is not None and not raw:
         problems.append(
-            f"frontend: {config['frontend']} takes audio, but training reads features; write null"
+            f"frontend: {config[FRONT]} takes audio, but training reads features; write null, or "
+            "give --feats_type raw"
         )
-    if args.frontend_conf:
+    if args.frontend_conf and not raw:
         problems.append("frontend_conf: there is no front end, features are read; remove it")
+    noise = (args.model_conf.get("augment") or {}).get("noise") or {}
+    if raw and isinstance(noise, Mapping) and noise.get("folder") is not None:
+        problems.append(
+            "model_conf.augment.noise.folder: holds features of stage 3, and this front end makes "
+            "others; remove it"
+        )
     weight = args.model_conf.get("ctc_weight", 0.5)
     if isinstance(weight, int | float):
         if not 0 <= weight <= 1:

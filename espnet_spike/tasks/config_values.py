@@ -31,10 +31,20 @@ GIVEN = {
     },
 }
 
+# front ends of ESPnet that are refused -> why
+REFUSED_FRONT_ENDS = {
+    "s3prl": "needs the package s3prl, and downloads its model",
+    "fused": "joins that of s3prl, which downloads its model, to others",
+    "espnet_ssl": "needs a model of espnet2.tasks.ssl, or downloads one",
+    "whisper": "needs the package openai-whisper, and downloads its model",
+    "huggingface": "needs the package transformers, and downloads its model",
+}
+
 # "2e-3", which YAML 1.1 reads as text
 _NUMBER_AS_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 Problems = list[str]
+FRONT = "frontend"
 
 
 def check_classes(task: type, args: argparse.Namespace) -> Problems:
@@ -42,7 +52,7 @@ def check_classes(task: type, args: argparse.Namespace) -> Problems:
     problems: Problems = []
     for choices in task.class_choices_list:
         if choices.name == "frontend":
-            continue  # features are read
+            continue  # see check_front_end
         name = getattr(args, choices.name)
         conf = getattr(args, f"{choices.name}_conf")
         problems += check_choice(choices.name, name, conf, choices.classes, choices.optional)
@@ -52,6 +62,18 @@ def check_classes(task: type, args: argparse.Namespace) -> Problems:
 
         problems += check_conf("ctc_conf", args.ctc_conf, CTC, GIVEN["ctc"])
     return problems
+
+
+def check_front_end(task: type, name: Any, conf: Any) -> Problems:
+    """Check the front end of a model that takes raw audio; see `check_choice`."""
+    known = next(choices.classes for choices in task.class_choices_list if choices.name == FRONT)
+    usable = {key: cls for key, cls in known.items() if key not in REFUSED_FRONT_ENDS}
+    cure = f"name one that needs neither: {', '.join(usable)}"
+    if name is None:
+        return [f"{FRONT}: null, but the data are raw audio; {cure}"]
+    if name in REFUSED_FRONT_ENDS:
+        return [f"{FRONT}: {name} {REFUSED_FRONT_ENDS[name]}; {cure}"]
+    return check_choice(FRONT, name, conf, usable, optional=False)
 
 
 def _check_optimizer(args: argparse.Namespace) -> Problems:

@@ -17,7 +17,7 @@ def describe(
         path: the YAML. Its key ``spike_meta: {vocab_size, input_size}`` gives the sizes that
             depend on data.
         vocab_size: stronger than ``spike_meta``; 30 if neither says.
-        input_size: feature dimension; 80 if neither says.
+        input_size: feature dimension; 80 if neither says. A front end in the YAML says it itself.
         extra: options of ESPnet over the YAML.
 
     Returns:
@@ -33,8 +33,10 @@ def describe(
     config, meta = read_training_config(path)
     meta = {"vocab_size": VOCAB_SIZE, "input_size": INPUT_SIZE} | meta
     tokens: int = vocab_size or meta["vocab_size"]
-    size: int = input_size or meta["input_size"]
-    model = None if extra else own_model(config, tokens, size)
+    size: int | None = input_size or meta["input_size"]
+    if config.get("frontend") is not None:
+        size = None  # of raw audio
+    model = None if extra or size is None else own_model(config, tokens, size)
     encoder, decoder = config.get("encoder"), config.get("decoder")
     if model is None:
         from espnet_spike.tasks.asr import SpikeASRTask
@@ -47,7 +49,7 @@ def describe(
         "decoder_name": decoder if model.decoder is not None else None,
         "ctc_weight": model.ctc_weight,
         "vocab_size": tokens,
-        "input_size": size,
+        "input_size": model.frontend.output_size() if size is None else size,
     } | describe_model(model)
 
 
@@ -55,7 +57,7 @@ def describe_model(model: Any) -> dict[str, Any]:
     """Describe an ``ESPnetASRModel``; see `describe`."""
     from espnet_spike.nn.layers.fatrelu import named_fatrelus
     from espnet_spike.nn.neurons.base import named_neurons
-    from espnet_spike.tasks.output_length import OutputLength
+    from espnet_spike.tasks.output_length import length_formula
 
     encoder = model.encoder
     front_end = _count(getattr(encoder, "embed", None))
@@ -68,9 +70,9 @@ def describe_model(model: Any) -> dict[str, Any]:
     parameters["other"] = _count(model) - sum(parameters.values())
     parameters["total"] = _count(model)
     own = encoder.describe() if hasattr(encoder, "describe") else {}
-    length = OutputLength(model, None, 0)
+    length = length_formula(model)
     shortest = None
-    if length.exact_formula:
+    if length is not None:
         shortest = next(frames for frames in range(1, 10_000) if length(frames) > 0)
     neurons = own.get("neurons") or {
         name: {"class": type(neuron).__name__} for name, neuron in named_neurons(encoder).items()
@@ -99,11 +101,11 @@ def describe_model(model: Any) -> dict[str, Any]:
 
 def subsampling_factor(model: Any) -> int | None:
     """Return how many frames of features make one of the encoder; None where that is not known."""
-    from espnet_spike.tasks.output_length import OutputLength
+    from espnet_spike.tasks.output_length import length_formula
 
     factor = getattr(model.encoder, "subsampling_factor", None)
-    length = OutputLength(model, None, 0)
-    if factor is None and length.exact_formula:
+    length = length_formula(model)
+    if factor is None and length is not None:
         factor = round(10_000 / length(10_000))
     return factor
 

@@ -250,7 +250,10 @@ def encoder_inputs(
             speech = torch.from_numpy(reader.read(utt, feats[utt]).copy())[None].float()
             frames = speech.shape[1]
             lengths = torch.tensor([frames])
-            output_length = output_length or OutputLength(model, lambda: model, speech.shape[2])
+            size = speech.shape[2] if speech.dim() == 3 else None
+            output_length = output_length or OutputLength(model, lambda: model, size)
+            if model.frontend is not None:
+                speech, lengths = model.frontend(speech, lengths)
             if model.normalize is not None:
                 speech, lengths = model.normalize(speech, lengths)
             if output_length(frames) > 0:

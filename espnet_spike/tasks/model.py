@@ -18,6 +18,7 @@ from espnet_spike.nn.augmentation import Augmentation
 from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
 from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
 from espnet_spike.tasks.late_imports import late_imports
+from espnet_spike.tasks.output_length import is_too_short
 from espnet_spike.utils.checkpoints import load_tensors
 from espnet_spike.utils.cli import quiet
 
@@ -25,6 +26,7 @@ with late_imports():
     from espnet2.asr.espnet_model import ESPnetASRModel
     from espnet2.asr.specaug.abs_specaug import AbsSpecAug
     from espnet2.layers.abs_normalize import AbsNormalize
+    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 
 class SpikeASRModel(ESPnetASRModel):
@@ -103,6 +105,20 @@ class SpikeASRModel(ESPnetASRModel):
             )
         return super().encode(speech, speech_lengths, *args, **kwargs)
 
+    def _extract_feats(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the front end, if there is one; audio too short for it is as it is for encoders."""
+        try:
+            return super()._extract_feats(speech, speech_lengths)
+        except RuntimeError as error:
+            if self.frontend is None or not is_too_short(error):
+                raise
+            samples = speech.shape[1]
+            raise TooShortUttError(
+                f"{samples} samples are too few for the front end: {error}", samples, samples + 1
+            ) from error
+
     def task_loss(self, **batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return what ``forward`` does, without auxiliary losses and what they are made of."""
         return super().forward(**batch)
@@ -118,8 +134,8 @@ class SpikeASRModel(ESPnetASRModel):
         """Compute the training loss.
 
         Args:
-            speech: features (B, T, D).
-            speech_lengths: frames of each utterance (B,).
+            speech: features (B, T, D); where there is a front end, samples (B, N).
+            speech_lengths: frames, or samples, of each utterance (B,).
             text: token ids (B, L), padded with -1.
             text_lengths: tokens of each utterance (B,).
             **kwargs: ``utt_id``, the names of the B utterances.

@@ -1,5 +1,7 @@
 """How many frames an encoder puts out, and which utterances are too short to train on.
 
+A model with a front end of its own takes samples in place of frames.
+
 CTC needs a frame for every token and one blank between equal neighbours. ESPnet gives an
 utterance that has fewer an infinite loss, or stops at a batch of too short ones.
 """
@@ -13,30 +15,32 @@ from torch import nn
 
 
 class OutputLength:
-    """Encoder frames as a function of input frames, exact for every encoder.
+    """Encoder frames as a function of input frames, or samples, exact for every encoder.
 
     * an encoder with ``output_lengths(ilens) -> olens`` (ours) is asked;
     * ESPnet's encoders with an ``embed`` front end follow its convolutions;
-    * any other is run on zeros, as seldom as a non-decreasing function allows.
+    * any other, and a front end, is run on zeros, as seldom as a non-decreasing function allows.
 
     Args:
         model: an ``ESPnetASRModel``, possibly on the meta device.
         build: makes the same model with real parameters; called only in the last case, in which
             with None no length can be told.
-        input_size: feature dimension.
+        input_size: feature dimension; None of a model that takes samples.
+
+    Attributes:
+        unit: what it counts, ``frames`` or ``samples``.
+        exact_formula: whether nothing has to be run.
     """
 
-    def __init__(self, model: Any, build: Callable[[], nn.Module] | None, input_size: int) -> None:
+    def __init__(
+        self, model: Any, build: Callable[[], nn.Module] | None, input_size: int | None
+    ) -> None:
         self._known: dict[int, int] = {}
         self._sorted: list[int] = []
-        adaptor = _postencoder_length(model.postencoder)
-        encoder = _encoder_length(model.encoder)
-        if adaptor is not None and encoder is not None and _keeps_length(model.preencoder):
-            self._compute = lambda frames: adaptor(encoder(frames))
-            self.exact_formula = True
-        else:
-            self._compute = _by_running(build, input_size)
-            self.exact_formula = False
+        self.unit = "frames" if getattr(model, "frontend", None) is None else "samples"
+        formula = length_formula(model) if self.unit == "frames" else None
+        self.exact_formula = formula is not None
+        self._compute = formula or _by_running(build, input_size)
 
     def __call__(self, frames: int) -> int:
         """Return the number of encoder frames for one utterance of ``frames`` frames."""
@@ -54,6 +58,25 @@ class OutputLength:
             if place < len(self._sorted) and self._known[self._sorted[place]] < needed:
                 return False
         return self(frames) >= needed
+
+
+def is_too_short(error: RuntimeError) -> bool:
+    """Return whether torch complains of an input shorter than a kernel, padding or window."""
+    said = ("Kernel size", "Padding size should be less", "maximum size for tensor at dimension")
+    return any(words in str(error) for words in said)
+
+
+def length_formula(model: Any) -> Callable[[int], int] | None:
+    """Return encoder frames as a function of frames of features; None where that is not known.
+
+    Args:
+        model: an ``ESPnetASRModel``; a front end of it is left out.
+    """
+    adaptor = _postencoder_length(model.postencoder)
+    encoder = _encoder_length(model.encoder)
+    if adaptor is None or encoder is None or not _keeps_length(model.preencoder):
+        return None
+    return lambda frames: adaptor(encoder(frames))
 
 
 def _encoder_length(encoder: Any) -> Callable[[int], int] | None:
@@ -99,7 +122,9 @@ def _keeps_length(preencoder: nn.Module | None) -> bool:
     return preencoder is None or type(preencoder).__name__ == "LinearProjection"
 
 
-def _by_running(build: Callable[[], nn.Module] | None, input_size: int) -> Callable[[int], int]:
+def _by_running(
+    build: Callable[[], nn.Module] | None, input_size: int | None
+) -> Callable[[int], int]:
     """Return a length function that runs the model on zeros; 0 where it refuses the length."""
     from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
@@ -112,7 +137,7 @@ def _by_running(build: Callable[[], nn.Module] | None, input_size: int) -> Calla
             if build is None:
                 raise ValueError("the length cannot be told without running the model")
             built.append(build().eval())
-        speech = torch.zeros(1, frames, input_size)
+        speech = torch.zeros((1, frames) if input_size is None else (1, frames, input_size))
         try:
             with torch.no_grad():
                 _, olens = built[0].encode(speech, torch.tensor([frames]))
@@ -120,7 +145,7 @@ def _by_running(build: Callable[[], nn.Module] | None, input_size: int) -> Calla
             # ESPnet asserts that an output has as many frames as its length tells
             return 0
         except RuntimeError as error:
-            if "Kernel size" in str(error):  # torch: the input is shorter than a kernel
+            if is_too_short(error):
                 return 0
             raise
         return int(olens[0])

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import logging
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from espnet_spike.data.feature_extractor import (
 from espnet_spike.errors import UserError
 from espnet_spike.training.check import check_data_dir, check_finite, damage, feature_size
 from espnet_spike.training.splits import split
+from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import read_lines, read_table, write_lines
+from espnet_spike.utils.yaml import read_yaml
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
 FOLD_LENGTH = (800, 150)
@@ -76,11 +79,11 @@ class Features:
             files[f"{name} frames"] = stats_dir / "speech_shape"
         return {name: path for name, path in files.items() if path.is_file()}
 
-    def check(self) -> int:
+    def check(self) -> int | None:
         """Check that files are there, features of one definition and statistics finite.
 
         Returns:
-            the dimension of the features.
+            the dimension of the features; None of raw audio.
 
         Raises:
             UserError: the first mistake.
@@ -93,6 +96,11 @@ class Features:
         if (self.stats_dir / FEATURES).is_file():  # those made before do not tell
             check_same_features(self.stats_dir, [self.train_dir])
         size = feature_size(self.stats_dir / "train" / "speech_shape")
+        if (size is None) != is_raw(self.train_dir):
+            raise UserError(
+                f"{self.stats_dir} is not of {self.train_dir}: one of them is of raw audio",
+                "run the stats stage (7) again",
+            )
         for part in self.parts:
             check_finite(part.stats_dir, part.folder)
         return size
@@ -114,7 +122,13 @@ class Features:
         return words
 
     def complete(self, args: argparse.Namespace) -> None:
-        """Set what neither the YAML nor an option says."""
+        """Set what neither the YAML nor an option says.
+
+        Raises:
+            UserError: the front end is of another sampling rate, or the statistics are of another
+                front end.
+        """
+        check_front_end(args, self.train_dir, self.stats_dir)
         if args.batch_type == "folded" and not args.fold_length:
             args.fold_length = list(FOLD_LENGTH)
         if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
@@ -185,7 +199,12 @@ class Features:
         from espnet_spike.training.short_utterances import drop_short
 
         task: Any = self.task
-        length = OutputLength(model, lambda: task.build_model(copy.deepcopy(args)), args.input_size)
+
+        def build() -> Any:
+            with quiet():
+                return task.build_model(copy.deepcopy(args))
+
+        length = OutputLength(model, build, args.input_size)
         preprocess = task.build_preprocess_fn(args, train=False)
 
         def tokenize(text: str) -> list[int]:
@@ -210,6 +229,69 @@ class Features:
         write_lines(listing, lines)
         if lines:
             _logger.warning("the dropped utterances are listed in %s", listing)
+
+
+FRONT_END = "frontend.yaml"  # of statistics: the front end that they are of
+
+
+def is_raw(folder: Path) -> bool:
+    """Return whether a feature directory holds raw audio.
+
+    Raises:
+        UserError: its ``features.yaml`` is damaged.
+    """
+    found = FeatureExtractor.read(folder)
+    return found is not None and found.fbank is None
+
+
+def front_end_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return front end and its options, as ESPnet's arguments have them."""
+    return {"frontend": args.frontend, "frontend_conf": dict(args.frontend_conf)}
+
+
+def check_front_end(args: argparse.Namespace, folder: Path, stats_dir: Path | None = None) -> None:
+    """Check that the front end of a model is of the rate of its audio, and its statistics of it.
+
+    Args:
+        args: ESPnet's arguments.
+        folder: what is trained on; nothing is asked of features.
+        stats_dir: made by ``collect_stats``.
+
+    Raises:
+        UserError: they differ.
+    """
+    data = FeatureExtractor.read(folder)
+    if data is None or data.fbank is not None:
+        return
+    for key in ("frontend", "preencoder"):
+        name, conf = getattr(args, key), getattr(args, f"{key}_conf")
+        if name is None or name in ("sliding_window", "linear", "wav2vec_cnn"):  # of any rate
+            continue
+        rate = parse_size(conf.get("fs", 16000))
+        if rate != data.fs:
+            default = "" if "fs" in conf else ", ESPnet's default"
+            raise UserError(
+                f"{key}_conf.fs: {rate} Hz{default}, but the audio of {folder} has {data.fs} Hz",
+                f"write fs: {data.fs}, or make the audio again with --fs {rate}",
+            )
+    path = None if stats_dir is None else stats_dir / FRONT_END
+    if path is not None and path.is_file() and read_yaml(path) != front_end_of(args):
+        raise UserError(
+            f"{stats_dir} has the statistics of another front end than that of the configuration",
+            "run the stats stage (7) again",
+        )
+
+
+def parse_size(rate: int | str) -> int:
+    """Return a rate in Hz, of which ESPnet also takes ``16k``.
+
+    Raises:
+        UserError: it is none.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(k?)", str(rate))
+    if found is None:
+        raise UserError(f"fs: {rate!r} is no sampling rate", "write it in Hz, such as 16000")
+    return round(float(found[1]) * (1000 if found[2] else 1))
 
 
 def feature_options(part: str, folder: Path, *shape_files: Path) -> list[str]:

@@ -18,8 +18,8 @@ def check_data_dir(folder: Path) -> None:
             raise UserError(f"missing: {folder / name}", "run the stages before training first")
 
 
-def feature_size(shape_file: Path) -> int:
-    """Return the feature dimension of a shape file "utt frames,dim".
+def feature_size(shape_file: Path) -> int | None:
+    """Return the feature dimension of a shape file "utt frames,dim"; None of one "utt samples".
 
     Raises:
         UserError: no such file, it is empty or malformed, or utterances differ in dimension.
@@ -29,15 +29,16 @@ def feature_size(shape_file: Path) -> int:
     sizes: dict[str, str] = {}
     for utt, shape in read_table(shape_file).items():
         frames, comma, size = shape.partition(",")
-        if not (frames.isdigit() and comma and size.isdigit()):
+        if not frames.isdigit() or bool(comma) != size.isdigit():
             raise UserError(f"{shape_file}: {utt} has shape {shape!r}, not 'frames,dim'")
         sizes.setdefault(size, utt)
     if not sizes:
         raise UserError(f"{shape_file} is empty", "check the data of the stages before")
     if len(sizes) > 1:
-        some = ", ".join(f"{utt} has {size}" for size, utt in sizes.items())
+        some = ", ".join(f"{utt} has {size or 'none'}" for size, utt in sizes.items())
         raise UserError(f"{shape_file}: the feature dimension differs: {some}")
-    return int(next(iter(sizes)))
+    size = next(iter(sizes))
+    return int(size) if size else None
 
 
 def check_keys(data_dir: Path) -> None:

@@ -32,7 +32,7 @@ def drop_short(
     """Copy two shape files without the utterances that cannot be trained on.
 
     Args:
-        speech_shape: lines "utt frames,dim".
+        speech_shape: lines "utt frames,dim", or "utt samples".
         text_shape: lines "utt tokens,vocabulary".
         text: Kaldi text, from which repeated tokens are counted where it matters.
         out_dir: gets ``speech_shape`` and ``text_shape``.
@@ -72,7 +72,8 @@ def drop_short(
             if count == 0:
                 dropped.append((utt, "empty transcript"))
             elif not length.reaches(least, 1):
-                dropped.append((utt, f"{least} frames{faster} are too few for the subsampling"))
+                few = f"{least} {length.unit}{faster} are too few for the subsampling"
+                dropped.append((utt, few))
             elif not length.reaches(least, enough):
                 short = f"{length(least)} encoder frames{faster}, CTC needs {enough}"
                 dropped.append((utt, short))

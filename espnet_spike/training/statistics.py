@@ -7,7 +7,14 @@ from espnet_spike.data.feature_extractor import FEATURES, check_same_features, h
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.config_check import check_training_config
 from espnet_spike.tasks.loaders import explained
-from espnet_spike.training.asr import Features, feature_options
+from espnet_spike.training.asr import (
+    FRONT_END,
+    Features,
+    check_front_end,
+    feature_options,
+    front_end_of,
+    is_raw,
+)
 from espnet_spike.training.check import (
     check_complete,
     check_data_dir,
@@ -18,6 +25,7 @@ from espnet_spike.training.check import (
 from espnet_spike.training.progress import logged
 from espnet_spike.training.request import TrainingRequest
 from espnet_spike.utils.files import read_table, write_lines
+from espnet_spike.utils.yaml import write_config
 
 _logger = logging.getLogger(__name__)
 
@@ -41,10 +49,13 @@ def collect(request: TrainingRequest[Features]) -> None:
     args, _ = check_training_config(
         task, request.config, request.path, request.overrides, vocabulary_size, size, words
     )
+    check_front_end(args, features.train_dir)
     args.collect_stats = True
-    # the statistics are those of the raw features; global_mvn needs what is being made here
+    # the statistics are those of features as they are read, or as the front end makes them;
+    # global_mvn needs what is being made here
     args.normalize, args.normalize_conf = None, {}
-    (request.exp_dir / FEATURES).unlink(missing_ok=True)
+    for name in (FEATURES, FRONT_END):
+        (request.exp_dir / name).unlink(missing_ok=True)
     # a failed run must not leave statistics that look complete
     for part in features.parts:
         (part.stats_dir / "feats_stats.npz").unlink(missing_ok=True)
@@ -64,10 +75,12 @@ def collect(request: TrainingRequest[Features]) -> None:
         write_lines(part.stats_dir / f"text_shape.{request.tokens.token_type}", with_size)
         _logger.info("%s: %d utterances", part.stats_dir, len(shapes))
     hand_on(features.train_dir, request.exp_dir)
+    if size is None:
+        write_config(request.exp_dir / FRONT_END, front_end_of(args))
 
 
-def check_features(features: Features) -> int:
-    """Check both data directories; return the dimension of their features.
+def check_features(features: Features) -> int | None:
+    """Check both data directories; return the dimension of their features, None of raw audio.
 
     Raises:
         UserError: files are missing or do not match, or the definitions or dimensions differ.
@@ -84,4 +97,4 @@ def check_features(features: Features) -> int:
             f"the features have {train} dimensions in {features.train_dir} and "
             f"{valid} in {features.valid_dir}"
         )
-    return train
+    return None if is_raw(features.train_dir) else train

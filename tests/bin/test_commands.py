@@ -67,6 +67,7 @@ BAD = {
         "--check_dir none: no such folder",
     ),
     "fbank": (["--config", "c.yaml", "a", "b", "--nj", "0"], 2, "--nj must be at least 1"),
+    "format_audio": (["a", "b", "--fs", "16"], 2, "--fs is in Hz"),
     "filter_utts": (["d", "d"], 2, "d and d are the same directory"),
     "html_report": (["--asr_exp", "e", "--inference_tag", "t", "test"], 1, "is not NAME=DIR"),
     "list_decoders": (["--decoder"], 2, "unrecognized arguments: --decoder"),
@@ -133,6 +134,7 @@ GOOD = {
     "experiment_tag": (["--config", "conf/train_x.yaml", "fbank"], None),
     "fbank": (["--config", ROOT / "conf/fbank.yaml", "data", "again"], "again/feats.scp"),
     "filter_utts": (["feats", "kept"], "kept/feats.scp"),
+    "format_audio": (["data", "raw"], "raw/feats.scp"),
     "list_decoders": ([], None),
     "list_encoders": ([], None),
     "new_recipe": (

@@ -177,6 +177,56 @@ def test_global_mvn_needs_no_statistics_yet():
     assert check(GOOD | {"normalize": "global_mvn"}).model.normalize is None
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "frontend: null, but the data are raw audio; name one .*default"),
+        ({"frontend": "s3prl"}, "s3prl needs the package s3prl, and downloads its model; name one"),
+        ({"frontend": "whisper"}, "whisper needs the package openai-whisper"),
+        ({"frontend": "huggingface"}, "huggingface needs the package transformers"),
+        ({"frontend": "espnet_ssl"}, "espnet_ssl needs a model"),
+        ({"frontend": "defualt"}, "did you mean 'default'"),
+        ({"frontend": "default", "frontend_conf": {"n_mel": 80}}, "did you mean 'n_mels'"),
+        ({"frontend": "default", "frontend_conf": {"hop_length": "1e2"}}, "hop_length"),
+        ({"frontend": "fused"}, "fused joins that of s3prl"),
+        ({"frontend": "default", "input_size": 40}, "input_size: 40, but the front end says it"),
+        (
+            {"frontend": "default", "model_conf.augment": {"noise": {"folder": "noises"}}},
+            "augment.noise.folder: holds features",
+        ),
+    ],
+)
+def test_front_ends_of_raw_audio_are_checked_by_name(change, message):
+    with pytest.raises(UserError, match=f"(?s)c.yaml.*{message}"):
+        check_training_config(SpikeASRTask, changed(change), "c.yaml", input_size=None)
+
+
+FRONT_ENDS = {
+    "default": {"frontend_conf": {"n_mels": 20}},
+    "sliding_window": {"preencoder": "sinc"},
+    "wav2vec_cnn": {
+        "frontend_conf": {"norm_mode": "layer_norm", "conv_mode": "standard", "bias": False},
+    },
+}
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_front_ends_that_need_nothing_more_train(name):
+    change = {"frontend": name, "normalize": None, "encoder": "iml_spikeformer"} | FRONT_ENDS[name]
+    config = changed(change)
+    args, model = check_training_config(SpikeASRTask, config, "c.yaml", input_size=None)
+    assert args.input_size is None
+    assert next(model.parameters()).is_meta
+    torch.manual_seed(0)
+    model = SpikeASRTask.build_model(args)
+    wave, lengths = 0.1 * torch.randn(2, 12000), torch.tensor([12000, 9000])
+    text = torch.tensor([[3, 4, 5], [6, 7, -1]])
+    loss, _, _ = model(wave, lengths, text, torch.tensor([3, 2]))
+    loss.backward()
+    grads = [p.grad for n, p in model.named_parameters() if n.startswith("encoder")]
+    assert any(grad is not None and bool(grad.abs().sum() > 0) for grad in grads)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("train_*.yaml")), ids=lambda p: p.stem)
 def test_shared_training_configs(path):
     config, meta = read_training_config(path)
