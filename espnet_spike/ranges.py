@@ -209,7 +209,7 @@ FBANK: Table = {
     "compression_method": Number(1, 7, whole=True, null=True),
 }
 
-# conf/energy: the file, its operations and its memory
+# conf/energy: the file, its operations, accumulator, rules and memory
 COST_MODEL: Table = {
     "title": Text(),
     "source": Text(),
@@ -218,6 +218,21 @@ COST_MODEL: Table = {
     "operations": Keys(),
     "memory": Keys(),
     "warnings": Listed(Text()),
+    "accumulator": Keys(),
+    "rules": Keys(),
+}
+ACCUMULATOR: Table = {"bits": Number(1, 128, whole=True, unit="bits"), "add": PRICE}
+RULES: Table = {
+    "event": OneOf(("additions", "mac")),
+    "event_coding": OneOf(("dense", "list")),
+    "address_add": Number(0, 1e6, unit="pJ"),
+    "channel_scale": Flag(),
+    "threshold_factors": Number(1, 2, whole=True),
+    "statistic_read": Flag(),
+    "scan": OneOf(("macs", "recurrence")),
+    "neuron": OneOf(("operations", "mac")),
+    "partial_sums": OneOf(("stored", "kept")),
+    "compute": OneOf(("products", "arithmetic")),
 }
 OPERATIONS: Table = {key: PRICE for key in ("mac", "ac", "multiply", "add", "special")}
 _VALUE = {"bytes_per_value": Number(0, 64, above=True)}
@@ -228,6 +243,15 @@ MEMORY: Mapping[str, Table] = {
         "access": OneOf(("operations",)),
         **_VALUE,
         "sram": Curve(Number(0, 1e15, unit="bytes"), Number(0, 1e6, unit="pJ")),
+    },
+    "levels": {
+        "access": OneOf(("levels",)),
+        **_VALUE,
+        "levels": Curve(Number(0, 1e15, unit="bytes"), Number(0, 1e6, unit="pJ")),
+        "dram": PRICE,
+        "activations": Number(0, 1e15, above=True, unit="bytes"),
+        "dataflow": OneOf(("output_stationary", "weight_stationary")),
+        "reuse": Number(1, 4096, whole=True),
     },
 }
 

@@ -32,6 +32,11 @@ def get_parser() -> argparse.ArgumentParser:
         "--fold_qk", type=str2bool, default=False, help="count attention with W_Q and W_K merged"
     )
     parser.add_argument(
+        "--twin_exp",
+        type=Path,
+        help="exp/asr_X of the trained dense twin; that which the training started from if absent",
+    )
+    parser.add_argument(
         "--output_dir",
         old=["--out"],
         dest="out",
@@ -68,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.inference_asr_model,
         SpikeOptions.from_options(args),
         args.fold_qk,
+        args.twin_exp,
     )
     print("\n".join(count_lines(results)))
 

@@ -11,9 +11,25 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from torch import Tensor
 
-from espnet_spike.counting.costs import PRODUCTS, Costs, total
+from espnet_spike.counting.costs import (
+    PARTS,
+    PRODUCTS,
+    Costs,
+    add_costs,
+    of_encoder,
+    part_of,
+    total,
+)
 from espnet_spike.counting.counter import Counter
-from espnet_spike.counting.energy import CostModel, describe_model, energy, ratio_interval
+from espnet_spike.counting.energy import (
+    PICO,
+    CostModel,
+    describe_model,
+    energy,
+    quantised,
+    ratio_interval,
+    real_share,
+)
 from espnet_spike.counting.neurobench import (
     NEUROBENCH,
     NOTES,
@@ -21,7 +37,7 @@ from espnet_spike.counting.neurobench import (
     static_metrics,
     workload_metrics,
 )
-from espnet_spike.counting.twin import Twin, encoder_input_size
+from espnet_spike.counting.twin import TrainedTwin, Twin, encoder_input_size, trained_twin_of
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
@@ -29,7 +45,7 @@ from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file
 from espnet_spike.inference.ctc import collapse
-from espnet_spike.nn.accounting import COLUMNS, Cost
+from espnet_spike.nn.accounting import COLUMNS, SIZES, Cost
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.results.recording import DecodedUtterance, choose_utterance
@@ -41,23 +57,7 @@ from espnet_spike.utils.provenance import environment, portable_path
 from espnet_spike.utils.shapes import read_shaped
 
 COUNT = "count.json"
-PARTS = ("front_end", "encoder", "ctc", "decoder", "other")
-FRONT_END = ("normalize", "frontend", "preencoder", "specaug", "encoder.embed")
-ENCODER = ("front_end", "encoder")
-"""Parts that the headline figures and the twin are about."""
 BYTES = 4  # of a value, where bytes are printed; cost models have their own
-
-
-def part_of(layer: str) -> str:
-    """Return which part of the model a layer belongs to.
-
-    >>> part_of("encoder.embed.convs.0"), part_of("encoder.encoders.3.attn"), part_of("ctc.ctc_lo")
-    ('front_end', 'encoder', 'ctc')
-    """
-    if any(layer == name or layer.startswith(f"{name}.") for name in FRONT_END):
-        return "front_end"
-    first = layer.split(".")[0]
-    return first if first in PARTS else "other"
 
 
 @dataclass
@@ -87,14 +87,25 @@ class Utterance:
 
     def encoder(self) -> Costs:
         """Return the costs of front end and encoder."""
-        return {key: cost for key, cost in self.costs.items() if part_of(key[0]) in ENCODER}
+        return of_encoder(self.costs)
 
 
 @dataclass
 class SetCount:
-    """Sums over a set, and the figures of each utterance."""
+    """Sums over a set, and the figures of each utterance.
 
-    layers: dict[tuple[str, str], Cost] = field(default_factory=dict)
+    Attributes:
+        layers, twin, trained_twin: costs of the model, of its dense twin and of a trained twin; of
+            the last two front end and encoder, empty where there is none.
+        utterances: figures by name.
+        skipped: utterances that are too short.
+        uncovered, lost: see ``Counter``.
+        seconds: of audio.
+    """
+
+    layers: Costs = field(default_factory=dict)
+    twin: Costs = field(default_factory=dict)
+    trained_twin: Costs = field(default_factory=dict)
     utterances: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     uncovered: dict[str, list[float]] = field(default_factory=dict)
@@ -103,8 +114,8 @@ class SetCount:
 
     def add(self, utt: str, found: Utterance, models: Sequence[CostModel]) -> None:
         """Add an utterance."""
-        for key, cost in found.costs.items():
-            self.layers.setdefault(key, Cost()).add(cost)
+        add_costs(self.layers, found.costs)
+        add_costs(self.twin, found.twin or {})
         self.seconds += found.seconds
         parts = found.parts()
         encoder = found.encoder()
@@ -119,10 +130,27 @@ class SetCount:
                     **{part: energy(model, costs) for part, costs in parts.items()},
                     "encoder_with_front_end": energy(model, encoder),
                     "twin": energy(model, twin, dense=True),
+                    "quantised": energy(quantised(model), encoder),
                 }
                 for model in models
             },
         }
+
+    def add_trained_twin(
+        self, costs: Iterable[tuple[str, Costs]], models: Sequence[CostModel]
+    ) -> None:
+        """Add what a trained twin costs on the utterances that have been counted."""
+        for utt, found in costs:
+            encoder = of_encoder(found)
+            add_costs(self.trained_twin, encoder)
+            for model in models:
+                energies = self.utterances[utt]["energy"][model.name]
+                energies["trained_twin"] = energy(model, encoder)
+
+    @property
+    def spikes(self) -> bool:
+        """Whether anything in front end and encoder spikes."""
+        return any(cost.slots > 0 for cost in of_encoder(self.layers).values())
 
 
 def columns(cost: Cost) -> dict[str, float]:
@@ -280,6 +308,7 @@ def count_sets(
     checkpoint: str | None = None,
     execution: SpikeOptions | None = None,
     fold_qk: bool = False,
+    twin_exp: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Count a trained model on sets and write the results into the folder of each.
 
@@ -295,6 +324,8 @@ def count_sets(
         checkpoint: file name of the model; None for the one that was decoded, or the best.
         execution: how the encoder runs; None for what it was decoded with.
         fold_qk: count IML-Spikeformer's inference form, with W_Q and W_K merged.
+        twin_exp: experiment of a trained twin; None for the one that the training started from, if
+            it did.
 
     Raises:
         UserError: no such model, one that cannot run so, or features of another definition.
@@ -314,6 +345,10 @@ def count_sets(
     execution.apply(model.encoder)
     size = encoder_input_size(model, args.input_size)
     twin = Twin(args.encoder, args.encoder_conf, size)
+    twin_exp = twin_exp or trained_twin_of(asr_exp)
+    if twin_exp is not None:
+        check_same_features(twin_exp, sets.values())
+    trained_twin = None if twin_exp is None else TrainedTwin(twin_exp, twin)
     results = {}
     for name, folder in sets.items():
         data = FeatureDir.read(folder)
@@ -332,6 +367,8 @@ def count_sets(
             result.add(utt, found, models)
         if not result.utterances:
             raise UserError(f"{folder}: no utterance is long enough for the encoder")
+        if trained_twin is not None:
+            result.add_trained_twin(trained_twin.over(data, result.utterances), models)
         report = {
             "set": name,
             "experiment": asr_exp.name,
@@ -342,6 +379,7 @@ def count_sets(
             "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
             "execution": {k: v for k, v in asdict(execution).items() if v is not None},
             "fold_qk": fold_qk,
+            "trained_twin": describe_twin(trained_twin, twin),
             "decoder_input": decoder_input(model, hypotheses is not None),
             **summary(result, models, data.utt2spk, twin.encoder is None, saved_macs(model)),
             "count_seconds": round(time.perf_counter() - start, 2),
@@ -375,7 +413,7 @@ def neurobench_metrics(model: Any, result: SetCount) -> dict[str, Any]:
     steps = max((int(f.levels) * real for f, real in firings if f is not None), default=1)
     factor = subsampling_factor(model)
     rate = factor and execution_rate(frames, result.seconds, factor, steps)
-    encoder = {k: cost for k, cost in result.layers.items() if part_of(k[0]) in ENCODER}
+    encoder = of_encoder(result.layers)
     return {
         **static_metrics(model),
         **workload_metrics(result.layers, samples),
@@ -397,6 +435,16 @@ def decoder_input(model: Any, decoded: bool) -> str:
     if getattr(model, "use_transducer_decoder", False):
         return "transducer, not counted"
     return "hypotheses" if decoded else "best path of CTC"
+
+
+def describe_twin(trained: TrainedTwin | None, twin: Twin) -> dict[str, Any] | None:
+    """Return which trained twin was counted; None where none was given.
+
+    An encoder that is its own twin has its zeros skipped as it is.
+    """
+    if trained is not None:
+        return {"asr_exp": portable_path(trained.asr_exp), "checkpoint": trained.checkpoint}
+    return {"itself": True} if twin.encoder is None else None
 
 
 @dataclass(frozen=True)
@@ -430,7 +478,7 @@ def summary(
         part = part_of(layer)
         by_part.setdefault(part, Cost()).add(cost)
         operators.setdefault(part, {}).setdefault(kind, Cost()).add(cost)
-    encoder = {k: c for k, c in result.layers.items() if part_of(k[0]) in ENCODER}
+    encoder = of_encoder(result.layers)
     products = total(c for (_, kind), c in encoder.items() if kind in PRODUCTS)
     utts = result.utterances
     speakers = [utt2spk[utt] for utt in utts]
@@ -445,7 +493,9 @@ def summary(
             "dense_macs": products.dense_macs / result.seconds,
         },
         "energy": {
-            model.name: _energy_summary(model, utts, result.seconds, speakers, own_twin)
+            model.name: _energy_summary(model, result, speakers, own_twin)
+            | {"real_mac_share": real_share(model, encoder)}
+            | {"layers": layer_energy(model, encoder, result.seconds)}
             for model in models
         },
         "decoder": decoder_figures(result, models, points),
@@ -455,11 +505,9 @@ def summary(
             for part in PARTS
             if part in operators
         },
-        "layers": [
-            {"layer": layer, "part": part_of(layer), "kind": kind, **columns(cost)}
-            | {"sparsity": sparsity(cost), "firing_rate": firing_rate(cost)}
-            for (layer, kind), cost in result.layers.items()
-        ],
+        "layers": layer_rows(result.layers),
+        "twin_layers": layer_rows(result.twin),
+        "trained_twin_layers": layer_rows(result.trained_twin),
         "uncovered": {
             name: {"calls": calls, "numbers": numbers}
             for name, (calls, numbers) in result.uncovered.items()
@@ -469,23 +517,57 @@ def summary(
     }
 
 
+def layer_energy(model: CostModel, layers: Costs, seconds: float) -> dict[str, list[float]]:
+    """Return joules a second of the products of each layer, and of the same with none skipped."""
+    found: dict[str, list[float]] = {}
+    for (layer, kind), cost in layers.items():
+        pair = (PICO * model.products(kind, cost, dense) / seconds for dense in (False, True))
+        ours, dense = pair
+        if dense:
+            before = found.setdefault(layer, [0.0, 0.0])
+            found[layer] = [before[0] + ours, before[1] + dense]
+    return found
+
+
+def layer_rows(layers: Costs) -> list[dict[str, Any]]:
+    """Return what ``count.json`` has of each layer, for `counting.assumptions` as well."""
+    return [
+        {"layer": layer, "part": part_of(layer), "kind": kind, **columns(cost)}
+        | {name: _plain(getattr(cost, name)) for name in SIZES}
+        | {"sparsity": sparsity(cost), "firing_rate": firing_rate(cost)}
+        for (layer, kind), cost in layers.items()
+    ]
+
+
 def activity(layers: Costs, points: Mapping[str, float]) -> dict[str, float | None]:
     """Return how sparse some layers are.
 
     Args:
         layers: sums over a set.
         points: of ``saved_macs``; those that are not among the layers are left out.
+
+    Returns:
+        zeros among all that neurons and activations put out (``activations``; the literature's),
+        among the operands of products that depend on the input (``product_inputs``), and products
+        that are skipped among all (``multiplications``), an event one of them whatever its count;
+        the FATReLU points; spikes over what could fire, and for each value.
     """
     products = total(c for (_, kind), c in layers.items() if kind in PRODUCTS)
     emitted = total(c for (_, kind), c in layers.items() if kind in ("neuron", "activation"))
     return {
         "activations": sparsity(emitted),
         "product_inputs": sparsity(products),
+        "multiplications": _skipped(products),
         "points": point_sparsity(layers, points, by_macs=False),
         "points_by_macs": point_sparsity(layers, points, by_macs=True),
         "firing_rate": firing_rate(emitted),
         "mean_count": round(emitted.spikes / emitted.inputs, 6) if emitted.slots else None,
     }
+
+
+def _skipped(products: Cost) -> float | None:
+    done = products.macs + products.event_macs
+    return round(1 - done / products.dense_macs, 6) if products.dense_macs else None
 
 
 def decoder_figures(
@@ -527,31 +609,49 @@ def decoder_figures(
     }
 
 
+BASELINES = ("trained_twin", "twin", "quantised")
+"""What our energy is compared with, the fair comparison first."""
+
+
 def _energy_summary(
-    model: CostModel,
-    utts: Mapping[str, Mapping[str, Any]],
-    seconds: float,
-    speakers: Sequence[str],
-    own_twin: bool,
+    model: CostModel, result: SetCount, speakers: Sequence[str], own_twin: bool
 ) -> dict[str, Any]:
+    """Return the energy of a set under a cost model.
+
+    ``twin_joules_per_second``, ``ratio`` and ``ratio_ci`` are of the dense twin, nothing skipped.
+    ``against`` has the same of each of ``BASELINES``, None for one that is not there.
+    """
+    each = [utt["energy"][model.name] for utt in result.utterances.values()]
+    if own_twin:  # its own zeros are skipped
+        each = [e | {"trained_twin": e["encoder_with_front_end"]} for e in each]
+
+    def compared(column: str) -> dict[str, Any]:
+        ours = [e["encoder_with_front_end"][column] for e in each]
+        found: dict[str, Any] = {"joules_per_second": sum(ours) / result.seconds, "against": {}}
+        for name in BASELINES:
+            if name not in each[0] or (name == "quantised" and not result.spikes):
+                found["against"][name] = None
+                continue
+            theirs = [e[name][column] for e in each]
+            ratio, interval = ratio_interval(ours, theirs, speakers)
+            found["against"][name] = {
+                "joules_per_second": sum(theirs) / result.seconds,
+                "ratio": ratio,
+                "ratio_ci": [interval.low, interval.high],
+                "ratio_ci_unit": interval.unit,
+                "ratio_ci_units": interval.units,
+                "ratio_ci_meaningful": interval.meaningful,
+            }
+        twin = dict(found["against"]["twin"])
+        return found | {"twin_joules_per_second": twin.pop("joules_per_second"), **twin}
+
     found: dict[str, Any] = {"twin": "itself, nothing skipped" if own_twin else "dense encoder"}
     for column in ("compute", "total"):
-        each = [utt["energy"][model.name] for utt in utts.values()]
-        ours = [e["encoder_with_front_end"][column] for e in each]
-        twin = [e["twin"][column] for e in each]
-        ratio, interval = ratio_interval(ours, twin, speakers)
-        found[column] = {
-            "joules_per_second": sum(ours) / seconds,
-            "twin_joules_per_second": sum(twin) / seconds,
-            "ratio": ratio,
-            "ratio_ci": [interval.low, interval.high],
-            "ratio_ci_unit": interval.unit,
-            "ratio_ci_units": interval.units,
-            "ratio_ci_meaningful": interval.meaningful,
-            "parts": {
-                part: sum(e[part][column] for e in each if part in e) / seconds
-                for part in PARTS
-                if any(part in e for e in each)
-            },
+        parts = {
+            part: sum(e[part][column] for e in each if part in e) / result.seconds
+            for part in PARTS
+            if any(part in e for e in each)
         }
+        found[column] = compared(column) | {"parts": parts}
+    found["dataflows"] = {name: compared(name) for name in model.dataflows}
     return found | {"model": describe_model(model)}

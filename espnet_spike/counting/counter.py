@@ -206,7 +206,7 @@ def _move(
         return [shadow(y) for y in x] if isinstance(x, list | tuple) else x
 
     if all(x.counts is None for x in ([before] if in_place and before is not None else known)):
-        ledger.set_spikes(out, Spikes.of_itself(out, first.levels, first.scaled))
+        ledger.set_spikes(out, Spikes.of_itself(out, first.levels, first.scaled, first.per_channel))
         return
     counts = func(*map(shadow, args), **kwargs)
     if in_place and before is not None:
@@ -214,7 +214,8 @@ def _move(
     elif first.counts is not None:
         # a dtype asked for is that of the values, not of the counts
         counts = counts.to(first.counts.dtype)
-    ledger.set_spikes(out, Spikes(counts, first.levels, first.scaled))
+    kept = {"levels": first.levels, "scaled": first.scaled, "per_channel": first.per_channel}
+    ledger.set_spikes(out, Spikes(counts, **kept))
 
 
 def _first(out: object) -> Tensor | None:

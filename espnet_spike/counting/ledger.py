@@ -5,7 +5,7 @@ what they cost (``nn.accounting``); who sees the operations is ``counting.counte
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -39,6 +39,11 @@ def storage_key(x: Tensor) -> int:
     return x.untyped_storage()._cdata
 
 
+def view_key(x: Tensor) -> tuple:
+    """Return what names the values of ``x``, whatever their order, as long as they exist."""
+    return storage_key(x), x.storage_offset(), x.numel()
+
+
 class Ledger(CostLedger):
     """Running sums of operations, and what is known of the tensors that they were done on.
 
@@ -65,6 +70,8 @@ class Ledger(CostLedger):
         self._constants: dict[int, StorageWeakRef] = {}
         self._parameters: set[int] = set()
         self._last: tuple[tuple[Tensor, float], ...] = ()
+        self._sums: set[tuple] | None = None
+        self._last_sum: tuple[Cost, float] | None = None
         self._full = 16  # look for tensors that are gone when that many are known
 
     # --- sums
@@ -86,10 +93,19 @@ class Ledger(CostLedger):
         """Note that an operator reads ``x``; what it reads as a product says how sparse it is."""
         self.read_as(cost, x, self.spikes(x))
 
-    def read_as(self, cost: Cost, x: Tensor, found: Spikes | None) -> None:
-        """Note that an operator reads ``x``, of which ``found`` is known."""
+    def read_as(
+        self, cost: Cost, x: Tensor, found: Spikes | None, channels: float | None = None
+    ) -> None:
+        """Note that a product reads ``x``, of which ``found`` is known.
+
+        Args:
+            cost: of the product.
+            x: ``(..., C)``.
+            found: its spikes; None for real values.
+            channels: among which an event is one, where it is not C.
+        """
         if found is None:
-            cost.values_read += x.numel()
+            self.read_values(cost, x)
             if not self.is_constant(x):
                 cost.inputs += x.numel()
                 cost.nonzeros += self.nonzeros(x)
@@ -98,12 +114,60 @@ class Ledger(CostLedger):
         cost.inputs += x.numel()
         cost.slots += x.numel() * found.levels
         if is_whole(x, found):
-            cost.spikes += found.total
-            cost.nonzeros += found.nonzeros
+            spikes, events = found.total, found.nonzeros
         else:
             counts = counts_of(x, found)
-            cost.spikes += count_sum(counts)
-            cost.nonzeros += float(torch.count_nonzero(counts))
+            spikes, events = count_sum(counts), float(torch.count_nonzero(counts))
+        cost.spikes += spikes
+        cost.nonzeros += events
+        cost.events_read += events
+        cost.event_bits_read += events * found.event_bits(channels or x.shape[-1])
+
+    def read_values(self, cost: Cost, x: Tensor) -> None:
+        """Note that an operator reads real values ``x``; of a sum, whether it had them already."""
+        cost.values_read += x.numel()
+        if self.is_constant(x):
+            cost.weights_read += x.numel()
+        if self._sums is None:
+            return
+        if view_key(x) in self._sums:
+            cost.partial_read += x.numel()
+            if self.is_constant(x):
+                cost.weights_read -= x.numel()
+        self._sums.add(view_key(x))
+
+    def write(self, cost: Cost, out: Tensor) -> None:
+        """Note that an operator writes ``out``."""
+        cost.values_written += out.numel()
+        if self._sums is not None:
+            cost.partial_written += out.numel()
+            self._last_sum = cost, out.numel()
+            self._sums.add(view_key(out))
+
+    def are_partial(self, tensors: Iterable[object]) -> bool:
+        """Return whether all tensors are sums that stand in accumulators."""
+        sums = self._sums
+        return sums is not None and all(
+            view_key(x) in sums for x in tensors if isinstance(x, Tensor)
+        )
+
+    def hold(self, x: Tensor) -> None:
+        """Note that ``x`` stands in an accumulator, if there is one."""
+        if self._sums is not None:
+            self._sums.add(view_key(x))
+
+    def accumulating(self, run: Callable[[], Tensor]) -> Tensor:
+        """Run what makes a result of partial sums, see ``nn.accounting.in_accumulators``."""
+        if self._sums is not None:
+            return run()
+        self._sums = set()
+        try:
+            return run()
+        finally:
+            if self._last_sum is not None:  # the result itself is written
+                cost, numel = self._last_sum
+                cost.partial_written -= numel
+            self._sums = self._last_sum = None
 
     @property
     def module(self) -> nn.Module:

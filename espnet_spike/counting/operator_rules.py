@@ -28,11 +28,11 @@ from espnet_spike.counting.product_rules import (
     addmm,
     aten_convolution,
     convolution,
+    events_of,
     linear,
     matmul,
     scaled_dot_product,
     softmax_cost,
-    write,
 )
 from espnet_spike.nn.accounting import Cost, Spikes, count_activation
 
@@ -109,10 +109,11 @@ def _traffic(ledger: Ledger, cost: Cost, operands: Iterable[object], out: Tensor
         if isinstance(x, Tensor) and x.is_floating_point():
             found = ledger.spikes(x)
             if found is None:
-                cost.values_read += x.numel()
+                ledger.read_values(cost, x)
             else:
                 cost.spike_bits_read += x.numel() * found.bits
-    write(cost, out)
+                cost.event_bits_read += events_of(x, found) * found.event_bits(x.shape[-1])
+    ledger.write(cost, out)
 
 
 def _lose(ledger: Ledger, name: str, operands: Iterable[object]) -> None:
@@ -143,9 +144,13 @@ def _comparison(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> None:
 def _add(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     other = args[1]
     if not out.is_floating_point() or (not isinstance(other, Tensor) and other == 0):
+        if ledger.are_partial(args[:1]):
+            ledger.hold(out)
         return
     cost = ledger.cost("elementwise")
     cost.additions += out.numel()
+    if isinstance(other, Tensor) and ledger.are_partial((args[0], other)):
+        cost.partial_additions += out.numel()
     if kwargs.get("alpha", 1) not in (1, -1):
         cost.multiplies += out.numel()
     _lose(ledger, "add", args)
@@ -186,7 +191,8 @@ def _scaled_spikes(ledger: Ledger, a: Tensor | None, b: Tensor | None, out: Tens
     if a is not None and first is not None and b is not None and second is not None:
         levels, scaled = first.levels * second.levels, first.scaled or second.scaled
         counts = counts_of(a, first) * counts_of(b, second)
-        made = ledger.set_spikes(out, Spikes(counts, levels, scaled))
+        per_channel = first.per_channel or second.per_channel
+        made = ledger.set_spikes(out, Spikes(counts, levels, scaled, per_channel=per_channel))
         cost = ledger.cost("gate")
         cost.multiplies += made.nonzeros
         _traffic(ledger, cost, (a, b), out)
@@ -202,7 +208,8 @@ def _scaled_spikes(ledger: Ledger, a: Tensor | None, b: Tensor | None, out: Tens
     elif isinstance(other, Tensor) and other.dim() > 1:
         cost = ledger.cost(_kind_of_scaling(ledger, [other]))
         cost.multiplies += found.nonzeros
-    ledger.set_spikes(out, Spikes(shown.expand(out.shape), found.levels, found.scaled))
+    kept = {"levels": found.levels, "scaled": found.scaled, "per_channel": found.per_channel}
+    ledger.set_spikes(out, Spikes(shown.expand(out.shape), **kept))
     return True
 
 
@@ -325,7 +332,7 @@ def _real_fft(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
 def _embedding(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
     cost = ledger.cost("embedding")
     cost.values_read += out.numel()
-    write(cost, out)
+    ledger.write(cost, out)
 
 
 RULES: dict[str, Rule] = {

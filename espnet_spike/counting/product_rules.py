@@ -30,11 +30,15 @@ def product(
         for x, axis in zip(sides, (-2, -1), strict=True)
     ]
     if spikes[0] is not None and spikes[1] is not None:
-        cost.acs += _meeting(counts_of(a, spikes[0]), counts_of(b, spikes[1]))
+        counts = counts_of(a, spikes[0]), counts_of(b, spikes[1])
+        cost.acs += _meeting(*counts)
+        cost.event_macs += _meeting(*((x != 0).to(torch.float32) for x in counts))
     elif spikes[0] is not None:
         cost.acs += _amount(a, spikes[0]) * uses[0]
+        cost.event_macs += events_of(a, spikes[0]) * uses[0]
     elif spikes[1] is not None:
         cost.acs += _amount(b, spikes[1]) * uses[1]
+        cost.event_macs += events_of(b, spikes[1]) * uses[1]
     elif ledger.is_constant(a):
         cost.macs += ledger.nonzeros(b) * uses[1]
     elif ledger.is_constant(b):
@@ -50,10 +54,14 @@ def product(
             # the sum runs over frames
             by_row = x is a or ledger.is_parameter(other)
             ledger.cost("rescale").multiplies += (out if by_row else other).numel()
-    write(cost, out)
+    found = spikes[1]
+    if found is not None and found.per_channel and not ledger.is_constant(a):
+        # frames are summed here, so a unit per channel has no weights to go into
+        cost.channel_multiplies += out.numel()
+    ledger.write(cost, out)
     if bias is not None:
         cost.additions += out.numel()
-        cost.values_read += bias.numel()
+        ledger.read_values(cost, bias)
     cost.sizes(b.shape[-1] * b.shape[-2], a.shape[-1], out.shape[-1])
     return cost
 
@@ -63,14 +71,16 @@ def _amount(x: Tensor, found: Spikes) -> float:
     return found.total if is_whole(x, found) else count_sum(counts_of(x, found))
 
 
+def events_of(x: Tensor, found: Spikes) -> float:
+    """Return the number of values of ``x`` that spike."""
+    if is_whole(x, found):
+        return found.nonzeros
+    return float(torch.count_nonzero(counts_of(x, found)))
+
+
 def _meeting(a: Tensor, b: Tensor) -> float:
     """Return the sum of all of a @ b, without the product."""
     return float((a.sum(-2).double() * b.sum(-1).double()).sum())
-
-
-def write(cost: Cost, out: Tensor) -> None:
-    """Note that an operator writes ``out``."""
-    cost.values_written += out.numel()
 
 
 def linear(ledger: Ledger, args: tuple, kwargs: dict, out: Tensor) -> None:
@@ -129,7 +139,7 @@ def scaled_dot_product(ledger: Ledger, args: tuple, kwargs: dict, out: Any) -> N
         ledger.read(cost, x)
         if ledger.spikes(x) is not None:
             ledger.lose("scaled_dot_product_attention")
-    write(cost, out if isinstance(out, Tensor) else out[0])
+    ledger.write(cost, out if isinstance(out, Tensor) else out[0])
     cost.sizes(key.shape[-1] * columns, query.shape[-1], value.shape[-1])
     ledger.cost("elementwise").multiplies += visible  # the scale
     softmax_cost(ledger.cost("softmax"), visible, heads * rows)
@@ -181,16 +191,19 @@ def count_convolution(ledger: Ledger, given: dict, out: Tensor) -> None:
         cost.macs += amount
     else:
         cost.acs += amount
+        events = (counts != 0).to(counts.dtype)
+        cost.event_macs += _reach(x, events, weight, given, out) / groups
         if found is not None and found.scaled:
             ledger.cost("rescale").multiplies += out.numel() * kernel[0]
-    ledger.read_as(cost, x, found)
-    cost.values_read += weight.numel()
-    write(cost, out)
+    channels = x.numel() / x.shape[-dims]
+    ledger.read_as(cost, x, found, channels)
+    ledger.read_values(cost, weight)
+    ledger.write(cost, out)
     if bias is not None:
         cost.additions += out.numel()
-        cost.values_read += bias.numel()
+        ledger.read_values(cost, bias)
     frames = out.shape[-dims]
-    cost.sizes(weight.numel(), x.numel() / x.shape[-dims], out.numel() / frames)
+    cost.sizes(weight.numel(), channels, out.numel() / frames)
 
 
 def _reach(x: Tensor, counts: Tensor | None, weight: Tensor, given: dict, out: Tensor) -> float:

@@ -1,6 +1,11 @@
-"""The dense twin of an encoder: the same size without spikes or thresholds, and what it costs."""
+"""The dense twin of an encoder: the same size without spikes or thresholds, and what it costs.
 
-from collections.abc import Callable, Mapping
+Two baselines: the twin with nothing skipped, which needs no training, and a twin that was trained,
+whose ReLUs leave zeros that an accelerator skips as well.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +13,12 @@ from torch import nn
 
 from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
+from espnet_spike.data.ark import ArkReader
+from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.errors import UserError
+from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.tasks.config import TWIN
+from espnet_spike.tasks.loading import load_model
 
 
 def find_twin(
@@ -77,3 +88,55 @@ class Twin:
                 self.encoder(x, torch.full((1,), frames, device="meta"))
             self._known[frames] = dict(counter.costs)
         return self._known[frames]
+
+
+def trained_twin_of(asr_exp: Path) -> Path | None:
+    """Return the experiment of the twin that a training started from; None where there is none."""
+    twin = asr_exp.with_name(f"{asr_exp.name}_{TWIN}")
+    return twin if (twin / "config.yaml").is_file() else None
+
+
+class TrainedTwin:
+    """Counts a dense twin that was trained, on the utterances themselves, zeros skipped.
+
+    Args:
+        asr_exp: its experiment.
+        twin: what it has to be of the same size as.
+
+    Raises:
+        UserError: it cannot be loaded, spikes itself, or is no twin.
+    """
+
+    def __init__(self, asr_exp: Path, twin: Twin) -> None:
+        self.asr_exp = asr_exp
+        trained = load_model(asr_exp)
+        self.model = trained.model
+        self.checkpoint = trained.checkpoint.resolve().name
+        cure = "give the experiment of the same encoder trained with ReLUs, or without spikes"
+        if twin.encoder is None:
+            raise UserError(
+                f"--twin_exp {asr_exp}: the encoder is its own twin; its zeros are skipped anyway",
+                "leave --twin_exp out",
+            )
+        if named_neurons(self.model.encoder):
+            raise UserError(f"--twin_exp {asr_exp}: its encoder spikes", cure)
+        wanted, found = (
+            {name: tuple(x.shape) for name, x in encoder.named_parameters()}
+            for encoder in (twin.encoder, self.model.encoder)
+        )
+        if wanted != found:
+            names = sorted(wanted.items() ^ found.items())
+            raise UserError(
+                f"--twin_exp {asr_exp}: no twin of this encoder: {names[0][0]} is "
+                f"{found.get(names[0][0], 'absent')}, not {wanted.get(names[0][0], 'there')}",
+                cure,
+            )
+
+    def over(self, data: FeatureDir, utts: Iterable[str]) -> Iterator[tuple[str, Costs]]:
+        """Yield what each of some utterances of a set costs."""
+        with torch.inference_mode(), ArkReader() as reader, Counter(self.model) as counter:
+            for utt in utts:
+                speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()
+                counter.reset()
+                self.model.encode(speech, torch.tensor([speech.shape[1]]))
+                yield utt, dict(counter.costs)

@@ -11,10 +11,11 @@ Without an open ledger both cost nothing but a look. ``counting.counter`` opens 
 """
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -30,6 +31,8 @@ class Cost:
         dense_macs: multiply-accumulates if nothing is skipped.
         macs: multiply-accumulates of real values, zeros skipped.
         acs: accumulates (synaptic operations) caused by spikes.
+        event_macs: products that events take part in; an event, a value of spikes that is not zero,
+            is one for each output it reaches, whatever its count.
         multiplies: element-wise multiplications.
         additions: element-wise additions and comparisons.
         special: exponentials, roots, divisions and the like.
@@ -37,6 +40,18 @@ class Cost:
         values_read, values_written: real numbers read and written, each operand of an operator
             once, its result once.
         spike_bits_read, spike_bits_written: the same for spikes, ceil(log2(levels + 1)) bits each.
+        weights_read: how many of ``values_read`` are weights.
+        partial_read, partial_written, partial_additions: how many of ``values_read``,
+            ``values_written`` and ``additions`` are of sums that are not complete yet (over the
+            slots of binary spikes) and could stay in an accumulator.
+        event_bits_read, event_bits_written: bits of the same spikes as a list of events, each with
+            its channel and, with more than one level, its count.
+        events_read: events that products read.
+        state_multiplies: multiplications of a scan's input, Delta B, where the input is spikes;
+            not among ``multiplies``, and so the next three.
+        channel_multiplies: by the unit per channel of spikes that are summed over frames.
+        unit_multiplies: by the second factor of a threshold that has one per frame and per channel.
+        statistic_read: values read once more, for the statistic that a threshold follows.
         inputs: activations that products read, or that a neuron or activation emits.
         nonzeros: how many of them are not zero.
         spikes: how many spikes they are.
@@ -48,6 +63,7 @@ class Cost:
     dense_macs: float = 0.0
     macs: float = 0.0
     acs: float = 0.0
+    event_macs: float = 0.0
     multiplies: float = 0.0
     additions: float = 0.0
     special: float = 0.0
@@ -56,6 +72,17 @@ class Cost:
     values_written: float = 0.0
     spike_bits_read: float = 0.0
     spike_bits_written: float = 0.0
+    weights_read: float = 0.0
+    partial_read: float = 0.0
+    partial_written: float = 0.0
+    partial_additions: float = 0.0
+    event_bits_read: float = 0.0
+    event_bits_written: float = 0.0
+    events_read: float = 0.0
+    state_multiplies: float = 0.0
+    channel_multiplies: float = 0.0
+    unit_multiplies: float = 0.0
+    statistic_read: float = 0.0
     inputs: float = 0.0
     nonzeros: float = 0.0
     spikes: float = 0.0
@@ -91,6 +118,7 @@ class Spikes:
             where the values are the counts themselves.
         levels: spikes a value can hold at most.
         scaled: whether the unit differs from frame to frame (a factor cannot go into weights).
+        per_channel: whether it differs from channel to channel.
         total: sum of ``counts``.
         nonzeros: how many are not zero.
         size: how many values there are.
@@ -99,6 +127,7 @@ class Spikes:
     counts: Tensor | None
     levels: int
     scaled: bool
+    per_channel: bool = field(default=False, kw_only=True)
     total: float = -1.0
     nonzeros: float = -1.0
     size: int = -1
@@ -116,9 +145,11 @@ class Spikes:
             self.size = counts.numel()
 
     @classmethod
-    def of_itself(cls, x: Tensor, levels: int, scaled: bool = False) -> "Spikes":
+    def of_itself(
+        cls, x: Tensor, levels: int, scaled: bool = False, per_channel: bool = False
+    ) -> "Spikes":
         """Return what is to be known of counts without a unit, without holding them."""
-        found = cls(x, levels, scaled)
+        found = cls(x, levels, scaled, per_channel=per_channel)
         found.counts = None  # a tensor that is known by its storage would live as long as we do
         return found
 
@@ -126,6 +157,12 @@ class Spikes:
     def bits(self) -> int:
         """Bits that hold one count."""
         return self.levels.bit_length()
+
+    def event_bits(self, channels: float) -> float:
+        """Return the bits of one event among ``channels``: which, and how many spikes it is."""
+        return max(1, math.ceil(math.log2(max(channels, 1)))) + (
+            self.bits if self.levels > 1 else 0
+        )
 
 
 def count_sum(counts: Tensor) -> float:
@@ -170,6 +207,10 @@ class CostLedger(Protocol):
 
     def lose(self, name: str) -> None:
         """Note that an operation made real values of spikes."""
+        ...
+
+    def accumulating(self, run: Callable[[], Tensor]) -> Tensor:
+        """Run what makes a result of partial sums; note which reads and writes are theirs."""
         ...
 
 
@@ -241,6 +282,24 @@ def counted(rule: Rule) -> Callable[[Callable], Callable]:
         return run
 
     return decorate
+
+
+def in_accumulators(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Note that a machine keeps what a function adds up in accumulators until it is complete.
+
+    What is written and read again inside is counted as ever, and noted as ``partial_read``,
+    ``partial_written`` and ``partial_additions``; so are further reads of the same operand. Its
+    result is written once.
+    """
+
+    @functools.wraps(function)
+    def run(*args: object, **kwargs: object) -> Tensor:
+        ledger = _OPEN.ledger
+        if ledger is None:
+            return function(*args, **kwargs)
+        return ledger.accumulating(lambda: function(*args, **kwargs))
+
+    return run
 
 
 def count_activation(ledger: CostLedger, x: Tensor, out: Tensor) -> None:

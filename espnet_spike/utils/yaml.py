@@ -138,15 +138,20 @@ def _values(value: Any, known: dict[int, int | None]) -> int:
 
 
 def read_named(
-    name: str, folder: Path, keys: Collection[str], what: str
+    name: str,
+    folder: Path,
+    keys: Collection[str],
+    what: str,
+    optional: Collection[str] = (),
 ) -> tuple[Path, dict[str, Any]]:
     """Read a YAML file of a folder by its name without the ending, or any file by its path.
 
     Args:
         name: such as ``horowitz45_fp32``, or a path that ends in ``.yaml`` or ``.yml``.
         folder: where names are looked up.
-        keys: that the file has to have, and no others.
+        keys: that the file has to have.
         what: what it holds, for errors.
+        optional: keys that it may have besides.
 
     Returns:
         The path and the content.
@@ -161,8 +166,8 @@ def read_named(
             f"no {what} {name}{did_you_mean(name, known)}", f"there are: {', '.join(known)}"
         )
     content = read_yaml(path)
-    if set(content) != set(keys):
-        wrong = ", ".join(sorted({*content} ^ {*keys}))
+    if wrong := {*content} - {*optional} ^ {*keys}:
+        wrong = ", ".join(sorted(wrong))
         raise UserError(f"{path}: missing or unknown keys: {wrong}", f"see the files of {folder}")
     return path, content
 

@@ -116,17 +116,47 @@ def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
     section = text[text.index("## Operations and energy") :].split("\n## ")[0]
     assert "uncounted" not in section
     assert "Horowitz" in section and "Lemaire" in section
-    # the first cost model has the long table, the others are columns of a short one
+    # the first cost model has long tables, the others are columns of a short one
     ours = [line for line in section.splitlines() if line.startswith("|asr_tiny|")]
-    first, second, decoder = ours
-    assert f"|{energy['compute']['ratio']:.2f}|" in first and first.count("|") == 20
+    operations, products, output, weights, other_prices, decoder = ours
+    assert operations.count("|") == 15
+    for line, found in (
+        (products, energy["compute"]),
+        (output, energy["dataflows"]["output_stationary"]),
+        (weights, energy["dataflows"]["weight_stationary"]),
+    ):
+        # it is its own trained twin
+        assert line.count("|") == 15 and "|1.00|1.00 .. 1.00 *|" in line
+        assert f"|{found['ratio']:.2f}|" in line
+        assert line.endswith("|no spikes|–||")
+    assert "|`horowitz45_fp32`, output stationary|" in output
     assert decoder.startswith("|asr_tiny|decode|test|20|–|")
     assert f"|{1e6 * counted['decoder']['energy']['horowitz45_fp32']['compute']:.4g}|" in decoder
     assert figures["decoder"] == counted["decoder"]
     other = figures["energy"]["lemaire45_int32"]
     for column in ("compute", "total"):
-        assert f"({other[column]['ratio']:.2f})|" in second
+        ratio = f"{other[column]['ratio']:.2f}"
+        assert f"({ratio}, {ratio})|" in other_prices  # it is its own twin
     assert "|lemaire45_int32|lemaire45_int32, with memory|" in section
+
+
+def test_what_was_counted_before_still_has_its_tables(tmp_path, counted):
+    """Files of before had the dense twin only, and no columns that came later."""
+    older = json.loads(json.dumps(counted))
+    for name in ("trained_twin", "twin_layers", "trained_twin_layers"):
+        del older[name]
+    for energy in older["energy"].values():
+        for name in ("dataflows", "real_mac_share", "layers"):
+            del energy[name]
+        for column in ("compute", "total"):
+            del energy[column]["against"]
+    exp = make_experiment(tmp_path, "tiny", {})
+    (exp / "decode" / "test" / "count.json").write_text(json.dumps(older))
+    out = tmp_path / "exp" / "RESULTS.md"
+    report.main(["--expdir", str(tmp_path / "exp"), "--corpus", "c", "--out", str(out)])
+    assert out.read_text().count("|count again|–||") == 2 * 2
+    (line,) = (x for x in count_lines({"test": older}) if "trained twin:" in x)
+    assert "count again" in line
 
 
 def test_energy_tables_show_every_set_once(tmp_path, counted):
@@ -142,10 +172,15 @@ def test_energy_tables_show_every_set_once(tmp_path, counted):
     results = [
         json.loads((tmp_path / "exp" / f"asr_{name}" / "results.json").read_text()) for name in "ab"
     ]
-    (title, head, rows), (_, short_head, short) = energy_tables(results)
-    assert MODELS.split()[0] in title and "cost model" not in head
+    (_, _, rows), (_, _, products), (_, _, memory), (_, short_head, short) = energy_tables(results)
     assert len({tuple(row[:3]) for row in rows}) == len(rows) == 4
     assert [row[:3] for row in short] == [row[:3] for row in rows]
+    assert (
+        [row[:3] for row in products]
+        == [row[:3] for row in rows]
+        == [row[:3] for row in memory[::2]]
+    )
+    assert {row[3] for row in products} == {"`horowitz45_fp32`"}
     assert all(len(row) == len(short_head) for row in short)
     # all of it is in results.json
     assert list(results[0]["decodes"]["decode"]["test_seen"]["energy"]) == MODELS.split()
@@ -218,6 +253,51 @@ def spiking_experiment(tmp_path, **change):
         tmp_path / "dump", tiny_model.make_texts(3, seed=4), seed=4, seconds=1.0
     )
     return exp, data
+
+
+def test_a_trained_twin_is_counted_with_its_zeros_skipped(tmp_path):
+    exp, data = spiking_experiment(tmp_path)
+    (tmp_path / "relu").mkdir()
+    conf = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+    twin, _ = spiking_experiment(tmp_path / "relu", encoder_conf=conf | {"neuron": "relu"})
+
+    def counted(*more):
+        count.main(["--asr_exp", str(exp), "--out", str(tmp_path / "o"), *more, f"test={data}"])
+        return json.loads((tmp_path / "o" / "test" / "count.json").read_text())
+
+    none = counted()
+    assert none["trained_twin"] is None and none["trained_twin_layers"] == []
+    compute = none["energy"]["horowitz45_fp32"]["compute"]
+    assert compute["against"]["trained_twin"] is None
+    assert compute["against"]["quantised"]["ratio"] > 0
+    found = counted("--twin_exp", str(twin))
+    assert found["trained_twin"]["checkpoint"] == "valid.cer_ctc.ave.pth"
+    macs = sum(row["macs"] for row in found["trained_twin_layers"])
+    dense = sum(row["dense_macs"] for row in found["twin_layers"])
+    assert dense == sum(row["dense_macs"] for row in found["trained_twin_layers"]) > macs > 0
+    for column in ("compute", "total"):
+        against = found["energy"]["horowitz45_fp32"][column]["against"]
+        fair, usual = against["trained_twin"], against["twin"]
+        assert 0 < fair["joules_per_second"] < usual["joules_per_second"]
+        assert fair["ratio"] < usual["ratio"]
+    # all at one price: by hand
+    seconds, prices = found["audio_seconds"], found["energy"]["horowitz45_fp32"]["compute"]
+    fair = prices["against"]["trained_twin"]["joules_per_second"]
+    assert fair == pytest.approx(macs * 4.6e-12 / seconds)
+    # the one that a training started from needs no option
+    shutil.copytree(twin, tmp_path / "asr_s_twin")
+    assert counted()["trained_twin_layers"] == found["trained_twin_layers"]
+
+    with pytest.raises(UserError, match="its encoder spikes"):
+        counted("--twin_exp", str(exp))
+    (tmp_path / "other").mkdir()
+    more = conf | {"neuron": "relu", "linear_units": 32}
+    other, _ = spiking_experiment(tmp_path / "other", encoder_conf=more)
+    with pytest.raises(UserError, match=r"no twin of this encoder: .* is \(32"):
+        counted("--twin_exp", str(other))
+    with pytest.raises(UserError, match="the encoder is its own twin"):
+        words = ["--asr_exp", str(tiny_model.tiny_experiment()), "--out", str(tmp_path / "o")]
+        count.main([*words, "--twin_exp", str(twin), f"test={data}"])
 
 
 def test_a_spiking_encoder_has_another_twin(tmp_path):

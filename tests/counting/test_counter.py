@@ -21,7 +21,7 @@ from espnet_spike.encoders.speech_mamba import (
 from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.nn.layers.fatrelu import FATReLU
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
-from espnet_spike.nn.neurons.frame_lif import FrameLIF
+from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.lif import ILIF
 from espnet_spike.nn.neurons.ternary import TernaryMomentum, ternary_digits
@@ -110,6 +110,111 @@ def test_linear_equals_a_loop_over_all_weights(name):
     assert found["neuron"].updates == 7 * 6
     assert found["neuron"].spikes == counts.sum()
     assert found["neuron"].nonzeros == (counts != 0).sum()
+
+
+def staircase(levels=3, **options):
+    """A neuron of threshold 0.5, whatever the input."""
+    neuron = IMLS(4, T=levels, alpha_init=0.5, stat="fixed", **options)
+    return neuron.eval()
+
+
+# counts 2 0 1 3, then 0 0 0 1; the last input is beyond the largest count
+PAPER = torch.tensor([[[1.0, -1.0, 0.5, 9.0], [0.0, 0.1, 0.2, 0.6]]])
+
+
+def test_a_network_counted_on_paper():
+    model = Chain(staircase(), SpikeLinear(4, 2)).eval()
+    found = kinds(count(model, PAPER))
+    neuron, linear = found["neuron"], found["linear"]
+    assert (linear.dense_macs, linear.macs) == (2 * 4 * 2, 0)
+    assert linear.acs == (2 + 1 + 3 + 1) * 2
+    assert linear.event_macs == 4 * 2  # four events, each into two outputs
+    assert linear.additions == 2 * 2  # the bias, once a result
+    assert (linear.values_read, linear.weights_read) == (4 * 2 + 2, 4 * 2 + 2)
+    assert (linear.values_written, linear.partial_written) == (2 * 2, 0)
+    assert linear.events_read == 4
+    # two bits name a channel, two hold a count of up to 3
+    assert linear.event_bits_read == neuron.event_bits_written == 4 * (2 + 2)
+    assert linear.spike_bits_read == neuron.spike_bits_written == 8 * 2
+    assert (neuron.updates, neuron.multiplies, neuron.additions) == (8, 8, 2 * 8)
+    assert (neuron.unit_multiplies, neuron.statistic_read) == (0, 0)
+    assert (linear.weight_size, linear.input_size, linear.output_size) == (8, 4, 2)
+
+
+def test_a_threshold_that_follows_its_input_costs_a_read_and_a_multiplication_more():
+    model = Chain(IMLS(4, T=3), SpikeLinear(4, 2)).eval()
+    neuron = kinds(count(model, PAPER))["neuron"]
+    assert (neuron.unit_multiplies, neuron.statistic_read) == (8, 8)
+    assert (neuron.multiplies, neuron.additions, neuron.special) == (8, 3 * 8, 2)
+
+
+def test_sums_over_slots_stay_in_accumulators():
+    model = Chain(staircase(), SpikeLinear(4, 2)).eval()
+    integer = kinds(count(model, PAPER))
+    model.neuron.set_spike_mode("binary")
+    counter = count(model, PAPER)
+    found = total(cost for (_, kind), cost in counter.costs.items() if kind != "neuron")
+    linear = integer["linear"]
+    assert (found.acs, found.macs) == (linear.acs, 0)
+    assert found.event_macs == found.acs  # each slot's spike is an event
+    # three slots of 2 x 2 sums, two additions of slots, the unit, the bias
+    assert found.values_written == 4 * (3 + 2 + 1 + 1)
+    assert found.values_written - found.partial_written == linear.values_written == 4
+    assert found.additions - found.partial_additions == linear.additions == 4
+    assert found.values_read - found.partial_read == linear.values_read + 1  # the unit
+    assert found.weights_read == linear.weights_read
+    assert found.event_bits_read == found.acs / 2 * 2  # a channel; there is but one level
+
+
+@pytest.mark.parametrize("conf", [{}, {"qk_mode": "asym"}, {"conv_module": True}], ids=str)
+@pytest.mark.parametrize("fold", [False, True])
+def test_binary_execution_writes_what_integer_counts_write(conf, fold):
+    model = encoder(conv_module_kernel=3, **conf)
+    model.reparameterize(fold_qk=fold)
+    integer = products(count(model, *speech()).costs)
+    model.set_spike_mode("binary")
+    binary = products(count(model, *speech()).costs)
+    # in a convolution over frames each result has a factor for each frame; that is the only other
+    written = [cost.values_written - cost.partial_written for cost in (integer, binary)]
+    assert written[1] <= written[0] < binary.values_written
+
+
+def test_the_unit_of_v_is_a_multiplication_behind_the_map():
+    block = encoder().encoders[1]
+    mask, lengths = torch.ones(1, 6, dtype=torch.bool), torch.tensor([6])
+    costs = count(block, torch.randn(1, 6, 8), mask, lengths).costs
+    assert costs["attn", "attention"].channel_multiplies == 6 * 8
+    assert sum(cost.channel_multiplies for cost in costs.values()) == 6 * 8
+
+
+def test_an_event_of_a_convolution_is_one_for_each_output_it_reaches():
+    torch.manual_seed(3)
+    neuron = IMLS(6)
+    model = Chain(neuron, SpikeConv1d(6, 4, 3)).eval()
+    x = torch.randn(1, 8, 6)
+    events = (spikes_of(neuron, x)[0] != 0).sum(1)
+    # frames at the edges reach two of the three taps
+    expected = 4 * (3 * events.sum() - events[0] - events[-1])
+    found = kinds(count(model, x))["conv"]
+    assert found.event_macs == expected < found.acs
+    assert found.weights_read == 6 * 4 * 3 + 4
+
+
+def test_the_scan_of_spikes_makes_delta_b_for_each_event():
+    from espnet_spike.nn.layers.mamba import SelectiveSSM
+
+    torch.manual_seed(5)
+    ssm = SelectiveSSM(4, 3, 2, 2, activation=NormedLIF(4, {"v_th": 0.3})).eval()
+    x = torch.randn(1, 6, 4)
+    with torch.inference_mode():
+        frames = int(ssm.activation(ssm.conv(x)).any(-1).sum())  # in the others C is zero
+    counter = count(ssm, x, torch.tensor([6]), None)
+    scan = counter.costs["", "scan"]
+    (events,) = (cost.spikes for (_, kind), cost in counter.costs.items() if kind == "neuron")
+    assert scan.state_multiplies == 3 * events > 0  # three states, none of B is zero
+    assert scan.acs == scan.event_macs == 3 * events + events
+    assert scan.multiplies == 2 * 6 * 4 * 3  # Delta A and exp(Delta A) h
+    assert (scan.macs, scan.dense_macs) == (frames * 4 * 3, 6 * 4 * (2 * 3 + 1))
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 3), (3, 1)])

@@ -117,8 +117,12 @@ def _count_scan_products(
         cost.macs += into_state + skip
         cost.multiplies += skip  # delta u
     else:
-        # delta B of the channels that fire is selected and added; so is D
+        # delta B of the channels that fire is made and added; D is selected and added
         cost.acs += into_state + skip
+        events = (counts != 0).sum(1).double()
+        products = float((events * (B != 0).sum(1)).sum())
+        cost.event_macs += products + float(events.sum())
+        cost.state_multiplies += products
     cost.macs += float((C != 0).sum()) * u.shape[1]
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.nn.accounting import in_accumulators
 from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, recomputing
 
 
@@ -25,12 +26,16 @@ class SpikeLinear(nn.Linear):
     def forward(self, xs: Tensor | SpikeTrain) -> Tensor:
         """Return ``W y + b``."""
         if isinstance(xs, SpikeTrain):
-            weight = self.weight * xs.channel
-            total = add_up(F.linear(xs.slot(t), weight) for t in range(1, xs.levels + 1))
-            out = xs.frame * total
-            return out if self.bias is None else out + self.bias
+            return self._forward_train(xs)
         with recomputing(xs):
             return super().forward(xs)
+
+    @in_accumulators
+    def _forward_train(self, xs: SpikeTrain) -> Tensor:
+        weight = self.weight * xs.channel
+        total = add_up(F.linear(xs.slot(t), weight) for t in range(1, xs.levels + 1))
+        out = xs.frame * total
+        return out if self.bias is None else out + self.bias
 
 
 class SpikeConv2d(nn.Conv2d):
@@ -48,6 +53,7 @@ class SpikeConv2d(nn.Conv2d):
         with recomputing(xs):
             return super().forward(xs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
+    @in_accumulators
     def _forward_train(self, xs: SpikeTrain) -> Tensor:
         weight = self.weight * xs.channel[:, None, None]
         stride = self.stride[0]
@@ -97,6 +103,7 @@ class SpikeConv1d(nn.Conv1d):
         with recomputing(xs):
             return super().forward(xs.transpose(1, 2)).transpose(1, 2)
 
+    @in_accumulators
     def _forward_train(self, xs: SpikeTrain) -> Tensor:
         length, half = xs.shape[1], self.kernel_size[0] // 2
         # a group's weights are (outputs/groups, inputs/groups); channels lie group by group

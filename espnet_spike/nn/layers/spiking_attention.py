@@ -16,10 +16,12 @@ Every weight layer, and the product with V, has one spiking operand. Re-paramete
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.nn.accounting import in_accumulators
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.layers.heads import check_heads, merge_heads, split_heads
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
@@ -158,10 +160,7 @@ class SpikingAttention(nn.Module):
         scores = self.dropout(scores)
         value = mask_spikes(value, mask)
         if isinstance(value, SpikeTrain):
-            # the unit of frame j and the decay are one factor per map entry
-            scores = per_key(scores, value)
-            slots = range(1, value.levels + 1)
-            context = add_up(scores @ split_heads(value.slot(t), self.heads) for t in slots)
+            context = map_times_slots(scores, value, self.heads)
         else:
             context = scores @ split_heads(value, self.heads)
         context = self._join_heads(context, lengths)
@@ -223,14 +222,14 @@ class FoldedMap(nn.Module):
             return query @ key.transpose(-1, -2)
         slots = [xs.slot(t) for t in range(1, xs.levels + 1)]
         weight = xs.channel[:, None] * self.weight * xs.channel
-        left = add_up(slot[:, None] @ weight for slot in slots)
+        left = over_slots(slot[:, None] @ weight for slot in slots)
         frame = xs.frame.expand(*xs.shape[:2], 1)
-        scores = add_up(left @ slot[:, None].transpose(-1, -2) for slot in slots)
+        scores = over_slots(left @ slot[:, None].transpose(-1, -2) for slot in slots)
         scores = frame[:, None] * scores * frame[:, None].transpose(-1, -2)
         if self.has_bias:
             u, w = self.u * xs.channel, self.w * xs.channel
-            rows = frame * add_up(slot @ u.t() for slot in slots)
-            columns = frame * add_up(slot @ w.t() for slot in slots)
+            rows = frame * over_slots(slot @ u.t() for slot in slots)
+            columns = frame * over_slots(slot @ w.t() for slot in slots)
             scores = scores + rows.transpose(1, 2)[..., None] + self.c[:, None, None]
             scores = scores + columns.transpose(1, 2)[..., None, :]
         return scores
@@ -267,8 +266,25 @@ def attention_map(query: Tensor, key: Spikes, heads: int) -> Tensor:
     query = split_heads(query * key.channel, heads)
     slots = range(1, key.levels + 1)
     return per_key(
-        add_up(query @ split_heads(key.slot(t), heads).transpose(-1, -2) for t in slots), key
+        over_slots(query @ split_heads(key.slot(t), heads).transpose(-1, -2) for t in slots), key
     )
+
+
+@in_accumulators
+def over_slots(products: Iterable[Tensor]) -> Tensor:
+    """Return the sum of the products of a train's slots."""
+    return add_up(products)
+
+
+@in_accumulators
+def map_times_slots(scores: Tensor, value: SpikeTrain, heads: int) -> Tensor:
+    """Return the map ``(B, H, N, N)`` times the spikes of V, in units of its channels.
+
+    The unit of frame j and the decay are one factor per map entry.
+    """
+    scores = per_key(scores, value)
+    slots = range(1, value.levels + 1)
+    return add_up(scores @ split_heads(value.slot(t), heads) for t in slots)
 
 
 def per_key(scores: Tensor, train: SpikeTrain) -> Tensor:

@@ -101,6 +101,7 @@ class Neuron(Counted, Activation, ABC):
         spike_mode: ``integer``, or ``binary`` to hand on 0/1 spikes only, outside training.
         warm: the output is not rounded yet (the warm start of training).
         follows_input: the unit of the spikes differs from frame to frame, see ``frame_level``.
+        unit_per_channel: the unit differs from channel to channel.
         runs_over_frames: it carries its potential from frame to frame.
         chosen_levels: T and rule of the last ``set_levels``; None where levels are not to choose.
         threshold_scale: factor of the last ``scale_thresholds``.
@@ -116,6 +117,7 @@ class Neuron(Counted, Activation, ABC):
     spike_mode: str = "integer"
     warm: bool = False
     follows_input: bool = False
+    unit_per_channel: bool = False
     runs_over_frames: bool = False
     chosen_levels: tuple[int, str] | None = None
     threshold_scale: float = 1.0
@@ -155,9 +157,10 @@ class Neuron(Counted, Activation, ABC):
         Arguments as of ``spike_counts``, of which this may be a faster form.
         """
         counts, levels = self.spike_counts(inputs, output)
+        scaled, per_channel = self.follows_input, self.unit_per_channel
         if isinstance(output, SpikeTrain) or counts is output:
-            return Spikes.of_itself(counts, levels, self.follows_input)
-        return Spikes(counts, levels, self.follows_input)
+            return Spikes.of_itself(counts, levels, scaled, per_channel)
+        return Spikes(counts, levels, scaled, per_channel=per_channel)
 
     def count(self, ledger: CostLedger, inputs: tuple, output: Tensor | SpikeTrain) -> None:
         """Tell a ledger what a forward pass has cost, and which spikes it made."""
@@ -174,6 +177,7 @@ class Neuron(Counted, Activation, ABC):
             output = output.counts
         found = ledger.set_spikes(output, found)
         cost.spike_bits_written += numel * found.bits
+        cost.event_bits_written += found.nonzeros * found.event_bits(channels)
         cost.inputs += numel
         cost.nonzeros += found.nonzeros
         cost.spikes += found.total

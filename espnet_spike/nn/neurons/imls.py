@@ -90,7 +90,14 @@ class IMLS(MultiLevel):
         rows = frame_rows(output.detach())
         counts, nonzeros = imls.recount(rows, level.flatten().contiguous(), scale)
         total = float(self.firing.count_sum.detach())
-        return Spikes(counts.view(output.shape), self.slots, self.follows_input, total, nonzeros)
+        return Spikes(
+            counts.view(output.shape),
+            self.slots,
+            self.follows_input,
+            total,
+            nonzeros,
+            per_channel=self.unit_per_channel,
+        )
 
     def response(self) -> Response:
         """Return the staircase; a neuron that does not round yet has none."""

@@ -63,7 +63,7 @@ class FixedThreshold(Neuron):
         super().__init__()
         self.dim = dim
         self.v_th = self.trained_v_th = v_th
-        self.per_channel = per_channel
+        self.per_channel = self.unit_per_channel = per_channel
         for name in ("t", "u"):
             self.register_parameter(name, None)
             if per_channel:

@@ -112,6 +112,7 @@ class MultiLevel(Neuron):
     """
 
     takes_threshold_options = True
+    unit_per_channel = True
     running_level: Tensor
     updates: Tensor
 
@@ -357,7 +358,9 @@ class MultiLevel(Neuron):
     def update_cost(self, numel: float, frames: float) -> Cost:
         """Return one multiplication (by the inverse threshold) and two comparisons each.
 
-        Where the threshold follows the input: one addition more each, and one division a frame.
+        Where the threshold follows the input: one addition more each, and one division a frame; it
+        has two factors then, one per frame and one per channel, and the statistic reads a frame
+        before the neuron does.
         """
         follows = int(self.follows_input)
         return Cost(
@@ -366,6 +369,8 @@ class MultiLevel(Neuron):
             additions=(2 + follows) * numel,
             special=follows * frames,
             values_read=numel,
+            unit_multiplies=follows * numel,
+            statistic_read=follows * numel,
         )
 
     def spike_counts(self, inputs: tuple, output: Any) -> tuple[Tensor, int]:

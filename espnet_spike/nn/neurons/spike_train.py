@@ -22,7 +22,9 @@ def _slot_is_spikes(ledger: CostLedger, spikes: Tensor, train: "SpikeTrain", t: 
 
 def _value_is_spikes(ledger: CostLedger, y: Tensor, train: "SpikeTrain") -> None:
     scaled = train.frame.numel() > 1
-    ledger.set_spikes(y, Spikes(train.counts.clone(), train.levels, scaled))
+    per_channel = train.channel.numel() > 1
+    counts = train.counts.clone()
+    ledger.set_spikes(y, Spikes(counts, train.levels, scaled, per_channel=per_channel))
 
 
 def _costs_nothing(ledger: CostLedger, out: object, *args: object) -> None:
