@@ -20,13 +20,15 @@ from espnet_spike.results.breakdown import (
     word_frequency,
 )
 from espnet_spike.results.comparison import compare, pool
-from espnet_spike.results.energy_tables import big
+from espnet_spike.results.energy_tables import BASELINES, big
 from espnet_spike.results.experiments import RESULTS, read_results
 
 ENERGY_MODEL = "horowitz45_fp32"
 HEAD = (
     *("experiment", "set", "WER %", "95 % interval", "P(better)", "parameters", "firing rate"),
-    *("sparsity %", "SynOps/s", "compute mJ/s", "with memory mJ/s", "twin / compute", "RTF"),
+    *("sparsity %", "SynOps/s", "compute mJ/s", "trained twin / compute", "dense twin / compute"),
+    *("T + 1 levels / compute", "with memory mJ/s", "trained twin / memory", "dense twin / memory"),
+    "RTF",
 )
 ABSENT = "–"
 
@@ -71,6 +73,10 @@ class Row:
             "compute_joules_per_second": compute.get("joules_per_second"),
             "total_joules_per_second": total.get("joules_per_second"),
             "twin_over_compute": compute.get("ratio"),
+            "trained_twin_over_compute": _ratio(compute, "trained_twin"),
+            "quantised_over_compute": _ratio(compute, "quantised"),
+            "twin_over_total": total.get("ratio"),
+            "trained_twin_over_total": _ratio(total, "trained_twin"),
             "rtf": figures.get("rtf"),
         }
 
@@ -87,10 +93,16 @@ class Row:
             _number(v["sparsity"], ".1f", 100),
             ABSENT if v["synops_per_second"] is None else big(v["synops_per_second"]),
             _number(v["compute_joules_per_second"], ".4g", 1e3),
+            *(_number(v[f"{name}_over_compute"], ".2f") for name in BASELINES),
             _number(v["total_joules_per_second"], ".4g", 1e3),
-            _number(v["twin_over_compute"], ".2f"),
+            *(_number(v[f"{name}_over_total"], ".2f") for name in ("trained_twin", "twin")),
             _number(v["rtf"], ".4f"),
         ]
+
+
+def _ratio(energy: Mapping[str, Any], name: str) -> float | None:
+    """Return the energy of a baseline over ours; None where there is none."""
+    return ((energy.get("against") or {}).get(name) or {}).get("ratio")
 
 
 def _number(value: float | None, form: str, factor: float = 1) -> str:
@@ -154,8 +166,11 @@ def notes(rows: Sequence[Row], energy_model: str) -> list[str]:
         "over the same utterances. Interval: bootstrap; * under 20 utterances. Each row is one "
         "training: neither says anything about another training of the same (several seeds: "
         "compare_decodes --group). SynOps and energy: "
-        "front end and encoder, for a second of audio. RTF: seconds of encoder and beam search for "
-        f"a second of audio. Text normalization: {', '.join(profiles)}."
+        "front end and encoder, for a second of audio. Trained twin: the same network with ReLUs, "
+        "its zeros skipped as ours are; dense twin: nothing skipped, the literature's comparison; "
+        "T + 1 levels: ours as integers, each multiplied once; – none given, or none there. "
+        "RTF: seconds of encoder and beam search for a second of audio. "
+        f"Text normalization: {', '.join(profiles)}."
     ]
     sources = {
         f"{energy['source']}, {energy['technology']}"

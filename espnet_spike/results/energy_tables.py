@@ -20,16 +20,17 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{big(rate['synops'])} SynOps/s, {big(rate['macs'])} MAC/s "
             f"(dense {big(rate['dense_macs'])}), sparsity {percent(result, 'activations')} %"
         )
+        lines.append(f"  trained twin: {twin_name(result)}")
         for model, energy in result["energy"].items():
-            for column in COLUMNS:
-                found = energy[column]
-                low, high = found["ratio_ci"]
-                lines.append(
-                    f"  {model:16s} {LABELS[column]:18s}"
-                    f"{1e3 * found['joules_per_second']:10.4f} mJ/s, twin "
-                    f"{1e3 * found['twin_joules_per_second']:10.4f}: {found['ratio']:.2f}x "
-                    f"({low:.2f} .. {high:.2f})"
+            for label, found in columns_of(energy):
+                ours = f"{1e3 * found['joules_per_second']:10.4f} mJ/s"
+                others = (
+                    f"{name} {mj} mJ/s: {ratio}x{ci and f' ({ci})'}"
+                    for name, (mj, ratio, ci) in zip(
+                        BASELINES.values(), baselines(found), strict=True
+                    )
                 )
+                lines.append(f"  {model:16s} {label:38s}{ours}; {'; '.join(others)}")
         if decoder := result.get("decoder"):
             each = decoder["per_token"]
             energy = next(iter(decoder["energy"].values()))
@@ -49,7 +50,52 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-LABELS = {"compute": "compute", "total": "compute + memory"}
+BASELINES = {
+    "trained_twin": "trained twin, zeros skipped",
+    "twin": "dense twin, nothing skipped",
+    "quantised": "T + 1 levels",
+}
+"""What the energy is compared with: the fair comparison first, the literature's second."""
+
+
+def columns_of(energy: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what a cost model has figures of, by what to call it: memory under each dataflow."""
+    found = [("products", energy["compute"])]
+    flows = energy.get("dataflows") or {}
+    found += [(f"with memory, {name.replace('_', ' ')}", flows[name]) for name in flows]
+    return found if flows else [*found, ("with memory", energy["total"])]
+
+
+def baselines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return mJ/s, ratio to ours and its interval for each of ``BASELINES``, in words if not there.
+
+    Args:
+        found: of `columns_of`; of a count of before there was but the dense twin.
+    """
+    if "against" not in found:
+        dense = {"joules_per_second": found["twin_joules_per_second"], **found}
+        return [("count again", "–", ""), _baseline(dense), ("count again", "–", "")]
+    absent = {"trained_twin": ("none given", "–", ""), "quantised": ("no spikes", "–", "")}
+    return [
+        absent[name] if (other := found["against"][name]) is None else _baseline(other)
+        for name in BASELINES
+    ]
+
+
+def _baseline(other: Mapping[str, Any]) -> tuple[str, str, str]:
+    mj = other.get("twin_joules_per_second", other["joules_per_second"])
+    ratio, interval = ratio_cells(other)
+    return f"{1e3 * mj:.4g}", ratio, interval
+
+
+def twin_name(count: Mapping[str, Any]) -> str:
+    """Return which trained twin a set was compared with."""
+    if "trained_twin" not in count:
+        return "counted before there was one; count again (--stage count)"
+    twin = count["trained_twin"]
+    if twin is None:
+        return "none given (--twin_exp)"
+    return "itself, its zeros are skipped" if twin.get("itself") else twin["asr_exp"]
 
 
 def big(value: float) -> str:
@@ -83,6 +129,8 @@ def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
                 "warnings": energy["model"]["warnings"],
                 "twin": energy["twin"],
                 **{column: energy[column] for column in COLUMNS},
+                "dataflows": energy.get("dataflows", {}),
+                "real_mac_share": energy.get("real_mac_share"),
             }
             for name, energy in count["energy"].items()
         },
@@ -90,12 +138,18 @@ def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
         "uncovered": sorted(count["uncovered"]),
         "execution": count["execution"],
         "fold_qk": count["fold_qk"],
+        **({"trained_twin": count["trained_twin"]} if "trained_twin" in count else {}),
     }
 
 
-HEAD = ["experiment", "decoding", "set", "parameters", "firing rate", "sparsity %"]
-HEAD += ["of points %", "by MACs %", "SynOps/s", "MAC/s", "dense MAC/s"]
-HEAD += ["compute mJ/s", "twin", "ratio", "95 %", "with memory mJ/s", "twin", "ratio", "95 %"]
+HEAD = ["experiment", "decoding", "set", "parameters", "firing rate", "zeros: neuron outputs %"]
+HEAD += ["operands %", "multiplications %", "of points %", "by MACs %"]
+HEAD += ["SynOps/s", "MAC/s", "dense MAC/s", "real MACs, % of compute energy"]
+ENERGY_HEAD = ["experiment", "decoding", "set", "prices", "ours mJ/s"]
+for _name in BASELINES.values():
+    ENERGY_HEAD += [_name, "ratio", "95 %"]
+PRECISIONS = ("fp32", "int8")
+"""Of the cost models that have all columns; others have a short table."""
 
 
 def energy_tables(
@@ -103,24 +157,40 @@ def energy_tables(
 ) -> list[tuple[str, list[str], list[list[object]]]]:
     """Return the tables on operations and energy: what stands above, head, rows.
 
-    The main cost model, the first that was given to the count command, has a row for every
-    experiment, decoding and set (a table for each, should experiments differ in it). The others
-    follow in one table with as many rows.
+    Every experiment, decoding and set has a row of operations, and of energy one for the main cost
+    model, the first that was given to the count command, and for each of fp32 and int8: of products
+    alone, and with memory under each dataflow. The other cost models follow in a short table.
 
     Args:
         results: the ``results.json`` of the experiments.
     """
-    main: dict[str, list[list[object]]] = {}
+    operations: list[list[object]] = []
+    products: list[list[object]] = []
+    memory: list[list[object]] = []
     others: list[tuple[list[object], dict[str, Mapping[str, Any]]]] = []
     for result in results:
         for tag, sets in result["decodes"].items():
             counted = {name: figures for name, figures in sets.items() if figures.get("energy")}
             for name, figures in counted.items():
-                model, energy = next(iter(figures["energy"].items()))
-                main.setdefault(model, []).append(_row(result, tag, name, figures, energy))
-                rest = dict(list(figures["energy"].items())[1:])
-                others.append(([result["experiment"], tag, name], rest))
-    tables = [(f"Prices: `{model}`.", HEAD, rows) for model, rows in main.items()]
+                first: list[object] = [result["experiment"], tag, name]
+                operations.append(first + _operations(result, figures))
+                rest = dict(figures["energy"])
+                main = next(iter(rest))
+                shown = [m for m in rest if m == main or rest[m].get("precision") in PRECISIONS]
+                for model in shown:
+                    (_, compute), *moved = columns_of(rest.pop(model))
+                    products.append([*first, f"`{model}`", *_energy(compute)])
+                    for label, found in moved:
+                        prices = f"`{model}`{label.removeprefix('with memory')}"
+                        memory.append([*first, prices, *_energy(found)])
+                others.append((first, rest))
+    if not operations:
+        return []
+    tables = [
+        ("Operations.", HEAD, operations),
+        ("Energy of products alone, as papers print it.", ENERGY_HEAD, products),
+        ("Energy with everything element by element, and memory.", ENERGY_HEAD, memory),
+    ]
     if models := list(dict.fromkeys(model for _, rest in others for model in rest)):
         head = ["experiment", "decoding", "set"]
         head += [f"{model}{memory}" for model in models for memory in ("", ", with memory")]
@@ -129,7 +199,10 @@ def energy_tables(
             for first, rest in others
             if rest
         ]
-        title = "Other prices: mJ/s, and how many times less that is than of the twin."
+        title = (
+            "Other prices: mJ/s, and how many times less that is than of the trained twin, zeros "
+            "skipped, and of the dense twin, nothing skipped."
+        )
         tables.append((title, head, rows))
     return tables
 
@@ -176,29 +249,26 @@ def _short(energy: Mapping[str, Any] | None, column: str) -> str:
     if energy is None:
         return "–"
     found = energy[column]
-    return f"{1e3 * found['joules_per_second']:.3g} ({found['ratio']:.2f})"
+    (_, trained, _), (_, dense, _), _ = baselines(found)
+    return f"{1e3 * found['joules_per_second']:.3g} ({trained}, {dense})"
 
 
-def _row(
-    result: Mapping[str, Any],
-    tag: str,
-    name: str,
-    figures: Mapping[str, Any],
-    energy: Mapping[str, Any],
-) -> list[object]:
+def _energy(found: Mapping[str, Any]) -> list[object]:
+    cells: list[object] = [f"{1e3 * found['joules_per_second']:.4g}"]
+    for baseline in baselines(found):
+        cells += baseline
+    return cells
+
+
+def _operations(result: Mapping[str, Any], figures: Mapping[str, Any]) -> list[object]:
     rate, each = figures["sparsity"]["firing_rate"], figures["per_second"]
-    row = [result["experiment"], tag, name, f"{result['parameters'] or 0:,}"]
+    row: list[object] = [f"{result['parameters'] or 0:,}"]
     row.append("–" if rate is None else f"{rate:.3f}")
-    row += [percent(figures, key) for key in ("activations", "points", "points_by_macs")]
+    shares = ("activations", "product_inputs", "multiplications", "points", "points_by_macs")
+    row += [percent(figures, key) for key in shares]
     row += [big(each[key]) for key in ("synops", "macs", "dense_macs")]
-    for column in COLUMNS:
-        found = energy[column]
-        row += [
-            f"{1e3 * found['joules_per_second']:.4g}",
-            f"{1e3 * found['twin_joules_per_second']:.4g}",
-            *ratio_cells(found),
-        ]
-    return row
+    share = next(iter(figures["energy"].values())).get("real_mac_share")
+    return [*row, "–" if share is None else f"{100 * share:.1f}"]
 
 
 def ratio_cells(found: Mapping[str, Any]) -> list[str]:
@@ -218,13 +288,18 @@ def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
                 models |= figures.get("energy", {})
                 uncovered |= set(figures.get("uncovered", ()))
     lines = [
-        "Of front end and encoder, without CTC and decoder, for a second of audio. sparsity: zeros "
-        "among all that neurons and activations emit; of points: mean over the FATReLU points, all "
-        "alike, and weighted by the MACs that each feeds. compute: "
-        "products alone, as papers print it; with memory: also everything element by element, and "
-        "memory traffic. twin: the dense network of the same size (ReLU for spikes, nothing "
-        "skipped); ratio: its energy over ours, 95 % by bootstrap over utterances or speakers of "
-        "one training; \\* marks fewer than 20 utterances.",
+        "Of front end and encoder, without CTC and decoder, for a second of audio. Zeros: among "
+        "all that neurons and activations put out, as the literature has sparsity; among all "
+        "operands of products; multiplications that are left out, of all; at the FATReLU points, "
+        "all alike, and weighted by the MACs that each feeds. real MACs: share of the compute "
+        "energy that is multiply-accumulates of real values, by the first cost model.",
+        "",
+        "ratio: the energy of a baseline over ours, 95 % by bootstrap over utterances or speakers "
+        "of one training; \\* marks fewer than 20 utterances. Trained twin, zeros skipped: the "
+        "same network with ReLUs, trained alike, on a machine that skips zeros as ours does: the "
+        "fair comparison. Dense twin, nothing skipped: what the literature compares with. T + 1 "
+        "levels: ours, not as spikes but as integers, each that is not zero multiplied once with "
+        "its weights.",
         "",
     ]
     for name, energy in sorted(models.items()):

@@ -4,16 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from espnet_spike.results.energy_tables import (
+    BASELINES,
     DECODER_HEAD,
     DECODER_NOTE,
+    baselines,
+    columns_of,
     decoder_cells,
-    ratio_cells,
+    twin_name,
 )
 from espnet_spike.results.figures import energy_by_layer
 from espnet_spike.results.html import Html, definitions, el, figure, missing, table
 
 COUNTED = ("front_end", "encoder")
-COLUMNS = {"compute": "products", "total": "all with memory"}
 PICO, MICRO, MEGA = 1e-12, 1e-6, 1e6
 
 
@@ -24,6 +26,8 @@ def layer_energy(count: Mapping[str, Any], model: str) -> dict[str, tuple[float,
         count: a ``count.json``.
         model: name of one of its cost models.
     """
+    if layers := count["energy"][model].get("layers"):
+        return {layer: (ours / MICRO, dense / MICRO) for layer, (ours, dense) in layers.items()}
     prices = count["energy"][model]["model"]["operations"]
     found: dict[str, tuple[float, float]] = {}
     for row in count["layers"]:
@@ -53,9 +57,11 @@ def energy_parts(counts: Mapping[str, Mapping[str, Any]]) -> list[Html]:
         energy_table(counts),
         el(
             "p",
-            "Front end and encoder, for a second of audio, without CTC and decoder. Twin: "
-            f"{first['energy'][model]['twin']}. Ratio: its energy over ours; 95 % by bootstrap; "
-            "* fewer than 20 utterances. Of one training.",
+            "Front end and encoder, for a second of audio, without CTC and decoder. Ratio: energy "
+            "over ours; 95 % by bootstrap; * fewer than 20 utterances. Of one training. Trained "
+            f"twin: {twin_name(first)}. Dense twin: {first['energy'][model]['twin']}, the "
+            "literature's comparison. T + 1 levels: ours as integers, each that is not zero "
+            "multiplied once.",
             class_="note",
         ),
         figure(energy_by_layer(layer_energy(first, model)), caption),
@@ -86,23 +92,22 @@ def energy_parts(counts: Mapping[str, Mapping[str, Any]]) -> list[Html]:
 
 
 def energy_table(counts: Mapping[str, Mapping[str, Any]]) -> Html:
-    """Return a row for each set and cost model."""
+    """Return a row for each set, cost model and column."""
     rows = []
     for name, count in counts.items():
         for model, energy in count["energy"].items():
-            row: list[object] = [name, model]
-            for column in COLUMNS:
-                found = energy[column]
-                row += [
-                    f"{found['joules_per_second'] / MICRO:.3g}",
-                    f"{found['twin_joules_per_second'] / MICRO:.3g}",
-                    *ratio_cells(found),
-                ]
-            rows.append(row)
-    head = ["set", "cost model"]
-    for title in COLUMNS.values():
-        head += [f"{title}, µJ/s", "twin, µJ/s", "ratio", "95 %"]
-    return table(head, rows, left=2, label="energy")
+            for label, found in columns_of(energy):
+                row: list[object] = [name, model, label]
+                row.append(f"{found['joules_per_second'] / MICRO:.3g}")
+                for millijoules, ratio, interval in baselines(found):
+                    there = ratio != "–"
+                    micro = f"{1e3 * float(millijoules):.3g}" if there else millijoules
+                    row += [micro, ratio, interval]
+                rows.append(row)
+    head = ["set", "cost model", "energy of", "ours, µJ/s"]
+    for title in BASELINES.values():
+        head += [f"{title}, µJ/s", "ratio", "95 %"]
+    return table(head, rows, left=3, label="energy")
 
 
 def operation_table(count: Mapping[str, Any]) -> Html:
@@ -145,12 +150,14 @@ def _cell(value: float) -> str:
 def cost_model(energy: Mapping[str, Any]) -> Html:
     """Return a cost model with all that has to be known of it."""
     model: Mapping[str, Any] = energy["model"]
-    prices = ", ".join(f"{name} {price:g}" for name, price in model["operations"].items())
+    operations = model.get("prices", model["operations"])
+    prices = ", ".join(f"{name} {price:g}" for name, price in operations.items())
     warnings: Sequence[str] = model["warnings"]
     pairs = [
         ("technology", f"{model['technology']}, {model['precision']}"),
         ("source", model["source"]),
         ("prices, pJ", prices),
+        ("rules", ", ".join(f"{key} {value}" for key, value in model.get("rules", {}).items())),
         ("note", "; ".join(warnings)),
     ]
     summary = el("summary", f"{model['name']}: {model['title']}")

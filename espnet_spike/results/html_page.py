@@ -21,6 +21,7 @@ from espnet_spike.results.breakdown import (
     training_texts,
     word_frequency,
 )
+from espnet_spike.results.energy_tables import BASELINES, baselines
 from espnet_spike.results.formatting import number, scored_of, thousands
 from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
@@ -105,8 +106,11 @@ def tiles(material: Material) -> Html:
         found.append((f"{sum(rates.values()) / len(rates):.3f}", f"mean {what} of the layers"))
     for name, count in list(material.counts.items())[:1]:
         model, energy = next(iter(count["energy"].items()))
-        note = f"times less energy for products than its dense twin ({model}, {name})"
-        found.append((f"{energy['compute']['ratio']:.2f}", note))
+        (_, trained, _), (_, dense, _), _ = baselines(energy["compute"])
+        fair, usual = (f"its {BASELINES[key]}" for key in ("trained_twin", "twin"))
+        if trained != "–":
+            found.append((trained, f"times less energy for products than {fair} ({model}, {name})"))
+        found.append((dense, f"times less energy for products than {usual} ({model}, {name})"))
     return el(
         "div",
         *(el("div", el("b", value), el("span", note), class_="tile") for value, note in found),

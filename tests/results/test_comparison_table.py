@@ -27,7 +27,10 @@ COUNTED = {
         "horowitz45_fp32": {
             "source": "Horowitz 2014",
             "technology": "45 nm",
-            "compute": {"joules_per_second": 2e-6, "ratio": 5.0},
+            "compute": {
+                **{"joules_per_second": 2e-6, "ratio": 5.0},
+                "against": {"trained_twin": {"ratio": 2.5}, "twin": {}, "quantised": None},
+            },
             "total": {"joules_per_second": 4e-6, "ratio": 2.0},
         }
     },
@@ -66,7 +69,7 @@ def test_markdown_says_what_was_not_measured(experiments):
     text = to_markdown(read_rows(experiments), "horowitz45_fp32")
     good, bad = (line for line in text.splitlines() if line.startswith("|asr_"))
     assert good.count("|") == bad.count("|") == len(HEAD) + 1
-    assert "|75.0|2.5 M|0.002|0.004|5.00|" in good and "|–|–|–|–|–|–|" in bad
+    assert "|75.0|2.5 M|0.002|2.50|5.00|–|0.004|–|2.00|" in good and "|–|–|–|–|–|–|" in bad
     assert "Horowitz 2014, 45 nm" in text and "Text normalization: none." in text
     assert "No experiment has been counted under x" in to_markdown(read_rows(experiments), "x")
 
@@ -75,6 +78,7 @@ def test_csv_holds_unrounded_figures(experiments):
     good, bad = csv.DictReader(to_csv(read_rows(experiments), "horowitz45_fp32").splitlines())
     assert float(good["compute_joules_per_second"]) == 2e-6 and bad["sparsity"] == ""
     assert int(good["parameters"]) == 12345
+    assert (good["trained_twin_over_compute"], good["trained_twin_over_total"]) == ("2.5", "")
 
 
 def test_page_is_escaped_and_whole(experiments):

@@ -1,4 +1,4 @@
-from espnet_spike.results.energy_tables import energy_tables
+from espnet_spike.results.energy_tables import baselines, energy_tables, twin_name
 
 
 def test_sparsity_of_points_stands_in_the_table():
@@ -17,9 +17,34 @@ def test_sparsity_of_points_stands_in_the_table():
     # counted before there were such figures
     older = figures | {"sparsity": {"activations": 0.7, "firing_rate": None}}
     decodes = {"decode": {"test": figures, "older": older}}
-    ((_, head, rows),) = energy_tables(
+    ((_, head, rows), products, memory) = energy_tables(
         [{"experiment": "asr_a", "parameters": 1, "decodes": decodes}]
     )
+    # counted when there was but one baseline: it says so
+    for _, energy_head, energy_rows in (products, memory):
+        assert [len(row) for row in energy_rows] == [len(energy_head)] * 2
+        again = ["count again", "–", ""]
+        assert energy_rows[0][3:] == [
+            *("`prices`", "1", *again, "2", "2.00", "1.00 .. 3.00", *again)
+        ]
     shown = [[row[head.index(name)] for name in ("of points %", "by MACs %")] for row in rows]
     assert shown == [["50.0", "25.0"], ["–", "–"]]
     assert all(len(row) == len(head) for row in rows)
+
+
+def test_a_baseline_that_is_not_there_says_so():
+    other = {"joules_per_second": 3e-3, "ratio": 3.0, "ratio_ci": [2.0, 4.0]}
+    other["ratio_ci_meaningful"] = False
+    found = {"joules_per_second": 1e-3, "against": dict.fromkeys(("trained_twin", "quantised"))}
+    found["against"]["twin"] = other
+    dense = ("3", "3.00", "2.00 .. 4.00 *")
+    assert baselines(found) == [("none given", "–", ""), dense, ("no spikes", "–", "")]
+    found["against"] = dict.fromkeys(("trained_twin", "twin", "quantised"), other)
+    assert baselines(found) == [dense] * 3
+
+
+def test_the_trained_twin_is_named():
+    assert "count again" in twin_name({})
+    assert twin_name({"trained_twin": None}) == "none given (--twin_exp)"
+    assert twin_name({"trained_twin": {"itself": True}}).startswith("itself")
+    assert twin_name({"trained_twin": {"asr_exp": "exp/asr_t"}}) == "exp/asr_t"
