@@ -85,7 +85,7 @@ class Backbone:
         attention_window: frames to the left and right that attention sees; None for all.
         causal: no later frame in the front end, the scan and attention, whatever else is said.
         conv_kernel: of ConMamba's convolution module, odd.
-        scan_backend: ``auto``, ``numba``, ``torch``, ``mamba`` or ``ref``, see
+        scan_backend: ``auto``, ``numba``, ``triton``, ``torch``, ``mamba`` or ``ref``, see
             ``espnet_spike.nn.ops.selective_scan``.
         init_mode: ``mamba`` (every layer's own) or ``xavier_normal`` (Speech-Mamba's: every
             parameter of more than one dimension behind the convolutions, those of the scan too),

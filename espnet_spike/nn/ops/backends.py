@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 Operation = Literal["batch_norm", "fatrelu", "imls", "lif", "selective_scan"]
-FusedOperation = Literal["fatrelu", "imls", "lif"]
+FusedOperation = Literal["fatrelu", "imls", "lif", "selective_scan"]
 DTYPES = (torch.float32, torch.float64)
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST_GPU = (8, 0)  # compute capability: before it there is no bf16, and our kernels are unproven
@@ -111,6 +111,8 @@ def fused_kernels(operation: FusedOperation) -> ModuleType:
             from espnet_spike.nn.ops.triton import imls as found
         case "lif":
             from espnet_spike.nn.ops.triton import lif as found
+        case "selective_scan":
+            from espnet_spike.nn.ops.triton import selective_scan as found
     return found
 
 

@@ -9,6 +9,7 @@ For every channel d with N states, input u_t and step size delta_t, B_t and C_t 
 
 ==========  ==========================================================================
 ``numba``   compiled CPU kernels with a hand-written gradient (``selective_scan_cpu``)
+``triton``  compiled kernels for CUDA GPUs, likewise (``triton.selective_scan``), to N = 256
 ``torch``   chunks of a parallel scan in plain torch, on any device
 ``mamba``   the CUDA kernel of the package mamba-ssm, where the user has installed it
 ``ref``     the loop over frames
@@ -27,7 +28,7 @@ from espnet_spike.nn.ops import backends, selective_scan_cpu
 from espnet_spike.nn.ops.backends import scripted
 from espnet_spike.utils.options import choose
 
-BACKENDS = ("auto", "numba", "torch", "mamba", "ref")
+BACKENDS = ("auto", "numba", "triton", "torch", "mamba", "ref")
 # Frames the torch backend scans at once; log2 of it is the depth of its scan.
 TORCH_CHUNK = 32
 
@@ -63,8 +64,8 @@ def selective_scan(
         lengths: valid frames ``(B,)``: y is 0 after them and the state stays what it was.
         initial_state: ``(B, D, N)``; zeros if None.
         return_last_state: also return the state after the last valid frame, to go on from.
-        backend: one of ``BACKENDS``; ``auto`` takes ``numba`` on a CPU, elsewhere ``mamba`` if
-            mamba-ssm is installed and can do it, else ``torch``.
+        backend: one of ``BACKENDS``; ``auto`` takes ``numba`` on a CPU, on a GPU ``mamba`` if
+            mamba-ssm is installed and can do it, else ``triton`` if that can, else ``torch``.
 
     Returns:
         y ``(B, D, L)`` in the dtype of ``u``, or ``(y, last_state)`` with ``(B, D, N)``.
@@ -73,20 +74,27 @@ def selective_scan(
         UserError: the package the backend needs is not installed.
         ValueError: an unknown backend, or one that cannot do what is asked.
     """
-    backend = _choose_backend(backend, u, initial_state is None)
+    backend = _choose_backend(backend, u, A, initial_state is None)
     dtype = u.dtype
     compute = torch.promote_types(torch.promote_types(dtype, A.dtype), torch.float32)
-    u, delta, A, B, C = (x.to(compute) for x in (u, delta, A, B, C))
+    if backend != "triton":  # its kernels read half precision, and compute in single as well
+        u, delta, A, B, C = (x.to(compute) for x in (u, delta, A, B, C))
     if delta_bias is not None:
-        delta = delta + delta_bias.to(compute)[:, None]
+        delta = delta.to(compute) + delta_bias.to(compute)[:, None]
     if delta_softplus:
-        delta = F.softplus(delta)
+        delta = F.softplus(delta.to(compute))
     D = u.new_zeros(u.shape[1]) if D is None else D.to(compute)
     if u.numel() * A.numel() == 0:
         y, state = u * D[:, None], u.new_zeros(u.shape[0], *A.shape)
         state = state if initial_state is None else initial_state.to(compute)
     elif backend == "mamba":
         y, state = _mamba_scan(u, delta, A, B, C, D, lengths)
+    elif backend == "triton":
+        if lengths is None:
+            lengths = torch.full((u.shape[0],), u.shape[2], device=u.device)
+        lengths = lengths.to(u.device, torch.int64)
+        kernels = backends.fused_kernels("selective_scan")
+        y, state = _TritonScan.apply(u, delta, A, B, C, D, initial_state, lengths, kernels)
     else:
         if initial_state is None:
             initial_state = u.new_zeros(u.shape[0], *A.shape)
@@ -167,18 +175,21 @@ class _ReverseValid(torch.autograd.Function):
         return _ReverseValid.apply(grad, ctx.saved_tensors[0]), None
 
 
-def _choose_backend(backend: str, u: Tensor, from_zero: bool) -> str:
+def _choose_backend(backend: str, u: Tensor, A: Tensor, from_zero: bool) -> str:
     choose("scan backend", backend, BACKENDS)
     if torch.jit.is_tracing():
         return "scripted"  # the others would be traced for one length, or as a constant
     if backend == "auto":
         if torch.compiler.is_compiling():
             return "torch"  # a compiled kernel would be traced as a constant
-        if u.device.type == "cpu":
-            backend = "numba"
-        else:
-            found = importlib.util.find_spec("mamba_ssm") is not None
-            return "mamba" if found and from_zero and u.device.type == "cuda" else "torch"
+        if u.device.type == "cuda" and from_zero and importlib.util.find_spec("mamba_ssm"):
+            return "mamba"
+        kernels = backends.fused(u, "selective_scan")
+        if kernels is not None and A.shape[1] <= kernels.MOST_STATES:
+            return "triton"
+        if u.device.type != "cpu":
+            return "torch"
+        backend = "numba"
     if backend == "numba":
         if u.device.type != "cpu":
             raise ValueError(f"scan backend: numba runs on a CPU, not on {u.device.type}")
@@ -187,6 +198,16 @@ def _choose_backend(backend: str, u: Tensor, from_zero: bool) -> str:
                 "the selective scan on a CPU needs the package numba, which is not installed",
                 "install numba, or choose the slower plain torch: scan_backend: torch",
             )
+    if backend == "triton":
+        kernels = backends.fused(u, "selective_scan") if u.numel() else None
+        if u.numel() and kernels is None:
+            raise ValueError(
+                f"scan backend: triton runs on a CUDA GPU in half or single precision, not on "
+                f"{u.device.type} in {u.dtype}"
+            )
+        if kernels and A.shape[1] > kernels.MOST_STATES:
+            most = kernels.MOST_STATES
+            raise ValueError(f"scan backend: triton takes {most} states, not {A.shape[1]}")
     if backend == "mamba" and not from_zero:
         raise ValueError("scan backend: mamba takes no initial state")
     return backend
@@ -198,6 +219,25 @@ def _numba_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
         *(A.t(), B.mT, C.mT, D, lengths, state.transpose(1, 2)),
     )
     return y.transpose(1, 2), state.transpose(1, 2)
+
+
+class _TritonScan(torch.autograd.Function):
+    """The scan of Triton kernels; half precision comes in and goes out as it is."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, state, lengths, kernels):  # noqa: ANN001
+        ctx.kernels = kernels
+        keep = any(ctx.needs_input_grad)
+        y, last, states = kernels.forward(u, delta, A, B, C, D, lengths, state, keep)
+        ctx.save_for_backward(u, delta, A, B, C, D, lengths, state, states)
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y, grad_last):  # noqa: ANN001
+        *grads, grad_state = ctx.kernels.backward(*ctx.saved_tensors, grad_y, grad_last)
+        state = ctx.saved_tensors[7]
+        return *grads, None if state is None else grad_state.to(state.dtype), None, None
 
 
 def _mamba_scan(u, delta, A, B, C, D, lengths):  # noqa: ANN001
