@@ -12,7 +12,7 @@ MODELS = "horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="espnet_spike.bin.count", description=__doc__)
-    parser.add_argument("--asr_exp", type=Path, required=True, help="exp/<asr_tag>")
+    parser.add_argument("--asr_exp", type=Path, help="exp/<asr_tag>")
     parser.add_argument(
         "--inference_asr_model", help="model file in asr_exp; the decoded one when not given"
     )
@@ -44,27 +44,47 @@ def get_parser() -> argparse.ArgumentParser:
         required=True,
         help="exp/<asr_tag>/<inference_tag>",
     )
-    parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
+    parser.add_argument(
+        "--assumptions",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="count nothing, but print, of counted sets (exp/<asr_tag>/<inference_tag>/<set>), the "
+        "ratios of energy under each assumption in turn, and write them to output_dir",
+    )
+    parser.add_argument("sets", nargs="*", metavar="NAME=DIR", help="a set and its features")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Count every set and print a line each."""
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    needed = {"--asr_exp": args.asr_exp, "NAME=DIR": args.sets}
+    if not args.assumptions and (lacking := [name for name, value in needed.items() if not value]):
+        parser.error(f"the following arguments are required: {', '.join(lacking)}")
+    if args.assumptions and (given := [name for name, value in needed.items() if value]):
+        parser.error(f"--assumptions reads what was counted and takes no {', '.join(given)}")
     sets = named_dirs(args.sets)
     import logging
 
     from espnet_spike.errors import UserError
 
     logging.getLogger().setLevel(logging.ERROR)
-    from espnet_spike.counting.count import count_sets
     from espnet_spike.counting.energy import read_cost_model
-    from espnet_spike.encoders.spike_options import SpikeOptions
-    from espnet_spike.results.energy_tables import count_lines
 
     models = [read_cost_model(name) for name in args.energy_model.split()]
     if not models:
         raise UserError("--energy_model is empty", f"give for example {MODELS.split()[0]}")
+    if args.assumptions:
+        from espnet_spike.counting.assumptions import write
+
+        print("\n".join(write(args.out, args.assumptions, models)))
+        return
+    from espnet_spike.counting.count import count_sets
+    from espnet_spike.encoders.spike_options import SpikeOptions
+    from espnet_spike.results.energy_tables import count_lines
+
     results = count_sets(
         args.asr_exp,
         sets,

@@ -8,8 +8,8 @@ Three ways to see it, the key ``access`` of a cost model's ``memory``:
   accumulate, which also reads and writes the potential; inputs are read and results written once;
   the larger a memory, the dearer.
 * ``levels`` (ours; prices of an access of 64 bits by Horowitz 2014): the weights of an operator lie
-  in the smallest memory that holds them, in DRAM if none does. What an operation moves depends on
-  the ``dataflow``, the same for dense network, twin and spikes:
+  in the smallest memory that holds them, in DRAM if none does, and so do a scan's states. What an
+  operation moves depends on the ``dataflow``, the same for dense network, twin and spikes:
 
   ``output_stationary``
       a sum stays in its accumulator until it is complete, and each operation fetches its weight;
@@ -120,6 +120,8 @@ def by_levels(
     """
     width = memory["bytes_per_value"]
     activation = byte_price(memory, memory["activations"])
+    if kind == "scan":  # its states are larger than a frame
+        activation = byte_price(memory, max(memory["activations"], cost.weight_size * width))
     if kind not in WEIGHTED:
         return ((moved.read + moved.written) * width + moved.bits / 8) * activation
     weight = byte_price(memory, cost.weight_size * width)

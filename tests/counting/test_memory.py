@@ -61,6 +61,13 @@ def test_what_has_no_weights_moves_its_operands_once():
         assert by_levels(MEMORY, "norm", norm, moved(norm), dataflow, 32) == 15 * 2 * 2
 
 
+def test_the_states_of_a_scan_lie_where_they_fit():
+    for states, price in ((4, 2), (32, 2), (33, 100)):  # activations are in the 64 bytes' memory
+        scan = Cost(values_read=10, values_written=5, weight_size=states, macs=7, dense_macs=9)
+        found = by_levels(MEMORY, "scan", scan, moved(scan), "output_stationary", 32)
+        assert found == pytest.approx(15 * 2 * price)
+
+
 def test_a_list_of_events_takes_the_place_of_a_map_of_counts():
     assert (moved().bits, moved(listed=True).bits) == (80, 100)
     silent = Cost(spike_bits_read=16)  # a mask, which has no list
