@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -51,6 +51,7 @@ STYLE: dict[Any, object] = {
 }
 LEARNING = (  # statistic of an epoch, title, label, factor
     ("loss", "loss", "loss, nats an utterance", 1.0),
+    ("optim0_lr0", "learning rate", "learning rate, mean of an epoch", 1.0),
     ("cer_ctc", "character errors of greedy CTC", "cer_ctc, %", 100.0),
     ("acc", "accuracy of the decoder", "acc, %", 100.0),
     ("firing_rate", "firing rate", "spikes over what could fire", 1.0),
@@ -125,10 +126,12 @@ def _to_html(svg: str, name: str) -> str:
                 # the page's own font
                 value = re.sub(r"font-family: [^;]*;?", "", value)
             element.set(plain_key, value)
-    width = PIXELS_PER_POINT * float(root.attrib["width"].removesuffix("pt"))
+    width, height = (
+        PIXELS_PER_POINT * float(root.attrib[key].removesuffix("pt")) for key in ("width", "height")
+    )
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
-    root.set("style", f"max-width: {width:.0f}px")
+    root.set("style", f"max-width: {width:.0f}px; --tall: {height:.0f}px")
     root.set("role", "img")
     root.set("aria-label", plain(name))
     return ET.tostring(root, encoding="unicode")
@@ -150,7 +153,7 @@ def error_rates(rows: Sequence[tuple[str, float, float, float]]) -> tuple[str, F
         axes.annotate(text, (high, place), (6, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(rows)), [plain(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0, max(row[3] for row in rows) * 1.15 + 0.5)
+    axes.set_xlim(0, max(max(row[1], row[3]) for row in rows) * 1.2 + 0.5)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     axes.set_xlabel("word error rate, %")
@@ -195,12 +198,18 @@ def curves(
     elif len(series) > 1:
         figure.legend(loc="outside lower left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, top(series.values()))
     axes.grid()
     axes.set_title(name)
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     return f"learning curve: {name}", figure
+
+
+def top(curves: Iterable[Sequence[float | None]]) -> float:
+    """Return where an axis from 0 ends, so that no curve touches its end."""
+    values = [y for curve in curves for y in curve if y is not None and math.isfinite(y)]
+    return 1.08 * max(values, default=0.0) or 1.0
 
 
 @_styled
@@ -263,10 +272,17 @@ def _evenly(count: int, wanted: int) -> list[int]:
     return [round(i) for i in np.linspace(0, count - 1, min(count, wanted))]
 
 
-def _place_words(axes: Axes, words: Sequence[Word], seconds: float) -> int:
-    """Write words above their times, in as many rows as it takes; return the number of rows."""
+def _place_words(axes: Axes, words: Sequence[Word], seconds: float, letters: int) -> int:
+    """Write words above their times, in as many rows as it takes; return the number of rows.
+
+    Args:
+        axes: of time.
+        words: with their times.
+        seconds: length of the axis.
+        letters: that stand side by side on it.
+    """
     ends: list[float] = []
-    a_letter = seconds / 62
+    a_letter = seconds / letters
     for word in words:
         middle = (word.start + word.end) / 2
         half = 0.5 * a_letter * (len(word.word) + 1)
@@ -282,19 +298,24 @@ def _place_words(axes: Axes, words: Sequence[Word], seconds: float) -> int:
 
 
 @_styled
-def spike_raster(recording: Recording) -> tuple[str, Figure]:
-    """Draw the features of an utterance, its words and what every layer emits."""
+def spike_raster(recording: Recording, narrow: bool = False) -> tuple[str, Figure]:
+    """Draw the features of an utterance, its words and what every layer emits.
+
+    Args:
+        recording: of the utterance.
+        narrow: for a narrow screen, on which a broad figure could not be read.
+    """
     seconds = min(recording.seconds, SHOWN_SECONDS)
     words = [word for word in recording.words or [] if word.end <= seconds]
     layers = [recording.layers[i] for i in _evenly(len(recording.layers), SHOWN_LAYERS)]
     layers = layers if recording.layers else []
     heights = [0.55, 1.5] + ([0.75, 0.2 * len(layers) + 0.2] if layers else [])
-    figure = draw(8.0, sum(heights) + 0.7)
+    figure = draw(4.0 if narrow else 8.0, sum(heights) + 0.7)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     rows = [_axes(figure, grid[0])]
     rows += [_axes(figure, grid[i], sharex=rows[0]) for i in range(1, len(heights))]
     rows[0].set_xlim(0, seconds)
-    _place_words(rows[0], words, seconds)
+    _place_words(rows[0], words, seconds, 22 if narrow else 62)
     rows[0].axis("off")
     _spectrogram(rows[1], recording)
     if layers:
@@ -308,7 +329,8 @@ def spike_raster(recording: Recording) -> tuple[str, Figure]:
     for axes in rows[:-1]:
         axes.tick_params(labelbottom=False)
     rows[-1].set_xlabel("time, s")
-    return f"features and spikes of {recording.utt}", figure
+    shown = ", narrow" if narrow else ""
+    return f"features and spikes of {recording.utt}{shown}", figure
 
 
 def _spectrogram(axes: Axes, recording: Recording) -> None:
@@ -334,7 +356,7 @@ def _population(axes: Axes, recording: Recording) -> None:
         size += layer.counts.shape[1]
     axes.fill_between(time, 100 * total / size, color=FIRST, alpha=0.35, linewidth=0)
     axes.plot(time, 100 * total / size, color=FIRST, linewidth=1.2)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, top([list(100 * total / size)]))
     axes.set_ylabel("not zero, %" if recording.events else "firing, %")
     axes.grid(axis="y")
 

@@ -82,16 +82,19 @@ def missing(sentence: str) -> Html:
     return el("p", sentence, class_="missing")
 
 
-def figure(svg: str, caption: object, wide: bool = False) -> Html:
-    """Return a figure with its caption; a ``wide`` one scrolls sideways on a narrow screen."""
-    drawing = el("div", Html(svg), class_="scroll wide" if wide else "drawing")
-    return el("figure", drawing, el("figcaption", caption), class_="wide" if wide else None)
+def figure(svg: str, caption: object, narrow: str | None = None) -> Html:
+    """Return a figure with its caption; narrow screens show ``narrow``, where it is given."""
+    drawings = [el("div", Html(svg), class_="drawing" if narrow is None else "drawing broad")]
+    if narrow is not None:
+        drawings.append(el("div", Html(narrow), class_="drawing narrow"))
+    return el("figure", *drawings, el("figcaption", caption))
 
 
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #ffffff; --ink: #16191d; --muted: #5a6270; --grid: #d5dae1; --band: #f1f3f6;
-  --c1: #0072b2; --c2: #c24e00; --sub: #fde3cf; --del: #e3e6ea; --ins: #d3e9f8; }
+  --c1: #0072b2; --c2: #c24e00; --sub: #fde3cf; --del: #e3e6ea; --ins: #d3e9f8;
+  --shade: #5a627099; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14171b; --ink: #e9ecf0; --muted: #a3adba; --grid: #39414b; --band: #1e2329;
   --c1: #56b4e9; --c2: #f0a35e; --sub: #5b3413; --del: #3a4048; --ins: #143f5b; } }
@@ -112,7 +115,14 @@ nav a { display: inline-block; margin: 0 .9rem .2rem 0; }
 .tile { background: var(--band); border-radius: .5rem; padding: .6rem .8rem; }
 .tile b { display: block; font-size: 1.45rem; line-height: 1.3; }
 .tile span { color: var(--muted); font-size: .85rem; display: block; }
-.scroll { overflow-x: auto; max-width: 100%; }
+/* shadows where there is more to the side (phones hide the bar), which covers hide at the ends */
+.scroll { overflow-x: auto; max-width: 100%; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) left / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 2rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / .7rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / .7rem 100% no-repeat scroll; }
+.scroll::-webkit-scrollbar { height: .5rem; }
+.scroll::-webkit-scrollbar-thumb { background: var(--muted); border-radius: .25rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: .4rem 0;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--grid); vertical-align: top; }
@@ -124,7 +134,7 @@ th { white-space: normal; vertical-align: bottom; }
 .figures { grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 figure { margin: .8rem 0 1rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
-figure.wide .wide svg { min-width: 42rem; }
+.narrow { display: none; }
 svg text { font-family: system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { margin-top: .3rem; }
@@ -144,13 +154,18 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 pre { background: var(--band); padding: .6rem .8rem; border-radius: .5rem; font-size: .85rem;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+@media screen and (max-width: 40rem) { .broad { display: none; } .narrow { display: block; } }
 @media print {
   :root { color-scheme: light; --paper: #fff; --ink: #000; --muted: #444; --grid: #bbb;
     --band: #f1f3f6; --c1: #0072b2; --c2: #c24e00; --sub: #fde3cf; --del: #e3e6ea;
     --ins: #d3e9f8; }
   html, body { font-size: 11px; } body { max-width: none; padding: 0; } nav { display: none; }
-  h2, h3 { break-after: avoid; } figure, tr, .tiles { break-inside: avoid; }
-  .scroll { overflow: visible; } figure.wide .wide svg { min-width: 0; }
+  h2, h3, h4 { break-after: avoid; } figure, tr, .tiles, .columns > * { break-inside: avoid; }
+  /* one taller than a page would be split, and tall ones leave much of the last page empty */
+  figure svg { max-height: min(22cm, calc(.6 * var(--tall))); }
+  .figures { grid-template-columns: repeat(3, 1fr); }
+  .scroll { overflow: visible; background: none; } th, td { padding: .15rem .35rem; }
+  .text:first-child { overflow-wrap: anywhere; min-width: 7em; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 

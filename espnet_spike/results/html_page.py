@@ -375,7 +375,8 @@ def recording_parts(material: Material, utt: str | None) -> list[Html]:
         [("reference", data.text[chosen]), ("hypothesis", _hypothesis(material, set_name, chosen))]
     )
     title = "One utterance, its spikes and words" if found.layers else "One utterance and its words"
-    parts = [el("h3", title), figure(spike_raster(found), join(caption), wide=True), said]
+    drawn = figure(spike_raster(found), join(caption), narrow=spike_raster(found, narrow=True))
+    parts = [el("h3", title), drawn, said]
     if not found.layers:
         parts.append(missing(f"{material.encoder} has no spiking layer: nothing to draw below."))
     if found.words is None:

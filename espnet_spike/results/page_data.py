@@ -75,6 +75,9 @@ def gather(
         raise UserError(
             f"{asr_exp / tag}: not scored: {', '.join(absent)}", "decode and score first (stage 11)"
         )
+    for scored, entries in decodes.items():  # one order on the whole page
+        order = [name for name in (*sets, *entries) if name in entries]
+        decodes[scored] = {name: entries[name] for name in order}
     experiment = Experiment(asr_exp, config, decodes)
     found = Material(experiment, experiment_results(experiment, corpus_dir), tag, dict(sets))
     found.epochs = read_epochs(asr_exp)

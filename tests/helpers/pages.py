@@ -30,7 +30,7 @@ def decoded(root, encoder="iml_spikeformer", words=None, **conf):
     epochs = [
         {
             **{"epoch": n, "max_epoch": 2, "steps": 9, "applied": 9, "seconds": 3.0},
-            "train": {"loss": 4.0 / n, "firing_rate": 0.2},
+            "train": {"loss": 4.0 / n, "firing_rate": 0.2, "optim0_lr0": 0.001 / n},
             "valid": {"loss": 5.0 / n if n > 1 else None, "cer_ctc": 0.5, "firing_rate": 0.2}
             | {"firing_rate_encoders.0.attn.neuron_in": 0.21, "firing_rate_embed.neurons.0": 0.005},
         }

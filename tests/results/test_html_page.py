@@ -21,7 +21,13 @@ def test_every_part_is_there(spiking):
     assert not page.open
     labels = [a["aria-label"] for tag, a in page.elements if tag == "svg"]
     assert labels[0] == "word error rates"
-    for part in ("learning curve: loss", "firing rate", "features and spikes of", "decay masks"):
+    for part in (
+        "learning curve: loss",
+        "curve: learning rate",
+        "firing rate",
+        "features and spikes of",
+        "decay masks",
+    ):
         assert any(part in label for label in labels), part
     tables = [a.get("aria-label", "") for _, a in page.elements if a.get("role") == "region"]
     for by in ("words of an utterance", "speaker"):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -19,6 +20,16 @@ def test_everything_of_the_decoding_is_gathered(tmp_path):
     assert [epoch["epoch"] for epoch in found.epochs] == [3]
     assert found.scores["test"].counts.errors.sum() == 1
     assert found.results["sets"]["test"]["del"] == pytest.approx(100 / 90, abs=1e-4)
+
+
+def test_sets_stand_in_the_order_they_are_asked_for_everywhere(tmp_path):
+    exp = make_experiment(tmp_path, "a", {})
+    for name in ("dev", "zeta"):
+        shutil.copytree(exp / "decode/test", exp / f"decode/{name}")
+    data = tmp_path / "dump/test"
+    found = gather(exp, "decode", {"zeta": data, "test": data})
+    assert list(found.decodes) == ["zeta", "test", "dev"]
+    assert list(found.scores) == ["zeta", "test"]
 
 
 def test_a_set_that_is_not_scored_is_named(tmp_path):
