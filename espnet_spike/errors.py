@@ -41,7 +41,6 @@ CURES = {
     errno.EACCES: "change its permissions or those of its folder, or give a folder of your own",
     errno.EPERM: "change its permissions or those of its folder, or give a folder of your own",
     errno.ENOTDIR: "a part of this path is a file where a folder belongs: rename it",
-    errno.ELOOP: "links lead in a circle: remove one of them",
     errno.EISDIR: "a folder is where a file belongs: rename it, or give the file",
     errno.ENAMETOOLONG: "give a shorter name (run.sh: --asr_tag, --inference_tag)",
     errno.ELOOP: "a link leads to itself: make it again, or put the file in its place",

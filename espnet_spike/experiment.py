@@ -178,6 +178,7 @@ class _Config:
     encoder_conf: dict[str, Any] = field(default_factory=dict)
     decoder: str | None = None
     decoder_conf: dict[str, Any] = field(default_factory=dict)
+    best_model_criterion: list[list[str]] = field(default_factory=list)
 
 
 def read_config(exp_dir: Path) -> dict[str, Any]:
@@ -292,7 +293,12 @@ def best_checkpoint(exp_dir: Path | str, criterion: Sequence[str] | None = None)
     """
     exp_dir = Path(exp_dir)
     if criterion is None:
-        criteria = read_config(exp_dir)["best_model_criterion"]
+        criteria = read_config(exp_dir).get("best_model_criterion", [])
+        if any(len(entry) < 2 for entry in criteria):
+            raise UserError(
+                f"{exp_dir / 'config.yaml'} is damaged: best_model_criterion {criteria}",
+                "copy it again, from where the model was trained",
+            )
     else:
         criteria = [criterion]
     names = [f"{phase}.{key}" for phase, key, *_ in criteria]

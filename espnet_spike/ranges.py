@@ -6,6 +6,7 @@ before any work. What ESPnet's own options take, ESPnet's parser says; of those 
 depends on the ranges are here, too.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -165,6 +166,25 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class AsText:
+    """A number that may be written as text, which ESPnet's parser converts.
+
+    Attributes:
+        of: what the number is.
+    """
+
+    of: Check
+
+    def wanted(self, value: object) -> str:
+        """See `Check`."""
+        if isinstance(value, str):
+            for convert in (int, float):
+                with contextlib.suppress(ValueError):
+                    return self.of.wanted(convert(value))
+        return self.of.wanted(value)
+
+
+@dataclass(frozen=True)
 class Keys:
     """A mapping; its keys are checked by a table of their own, or not here."""
 
@@ -308,6 +328,31 @@ SPARSIFY: Table = {
     "seed": SEED,
     "finetune": Keys(),
 }
+
+# conf/train_*.yaml and conf/lm*.yaml: of ESPnet's options of a training, those whose parser takes
+# numbers that it cannot train with; model_conf and ctc_conf in them
+_COUNT = AsText(Number(1, 1e12, whole=True))
+_COUNT_OR_NULL = AsText(Number(1, 1e12, whole=True, null=True))
+_SHARE = Number(0, 1)
+TRAINING: Table = {
+    "max_epoch": AsText(Number(1, 1e9, whole=True)),
+    "patience": AsText(Number(0, 1e9, whole=True, null=True)),
+    "num_iters_per_epoch": _COUNT_OR_NULL,
+    "accum_grad": _COUNT,
+    "batch_size": _COUNT,
+    "batch_bins": _COUNT,
+    "valid_batch_size": _COUNT_OR_NULL,
+    "valid_batch_bins": _COUNT_OR_NULL,
+    "log_interval": _COUNT_OR_NULL,
+    "num_workers": AsText(Number(0, 10_000, whole=True)),
+    "num_att_plot": AsText(Number(0, 1_000_000, whole=True)),
+    "nbest_averaging_interval": AsText(Number(0, 1e9, whole=True)),
+    "keep_nbest_models": Either(_COUNT, Listed(_COUNT, least=1)),
+    "grad_clip": AsText(Number(0, 1e12, above=True)),
+    "grad_clip_type": AsText(Number(0, 1e6, above=True)),
+}
+MODEL_CONF: Table = {"lsm_weight": _SHARE, "interctc_weight": _SHARE}
+CTC_CONF: Table = {"dropout_rate": _SHARE}
 
 # conf/decode*.yaml: what the search depends on, ours and ESPnet's. Two tokens for each frame of the
 # encoder are more than anyone says; far above, a search that finds no end goes on for days.

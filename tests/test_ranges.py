@@ -10,7 +10,19 @@ from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference.decode import OWN_KEYS
-from espnet_spike.ranges import Curve, Either, Flag, Keys, Listed, Number, OneOf, Ratio, Text, check
+from espnet_spike.ranges import (
+    AsText,
+    Curve,
+    Either,
+    Flag,
+    Keys,
+    Listed,
+    Number,
+    OneOf,
+    Ratio,
+    Text,
+    check,
+)
 from espnet_spike.simulator.energy import ProcessorPrices
 from espnet_spike.simulator.hardware import MULTIPLIERS as BUILT
 from espnet_spike.simulator.hardware import Hardware
@@ -52,6 +64,8 @@ def test_every_key_of_what_is_read_is_declared():
         ("conf/cluster/*.yaml", "CLUSTER"),
         ("**/conf/decode*.yaml", "DECODING"),
         ("**/conf/train*.yaml", "META"),
+        ("**/conf/train*.yaml", "TRAINING"),
+        ("**/conf/lm*.yaml", "TRAINING"),
     ],
 )
 def test_the_files_of_the_recipes_are_in_range(pattern, table):
@@ -59,11 +73,15 @@ def test_the_files_of_the_recipes_are_in_range(pattern, table):
     assert files
     for file in files:
         content = read_yaml(file)
+        if table == "TRAINING":
+            check(ranges.MODEL_CONF, content.get("model_conf", {}), file.name, None)
+            check(ranges.CTC_CONF, content.get("ctc_conf", {}), file.name, None)
         if table == "META":
             content = content.get("spike_meta") or {}
             check(ranges.SPARSIFY, content.get("sparsify", {}), file.name)
-        check(TABLES[table], content, str(file), None if table == "DECODING" else ())
-        if table != "DECODING":
+        others = None if table in ("DECODING", "TRAINING") else ()
+        check(TABLES[table], content, str(file), others)
+        if others is not None:
             assert content.keys() <= TABLES[table].keys()
 
 
@@ -74,6 +92,9 @@ def bad_values(kind):
         beyond = [math.nan, math.inf, -math.inf, True, "1", "", kind.high + max(1, kind.high)]
         low = kind.low if kind.above else kind.low - max(1, abs(kind.low))
         yield from [*common, *beyond, low, *[None] * (not kind.null), *[1.5] * kind.whole]
+    elif isinstance(kind, AsText):
+        yield from (bad for bad in bad_values(kind.of) if bad != "1")
+        yield from ["-1", "nan", "many", "1e400", "-inf"]
     elif isinstance(kind, Ratio):
         beyond = [math.nan, math.inf, -math.inf, True, "1", kind.high * 2, -0.5, -1.5]
         yield from [*common, *beyond, None, -kind.tokens - 1]
@@ -132,3 +153,10 @@ def test_the_shortest_hypothesis_is_no_longer_than_the_longest(least, most, good
     else:
         with pytest.raises(UserError, match=r"x: minlenratio .* is beyond maxlenratio"):
             ranges.check_lengths(options, "x")
+
+
+def test_a_number_of_a_training_may_be_written_as_text():
+    check(
+        ranges.TRAINING, {"max_epoch": "30", "grad_clip": "0.5", "keep_nbest_models": [3, 5]}, "x"
+    )
+    check(ranges.TRAINING, {"encoder": "x", "patience": None}, "x", others=None)

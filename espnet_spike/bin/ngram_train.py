@@ -27,13 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.token_type == "bpe" and args.bpemodel is None:
         get_parser().error("--token_type bpe needs --bpemodel")
     from espnet_spike.data.ngram import make_ngram
-    from espnet_spike.data.tokens import Transcripts, tokenizer_of
-    from espnet_spike.utils.files import read_lines
+    from espnet_spike.data.tokens import Transcripts, read_token_list, tokenizer_of
 
-    names = read_lines(args.token_list)
+    names = read_token_list(args.token_list)
     model = args.bpemodel.read_bytes() if args.token_type == "bpe" else None
     tokenize = tokenizer_of(args.token_type, names, model)
-    sentences = (tokenize(words) for path in args.train_text for words in Transcripts(path))
+    sentences = (tokenize(words) for path in args.train_text for words in Transcripts(path).some())
     sizes = make_ngram(sentences, names, args.ngram_order, args.out)
     shown = ", ".join(f"{size} {n}-grams" for n, size in enumerate(sizes, 1))
     logging.getLogger(__name__).info("written: %s, %s", args.out, shown)

@@ -62,7 +62,7 @@ def placing(folder: Path, entry: str) -> Callable[[str], str]:
         entry: one of it.
     """
     archive = Path(ENTRY_PATH.sub("", entry))
-    if archive.is_absolute():
+    if archive.is_absolute() or not archive.parts:  # the second: who reads it says what is wrong
         return str
     bases = [(base, p) for p in (folder.absolute(), folder.resolve()) for base in p.parents]
     there = [base for base, _ in bases if (base / archive).is_file()]
@@ -71,7 +71,7 @@ def placing(folder: Path, entry: str) -> Callable[[str], str]:
     base = next(iter([*there, *named]), None)
     if base is None or base.resolve() == Path.cwd().resolve():
         return str
-    return lambda value: value if value.startswith("/") else str(base / value)
+    return lambda value: value if not value or value.startswith("/") else str(base / value)
 
 
 ENTRY_PATH = re.compile(r"(:[0-9]+)?(\[[^\]]*\])?$")

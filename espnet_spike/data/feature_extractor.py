@@ -6,6 +6,7 @@ front end of its own, which takes audio, it holds the rate and no definition.
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -81,7 +82,7 @@ class FeatureExtractor:
         from espnet_spike.utils.yaml import read_yaml
 
         path = folder / FEATURES
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         try:
             known = read_yaml(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import iter_table, write_bytes, write_lines
+from espnet_spike.utils.files import iter_table, read_text, write_bytes, write_lines
 
 _logger = logging.getLogger(__name__)
 SHOWN = 10  # unknown units named per set
@@ -22,6 +22,31 @@ UNSPOKEN = frozenset({BLANK, SOS_EOS, "<sos>", "<eos>"})  # tokens that stand fo
 def token_list(units: Iterable[str]) -> list[str]:
     """Return ``<blank>``, ``<unk>``, the units, ``<sos/eos>``, the order that ESPnet expects."""
     return [BLANK, UNKNOWN, *units, SOS_EOS]
+
+
+def read_token_list(path: Path) -> list[str]:
+    """Return the tokens of a file, one a line, as ESPnet numbers them.
+
+    Raises:
+        UserError: no such file, not UTF-8, an empty line, a token twice, or a special token that is
+            not in its place: another one would be taken for blank, or for the end.
+    """
+    if not path.is_file():
+        raise UserError(f"no such token list: {path}", "run the token stage (5)")
+    # ESPnet strips what is behind the first character
+    names = [
+        line[:1] + line[1:].rstrip() for line in read_text(path).removesuffix("\n").split("\n")
+    ]
+    cure = "make it again by the token stage (5), or copy it from where the model was trained"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if "" in names or twice:
+        found = (
+            f"{twice[0]!r} twice" if twice and twice[0] else f"an empty line {names.index('') + 1}"
+        )
+        raise UserError(f"{path} has {found}", cure)
+    if UNKNOWN not in names or names[0] != BLANK or names[-1] != SOS_EOS:
+        raise UserError(f"{path} does not hold {BLANK} first, {UNKNOWN}, and {SOS_EOS} last", cure)
+    return names
 
 
 def spoken(ids: Iterable[int], names: Sequence[str]) -> list[int]:
@@ -231,6 +256,16 @@ class Transcripts:
     def __iter__(self) -> Iterator[str]:
         return (words for _, words in iter_table(self.path) if words)
 
+    def some(self) -> "Transcripts":
+        """Return these.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not any(True for _ in self):
+            raise UserError(f"{self.path}: no transcripts", "copy it again, or leave it out")
+        return self
+
 
 def make_tokens(
     texts: Iterable[str], out: Path, token_type: str, nbpe: int, bpemode: str
@@ -291,8 +326,7 @@ def make_token_list(
         UserError: no transcripts; see ``make_tokens``.
     """
     texts = Transcripts(text)
-    if not any(texts):
-        raise UserError(f"{text}: no transcripts")
+    texts.some()
     names = make_tokens(texts, out, token_type, nbpe, bpemode)
     _logger.info("%s: %d tokens from %d transcripts", out, len(names), sum(1 for _ in texts))
     model = (out / "bpe.model").read_bytes() if token_type == "bpe" else None

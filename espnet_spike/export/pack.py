@@ -17,7 +17,9 @@ from typing import Any
 
 import yaml
 
-from espnet_spike.data.feature_extractor import FEATURES
+from espnet_spike.data.fbank import load_config
+from espnet_spike.data.feature_extractor import FEATURES, FeatureExtractor
+from espnet_spike.data.tokens import read_token_list
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import model_file, read_config
@@ -150,6 +152,11 @@ def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
         contents.token_list: asr / "tokens.txt",
         contents.fbank_config: asr / "fbank.yaml",
     }
+    FeatureExtractor.read(contents.asr_exp)  # says what is wrong with it
+    if contents.fbank_config is not None:
+        load_config(contents.fbank_config)
+    if contents.token_list is not None:
+        read_token_list(contents.token_list)
     copies |= {image: asr / "images" / image.name for image in contents.asr_exp.glob("images/*")}
     for source, target in copies.items():
         if source is not None and source.is_file():

@@ -333,7 +333,7 @@ def check_ngram(path: Path, asr_exp: Path, settings: Settings) -> None:
     kenlm = importlib.import_module("kenlm")
     try:
         model = kenlm.LanguageModel(str(path))
-    except OSError as error:
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # the last in its own message
         raise UserError(
             f"{path}: KenLM cannot read it: {error}", "make it anew (stage 6)"
         ) from None

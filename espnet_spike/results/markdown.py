@@ -40,7 +40,7 @@ from espnet_spike.results.formatting import (
 from espnet_spike.results.hardware_tables import simulation_lines
 from espnet_spike.results.scoring import METRICS, read_counts, table_head, table_row
 from espnet_spike.tasks.registry import ENCODERS
-from espnet_spike.utils.files import name_some, plural, write_lines
+from espnet_spike.utils.files import name_some, plural, read_text, write_lines
 from espnet_spike.utils.provenance import environment
 
 BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lost -->"
@@ -414,7 +414,7 @@ def copy_between_marks(lines: Sequence[str], target: Path) -> None:
     """
     before, after = [], []
     if target.is_file():
-        old = target.read_text(encoding="utf-8").splitlines()
+        old = read_text(target).splitlines()
         if BEGIN not in old or END not in old or old.index(END) < old.index(BEGIN):
             raise UserError(
                 f"{target} was not written by this command and would be lost",

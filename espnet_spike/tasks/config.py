@@ -89,7 +89,20 @@ def read_training_config(path: Path | str) -> tuple[dict[str, Any], dict[str, An
     meta = config.pop(META, None) or {}
     check(ranges.META, meta, f"{path}: {META}")
     from_twin(meta, f"{path}: {META}")
+    check_training_values(config, path)
     return config, dict(meta)
+
+
+def check_training_values(config: Mapping[str, Any], where: Path | str) -> None:
+    """Compare the numbers of a training's options with their ranges, which no parser looks at.
+
+    Raises:
+        UserError: one is out of range.
+    """
+    check(ranges.TRAINING, config, str(where), others=None)
+    for key, table in (("model_conf", ranges.MODEL_CONF), ("ctc_conf", ranges.CTC_CONF)):
+        if isinstance(part := config.get(key), Mapping):  # what else it is, ESPnet's parser says
+            check(table, part, f"{where}: {key}", others=None)
 
 
 def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from espnet_spike.tasks.build import (
     parameters_on_meta,
     token_names,
 )
-from espnet_spike.tasks.config import read_training_config
+from espnet_spike.tasks.config import check_training_values, read_training_config
 from espnet_spike.tasks.config_values import (
     FRONT,
     GIVEN,
@@ -134,6 +134,7 @@ def check_training_config(
 
     where = f"{path} with {extra!r}" if extra else path
     args = parse_espnet(task, config, words, extra)
+    check_training_values(vars(args), where)
     problems += _fit_schedule(args)
     problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
@@ -222,7 +223,9 @@ def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> An
     known = TRAINING | OWN_PARTS.keys() | {f"{kind}_conf" for kind in confs} | {"frontend"}
     names = {kind: config.get(kind, DEFAULTS.get(kind)) for kind in OWN_PARTS}
     names = {kind: name for kind, name in names.items() if name is not None}
-    if not config.keys() <= known or any(n not in OWN_PARTS[kind] for kind, n in names.items()):
+    if not config.keys() <= known or not all(isinstance(name, str) for name in names.values()):
+        return None
+    if any(name not in OWN_PARTS[kind] for kind, name in names.items()):
         return None
     if not all(isinstance(conf, Mapping) for conf in confs.values()):
         return None

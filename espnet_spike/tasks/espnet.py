@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from espnet_spike.data.ark import FeatureTable, read_entry
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.experiment import check_files, with_own_files
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.utils.checkpoints import compare, fill, load_parameters, load_tensors
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from espnet2.bin import asr_inference
 
 LOAD = "safe_torch_load"
+WRITTEN = frozenset({"required", "version", "distributed"})
+"""Keys of ``config.yaml`` that ESPnet's training adds to its options."""
 INIT_PARAM = (
     "init_param is FILE[:SOURCE[:TARGET[:EXCLUDED,...]]], such as model.pth:encoder:encoder; "
     "ignore_init_mismatch: true takes what fits"
@@ -40,6 +42,7 @@ def _load(path: Path | str, map_location: Any = None, **_: Any) -> Any:
 with late_imports():
     # some have it imported before this module, others look it up here later
     vars(importlib.import_module(f"espnet2.torch_utils.{LOAD}"))[LOAD] = _load
+    from espnet2 import __version__ as espnet_version
     from espnet2.tasks import abs_task
     from espnet2.tasks.asr import ASRTask, decoder_choices, encoder_choices, model_choices
     from espnet2.tasks.lm import LMTask
@@ -72,8 +75,10 @@ def build_filled(
         device: of the model.
 
     Raises:
-        UserError: the parameters are those of another model, or the configuration builds none.
+        UserError: the parameters are those of another model, or the configuration builds none or
+            has a key that no training writes.
     """
+    _check_keys(task, args, Path(model_file))
     args.init = None  # every parameter is in the file
     try:
         model = task.build_model(args)
@@ -89,6 +94,37 @@ def build_filled(
     model.to(device)
     fill(model, model_file, may_lack or (lambda name: False), device)
     return model
+
+
+def _check_keys(task: Any, args: argparse.Namespace, model_file: Path) -> None:
+    """Refuse a configuration with keys that its training cannot have written.
+
+    A key of another name leaves the option itself at its default, which may build another model
+    of the same parameters. Another release of ESPnet may have more options: of those it warns.
+
+    Raises:
+        UserError: names the first key, and the nearest known one.
+    """
+    known = {action.dest for action in task.get_parser()._actions} | WRITTEN
+    unknown = sorted(vars(args).keys() - known)
+    if not unknown:
+        return
+    config = model_file.parent / "config.yaml"
+    version = getattr(args, "version", espnet_version)
+    if version != espnet_version:
+        logging.warning(
+            "%s: written by ESPnet %s, here is %s; left out: %s",
+            config,
+            version,
+            espnet_version,
+            ", ".join(unknown),
+        )
+        return
+    raise UserError(
+        f"the configuration of {model_file} has an unknown key: {unknown[0]}"
+        f"{did_you_mean(unknown[0], known)}",
+        "config.yaml beside it has to be as its training wrote it",
+    )
 
 
 def _build_model_from_file(

@@ -61,7 +61,7 @@ from espnet_spike.training.thresholds import (
     mean_of_lowest,
     percentile,
 )
-from espnet_spike.utils.files import write_json
+from espnet_spike.utils.files import read_text, write_json
 from espnet_spike.utils.options import choose
 from espnet_spike.utils.shapes import misfit
 
@@ -484,7 +484,7 @@ class StepLog:
         """Return the lines; what a killed search left of its last one is cut off."""
         if not self.path.is_file():
             return []
-        text = self.path.read_text(encoding="utf-8")
+        text = read_text(self.path, "remove it to calibrate anew")
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             self.path.write_text(whole, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_spike.data.ark import parse_entry
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import name_some, read_table
+from espnet_spike.utils.files import has_mark, iter_all_lines, name_some, read_table
 
 
 def check_data_dir(folder: Path) -> None:
@@ -62,6 +62,11 @@ def check_keys(data_dir: Path) -> None:
         if name == "feats.scp":
             for utt, entry in table.items():
                 parse_entry(utt, entry)
+        if has_mark(data_dir / name) or not all(map(str.strip, iter_all_lines(data_dir / name))):
+            raise UserError(
+                f"{data_dir / name} has blank lines, or a byte order mark",
+                "run the stage that makes this folder again: ESPnet stops there",
+            )
     for name in ("feats_shape", "text"):
         odd = set(keys["feats.scp"]) ^ set(keys[name])
         if odd:
@@ -90,9 +95,12 @@ def check_finite(stats_dir: Path, data_dir: Path) -> None:
     path = stats_dir / "feats_stats.npz"
     if not path.is_file():
         raise UserError(f"missing: {path}", "run the stats stage (7) first")
-    with np.load(path, allow_pickle=False) as stats:
-        if np.isfinite(stats["sum"]).all() and np.isfinite(stats["sum_square"]).all():
-            return
+    try:
+        with np.load(path, allow_pickle=False) as stats:
+            if all(np.isfinite(stats[key]).all() for key in ("count", "sum", "sum_square")):
+                return
+    except Exception as error:  # of damaged bytes numpy makes nearly anything
+        raise UserError(f"{path} is damaged: {error}", "run the stats stage (7) again") from error
     raise damage(data_dir) or UserError(
         f"{path} is not finite, but the features now are", "run the stats stage (7) again"
     )

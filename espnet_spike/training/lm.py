@@ -1,6 +1,7 @@
 """What a language model is trained on: transcripts and other texts."""
 
 import argparse
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,10 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from espnet_spike.data.tokens import read_token_list
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.loaders import explained
 from espnet_spike.training.progress import logged
-from espnet_spike.utils.files import file_digest, write_lines
+from espnet_spike.utils.files import (
+    file_digest,
+    has_mark,
+    iter_all_lines,
+    read_text,
+    write_lines,
+)
 
 # fold_length of ESPnet's recipes, in tokens, for batch_type folded
 FOLD_LENGTH = 150
@@ -103,14 +111,13 @@ class Texts:
         """
         for part in self.parts:
             _write_copy(part)
-        inputs = (*(part.path for part in self.parts), args.token_list, args.bpemodel)
-        content = [file_digest(Path(path)) for path in inputs if path is not None]
         mark = self.stats_dir / "content"
-        if mark.is_file() and mark.read_text(encoding="utf-8").splitlines() == content:
-            return
+        with contextlib.suppress(UserError):  # missing or damaged ones are made
+            if read_text(mark).splitlines() == self._content(args):
+                return
         mark.unlink(missing_ok=True)
         self._count_tokens(args)
-        write_lines(mark, content)
+        write_lines(mark, self._content(args))
 
     def is_prepared(self, exp_dir: Path) -> bool:
         """Return True: no later stage reads what `prepare` writes."""
@@ -119,23 +126,31 @@ class Texts:
     def explain(self, error: BaseException | None) -> None:
         """Return None: what ESPnet says of a text needs no explanation."""
 
+    def _content(self, args: argparse.Namespace) -> list[str]:
+        """Return the digests of what is counted, and of the lengths that came out."""
+        inputs = (*(part.path for part in self.parts), args.token_list, args.bpemodel)
+        paths = [*filter(None, inputs), *(part.shapes for part in self.parts)]
+        return [file_digest(Path(path)) for path in paths if Path(path).is_file()]
+
     def _part(self, name: str, given: tuple[Path, ...]) -> Part:
-        names = ", ".join(map(str, given))
-        lines = empty = 0
-        for line in _lines(given):
-            lines += 1
-            empty += _is_empty(line)
-        if lines == 0:
-            raise UserError(f"{names} is empty")
-        if lines == empty:
-            raise UserError(f"{names} holds no text, only keys")
+        empty = 0
+        for path in given:
+            lines = [_is_empty(line) for line in iter_all_lines(path)]
+            if not lines:
+                raise UserError(f"{path} is empty", "copy it again, or leave it out")
+            if all(lines):
+                raise UserError(
+                    f"{path} holds no text, only keys", "copy it again, or leave it out"
+                )
+            empty += sum(lines)
         folder = self.stats_dir / name
-        path = given[0] if not empty and len(given) == 1 else folder / "text"
+        plain = not empty and len(given) == 1 and not has_mark(given[0])
+        path = given[0] if plain else folder / "text"
         return Part(name, given, path, empty, folder / f"text_shape.{self.token_type}")
 
     def _count_tokens(self, args: argparse.Namespace) -> None:
         task: Any = self.task
-        vocabulary = sum(1 for _ in _lines([Path(args.token_list)]))
+        vocabulary = len(read_token_list(Path(args.token_list)))
         args = argparse.Namespace(**vars(args))
         args.collect_stats = True
         args.output_dir = str(self.stats_dir)
@@ -148,7 +163,7 @@ class Texts:
             task.main(args=args)
         for part in self.parts:
             lines = _lines([self.stats_dir / part.name / "text_shape"])
-            write_lines(part.shapes, (f"{line.rstrip()},{vocabulary}" for line in lines))
+            write_lines(part.shapes, (f"{line},{vocabulary}" for line in lines))
 
 
 def _write_copy(part: Part) -> None:
@@ -156,8 +171,7 @@ def _write_copy(part: Part) -> None:
     if part.path in part.given:
         return
     part.path.parent.mkdir(parents=True, exist_ok=True)
-    kept = (line for line in _lines(part.given) if not _is_empty(line))
-    write_lines(part.path, (line.rstrip("\n") for line in kept))
+    write_lines(part.path, (line for line in _lines(part.given) if not _is_empty(line)))
     if part.empty:
         names = ", ".join(map(str, part.given))
         _logger.warning("%s: %d empty lines are left out", names, part.empty)
@@ -165,8 +179,7 @@ def _write_copy(part: Part) -> None:
 
 def _lines(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
-        with open(path, encoding="utf-8") as f:
-            yield from f
+        yield from iter_all_lines(path)
 
 
 def _is_empty(line: str) -> bool:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.encoders.monitor import watching
+from espnet_spike.errors import UserError
+from espnet_spike.utils.files import read_table
 
 # frames of a calibration batch, padding included
 BATCH_FRAMES = 5_000
@@ -186,10 +188,13 @@ def _recalling(modules: Mapping[str, nn.Module], kept: _Outputs) -> Iterator[Non
 
 def choose_utterances(asr_exp: Path, count: int, seed: int) -> dict[str, int]:
     """Draw utterances that the model was trained on; return their frames, shortest first."""
-    lines = (asr_exp / "shapes" / "train" / "speech_shape").read_text(encoding="utf-8").split("\n")
-    frames = {
-        utt: int(shape.split(",")[0]) for utt, _, shape in (x.partition(" ") for x in lines) if utt
-    }
+    table = asr_exp / "shapes" / "train" / "speech_shape"
+    frames = {}
+    for utt, shape in read_table(table).items():
+        length = shape.split(",")[0]
+        if not length.isdecimal():
+            raise UserError(f"{table}: {utt} has the shape {shape!r}", "train again (stage 8)")
+        frames[utt] = int(length)
     chosen = random.Random(seed).sample(sorted(frames), min(count, len(frames)))
     return {utt: frames[utt] for utt in sorted(chosen, key=lambda utt: (frames[utt], utt))}
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from espnet_spike.errors import UserError, cure_of
+from espnet_spike.errors import UserError, cure_of, system_error
 from espnet_spike.experiment import EPOCHS, unhealthy_layers
 from espnet_spike.tasks.oom_scan import HINT, is_out_of_memory
 from espnet_spike.utils.files import last_lines
@@ -68,6 +68,8 @@ def logged(log: Path, show_epochs: bool = True) -> Iterator[None]:
         return
     if isinstance(failure, UserError | KeyboardInterrupt):
         raise failure
+    if isinstance(failure, OSError) and (known := system_error(failure)) is not None:
+        raise known from failure
     print(f"--- last lines of {log}", file=sys.stderr)
     print(last_lines(log), file=sys.stderr, flush=True)
     message = f"{type(failure).__name__}: {failure}".strip().splitlines()

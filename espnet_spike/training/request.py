@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import espnet_spike
-from espnet_spike.data.tokens import read_bpe_model
+from espnet_spike.data.tokens import read_bpe_model, read_token_list
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.arguments import DISTRIBUTED
 from espnet_spike.tasks.config import TWIN, read_training_config
@@ -88,16 +88,14 @@ class Tokens:
         Raises:
             UserError: naming the missing file or option.
         """
-        if not self.token_list.is_file():
-            raise UserError(f"no such token list: {self.token_list}", "run the token stage (5)")
+        names = read_token_list(self.token_list)
         if self.token_type == "bpe" and self.bpemodel is None:
             raise UserError("token_type bpe needs --bpemodel")
         if self.bpemodel is not None and not self.bpemodel.is_file():
             raise UserError(f"no such BPE model: {self.bpemodel}", "run the token stage (5)")
         if self.bpemodel is not None:
             read_bpe_model(self.bpemodel)
-        with open(self.token_list, encoding="utf-8") as f:
-            return sum(1 for _ in f)
+        return len(names)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.data.tokens import read_token_list
 from espnet_spike.encoders.monitor import watching
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import LOG, best_checkpoint, read_config, read_epochs
@@ -190,7 +191,7 @@ def _by_content(value: Any) -> Any:
 
 def _tokens(tokens: Any) -> list[str]:
     if isinstance(tokens, str | Path):
-        return Path(tokens).read_text(encoding="utf-8").splitlines()
+        return read_token_list(Path(tokens))
     return list(tokens)
 
 

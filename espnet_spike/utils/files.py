@@ -16,8 +16,31 @@ from espnet_spike.errors import UserError, cure_of
 SHOWN = 5  # how many offenders a message names
 
 
+BOM = b"\xef\xbb\xbf"
+
+
+def read_text(path: Path, cure: str = "copy it again, or make it anew") -> str:
+    """Return a UTF-8 text.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start + 1})", cure) from error
+    except OSError as error:
+        cure = cure_of(str(error.strerror)) or cure
+        raise UserError(f"{path}: cannot be read ({error.strerror})", cure) from error
+
+
 def iter_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without line ends, a byte order mark or blank lines.
+    """Yield the lines that `iter_all_lines` yields but for blank ones."""
+    return (line for line in iter_all_lines(path) if line.strip())
+
+
+def iter_all_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file without line ends and a byte order mark.
 
     Raises:
         UserError: no such file, or a line that is not UTF-8 (named by its number).
@@ -25,7 +48,7 @@ def iter_lines(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                line = raw.removeprefix(BOM) if number == 1 else raw
                 line = line.removesuffix(b"\n")
                 try:
                     decoded = line.decode("utf-8")
@@ -35,11 +58,16 @@ def iter_lines(path: Path) -> Iterator[str]:
                         f"{line[:60]!r})",
                         "convert the file, for example with iconv -f latin1 -t utf-8",
                     ) from error
-                if decoded.strip():
-                    yield decoded.rstrip("\r")
+                yield decoded.rstrip("\r")
     except OSError as error:
         cure = cure_of(str(error.strerror))
         raise UserError(f"{path}: cannot be read ({error.strerror})", cure) from error
+
+
+def has_mark(path: Path) -> bool:
+    """Return whether a file begins with a byte order mark, at which ESPnet does not look."""
+    with path.open("rb") as file:
+        return file.read(len(BOM)) == BOM
 
 
 def read_lines(path: Path) -> list[str]:

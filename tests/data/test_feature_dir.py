@@ -97,3 +97,12 @@ def test_archives_are_those_of_the_folders_own_recipe(tmp_path, monkeypatch):
     (tmp_path / "one/dump/test/feats.ark").unlink()  # then it is missing, not the other's
     with ArkReader() as reader, pytest.raises(UserError):
         reader.read("u", FeatureDir.read(tmp_path / "one/dump/test").feats["u"])
+
+
+@pytest.mark.parametrize("entry", ["", ".", ":5", "[0:1]"])
+def test_an_entry_that_names_no_file_is_told_by_who_reads_it(tmp_path, monkeypatch, entry):
+    monkeypatch.chdir(tmp_path)
+    data = FeatureDir({"u": entry}, {"u": (3, 2)}, {"u": 1.0}, {"u": "A"}, {"u": "s"})
+    data.write(tmp_path / "test")
+    with ArkReader() as reader, pytest.raises(UserError, match=r"^u: "):
+        reader.read("u", FeatureDir.read(Path("test")).feats["u"])

@@ -105,3 +105,9 @@ def test_features_without_a_definition_are_warned_of(tmp_path, caplog):
         check_same_features(tmp_path / "with", [tmp_path / "without"])
         check_same_features(tmp_path / "without", [tmp_path / "with"])
     assert [f"{tmp_path}/without has no {FEATURES}" in m for m in caplog.messages] == [True] * 2
+
+
+def test_a_folder_in_its_place_is_not_taken_for_none(tmp_path):
+    (tmp_path / FEATURES).mkdir()
+    with pytest.raises(UserError, match=rf"{FEATURES} cannot be used"):
+        FeatureExtractor.read(tmp_path)

@@ -178,3 +178,39 @@ def test_a_bpe_model_that_is_none_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"bpe\.model"):
         tokens.read_bpe_model(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("<blank>\n<unk>\na\na\n<sos/eos>\n", "has 'a' twice"),
+        ("<blank>\n<unk>\n\na\n<sos/eos>\n", "has an empty line 3"),
+        ("<blank>\n<unk>\n\n\n<sos/eos>\n", "has an empty line 3"),
+        ("", "has an empty line 1"),
+        ("<unk>\n<blank>\na\n<sos/eos>\n", "does not hold <blank> first"),
+        ("<blank>\n<unk>\n<sos/eos>\na\n", "<sos/eos> last"),
+        ("<blank>\na\n<sos/eos>\n", "<unk>, and"),
+        ("\ufeff<blank>\n<unk>\n<sos/eos>\n", "does not hold <blank> first"),
+        (b"<blank>\n\xff\n", "not UTF-8"),
+    ],
+)
+def test_a_damaged_token_list_is_named(tmp_path, content, said):
+    path = tmp_path / "tokens.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as error:
+        tokens.read_token_list(path)
+    assert said in error.value.message and str(path) in error.value.message
+
+
+def test_a_token_list_is_read_as_espnet_reads_it(tmp_path):
+    (tmp_path / "x").write_bytes("<blank>\r\n<unk> \n\u3000\n\u2028\n<sos/eos>".encode())
+    names = tokens.read_token_list(tmp_path / "x")
+    assert names == ["<blank>", "<unk>", "\u3000", "\u2028", "<sos/eos>"]
+    with pytest.raises(UserError, match="no such token list"):
+        tokens.read_token_list(tmp_path / "y")
+
+
+def test_a_text_without_transcripts_is_named(tmp_path):
+    (tmp_path / "text").write_text("u1\nu2\n")
+    with pytest.raises(UserError, match=r"text: no transcripts"):
+        tokens.Transcripts(tmp_path / "text").some()

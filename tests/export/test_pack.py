@@ -182,6 +182,15 @@ def test_a_pack_without_a_model_is_refused(recipe):
         run_pack("--out", "pack.rar")
 
 
+@pytest.mark.parametrize("option", ["--fbank_config", "--token_list"])
+def test_a_file_that_is_asked_for_is_not_left_out_in_silence(recipe, option):
+    with pytest.raises(UserError, match="none"):
+        run_pack(option, "conf/none")
+    Path("exp/asr_tiny/features.yaml").write_text("fs: [\n")
+    with pytest.raises(UserError, match=r"features\.yaml"):
+        run_pack()
+
+
 def test_files_of_one_name_do_not_meet_in_the_pack(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

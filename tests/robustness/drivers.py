@@ -38,12 +38,20 @@ class Input:
         touched: utterances that depend on it, for a file of one; empty: it is a table, or all.
         optional: the commands do without it.
         ordered: a table of ours, whose lines are sorted.
+        ours: no one else writes it: what is written otherwise may be refused.
+        heals: it is made again where it is not what it was, or else refused.
+        sparse: a record of which some keys are read; others may be there.
+        inert: a value that cannot be is refused, or changes nothing.
     """
 
     kind: str
     touched: str = ""
     optional: bool = False
     ordered: bool = False
+    ours: bool = False
+    heals: bool = False
+    sparse: bool = False
+    inert: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Driver:
         in_place: it may change its inputs.
         local: an utterance depends on its own lines only.
         owners: recording -> its utterances, where tables have lines of recordings.
+        loads: a module to import before the process is copied, so that it is imported once.
     """
 
     build: Callable[[], None]
@@ -67,6 +76,7 @@ class Driver:
     in_place: bool = False
     local: bool = True
     owners: Mapping[str, str] = field(default_factory=dict)
+    loads: str = ""
 
 
 DRIVERS: dict[str, Driver] = {}
@@ -456,7 +466,7 @@ def run_compare() -> dict[str, Any]:
 
 
 REPORTED = {
-    "exp/asr_x/config.yaml": Input("yaml"),
+    "exp/asr_x/config.yaml": Input("yaml", sparse=True),
     "exp/asr_x/epochs.jsonl": Input("jsonlines", optional=True),
     "exp/asr_x/decode/test/result.json": Input("json", optional=True),
     "exp/asr_x/decode/test/decode.json": Input("json", optional=True),
@@ -515,9 +525,10 @@ def run_prices() -> dict[str, Any]:
 
 
 YAML = Input("yaml")
+ESPNET = "espnet_spike.task"
 CHECKED = {name: YAML for name in ("train.yaml", "decode.yaml", "fbank.yaml", "cluster.yaml")}
 PRICES = {name: YAML for name in ("energy.yaml", "hardware.yaml", "grid.yaml")}
-DRIVERS["check_config"] = Driver(build_configs, run_check, CHECKED, 3, local=False)
+DRIVERS["check_config"] = Driver(build_configs, run_check, CHECKED, 3, local=False, loads=ESPNET)
 DRIVERS["describe"] = Driver(build_configs, run_describe, {"train.yaml": YAML}, 2, local=False)
 DRIVERS["prices"] = Driver(build_configs, run_prices, PRICES, 6, local=False)
 
@@ -574,7 +585,7 @@ def run_count() -> dict[str, Any]:
 
 
 MODEL = {
-    "exp/asr_tiny/config.yaml": Input("yaml"),
+    "exp/asr_tiny/config.yaml": Input("yaml", inert=True),
     "exp/asr_tiny/train.loss.ave.pth": Input("pth"),
 }
 DUMP = {

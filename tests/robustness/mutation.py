@@ -47,6 +47,7 @@ class Place:
         touched: utterances that depend on the file; None: all.
         optional: the command does without the file.
         ordered: its lines are sorted.
+        sparse: keys that nobody asks for are of no interest in it.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Place:
     touched: frozenset[str] | None = None
     optional: bool = False
     ordered: bool = False
+    sparse: bool = False
 
     @property
     def command(self) -> str:

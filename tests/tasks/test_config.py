@@ -17,3 +17,20 @@ def test_spike_meta_is_taken_out(tmp_path):
     path.write_text("spike_meta: {scan_batches: 1}\n")
     with pytest.raises(UserError, match="scan_batches: 1 is out of range"):
         read_training_config(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("num_workers: -1\n", "num_workers: -1 is out of range"),
+        ("max_epoch: [1]\n", "max_epoch: "),
+        ("batch_bins: 0\n", "batch_bins: 0"),
+        ("model_conf: {lsm_weight: -1.0e+30}\n", "model_conf: lsm_weight"),
+        ("ctc_conf: {dropout_rate: 1.5}\n", "ctc_conf: dropout_rate"),
+    ],
+)
+def test_values_that_nothing_can_train_with(tmp_path, content, said):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(UserError) as error:
+        read_training_config(tmp_path / "c.yaml")
+    assert said in error.value.message and "c.yaml" in error.value.message

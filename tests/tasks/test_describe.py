@@ -230,3 +230,10 @@ def test_parameters_take_no_memory_whatever_is_computed_with_them():
     assert model.weight.is_meta and model.sums.is_meta
     with pytest.raises(ValueError, match="no such model"):
         build_on_meta(ComputesWithParameters, Namespace(fails=True))
+
+
+@pytest.mark.parametrize("name", [[1], {"a": 1}, 5])
+def test_a_name_that_is_none_is_told(config, name):
+    config.write_text(yaml.safe_dump(GOOD | {"encoder": name}))
+    with pytest.raises(UserError, match="encoder: "):
+        describe(config)

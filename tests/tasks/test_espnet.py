@@ -1,5 +1,6 @@
 """What of ESPnet reads files is asked through here, and takes nothing that does not fit."""
 
+import argparse
 import pathlib
 import sys
 
@@ -8,6 +9,7 @@ import torch
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks import espnet
+from espnet_spike.tasks.asr import SpikeASRTask
 
 
 def test_names_are_those_of_espnet():
@@ -121,3 +123,20 @@ def test_only_epochs_of_one_model_are_averaged(tmp_path):
         pytest.raises(UserError, match=r"1epoch\.pth is not of this model: .*ctc.bias \(1,\)"),
     ):
         average_nbest_models(tmp_path, reporter, [("valid", "acc", "max")], 2)
+
+
+def test_a_key_that_no_training_writes_is_refused():
+    """It would leave the option that is meant at its default."""
+    args = argparse.Namespace(version=espnet.espnet_version, required=[], encodr_conf={})
+    with pytest.raises(UserError, match=r"unknown key: encodr_conf \(did you mean 'encoder_conf'"):
+        espnet.build_filled(SpikeASRTask, args, "exp/x.pth")
+    del args.version
+    with pytest.raises(UserError, match="unknown key: encodr_conf"):
+        espnet.build_filled(SpikeASRTask, args, "exp/x.pth")
+
+
+def test_keys_of_another_release_are_warned_of(caplog):
+    args = argparse.Namespace(version="209901", an_option_of_then=1)
+    with pytest.raises(UserError, match="builds no model"):
+        espnet.build_filled(SpikeASRTask, args, "exp/x.pth")
+    assert "written by ESPnet 209901" in caplog.text and "an_option_of_then" in caplog.text

@@ -57,14 +57,18 @@ def test_statistics_are_of_every_utterance_and_finite(folder, tmp_path):
     with pytest.raises(UserError, match=r"missing: .*feats_stats\.npz"):
         check_finite(stats, folder)
     good, bad = np.ones(80), np.full(80, np.nan)
-    np.savez(stats / "feats_stats.npz", sum=good, sum_square=good)
+    np.savez(stats / "feats_stats.npz", count=5, sum=good, sum_square=good)
     check_finite(stats, folder)
-    np.savez(stats / "feats_stats.npz", sum=good, sum_square=bad)
+    np.savez(stats / "feats_stats.npz", count=5, sum=good, sum_square=bad)
     with pytest.raises(UserError, match="not finite, but the features now are"):
         check_finite(stats, folder)
     poison(folder, "u2")
     with pytest.raises(UserError, match=r"u2.*not finite"):
         check_finite(stats, folder)
+    for damaged in (b"", b"PK", (stats / "feats_stats.npz").read_bytes()[:-40]):
+        (stats / "feats_stats.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"feats_stats\.npz is damaged"):
+            check_finite(stats, folder)
 
 
 def test_a_machine_that_does_not_suffice_is_refused_before_anything_is_written(
@@ -83,3 +87,11 @@ def test_a_machine_that_does_not_suffice_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=r"44\.00 GB free, training needs about 48\.00 GB"):
         check_machine(folder, 0, parameters=10**9, keep_nbest=4)
     assert not folder.parent.exists()
+
+
+@pytest.mark.parametrize("change", [lambda text: b"\xef\xbb\xbf" + text, lambda text: text + b"\n"])
+@pytest.mark.parametrize("name", ["feats.scp", "feats_shape", "text"])
+def test_what_espnet_stops_at_is_named_before(folder, name, change):
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    with pytest.raises(UserError, match=rf"{name} has blank lines, or a byte order mark"):
+        check_keys(folder)

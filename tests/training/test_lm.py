@@ -117,3 +117,31 @@ def test_what_is_read_of_the_texts(tmp_path):
     comma.write_text("v1 a\n")
     with pytest.raises(UserError, match="holds a comma"):
         Texts((one,), comma, tmp_path / "stats", "char").check()
+
+
+def test_every_text_holds_something(folder):
+    (folder / "more").write_text("")
+    texts = Texts((folder / "train", folder / "more"), folder / "valid", folder / "stats", "char")
+    with pytest.raises(UserError, match=r"more is empty"):
+        texts.check()
+    (folder / "more").write_bytes(b"u9 a\xff\n")
+    with pytest.raises(UserError, match=r"more, line 1: not UTF-8"):
+        texts.check()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(folder):
+    (folder / "train").write_bytes(b"\xef\xbb\xbf" + (folder / "train").read_bytes())
+    train(folder)
+    assert next(iter(read_table(folder / "stats/train/text_shape.char"))) == "u0"
+    assert (folder / "stats/train/text").read_bytes().startswith(b"u0 ")
+
+
+@pytest.mark.parametrize("name", ["content", "train/text_shape.char"])
+def test_damaged_lengths_are_counted_anew(folder, name):
+    """An utterance without a length would not be trained on, without a word."""
+    train(folder, "--max_epoch 1")
+    path = folder / "stats" / name
+    whole = path.read_bytes()
+    path.write_bytes(b"\xff" + whole if name == "content" else whole[whole.index(b"\n") + 1 :])
+    train(folder, "--max_epoch 2")
+    assert path.read_bytes() == whole

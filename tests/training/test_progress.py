@@ -95,8 +95,9 @@ def test_a_failure_shows_the_last_lines_and_the_cure(tmp_path, capfd):
     assert "RuntimeError: boom" in err and "line 99" in err and "line 10\n" not in err
     assert "Traceback" in log.read_text()
     with pytest.raises(UserError) as info, logged(log):
-        raise OSError(28, "No space left on device")
-    assert "free disk space" in info.value.hint
+        raise OSError(28, "No space left on device", "x.pth")
+    assert "x.pth cannot be written" in info.value.message and "free disk space" in info.value.hint
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("error", [UserError("mine"), KeyboardInterrupt()])
