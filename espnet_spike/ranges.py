@@ -367,7 +367,7 @@ DECODING: Table = {
     "maxlenratio": Ratio(high=2),
     "minlenratio": Ratio(high=1),
     "ctc_window_margin": Number(0, 1_000_000, whole=True),
-    "spike_mode": OneOf((None, "integer", "binary")),
+    "spike_mode": OneOf((None, "integer", "binary", "fire")),
     "T": Number(1, 1024, whole=True, null=True),
     "T_rule": OneOf((None, "keep", "rescale")),
     "inference_asr_model": Text(null=True),

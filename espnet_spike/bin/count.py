@@ -23,7 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--spike_mode",
-        choices=("integer", "binary"),
+        choices=("integer", "binary", "fire"),
         help="how the encoder runs; with --T and --T_rule, as decoded when none is given",
     )
     parser.add_argument("--T", type=int, help="levels of the IMLS neurons")

@@ -1,7 +1,9 @@
 """Prove on whole test sets that a trained encoder computes the same with 0/1 spikes as with counts.
 
-In float64 every spike count has to be equal. In fp32 a rounding can flip a count, which changes
-what follows: the shares of flipped counts and of equal greedy CTC results are printed.
+In float64 every spike count has to be equal in three forms: counts, slots of 0/1 spikes, and
+membranes that fire and are reset slot by slot; and no weight may meet anything but 0 and 1, the
+layer that reads the features apart. In fp32 a rounding can flip a count, which changes what
+follows: the shares of flipped counts and of equal greedy CTC results are printed.
 """
 
 import argparse
@@ -31,17 +33,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     sets = named_dirs(args.sets)
     from dataclasses import asdict
 
-    from espnet_spike.export.reparameterize import prove_spikes
+    from espnet_spike.export.spike_proof import prove_spikes
     from espnet_spike.utils.files import write_json
 
     proofs = prove_spikes(args.asr_exp, args.inference_asr_model, sets)
-    print("| set | utterances | float64: other counts | fp32: other counts | fp32: same result |")
-    print("|---|---:|---:|---:|---:|")
+    print(
+        "| set | utterances | longest, frames | float64: other counts | fired: other counts "
+        "| products of weights with 0/1 | with anything else | fp32: other counts "
+        "| fp32: same result |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, proof in proofs.items():
         print(
-            f"| {name} | {proof.utterances} | {proof.double_flips} | {proof.fp32_flips:.4%} "
-            f"| {proof.same_ctc:.1%} |"
+            f"| {name} | {proof.utterances} | {proof.longest} | {proof.double_flips} "
+            f"| {proof.fire_flips} | {proof.products} | {sum(proof.violations.values())} "
+            f"| {proof.fp32_flips:.4%} | {proof.same_ctc:.1%} |"
         )
+    analog = {weight for proof in proofs.values() for weight in proof.analog}
+    print(f"\nReads the features, which are no spikes: {', '.join(sorted(analog))}")
     if args.json:
         figures = {name: asdict(proof) for name, proof in proofs.items()}
         write_json(args.json, figures)

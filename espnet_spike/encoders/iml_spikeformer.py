@@ -250,13 +250,14 @@ class IMLSpikeformerEncoder(BlockEncoder):
 
         Args:
             mode: ``integer``, or ``binary``: the weight layers read 0/1 spikes only, attention is
-                re-parameterised (this cannot be undone).
+                re-parameterised (this cannot be undone); or ``fire``: likewise, with spikes fired
+                slot by slot by membranes that are charged and reset.
 
         Raises:
             ValueError: for an unknown mode, or neurons that have no binary form.
         """
         set_spike_mode(self, mode)
-        if mode == "binary":
+        if mode != "integer":
             self.reparameterize()
 
     def set_levels(self, T: int, rule: str = "keep") -> None:

@@ -2,7 +2,8 @@
 
 In an inference config, or after ``--inference_args``, these are options beside ESPnet's own:
 
-    spike_mode: binary   # weight layers read 0/1 spikes only; integer (the default): their counts
+    spike_mode: binary   # weight layers read 0/1 spikes only; integer (the default): their counts;
+                         # fire: 0/1 spikes, each fired by a membrane that is charged and reset
     T: 4                 # levels of the IMLS neurons; the trained number when absent
     T_rule: rescale      # keep: thresholds stay, larger inputs are clipped; rescale: T_train / T
 """
@@ -21,7 +22,7 @@ class SpikeOptions:
     """Options of execution; None leaves the encoder as it was trained.
 
     Attributes:
-        spike_mode: ``integer`` or ``binary``.
+        spike_mode: ``integer``, ``binary`` or ``fire``.
         T: levels of the IMLS neurons at decoding.
         T_rule: ``keep`` or ``rescale`` the thresholds when T differs from training.
     """
@@ -38,7 +39,7 @@ class SpikeOptions:
         defaults = defaults or {}
         parser.add_argument(
             "--spike_mode",
-            choices=["integer", "binary"],
+            choices=["integer", "binary", "fire"],
             default=defaults.get("spike_mode"),
             help="how the encoder runs",
         )

@@ -8,7 +8,7 @@ be equal; and, as a figure and no condition, the whole encoder in fp32.
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_spike.data.feature_extractor import check_same_features, hand_on
+from espnet_spike.data.feature_extractor import hand_on
 from espnet_spike.encoders.monitor import captured
-from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import keep_files, read_config
 from espnet_spike.inference.ctc import collapse
@@ -111,42 +110,6 @@ def reparameterize(
     keep_files(out, config)
     write_json(out / PROOF, asdict(proof))
     return proof
-
-
-def prove_spikes(
-    asr_exp: Path, checkpoint: str | None, data_dirs: Mapping[str, Path]
-) -> dict[str, Proof]:
-    """Compare a trained encoder that computes with counts with itself computing with 0/1 spikes.
-
-    Args:
-        asr_exp: ``exp/<asr_tag>``.
-        checkpoint: file name of the model there; None for the best.
-        data_dirs: name -> feature directory; every utterance is encoded.
-
-    Returns:
-        Set name -> how far the two are apart.
-
-    Raises:
-        UserError: the encoder has no binary form, or the two are not the same function.
-    """
-    check_same_features(asr_exp, data_dirs.values())
-    trained = load_model(asr_exp, checkpoint)
-    model, path = trained.model, trained.checkpoint
-    double = copy.deepcopy(model.encoder).double()
-    spiking = copy.deepcopy(double)
-    SpikeOptions(spike_mode="binary").apply(spiking)
-    proofs = {
-        name: prove(model, double, spiking, encoder_inputs(model, folder))
-        for name, folder in data_dirs.items()
-    }
-    for name, proof in proofs.items():
-        if not proof.holds_in_double:
-            raise UserError(
-                f"{path}: spikes give another result than counts on {name}: "
-                f"{json.dumps(asdict(proof))}",
-                "please report this",
-            )
-    return proofs
 
 
 @torch.no_grad()

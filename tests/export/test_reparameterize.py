@@ -96,36 +96,3 @@ def test_no_utterance_long_enough(tmp_path):
     short = write_features(tmp_path / "short", {"utt": "a"}, seed=1)
     with pytest.raises(UserError, match="long enough"):
         reparameterize(exp, None, short, tmp_path / "out", fold_qk=True, utterances=2)
-
-
-def test_spikes_are_proved_to_do_what_counts_do(tmp_path, capsys):
-    from espnet_spike.bin import prove_spikes
-
-    exp, data = experiment(tmp_path)
-    prove_spikes.main(["--asr_exp", str(exp), "--json", str(tmp_path / "p.json"), f"test={data}"])
-    assert "| test | 5 | 0 |" in capsys.readouterr().out
-    proof = json.loads((tmp_path / "p.json").read_text())["test"]
-    assert proof["utterances"] == 5 and proof["double_flips"] == 0
-    assert proof["double"] < 1e-9 and 0.0 <= proof["same_ctc"] <= 1.0
-
-
-def test_spikes_that_differ_are_an_error(tmp_path, monkeypatch):
-    from espnet_spike.nn.neurons.spike_train import SpikeTrain
-
-    exp, data = experiment(tmp_path)
-    right = SpikeTrain.slot
-    monkeypatch.setattr(SpikeTrain, "slot", lambda self, t: right(self, max(t, 2)))
-    with pytest.raises(UserError, match="spikes give another result than counts on test"):
-        prove_all(exp, data)
-
-
-def prove_all(exp, data):
-    from espnet_spike.export.reparameterize import prove_spikes
-
-    return prove_spikes(exp, None, {"test": data})
-
-
-def test_a_twin_has_no_spikes_to_prove(tmp_path):
-    exp, data = experiment(tmp_path, neuron="relu")
-    with pytest.raises(UserError, match="ReLU"):
-        prove_all(exp, data)

@@ -6,6 +6,7 @@ baselines in the same block.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -151,13 +152,14 @@ class SDSA(SSA):
         gate = self.neuron_gate(agreement, mask.any(1, keepdim=True))
         if not isinstance(value, SpikeTrain):
             return self.linear_out(gate * value)
-        spikes = SpikeTrain(
-            gate.counts * value.counts,
-            gate.frame * value.frame,
-            gate.channel * value.channel,
-            value.levels,
-        )
-        return self.linear_out(spikes)
+        unit = gate.frame * value.frame, gate.channel * value.channel
+        if gate.levels == 1:
+            gates = gate.slot(1)
+            passed = value.each(lambda spikes: gates.to(spikes.dtype) * spikes)
+            return self.linear_out(replace(passed, frame=unit[0], channel=unit[1]))
+        # a neuron of another package that has no binary form
+        counts = gate.counts * value.counts
+        return self.linear_out(SpikeTrain(counts, *unit, gate.levels * value.levels))
 
 
 QK_MODES: dict[str, type[SpikingAttention]] = {

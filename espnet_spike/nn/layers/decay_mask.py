@@ -87,11 +87,11 @@ class DecayMask(nn.Module):
         return F.logsigmoid(self.logit) if self.learn else self.fixed_log_gamma
 
     @counted(_ahead)
-    def matrix(self, length: int) -> Tensor | None:
-        """Return D ``(H, N, N)`` without row normalisation; None where it is all ones."""
+    def matrix(self, length: int, rows: tuple[int, int] | None = None) -> Tensor | None:
+        """Return D ``(H, N, N)``, or rows of it, unnormalised; None where it is all ones."""
         if self.mode == "none" and not self.causal:
             return None
-        return decay_matrix(self.log_gamma, length, self.causal)
+        return decay_matrix(self.log_gamma, length, self.causal, rows)
 
     @counted(_ahead)
     def row_scale(self, length: int, lengths: Tensor) -> Tensor | None:

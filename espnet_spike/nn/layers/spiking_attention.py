@@ -16,7 +16,7 @@ Every weight layer, and the product with V, has one spiking operand. Re-paramete
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,12 @@ FORMS = ("auto", "quadratic", "chunkwise")
 CHUNKWISE_FROM = 1024
 """Frames from which ``auto`` takes the chunkwise form."""
 
+ROWS = 256
+"""Rows of a map that is too large to be made whole."""
+
 Spikes = Tensor | SpikeTrain
+RowsOfMap = Callable[[int, int], Tensor]
+"""Makes rows start..stop-1 of an attention map, ``(B, H, stop - start, N)``."""
 
 
 class SpikingAttention(nn.Module):
@@ -50,7 +55,9 @@ class SpikingAttention(nn.Module):
         inner_norm: LayerNorm before the neurons on V and before W_O.
         dropout_rate: dropout on the attention map.
         form: ``quadratic`` makes the N x N map; ``chunkwise`` gives the same in linear time and
-            memory; ``auto`` chooses by length.
+            memory; ``auto`` chooses by length. Spike trains have no chunkwise form, whose states
+            are real values multiplied with real values: their map is made some rows at a time, in
+            linear memory and quadratic time.
 
     Raises:
         ValueError: if ``heads`` does not divide ``dim``, for an unknown ``form``, or for dropout
@@ -128,9 +135,9 @@ class SpikingAttention(nn.Module):
             query, key, value = self.project(xs, mask)
             return self.attend(query, key, value, mask, lengths)
         value = self.neuron_v(self.norm_v(self.linear_v(xs)), mask)
-        if self.is_chunkwise(xs.shape[1]):
+        if isinstance(value, Tensor) and self.is_chunkwise(xs.shape[1]):
             return self._chunkwise(*self.folded.operands(xs), value, mask, lengths)
-        return self._quadratic(self.folded(xs), value, mask, lengths)
+        return self._from_map(self.folded.map_of(xs), value, mask, lengths)
 
     def project(self, xs: Spikes, mask: Tensor) -> tuple[Spikes, Spikes, Spikes]:
         """Return Q, K and V, each ``(B, N, D)``."""
@@ -142,10 +149,11 @@ class SpikingAttention(nn.Module):
     ) -> Tensor:
         """Return O ``(B, N, D)``: decayed, row-normalised map times V, padded keys left out."""
         scaled = real_values(query) * self.scale
-        if self.is_chunkwise(scaled.shape[1]):
-            q, k = (split_heads(x, self.heads) for x in (scaled, real_values(key)))
-            return self._chunkwise(q, k, value, mask, lengths)
-        return self._quadratic(attention_map(scaled, key, self.heads), value, mask, lengths)
+        if isinstance(key, Tensor) and isinstance(value, Tensor):
+            if self.is_chunkwise(scaled.shape[1]):
+                q, k = (split_heads(x, self.heads) for x in (scaled, key))
+                return self._chunkwise(q, k, value, mask, lengths)
+        return self._from_map(attention_map(scaled, key, self.heads), value, mask, lengths)
 
     def is_chunkwise(self, length: int) -> bool:
         """Tell whether a sequence of ``length`` frames goes without the N x N map."""
@@ -153,23 +161,36 @@ class SpikingAttention(nn.Module):
             return self.form == "chunkwise"
         return length >= CHUNKWISE_FROM and not (self.training and self.dropout.p)
 
-    def _quadratic(self, scores: Tensor, value: Spikes, mask: Tensor, lengths: Tensor) -> Tensor:
-        matrix = self.decay.matrix(scores.shape[-1])
-        if matrix is not None:
-            scores = scores * matrix.to(scores.dtype)
-        scores = self.dropout(scores)
+    def _from_map(self, map_of: RowsOfMap, value: Spikes, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Return O from the N x N map; of many frames, so many rows of it at a time."""
         value = mask_spikes(value, mask)
         if isinstance(value, SpikeTrain):
-            context = map_times_slots(scores, value, self.heads)
+            slots = range(1, value.levels + 1)
+            shown = [split_heads(value.slot(t), self.heads) for t in slots]
         else:
-            context = scores @ split_heads(value, self.heads)
+            shown = [split_heads(value, self.heads)]
+        length = value.shape[1]
+        size = ROWS if self.is_chunkwise(length) and not torch.jit.is_tracing() else length
+        contexts = []
+        for start in range(0, length, size):
+            rows = start, min(start + size, length)
+            scores = map_of(*rows)
+            matrix = self.decay.matrix(length, rows)
+            if matrix is not None:
+                scores = scores * matrix.to(scores.dtype)
+            scores = self.dropout(scores)
+            if isinstance(value, SpikeTrain):
+                contexts.append(map_times_slots(scores, value, shown))
+            else:
+                contexts.append(scores @ shown[0])
+        context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, 2)
         context = self._join_heads(context, lengths)
         return context * value.channel if isinstance(value, SpikeTrain) else context
 
     def _chunkwise(
-        self, query: Tensor, key: Tensor, value: Spikes, mask: Tensor, lengths: Tensor
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, lengths: Tensor
     ) -> Tensor:
-        shown = split_heads(real_values(mask_spikes(real_values(value), mask)), self.heads)
+        shown = split_heads(value.masked_fill(~mask[..., None], 0.0), self.heads)
         log_gamma = None if self.decay.mode == "none" else self.decay.log_gamma
         context = decay_attention(query, key, shown, log_gamma, self.decay.causal)
         return self._join_heads(context, lengths)
@@ -217,22 +238,34 @@ class FoldedMap(nn.Module):
 
     def forward(self, xs: Spikes) -> Tensor:
         """Return the scaled map ``(B, H, N, N)`` for ``xs`` ``(B, N, D)``."""
+        return self.map_of(xs)(0, xs.shape[1])
+
+    def map_of(self, xs: Spikes) -> RowsOfMap:
+        """Return what makes rows of the scaled map of ``xs`` ``(B, N, D)``."""
         if not isinstance(xs, SpikeTrain):
             query, key = self.operands(xs)
-            return query @ key.transpose(-1, -2)
+            return lambda start, stop: query[:, :, start:stop] @ key.transpose(-1, -2)
         slots = [xs.slot(t) for t in range(1, xs.levels + 1)]
         weight = xs.channel[:, None] * self.weight * xs.channel
         left = over_slots(slot[:, None] @ weight for slot in slots)
+        keys = [slot[:, None].transpose(-1, -2) for slot in slots]
         frame = xs.frame.expand(*xs.shape[:2], 1)
-        scores = over_slots(left @ slot[:, None].transpose(-1, -2) for slot in slots)
-        scores = frame[:, None] * scores * frame[:, None].transpose(-1, -2)
+        of_rows = of_columns = None
         if self.has_bias:
             u, w = self.u * xs.channel, self.w * xs.channel
-            rows = frame * over_slots(slot @ u.t() for slot in slots)
-            columns = frame * over_slots(slot @ w.t() for slot in slots)
-            scores = scores + rows.transpose(1, 2)[..., None] + self.c[:, None, None]
-            scores = scores + columns.transpose(1, 2)[..., None, :]
-        return scores
+            of_rows = frame * over_slots(slot @ u.t() for slot in slots)
+            of_columns = frame * over_slots(slot @ w.t() for slot in slots)
+
+        def rows(start: int, stop: int) -> Tensor:
+            scores = over_slots(left[:, :, start:stop] @ key for key in keys)
+            scores = frame[:, None, start:stop] * scores * frame[:, None].transpose(-1, -2)
+            if of_rows is not None and of_columns is not None:
+                scores = scores + of_rows[:, start:stop].transpose(1, 2)[..., None]
+                scores = scores + self.c[:, None, None]
+                scores = scores + of_columns.transpose(1, 2)[..., None, :]
+            return scores
+
+        return rows
 
     def operands(self, xs: Spikes) -> tuple[Tensor, Tensor]:
         """Return ``(B, H, N, E)`` tensors whose product is the map; E = d, + 2 with biases.
@@ -259,15 +292,15 @@ def projection(dim: int, bias: bool, gain: float) -> SpikeLinear:
     return linear
 
 
-def attention_map(query: Tensor, key: Spikes, heads: int) -> Tensor:
-    """Return Q K^T per head, ``(B, H, N, N)``; additions only where K is a spike train."""
+def attention_map(query: Tensor, key: Spikes, heads: int) -> RowsOfMap:
+    """Return what makes rows of Q K^T per head; additions only where K is a spike train."""
     if not isinstance(key, SpikeTrain):
-        return split_heads(query, heads) @ split_heads(key, heads).transpose(-1, -2)
-    query = split_heads(query * key.channel, heads)
-    slots = range(1, key.levels + 1)
-    return per_key(
-        over_slots(query @ split_heads(key.slot(t), heads).transpose(-1, -2) for t in slots), key
-    )
+        q, k = split_heads(query, heads), split_heads(key, heads).transpose(-1, -2)
+        return lambda start, stop: q[:, :, start:stop] @ k
+    train, q = key, split_heads(query * key.channel, heads)
+    slots = range(1, train.levels + 1)
+    keys = [split_heads(train.slot(t), heads).transpose(-1, -2) for t in slots]
+    return lambda start, stop: per_key(over_slots(q[:, :, start:stop] @ k for k in keys), train)
 
 
 @in_accumulators
@@ -277,14 +310,18 @@ def over_slots(products: Iterable[Tensor]) -> Tensor:
 
 
 @in_accumulators
-def map_times_slots(scores: Tensor, value: SpikeTrain, heads: int) -> Tensor:
-    """Return the map ``(B, H, N, N)`` times the spikes of V, in units of its channels.
+def map_times_slots(scores: Tensor, value: SpikeTrain, slots: Sequence[Tensor]) -> Tensor:
+    """Return rows of the map times the spikes of V, in units of its channels.
 
     The unit of frame j and the decay are one factor per map entry.
+
+    Args:
+        scores: rows of the map, ``(B, H, n, N)``.
+        value: V.
+        slots: its slots, a head each, ``(B, H, N, d)``.
     """
     scores = per_key(scores, value)
-    slots = range(1, value.levels + 1)
-    return add_up(scores @ split_heads(value.slot(t), heads) for t in slots)
+    return add_up(scores @ spikes for spikes in slots)
 
 
 def per_key(scores: Tensor, train: SpikeTrain) -> Tensor:

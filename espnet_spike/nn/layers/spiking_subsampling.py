@@ -1,6 +1,7 @@
 """The convolutional front end: shortens the feature sequence and encodes it into spikes."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -160,9 +161,9 @@ class ConvSubsampling(nn.Module):
 def flatten_bins(xs: Tensor | SpikeTrain) -> Tensor | SpikeTrain:
     """Put frequency bins and channels on one axis: ``(B, N, F, C)`` to ``(B, N, F * C)``."""
     if isinstance(xs, SpikeTrain):
-        counts = xs.counts.flatten(2)
         frame = xs.frame.flatten(2) if xs.frame.dim() > 1 else xs.frame
-        return SpikeTrain(counts, frame, xs.channel.repeat(xs.shape[2]), xs.levels)
+        flat = xs.each(lambda spikes: spikes.flatten(2))
+        return replace(flat, frame=frame, channel=xs.channel.repeat(xs.shape[2]))
     flat = xs.flatten(2)
     recipe = getattr(xs, "recipe", None)
     return flat if recipe is None else keep_recipe(flat, recipe)

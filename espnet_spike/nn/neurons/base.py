@@ -19,7 +19,8 @@ from espnet_spike.nn.neurons.response import OtherResponse, Response
 from espnet_spike.nn.neurons.spike_train import SpikeTrain
 from espnet_spike.utils.options import choose
 
-SPIKE_MODES = ("integer", "binary")
+SPIKE_MODES = ("integer", "binary")  # that a neuron of another package may claim as a whole
+FIRING_MODES = (*SPIKE_MODES, "fire")
 LEVEL_RULES = ("keep", "rescale")
 
 
@@ -61,7 +62,7 @@ class Activation(nn.Module):
     Attributes:
         dim: number of channels.
         time_steps: that the batch carries.
-        spike_modes: names in ``SPIKE_MODES`` that it can run in.
+        spike_modes: names in ``FIRING_MODES`` that it can run in.
         needs_norm: whether its input has to be normalised where it comes from a weight layer bare.
         takes_threshold_options: whether its class takes ``alpha_init``, ``stat``, ``detach_stat``
             and ``rounding``, options of the encoder, and can start warm.
@@ -98,7 +99,8 @@ class Neuron(Counted, Activation, ABC):
 
     Attributes:
         T: time steps, virtual or real, that it was made for.
-        spike_mode: ``integer``, or ``binary`` to hand on 0/1 spikes only, outside training.
+        spike_mode: outside training, ``integer``, or ``binary`` to hand on 0/1 spikes only, or
+            ``fire`` to make those one after the other, from a membrane that is charged and reset.
         warm: the output is not rounded yet (the warm start of training).
         follows_input: the unit of the spikes differs from frame to frame, see ``frame_level``.
         unit_per_channel: the unit differs from channel to channel.
@@ -190,7 +192,7 @@ class Neuron(Counted, Activation, ABC):
         Raises:
             ValueError: an unknown mode, or one that it does not have.
         """
-        if choose("spike_mode", mode, SPIKE_MODES) not in self.spike_modes:
+        if choose("spike_mode", mode, FIRING_MODES) not in self.spike_modes:
             raise ValueError(f"spike_mode: {type(self).__name__} {no_mode(mode)}")
         self.spike_mode = mode
 
@@ -269,7 +271,7 @@ def set_spike_mode(module: nn.Module, mode: str) -> None:
         ValueError: an unknown mode, or a neuron (or what stands for one) that does not have it;
             nothing is changed then.
     """
-    choose("spike_mode", mode, SPIKE_MODES)
+    choose("spike_mode", mode, FIRING_MODES)
     for name, found in module.named_modules():
         if isinstance(found, Activation) and mode not in found.spike_modes:
             raise ValueError(f"spike_mode: {type(found).__name__} ({name}) {no_mode(mode)}")

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from espnet_spike.nn.accounting import Spikes
-from espnet_spike.nn.neurons.base import SPIKE_MODES
+from espnet_spike.nn.accounting import Cost, Spikes
+from espnet_spike.nn.neurons.base import FIRING_MODES
 from espnet_spike.nn.neurons.multi_level import MultiLevel, frame_rows
 from espnet_spike.nn.neurons.response import OtherResponse, Response, StaircaseResponse
-from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.neurons.spike_train import FiredTrain, SpikeTrain
 from espnet_spike.nn.ops import imls
 
 
@@ -23,10 +23,12 @@ class IMLS(MultiLevel):
     """Integer multi-level spiking neuron (Song et al., 2025); arguments as of ``MultiLevel``.
 
     T is the largest number of spikes. ``alpha_init`` None means 0.5, or 1.0 for T <= 2 and stat
-    ``max``. In binary mode it hands on a ``SpikeTrain``.
+    ``max``. In binary mode it hands on a ``SpikeTrain``; so it does in mode ``fire``, whose spikes
+    come from a membrane that starts at X + V/2 and is reset by V at each spike. That is rounding
+    half up; an input on a tie to the last bit may fire one spike less or, if ``even``, more.
     """
 
-    spike_modes = SPIKE_MODES
+    spike_modes = FIRING_MODES
     binary_options: ClassVar = {"T": 1}
 
     @staticmethod
@@ -46,7 +48,7 @@ class IMLS(MultiLevel):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
         """Emit spikes, see ``MultiLevel``; a ``SpikeTrain`` in binary mode."""
-        if self.spike_mode == "binary" and not self.training:
+        if self.spike_mode != "integer" and not self.training:
             return self.spike_train(x, mask)
         return super().forward(x, mask)
 
@@ -55,7 +57,12 @@ class IMLS(MultiLevel):
         x, level, scale, weight = self.prepare(x, mask)
         tail = (1,) * (x.dim() - 2)
         frame = level.view(level.shape + tail)
-        counts = imls.spike_counts(x / (frame * scale), self.levels, self.rounding)
+        spikes = None
+        if self.spike_mode == "fire":
+            spikes = imls.integrate_and_fire(x, frame * scale, self.levels)
+            counts = spikes.sum(0, dtype=torch.long).to(x.dtype)
+        else:
+            counts = imls.spike_counts(x / (frame * scale), self.levels, self.rounding)
         valid = weight.view(weight.shape + tail)
         numel = weight.sum().double() * x[0, 0].numel()
         self.report((counts * valid).sum(dtype=torch.float64), numel, level, scale, weight)
@@ -63,7 +70,24 @@ class IMLS(MultiLevel):
             frame = frame[:, :1]
         elif self.stat in ("ema", "fixed"):
             frame = frame.new_ones(1)
+        if spikes is not None:
+            return FiredTrain.of(spikes, frame, scale)
         return SpikeTrain(counts, frame, scale, self.levels)
+
+    def update_cost(self, numel: float, frames: float) -> Cost:
+        """Return the cost of one decision (``MultiLevel``); in mode ``fire``, of T of them.
+
+        A slot compares and subtracts, and reads and writes the potential; the threshold is made
+        once, by a multiplication, and half of it added.
+        """
+        cost = super().update_cost(numel, frames)
+        if self.spike_mode == "fire":
+            cost.updates *= self.levels
+            # in place of two comparisons
+            cost.additions += (2 * self.levels + 1 - 2) * numel
+            cost.values_read += self.levels * numel
+            cost.values_written += self.levels * numel
+        return cost
 
     def spike_counts(self, inputs: tuple, output: Any) -> tuple[Tensor, int]:
         """Return the counts behind the output and T; see ``Neuron``."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint
-from espnet_spike.nn.neurons.base import SPIKE_MODES, Firing, Neuron, check_tail
+from espnet_spike.nn.neurons.base import FIRING_MODES, Firing, Neuron, check_tail
 from espnet_spike.nn.neurons.fitting import LEAST, Piece, peaks, search
 from espnet_spike.nn.neurons.response import (
     LeakyResponse,
@@ -16,7 +16,8 @@ from espnet_spike.nn.neurons.response import (
     Response,
     StaircaseResponse,
 )
-from espnet_spike.nn.neurons.spike_train import LIFRecompute, SpikeTrain, keep_recipe
+from espnet_spike.nn.neurons.spike_train import FiredTrain, LIFRecompute, SpikeTrain, keep_recipe
+from espnet_spike.nn.ops.imls import integrate_and_fire
 from espnet_spike.nn.ops.lif import LIFDynamics, run_steps
 from espnet_spike.nn.ops.surrogate import integer_spike
 from espnet_spike.nn.weight_decay import without_weight_decay
@@ -54,7 +55,7 @@ class FixedThreshold(Neuron):
         most: spikes an activation can emit at once.
     """
 
-    spike_modes = SPIKE_MODES
+    spike_modes = FIRING_MODES
     most: int = 1
     t: nn.Parameter | None
     u: nn.Parameter | None
@@ -259,9 +260,9 @@ class LIF(LeakyNeuron):
         y = y.to(dtype)
         self.firing = frame_firing(counts, mask, y[0, 0].numel(), levels=1)
         self.note_rate(y, mask, 1)
+        if self.spike_mode != "integer" and not self.training:
+            return SpikeTrain(y, y.new_ones(1), self.worth().to(y), 1)
         if self.per_channel:
-            if self.spike_mode == "binary" and not self.training:
-                return SpikeTrain(y, y.new_ones(1), self.worth().to(y), 1)
             return self.weigh(y)
         if h is not None and torch.is_grad_enabled() and not inside_checkpoint():
             keep_recipe(y, LIFRecompute(h.detach(), self.v_th, dtype))
@@ -325,17 +326,25 @@ class ILIF(FixedThreshold):
             steps = steps.float()
         steps = self.charge(steps)
         v = torch.zeros_like(steps[0])
-        counts = []
+        fires = self.spike_mode == "fire" and not self.training
+        counts, spikes = [], []
         for step in steps:
             h = self.beta * v + step
-            c = integer_spike(h / self.v_th, self.T, self.rounding, self.surrogate_tail)
+            if fires:
+                spikes.append(integrate_and_fire(h, self.v_th, self.T))
+                c = spikes[-1].sum(0, dtype=torch.long).to(h.dtype)
+            else:
+                c = integer_spike(h / self.v_th, self.T, self.rounding, self.surrogate_tail)
             v = h - c * self.v_th
             counts.append(c)
         y = torch.cat(counts)
         self.firing = report_firing(y, mask, self.T)
         self.note_rate(y, mask, self.T)
+        worth = self.worth().to(y) * self.unit
+        if fires:
+            return FiredTrain.of(torch.cat(spikes, 1), y.new_ones(1), worth)
         if self.spike_mode == "binary" and not self.training:
-            return SpikeTrain(y, y.new_ones(1), self.worth().to(y) * self.unit, self.T)
+            return SpikeTrain(y, y.new_ones(1), worth, self.T)
         return self.weigh(y * self.unit).to(x.dtype)
 
     def update_cost(self, numel: float, frames: float) -> Cost:

@@ -4,7 +4,7 @@ The spikes of a train are there already where it stands for hardware: making a s
 work, and what a train gives out is told to the ledger (``nn.accounting``) as spikes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,12 +62,43 @@ class SpikeTrain:
     def masked(self, mask: Tensor) -> "SpikeTrain":
         """Return the train without the spikes of frames where ``mask`` ``(B, N)`` is false."""
         keep = mask.view(mask.shape + (1,) * (self.counts.dim() - 2))
-        return replace(self, counts=self.counts * keep)
+        return self.each(lambda spikes: spikes * keep)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "SpikeTrain":
+        """Return the train whose spikes were moved, or left out, alike in every slot."""
+        return replace(self, counts=change(self.counts))
 
     @property
     def shape(self) -> torch.Size:
         """Shape of the activations, ``(B, N, ..., C)``."""
         return self.counts.shape
+
+
+@dataclass(frozen=True)
+class FiredTrain(SpikeTrain):
+    """Spikes that a membrane has fired slot by slot: they are what is there, counts their sum.
+
+    Attributes:
+        spikes: 0 or 1, ``(levels, B, N, ..., C)``, uint8.
+    """
+
+    spikes: Tensor
+
+    @classmethod
+    def of(cls, spikes: Tensor, frame: Tensor, channel: Tensor) -> "FiredTrain":
+        """Return the train of spikes ``(T, B, N, ..., C)``, uint8."""
+        counts = spikes.sum(0, dtype=torch.long).to(channel.dtype)
+        return cls(counts, frame, channel, len(spikes), spikes)
+
+    @counted(_slot_is_spikes)
+    def slot(self, t: int) -> Tensor:
+        """Return the 0/1 spikes of slot ``t`` (1-based), shaped and typed as ``counts``."""
+        return self.spikes[t - 1].to(self.counts.dtype)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "FiredTrain":
+        """Return the train whose spikes were moved, or left out, alike in every slot."""
+        spikes = torch.stack([change(slot) for slot in self.spikes])
+        return replace(self, counts=change(self.counts), spikes=spikes)
 
 
 @dataclass(frozen=True)

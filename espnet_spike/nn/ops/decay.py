@@ -21,8 +21,10 @@ def decay_exponents(
     return [e_min + (e_max - e_min) * depth + r * s for s in spread]
 
 
-def decay_matrix(log_gamma: Tensor, length: int, causal: bool) -> Tensor:
-    """Return D ``(H, N, N)`` for ``log_gamma`` ``(H,)``.
+def decay_matrix(
+    log_gamma: Tensor, length: int, causal: bool, rows: tuple[int, int] | None = None
+) -> Tensor:
+    """Return D ``(H, N, N)`` for ``log_gamma`` ``(H,)``, or rows from start to stop of it.
 
     Computed as exp(|i-j| log gamma): far entries fade to 0, never to NaN.
     """
@@ -34,7 +36,8 @@ def decay_matrix(log_gamma: Tensor, length: int, causal: bool) -> Tensor:
     if torch.jit.is_tracing():  # a graph for any length has no windows
         t = torch.arange(length, device=log_gamma.device)
         return band[:, t - t[:, None] + length - 1]
-    return band.unfold(1, length, 1).flip(1)
+    start, stop = rows or (0, length)
+    return band.unfold(1, length, 1)[:, length - stop : length - start].flip(1)
 
 
 def decay_row_sum(log_gamma: Tensor, length: int, lengths: Tensor, causal: bool) -> Tensor:

@@ -29,6 +29,26 @@ def spike_counts(ratio: Tensor, levels: int, rounding: str = "half_up") -> Tenso
     return ratio.clamp_(0, levels)
 
 
+def integrate_and_fire(x: Tensor, threshold: Tensor | float, levels: int) -> Tensor:
+    """Return the spikes of membranes that fire in slots 1..T, ``(T, *x.shape)`` uint8.
+
+    A membrane starts at X + V/2; in each slot it fires if it has reached V, and V is subtracted.
+    The counts are those of ``half_up``, a spike less at most where rounding meets a tie.
+
+    Args:
+        x: input, any shape.
+        threshold: V, broadcastable to ``x``.
+        levels: T.
+    """
+    potential = x + 0.5 * threshold
+    slots = []
+    for _ in range(levels):
+        fires = potential >= threshold
+        potential = potential - fires * threshold
+        slots.append(fires.to(torch.uint8))
+    return torch.stack(slots)
+
+
 def forward(
     x: Tensor, level: Tensor, scale: Tensor, weight: Tensor, levels: int, rounding: str
 ) -> tuple[Tensor, Tensor]:

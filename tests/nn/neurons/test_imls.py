@@ -334,3 +334,15 @@ def test_bad_arguments():
     for conf in ({"T": 0}, {"alpha_init": 0.0}):
         with pytest.raises(ValueError, match=r"T:|alpha_init:"):
             IMLS(3, **conf)
+
+
+def test_membranes_cost_a_decision_in_every_slot():
+    """T = 4, 10 neurons: 4 comparisons and subtractions each and the charge, by hand."""
+    neuron = IMLS(5, T=4, stat="fixed").eval()
+    once = neuron.update_cost(10, 2)
+    neuron.set_spike_mode("fire")
+    fired = neuron.update_cost(10, 2)
+    assert (once.updates, fired.updates) == (10, 40)
+    assert (once.additions, fired.additions) == (20, 90)
+    assert fired.multiplies == once.multiplies == 10
+    assert (fired.values_read - once.values_read, fired.values_written) == (40, 40)

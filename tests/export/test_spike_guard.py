@@ -1,0 +1,99 @@
+"""The guard sees what meets weights, by hand-made layers."""
+
+import torch
+from torch import nn
+
+from espnet_spike.export.spike_guard import SpikeGuard, guarded, is_binary
+from espnet_spike.nn.neurons.imls import IMLS
+
+
+class Net(nn.Module):
+    """Features, a matrix that reads them, a neuron in binary mode, and ``layer`` on its slots."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.analog = nn.Linear(4, 6, bias=False)
+        self.neuron = IMLS(6, T=2)
+        self.neuron.spike_mode = "binary"
+        self.synapses = nn.Linear(6, 3, bias=False)
+        self.layer = layer
+
+    def forward(self, xs, lengths):
+        return self.layer(self, self.neuron(self.analog(xs)))
+
+
+def run(layer):
+    torch.manual_seed(0)
+    net = Net(layer).eval()
+    return guarded(net, torch.randn(1, 5, 4), torch.tensor([5]))
+
+
+def test_slots_pass_and_are_counted():
+    out, guard = run(
+        lambda net, train: sum(
+            train.slot(t) @ (net.synapses.weight * train.channel).t() for t in (1, 2)
+        )
+    )
+    assert out.shape == (1, 5, 3) and guard.violations == {}
+    assert guard.analog == ("analog.weight",) and guard.products == {"synapses.weight": 2}
+
+
+def test_values_are_named_with_the_weights_they_meet():
+    _, guard = run(lambda net, train: net.synapses(train.value()))
+    (what,) = guard.violations
+    assert "synapses.weight reads" in what and "instead of 0 and 1" in what
+    assert guard.analog == ("analog.weight",) and guard.products == {}
+
+
+def test_a_second_layer_on_real_values_is_no_first_layer():
+    _, guard = run(lambda net, train: net.synapses(train.slot(1)) + net.synapses(train.value()))
+    assert guard.products == {"synapses.weight": 1}
+    assert sum(guard.violations.values()) == 1
+
+
+def test_weights_that_no_product_meets_are_named():
+    _, guard = run(lambda net, train: train.slot(1))
+    assert guard.violations == {"synapses.weight was seen in no product": 1}
+
+
+def test_weights_multiplied_by_elements_are_named():
+    _, guard = run(lambda net, train: (train.value()[..., None, :] * net.synapses.weight).sum(-1))
+    assert any(what.startswith("mul of synapses.weight with") for what in guard.violations)
+
+
+def test_units_may_scale_what_was_summed():
+    _, guard = run(lambda net, train: train.frame * net.synapses(train.slot(1)))
+    assert guard.violations == {}
+
+
+def test_of_two_operands_from_the_input_one_is_binary():
+    def layer(net, train):
+        drive = net.synapses(train.slot(1))
+        return drive, drive.mT @ train.slot(1), drive @ drive.mT
+
+    _, guard = run(layer)
+    assert guard.pairs == 2
+    (what,) = guard.violations
+    assert what == "bmm of two real-valued operands after synapses.weight"
+
+
+def test_softmax_attention_is_no_product_of_spikes():
+    def layer(net, train):
+        drive = net.synapses(train.slot(1))
+        return nn.functional.scaled_dot_product_attention(drive, drive, drive)
+
+    _, guard = run(layer)
+    assert guard.violations
+
+
+def test_work_on_weights_alone_is_ahead_of_the_input():
+    net = nn.Linear(3, 3)
+    with SpikeGuard(net) as guard, torch.no_grad():
+        _ = net.weight @ net.weight
+    assert guard.violations == {} and guard.unseen() == ["weight"]
+
+
+def test_what_is_binary():
+    assert is_binary(torch.tensor([0.0, 1.0])) and is_binary(torch.zeros(0))
+    for value in (0.5, -1.0, 2.0, 1 + 1e-6, float("nan")):
+        assert not is_binary(torch.tensor([0.0, value], dtype=torch.double))

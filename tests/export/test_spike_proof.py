@@ -1,0 +1,273 @@
+"""Three forms of an encoder are one function, two of them on spikes; and the proof can fail."""
+
+import json
+import types
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from espnet_spike.bin import prove_spikes as command
+from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+from espnet_spike.errors import UserError
+from espnet_spike.export.spike_proof import SpikeProof, in_forms, prove, prove_spikes
+from espnet_spike.nn.layers import spiking_attention
+from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
+from espnet_spike.nn.layers.spiking_attention import FoldedMap, SpikingAttention
+from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.nn.neurons.spike_train import FiredTrain, SpikeTrain, real_values
+from espnet_spike.nn.ops import imls
+from tests.export.test_reparameterize import experiment
+
+SMALL = {
+    **{"output_size": 8, "attention_heads": 2, "linear_units": 12, "num_blocks": 1, "T": 3},
+    **{"conv_channels": 4, "conv_module": True, "conv_module_kernel": 3, "qkv_bias": True},
+}
+
+
+def proof_of(frames=(40, 23), **conf):
+    """Prove an untrained encoder on noise."""
+    torch.manual_seed(1)
+    encoder = IMLSpikeformerEncoder(10, **(SMALL | conf)).eval()
+    for linear in encoder.modules():
+        if isinstance(linear, SpikeLinear) and linear.bias is not None:
+            torch.nn.init.normal_(linear.bias, std=0.1)  # so that what becomes of it shows
+    inputs = [(torch.randn(1, n, 10), torch.tensor([n])) for n in frames]
+    model = types.SimpleNamespace(encoder=encoder, ctc=None)
+    return prove(model, in_forms(encoder), inputs)
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"inner_norm": True, "norm": "bn", "imls_stat": "fixed"},
+        {"qk_mode": "repconv", "imls_stat": "utt"},
+        {"qk_mode": "ssa", "imls_stat": "ema"},
+        {"qk_mode": "sdsa"},
+        {"qk_mode": "asym", "causal": True},
+        {"neuron": "ilif"},
+        {"neuron": "ilif", "neuron_conf": {"per_channel": True, "time_steps": 2}},
+        {"neuron": "lif"},
+        {"attention_form": "chunkwise"},
+        {"attention_form": "chunkwise", "qk_mode": "ssa", "neuron": "lif"},
+    ],
+    ids=str,
+)
+def test_counts_slots_and_membranes_are_one_function(conf):
+    proof = proof_of(**conf)
+    assert proof.failures() == [] and proof.holds
+    assert proof.products > 0 and proof.analog == ("embed.convs.0.weight",)
+    assert (proof.utterances, proof.longest) == (2, 9)
+
+
+def test_beyond_the_longest_map_spikes_stay_spikes(monkeypatch):
+    """1100 frames behind the front end: counts go chunkwise, spikes some rows at a time."""
+    seen = []
+    right = spiking_attention.decay_attention
+    monkeypatch.setattr(
+        spiking_attention, "decay_attention", lambda *a: seen.append(len(a)) or right(*a)
+    )
+    proof = proof_of(frames=[1104], input_layer="conv2d1", conv_module=False, conv_channels=2)
+    assert proof.longest == 1100 and proof.failures() == []
+    assert len(seen) == 2  # of the form on counts, in float64 and fp32
+
+
+def keep(monkeypatch, cls, name, change):
+    """Put ``change(right, *arguments)`` in the place of a method or function."""
+    right = getattr(cls, name)
+    monkeypatch.setattr(cls, name, lambda *args: change(right, *args))
+
+
+def reads_values(cls):
+    """Return a mutant of a layer that multiplies its weights with V * counts."""
+
+    def mutate(monkeypatch):
+        keep(monkeypatch, cls, "forward", lambda right, layer, xs: right(layer, real_values(xs)))
+
+    return mutate
+
+
+def slots(change):
+    """Return a mutant of the slots of trains that are cut from counts."""
+
+    def mutate(monkeypatch):
+        monkeypatch.setattr(SpikeTrain, "slot", change)
+
+    return mutate
+
+
+def membrane(charge=0.5, threshold=1.0, hard=False, fewer=0):
+    """Return a mutant of the membrane."""
+
+    def fire(x, v, levels):
+        potential, found = x + charge * v, []
+        for slot in range(levels):
+            fires = potential >= threshold * v
+            fires = fires & (slot < levels - fewer)
+            potential = torch.where(fires, 0.0, potential) if hard else potential - fires * v
+            found.append(fires.to(torch.uint8))
+        return torch.stack(found)
+
+    return lambda monkeypatch: monkeypatch.setattr(imls, "integrate_and_fire", fire)
+
+
+def of_linear(change):
+    """Return a mutant of what ``SpikeLinear`` makes of a train."""
+
+    def mutate(monkeypatch):
+        def forward(right, layer, xs):
+            return change(layer, xs) if isinstance(xs, SpikeTrain) else right(layer, xs)
+
+        keep(monkeypatch, SpikeLinear, "forward", forward)
+
+    return mutate
+
+
+def without_unit(layer, xs):
+    total = sum(F.linear(xs.slot(t), layer.weight * xs.channel) for t in range(1, xs.levels + 1))
+    return total if layer.bias is None else total + layer.bias
+
+
+def bias_in_every_slot(layer, xs):
+    weight = layer.weight * xs.channel
+    slots = range(1, xs.levels + 1)
+    out = xs.frame * sum(F.linear(xs.slot(t), weight) for t in slots)
+    return out if layer.bias is None else out + xs.levels * layer.bias
+
+
+def weights_by_elements(layer, xs):
+    out = (xs.value()[..., None, :] * layer.weight).sum(-1)
+    return out if layer.bias is None else out + layer.bias
+
+
+def counts_in_fired_slot(monkeypatch):
+    def slot(train, t):
+        return train.counts * (t == 1)
+
+    monkeypatch.setattr(FiredTrain, "slot", slot)
+
+
+def value_by_counts(monkeypatch):
+    def from_map(right, attn, map_of, value, *rest):
+        return right(attn, map_of, real_values(value), *rest)
+
+    keep(monkeypatch, SpikingAttention, "_from_map", from_map)
+
+
+def map_of_values(monkeypatch):
+    keep(monkeypatch, FoldedMap, "map_of", lambda right, fold, xs: right(fold, real_values(xs)))
+
+
+def one_unit_for_all_frames(monkeypatch):
+    monkeypatch.setattr(spiking_attention, "per_key", lambda scores, train: scores)
+
+
+# each is one line that is wrong in a neuron or a layer; the last word says what must notice
+MUTANTS = {
+    "fractions in every slot": (slots(lambda s, t: s.counts / s.levels), "instead of 0 and 1"),
+    "all counts in slot 1": (slots(lambda s, t: s.counts * (t == 1)), "instead of 0 and 1"),
+    "all counts in the first fired slot": (counts_in_fired_slot, "instead of 0 and 1"),
+    "a slot is for more than t spikes": (
+        slots(lambda s, t: (s.counts > t).to(s.counts)),
+        "binary: spikes give another result",
+    ),
+    "linear reads V s": (reads_values(SpikeLinear), "weight reads"),
+    "conv2d reads V s": (reads_values(SpikeConv2d), "embed.convs.1.weight reads"),
+    "conv1d reads V s": (reads_values(SpikeConv1d), "depthwise.weight reads"),
+    "linear multiplies V s by elements": (of_linear(weights_by_elements), "mul of"),
+    "the map is made of V s": (map_of_values, "folded.weight reads"),
+    "attention multiplies the map with V s": (value_by_counts, "two real-valued operands"),
+    "attention takes one unit for all frames": (one_unit_for_all_frames, "binary: spikes give"),
+    "linear forgets the frame's unit": (of_linear(without_unit), "binary: spikes give"),
+    "linear adds its bias in every slot": (of_linear(bias_in_every_slot), "binary: spikes give"),
+    "no charge before the first slot": (membrane(charge=0.0), "fire: spikes give"),
+    "half a threshold too little": (membrane(threshold=0.99), "fire: spikes give"),
+    "hard reset": (membrane(hard=True), "fire: spikes give"),
+    "a slot too few": (membrane(fewer=1), "fire: spikes give"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_breaks_the_proof(name, monkeypatch):
+    mutate, notice = MUTANTS[name]
+    mutate(monkeypatch)
+    proof = proof_of(frames=[40])
+    assert not proof.holds
+    assert any(notice in line for line in proof.failures()), proof.failures()
+
+
+def test_mutants_that_only_the_guard_can_see_give_the_same_result(monkeypatch):
+    """Equal results alone would prove nothing."""
+    slots(lambda s, t: s.counts * (t == 1))(monkeypatch)
+    proof = proof_of(frames=[40])
+    assert proof.holds_in_double and proof.violations and not proof.holds
+
+
+def test_each_condition_is_needed():
+    right = SpikeProof(utterances=1, products=5)
+    assert right.holds and right.failures() == []
+    wrongs: tuple[dict[str, Any], ...]
+    wrongs = (
+        {"double": 1e-8},
+        {"double_flips": 1},
+        {"fire": 1e-8},
+        {"fire_flips": 1},
+        {"products": 0},
+        {"violations": {"x": 1}},
+    )
+    for wrong in wrongs:
+        proof = replace(right, **wrong)
+        assert not proof.holds and len(proof.failures()) == 1
+
+
+def test_the_command_prints_and_writes_the_proof(tmp_path, capsys):
+    exp, data = experiment(tmp_path)
+    command.main(["--asr_exp", str(exp), "--json", str(tmp_path / "p.json"), f"test={data}"])
+    printed = capsys.readouterr().out
+    assert "| test | 5 | 23 | 0 | 0 | " in printed and "embed.convs.0.weight" in printed
+    proof = json.loads((tmp_path / "p.json").read_text())["test"]
+    assert proof["utterances"] == 5 and proof["double_flips"] == 0 == proof["fire_flips"]
+    assert proof["double"] < 1e-9 and proof["same_ctc"] == 1.0 and proof["violations"] == {}
+
+
+def test_what_does_not_hold_is_an_error(tmp_path, monkeypatch):
+    exp, data = experiment(tmp_path)
+    right = SpikeTrain.slot
+    monkeypatch.setattr(SpikeTrain, "slot", lambda self, t: right(self, max(t, 2)))
+    with pytest.raises(UserError, match="no proof on test: binary: spikes give another result"):
+        prove_spikes(exp, None, {"test": data})
+
+
+def test_a_twin_has_no_spikes_to_prove(tmp_path):
+    exp, data = experiment(tmp_path, neuron="relu")
+    with pytest.raises(UserError, match="ReLU"):
+        prove_spikes(exp, None, {"test": data})
+
+
+def test_no_utterance_is_no_proof():
+    encoder = IMLSpikeformerEncoder(10, **SMALL).eval()
+    model = types.SimpleNamespace(encoder=encoder, ctc=None)
+    with pytest.raises(UserError, match="long enough"):
+        prove(model, in_forms(encoder), [])
+
+
+def test_a_membrane_that_is_left_alone_is_the_neuron():
+    """The mutants' membrane with nothing wrong is ours, and its spikes fill slot by slot."""
+    torch.manual_seed(0)
+    neuron = IMLS(5, T=4).double().eval()
+    x = torch.randn(2, 7, 5).double() * 3
+    neuron.set_spike_mode("fire")
+    fired = neuron(x)
+    assert isinstance(fired, FiredTrain) and fired.spikes.dtype == torch.uint8
+    assert (fired.spikes[:-1] >= fired.spikes[1:]).all() and fired.spikes.any()
+    neuron.set_spike_mode("binary")
+    cut = neuron(x)
+    assert isinstance(cut, SpikeTrain)
+    assert torch.equal(fired.counts, cut.counts) and torch.equal(fired.frame, cut.frame)
+    assert all(torch.equal(fired.slot(t), cut.slot(t)) for t in range(1, 5))
+    mask = torch.arange(7) < torch.tensor([[7], [3]])
+    assert torch.equal(fired.masked(mask).slot(1), cut.masked(mask).slot(1))
+    assert torch.equal(fired.masked(mask).counts, cut.masked(mask).counts)
