@@ -15,7 +15,7 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.checkpoints import is_whole
-from espnet_spike.utils.files import iter_lines, read_json, write_bytes
+from espnet_spike.utils.files import file_digest, iter_lines, read_json, write_bytes
 from espnet_spike.utils.shapes import check_shape
 from espnet_spike.utils.yaml import read_yaml
 
@@ -217,12 +217,30 @@ def keep_files(exp_dir: Path, config: Mapping[str, Any]) -> None:
             write_bytes(target, source.read_bytes())
 
 
+def _recorded(exp_dir: Path, key: str) -> str:
+    """Return how the digest of a file begins that the training began with, empty if unknown."""
+    try:
+        config = read_json(exp_dir / SNAPSHOT)["config"]
+        return str(config[f"{key} (content)"]).removeprefix("sha256:")
+    except (UserError, LookupError, TypeError):
+        return ""
+
+
 def with_own_files(config: dict[str, Any], exp_dir: Path) -> dict[str, Any]:
-    """Name the copies in the folder of an experiment for files that are not there."""
+    """Name the copies in the folder of an experiment for files that are not there, or are others.
+
+    An experiment that was moved names files of the recipe where it is now: they may be those of
+    another training. So may a file be that was made anew since.
+    """
     for key, name in _named_files(config):
-        own = exp_dir / OWN_FILES[key]
-        if Path(name).is_file() or not own.is_file():
+        own, named = exp_dir / OWN_FILES[key], Path(name)
+        if not own.is_file():
             continue
+        if named.is_file():
+            digests = [file_digest(path) for path in (named, own)]
+            recorded = _recorded(exp_dir, key)
+            if digests[0] == digests[1] or (recorded and digests[0].startswith(recorded)):
+                continue
         if key == "bpemodel":
             config = {**config, key: str(own)}
         else:
@@ -238,13 +256,19 @@ def check_files(config: Mapping[str, Any], path: Path) -> None:
         path: of that, for messages.
 
     Raises:
-        UserError: one is missing.
+        UserError: one is missing, or is not what the training began with.
     """
     for key, name in _named_files(config):
         if not Path(name).is_file():
             raise UserError(
                 f"{path}: {key} {name} is not there, nor {OWN_FILES[key]} beside it",
                 f"copy it to {path.parent / OWN_FILES[key]}, or use the model's pack (stage 15)",
+            )
+        recorded = _recorded(path.parent, key)
+        if recorded and not file_digest(Path(name)).startswith(recorded):
+            raise UserError(
+                f"{path}: {key} {name} is another than the training began with",
+                f"copy that one to {path.parent / OWN_FILES[key]}, or use the model's pack",
             )
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import shlex
@@ -246,3 +247,26 @@ def test_a_moved_experiment_finds_its_files(tmp_path, monkeypatch):
     (moved / "bpe.model").unlink()
     with pytest.raises(UserError, match=r"config\.yaml: bpemodel data/bpe\.model is not there"):
         check_files(read_config(moved), moved / "config.yaml")
+
+
+def test_an_experiment_moved_to_a_recipe_of_the_same_names_keeps_its_own(tmp_path, monkeypatch):
+    """Another BPE model spells other words of the same token numbers, without an error."""
+    exp, recipe = tmp_path / "asr_x", tmp_path / "recipe"
+    (recipe / "data").mkdir(parents=True)
+    exp.mkdir()
+    monkeypatch.chdir(recipe)
+    config = {"bpemodel": "data/bpe.model"}
+    (exp / "config.yaml").write_text(json.dumps(config))
+    (recipe / "data/bpe.model").write_bytes(b"pieces of another")
+    (exp / "bpe.model").write_bytes(b"pieces")
+    assert read_config(exp) == {"bpemodel": str(exp / "bpe.model")}
+    # what the training began with is recorded: a copy that is damaged is not taken
+    digest = hashlib.sha256(b"pieces").hexdigest()[:16]
+    snapshot = {"config": {"bpemodel (content)": f"sha256:{digest}"}}
+    (exp / "spike_config.json").write_text(json.dumps(snapshot))
+    (exp / "bpe.model").write_bytes(b"pi\0ces")
+    with pytest.raises(UserError, match="is another than the training began with"):
+        check_files(read_config(exp), exp / "config.yaml")
+    (recipe / "data/bpe.model").write_bytes(b"pieces")
+    assert read_config(exp) == config
+    check_files(read_config(exp), exp / "config.yaml")

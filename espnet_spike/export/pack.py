@@ -26,6 +26,7 @@ from espnet_spike.experiment import model_file, read_config
 from espnet_spike.inference.decode import Settings, search_options
 from espnet_spike.results.experiments import RESULTS
 from espnet_spike.tasks.loading import unpack_pack
+from espnet_spike.utils.archives import write_sums
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import write_lines
 from espnet_spike.utils.jobs import terminated_is_interrupted
@@ -163,6 +164,7 @@ def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
             _place(source, folder / target)
             extra.append(str(target))
     write_lines(folder / "README.md", readme(contents, asr, archive))
+    extra.append(write_sums(folder).name)
     for path in extra:
         options += ["--option", path]
     return options

@@ -21,9 +21,9 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.tokens import read_bpe_model, spoken
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file, read_config
+from espnet_spike.experiment import check_files, model_file, read_config
 from espnet_spike.tasks.output_length import OutputLength
-from espnet_spike.utils.archives import unpack
+from espnet_spike.utils.archives import check_sums, unpack
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.yaml import read_yaml, write_config
 
@@ -134,7 +134,12 @@ def unpack_pack(archive: Path | str, folder: Path | str) -> dict[str, str]:
         metas = [name for name in sorted(found) if Path(name).name == META]
         if not metas:
             raise UserError(f"{no_pack}: it holds no {META}", "stage 15 makes one")
-        meta = read_yaml(folder / min(metas, key=lambda name: (name.count("/"), name)))
+        place = folder / min(metas, key=lambda name: (name.count("/"), name))
+        try:
+            check_sums(place.parent)
+        except UserError as error:
+            raise UserError(f"{archive}: {error.message}", error.hint) from error
+        meta = read_yaml(place)
         yamls, others = meta.get("yaml_files"), meta.get("files")
         if not (isinstance(yamls, dict) and isinstance(others, dict)):
             raise UserError(f"{no_pack}: {META} names no files", "stage 15 makes one")
@@ -202,6 +207,8 @@ def load_model(
         from espnet2.text.token_id_converter import TokenIDConverter
 
         if options.token_type == "bpe":
+            if options.bpemodel:
+                check_files({"bpemodel": options.bpemodel}, model.path / "config.yaml")
             read_bpe_model(Path(options.bpemodel or ""))  # says what is wrong with it
         tokenizer = build_tokenizer(token_type=options.token_type, bpemodel=options.bpemodel)
         return tokenizer, TokenIDConverter(options.token_list)

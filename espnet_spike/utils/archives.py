@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import temporary_name
+from espnet_spike.utils.files import file_digest, iter_lines, temporary_name, write_lines
 
+SUMS = "SHA256SUMS"
+"""File with the digests of those beside it."""
 BLOCK = 512  # of tar
 CHUNK = 1 << 20  # bytes in memory at a time
 HEADER = 1 << 20  # the longest extended header of tar, in bytes
@@ -169,6 +171,34 @@ def _fill(
             os.makedirs(os.path.dirname(place), exist_ok=True)
             _write(member, place)
             found[Path(*kept)] = None
+
+
+def write_sums(folder: Path) -> Path:
+    """Write the digests of all files of a folder into it, as ``sha256sum`` does."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = (f"{file_digest(path)}  {path.relative_to(folder).as_posix()}" for path in files)
+    write_lines(folder / SUMS, lines)
+    return folder / SUMS
+
+
+def check_sums(folder: Path) -> None:
+    """Compare files with the digests that `write_sums` left beside them, if it did.
+
+    A tar has no checksum of what is in it. Against those who write both, no digest helps.
+
+    Raises:
+        UserError: names the first file that differs, or is missing.
+    """
+    if not os.path.lexists(folder / SUMS):
+        return
+    for line in iter_lines(folder / SUMS):
+        wanted, _, name = line.partition("  ")
+        parts = Path(name).parts
+        path = folder.joinpath(*parts)
+        if not parts or Path(name).is_absolute() or ".." in parts or not path.is_file():
+            raise UserError(f"{name!r}, which {SUMS} names, is missing", "copy the archive again")
+        if file_digest(path) != wanted:
+            raise UserError(f"{name} is not what was packed: its SHA-256 differs", "copy it again")
 
 
 @contextmanager

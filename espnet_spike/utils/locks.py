@@ -1,11 +1,17 @@
 """Locks of processes that write, or read, what others may write at the same time."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
+
+UNWRITABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
+)
+"""Of the system: this user can make no lock file there."""
 
 
 @contextlib.contextmanager
@@ -13,7 +19,8 @@ def locked(writes: Iterable[Path], reads: Iterable[Path], who: str) -> Iterator[
     """Hold lock files, those of ``writes`` alone, those of ``reads`` with other readers.
 
     They are taken in one order by all processes, so that none waits for one that waits for it.
-    Where nothing can be written nobody else writes either: reading there needs no lock.
+    Where this user cannot write, a reader shares the lock file that is there. If none is, it reads
+    without: nobody writes there as a rule, and who does renames files when they are whole.
 
     Args:
         writes: lock files; made if they are not there.
@@ -66,9 +73,12 @@ def _opened(path: Path, must: bool) -> IO[str] | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a+")
-    except OSError:
-        if must:
+    except OSError as error:
+        if must or error.errno not in UNWRITABLE:
             raise
+    try:
+        return path.open()
+    except OSError:
         return None
 
 
@@ -83,6 +93,7 @@ def _take(file: IO[str], kind: int, path: Path, who: str) -> None:
             flush=True,
         )
         fcntl.flock(file, kind)
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    if file.writable():
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from espnet_spike.bin import pack
 from espnet_spike.errors import UserError
 from espnet_spike.export import pack as pack_module
 from espnet_spike.inference import decode
+from espnet_spike.tasks.loading import unpack_pack
 from tests.helpers.tiny_model import DIMENSION, tiny_experiment
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -69,7 +71,7 @@ def test_pack_holds_all_and_nothing_of_this_machine(recipe):
     names = set(archive.namelist())
     folder = "exp/asr_tiny"
     assert names == {
-        *("meta.yaml", "README.md", "exp/RESULTS.md"),
+        *("meta.yaml", "README.md", "SHA256SUMS", "exp/RESULTS.md"),
         *(f"{folder}/{name}" for name in ("config.yaml", "valid.cer_ctc.ave.pth", "results.json")),
         *(f"{folder}/{name}" for name in ("inference.yaml", "fbank.yaml", "feats_stats.npz")),
     }
@@ -180,6 +182,26 @@ def test_a_pack_without_a_model_is_refused(recipe):
         run_pack()
     with pytest.raises(UserError, match="unknown kind of archive"):
         run_pack("--out", "pack.rar")
+
+
+@pytest.mark.parametrize("name", ["pack.zip", "pack.tar"])
+def test_a_pack_knows_its_members_by_their_digests(recipe, tmp_path, name):
+    """A tar has no checksum of what is in it."""
+    run_pack("--out", name)
+    packed = Path(name).read_bytes()
+    unpack_pack(name, tmp_path / "whole")
+    sums = (tmp_path / "whole/SHA256SUMS").read_text().splitlines()
+    assert len(sums) == len(list((tmp_path / "whole").rglob("*.*"))) - 1  # all but meta.yaml
+    with tarfile.open("changed.tar", "w") as archive:
+        for path in sorted((tmp_path / "whole").rglob("*")):
+            if path.name.endswith(".pth"):
+                data = bytearray(path.read_bytes())
+                data[len(data) // 2] ^= 1
+                path.write_bytes(data)
+            archive.add(path, path.relative_to(tmp_path / "whole"), recursive=False)
+    with pytest.raises(UserError, match=r"changed\.tar: .* is not what was packed"):
+        unpack_pack("changed.tar", tmp_path / "again")
+    assert Path(name).read_bytes() == packed and not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize("option", ["--fbank_config", "--token_list"])

@@ -250,3 +250,20 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         unpack_into(tmp_path / "a", tmp_path / "out", advance=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_digests_tell_what_has_changed(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x y").write_text("1")
+    archives.check_sums(tmp_path)  # there are none
+    archives.write_sums(tmp_path)
+    archives.check_sums(tmp_path)
+    sums = tmp_path / archives.SUMS
+    for name in ("../x", "/etc/passwd", "", "a"):
+        sums.write_text(f"{'0' * 64}  {name}\n")
+        with pytest.raises(UserError, match="is missing"):
+            archives.check_sums(tmp_path)
+    archives.write_sums(tmp_path)
+    (tmp_path / "a/x y").write_text("2")
+    with pytest.raises(UserError, match="a/x y is not what was packed"):
+        archives.check_sums(tmp_path)

@@ -1,8 +1,14 @@
+import errno
+import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pytest
+
+from espnet_spike.utils.files import write_json
 from espnet_spike.utils.locks import locked
 
 HOLD = """
@@ -69,3 +75,61 @@ def test_where_nothing_can_be_written_reading_needs_no_lock(tmp_path):
     (tmp_path / "file").touch()
     with locked([], [tmp_path / "file/a.lock"], "stage y") as held:
         assert held == []
+
+
+def unwritable(monkeypatch):
+    """Refuse to open files for writing, as for a user without the right; root has it always."""
+    plain = Path.open
+
+    def opened(self, mode="r", *args, **kwargs):
+        if mode != "r":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return plain(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+def test_who_cannot_write_waits_for_a_writer_of_another_user(tmp_path, monkeypatch):
+    writer, flag = hold("write", tmp_path)
+    wait_for(flag)
+    unwritable(monkeypatch)
+    with locked([], [tmp_path / "a.lock"], "stage y") as held:
+        assert len(held) == 1 and not flag.exists()
+    with pytest.raises(PermissionError), locked([tmp_path / "a.lock"], [], "stage y"):
+        pass
+    assert writer.wait(10) == 0
+
+
+def test_a_reader_without_a_lock_sees_old_or_new_but_no_half(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_json(path, [0] * 1000)
+    code = """
+import sys
+from pathlib import Path
+from espnet_spike.utils.files import write_json
+for number in range(1, 400):
+    write_json(Path(sys.argv[1]), [number] * 1000)
+"""
+    unwritable(monkeypatch)
+    with subprocess.Popen([sys.executable, "-c", code, str(path)]) as writer:
+        seen = set()
+        with locked([], [tmp_path / ".done/x.lock"], "stage y") as held:
+            assert held == []
+            while writer.poll() is None:
+                with open(path) as file:
+                    numbers = set(json.load(file))
+                assert len(numbers) == 1
+                seen |= numbers
+    assert writer.returncode == 0 and len(seen) > 1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.EIO])
+def test_what_is_no_matter_of_permission_is_told(tmp_path, monkeypatch, number):
+    """Where others can write and this process cannot for now, reading needs its lock."""
+
+    def fails(self, *args, **kwargs):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(OSError), locked([], [tmp_path / "x.lock"], "stage y"):
+        pass
