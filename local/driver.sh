@@ -291,6 +291,8 @@ prepare() {
   final_exp=$expdir/asr_$final_tag
   first_tag=$(decoding_of "${checkpoints[0]}")
 
+  check_names
+
   # what is scored loses nothing unseen
   whole=("${tests[@]/#/--test_dir=data/}" --allow_dropped "$allow_dropped")
 
@@ -353,6 +355,20 @@ check_checkpoints() { # sets checkpoints; one empty word stands for the best
 decoding_of() { # decoding_of CHECKPOINT: its folder in the experiment
   local name=${1%.pth}
   printf '%s\n' "$inference_tag${name:+_asr_model_$name}"
+}
+
+check_names() { # of folders, logs and markers: before the work, not behind it
+  local checkpoint name size names=("calibrate_$asr_tag" "html_report_$final_tag" "$final_marker" "stats_$data_tag")
+  names+=("train_${asr_tag}_twin" ${lm_tag:+"lm_$lm_tag"})
+  for checkpoint in "${checkpoints[@]}"; do
+    names+=("decode_${final_tag}_$(decoding_of "$checkpoint")")
+  done
+  for name in "${names[@]}"; do # .json comes behind it
+    size=$(printf '%s' "$name" | wc -c)
+    [[ $size -le 250 ]] ||
+      fail "${name:0:60}...: a name of $size bytes, which is made of the options, is too long for a file" \
+        "give --asr_tag, --inference_tag or --lm_tag a short name of yours"
+  done
 }
 
 each_checkpoint() { # each_checkpoint FUNCTION: call it with what is of each decoding

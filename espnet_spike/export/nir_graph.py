@@ -51,7 +51,7 @@ from espnet_spike.nn.neurons.response import (
 )
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.tasks.loading import encoder_inputs, load_model
-from espnet_spike.utils.files import replacing, write_json
+from espnet_spike.utils.files import fitting_name, replacing, write_json
 from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.provenance import environment
 
@@ -529,7 +529,7 @@ def export_nir(
         "check": vars(check),
         "environment": environment(),
     }
-    beside = out.with_name(f"{out.name}.json")
+    beside = out.with_name(fitting_name(out.name, ".json"))
     write_json(beside, manifest, ensure_ascii=False)
     return manifest, beside
 

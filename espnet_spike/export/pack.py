@@ -6,6 +6,7 @@ knows nothing of the machine that made it.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ from espnet_spike.results.experiments import RESULTS
 from espnet_spike.tasks.loading import unpack_pack
 from espnet_spike.utils.archives import write_sums
 from espnet_spike.utils.cli import quiet
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import fitting_name, write_lines
 from espnet_spike.utils.jobs import terminated_is_interrupted
 from espnet_spike.utils.locks import alone
 from espnet_spike.utils.provenance import environment
@@ -109,7 +110,8 @@ def pack(contents: Contents, out: Path) -> None:
         )
         if run.returncode != 0:
             raise UserError(f"espnet2.bin.pack failed:\n{run.stderr.strip()}")
-        with quiet():  # ESPnet prints both models at length
+        # ESPnet prints both models at length, and warns of noise that reaches the longest output
+        with quiet(logging.WARNING):
             check(contents, archive, folder / "check")
         os.replace(archive, out)
 
@@ -204,7 +206,7 @@ def portable_config(
             taken = {copy for original, copy in files.items() if original != Path(value)}
             copy = target / Path(value).name
             while copy in taken:
-                copy = copy.with_name(f"_{copy.name}")
+                copy = copy.with_name(fitting_name(f"_{copy.stem}", copy.suffix))
             files[Path(value)] = copy
             return str(copy)
         return value

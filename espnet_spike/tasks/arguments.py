@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.ranges import DECODING, check, check_lengths
 from espnet_spike.tasks.config import META
+from espnet_spike.utils.files import LONGEST_NAME, fitting_name
 from espnet_spike.utils.yaml import read_yaml, write_config
 
 # options of ours that go to ESPnet as they are
@@ -176,7 +177,7 @@ def without_meta(words: Sequence[str], folder: Path) -> list[str]:
                 f"{path}: {META}: {', '.join(more)} is for run.sh, not for ESPnet's arguments",
                 "remove it, or train with run.sh",
             )
-        copy = folder / f"{index}_{path.name}"
+        copy = folder / f"{index}_{fitting_name(path.stem, path.suffix, LONGEST_NAME - 20)}"
         write_config(copy, config)
         words[place] = f"{name}={copy}" if equals else str(copy)
     return words

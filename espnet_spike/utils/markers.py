@@ -11,7 +11,14 @@ from pathlib import Path
 
 from espnet_spike import __version__
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import digest, file_digest, read_json, text_digest, write_json
+from espnet_spike.utils.files import (
+    LONGEST_NAME,
+    digest,
+    file_digest,
+    read_json,
+    text_digest,
+    write_json,
+)
 
 # a change of these gives the same output
 UNHASHED_OPTIONS = frozenset(
@@ -232,6 +239,20 @@ def is_within(path: Path, folder: Path) -> bool:
     return os.path.abspath(path) == os.path.abspath(folder) or Path(
         os.path.abspath(path)
     ).is_relative_to(os.path.abspath(folder))
+
+
+def check_name(name: str) -> None:
+    """Check that a command can have a marker, before it works for one that cannot be written.
+
+    Raises:
+        UserError: its file would have too long a name.
+    """
+    size, most = len(os.fsencode(f"{name}.json")), LONGEST_NAME
+    if size > most:
+        raise UserError(
+            f"{name[:40]}...: names of files with it have {size} bytes, and {most} are allowed",
+            "give a shorter name: --asr_tag, --inference_tag, --lm_tag",
+        )
 
 
 def marker_path(home: Path, name: str) -> Path:

@@ -36,6 +36,7 @@ from espnet_spike.utils.markers import (
     UNHASHED_OPTIONS,
     Marker,
     Record,
+    check_name,
     fingerprint,
     is_within,
     marker_path,
@@ -122,6 +123,17 @@ def _telling(lines: Sequence[str]) -> Sequence[str]:
     said = [number for number, line in enumerate(lines) if line.startswith("error: ")]
     start = min(said[-1], len(lines) - TAIL_LINES) if said else len(lines) - TAIL_LINES
     return lines[max(start, 0) :][:TAIL_LINES]
+
+
+def _far_above(lines: Sequence[str]) -> str:
+    """Return our own error message again if much was said after it.
+
+    Anything else stands on the terminal just above, and is not said twice.
+    """
+    told = _telling(lines)
+    if not told or told == lines[-len(told) :]:
+        return ""
+    return "\n  it said, before its last lines:\n" + "\n".join(f"  | {line}" for line in told)
 
 
 @dataclass(frozen=True)
@@ -324,9 +336,10 @@ def run_stage(
     it in several processes; they change nothing of what comes out.
 
     Raises:
-        UserError: an input is missing, or was made anew by another run; the disk is full, the
-            command failed or left no output.
+        UserError: the name is too long for a file; an input is missing, or was made anew by another
+            run; the disk is full, the command failed or left no output.
     """
+    check_name(name)
     work = Work(name, expdir, inputs, outputs, optional_outputs, shared)
     log = expdir / "log" / f"{name}.log"
     left_out = UNHASHED_OPTIONS | set(unhashed)
@@ -372,19 +385,18 @@ def run_stage(
         if status in (-signal.SIGINT, 128 + signal.SIGINT):
             raise KeyboardInterrupt
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        tail = "\n".join(_telling(lines[2:]))
+        tail, lost = "\n".join(_telling(lines[2:])), ""
         absent = missing(outputs)
         if status == 0 and absent:
-            status, tail = 1, tail + f"\nthe command exited with 0 but without {', '.join(absent)}"
+            status, lost = 1, f"\n  it exited with 0, but without {', '.join(absent)}"
         if status != 0:
             # our own commands refuse what is wrong before they write
             refused = status == 1 and any(line.startswith("error: ") for line in lines)
             if refused and work.go_back(untouched):
                 print(f"stage {stage}: {name} stays as it was finished before", flush=True)
             raise UserError(
-                f"stage {stage} failed (status {status})\n"
-                f"  command: {shlex.join(started)}\n  log: {log}\n  its last lines:\n"
-                + "\n".join(f"  | {line}" for line in tail.splitlines()),
+                f"stage {stage} failed (status {status}){lost}\n"
+                f"  command: {shlex.join(started)}\n  log: {log}{_far_above(lines)}",
                 hint_for(tail, status),
             )
         if set(inputs) & set(outputs):  # fixed in place: the next call sees the fixed files

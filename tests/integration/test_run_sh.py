@@ -428,6 +428,16 @@ def test_every_checkpoint_is_decoded_scored_and_reported_apart(run_sh, checkout)
         assert re.findall(pattern, usual) == [f"{asr}/decode_asr_beam_size3"]
 
 
+def test_options_that_make_too_long_a_name_are_refused_before_the_work(run_sh, checkout):
+    options = ("--recipe", "mine", "--env", sys.prefix, "--dry_run")
+    long = " ".join(f"--encoder_conf linear_units={n}" for n in range(10, 25))
+    result = run_sh(*options, "--asr_args", long, script=checkout / "run.sh", cwd=checkout)
+    assert result.returncode == 1 and "stage" not in result.stdout
+    assert re.search(r"a name of 4\d\d bytes", result.stderr) and "--asr_tag" in result.stderr
+    result = run_sh(*options, "--inference_tag", 80 * "語", script=checkout / "run.sh")
+    assert result.returncode == 1 and re.search(r"a name of 2\d\d bytes", result.stderr)
+
+
 def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
     script = root / "egs/fsdd/speech_mamba.sh"
     rows = ("--rows", "relu naive_mhsa_mamba")

@@ -43,14 +43,17 @@ def test_a_finished_stage_is_skipped_until_something_changes(stage, tmp_path):
     assert runs() == 4
 
 
-def test_a_failure_names_the_stage_the_command_the_log_and_the_last_lines(stage, tmp_path):
+def test_a_failure_names_the_stage_the_command_and_the_log_and_repeats_nothing(
+    stage, tmp_path, capfd
+):
     with pytest.raises(UserError) as error:
-        stage("echo first; echo 'cannot read utt_7' >&2; exit 3")
+        stage("echo first; echo cannot read utt_$((3 + 4)) >&2; exit 3")
     text = str(error.value)
+    assert capfd.readouterr().err.count("cannot read utt_7") == 1
+    assert "utt_7" not in text
     for part in (
         "3 x",
         "status 3",
-        "cannot read utt_7",
         str(tmp_path / "exp/log/x.log"),
         "bash -c",
     ):
@@ -101,6 +104,18 @@ def test_an_error_that_much_was_said_after_is_shown(stage):
         stage("echo 'error: no u7'; echo '  hint: fix u7'; seq 1000 1100; exit 1")
     assert "| error: no u7" in str(caught.value) and "| 1010" in str(caught.value)
     assert caught.value.hint == ""
+
+
+@pytest.mark.parametrize("letter", ["a", "語"])
+def test_a_name_too_long_for_the_marker_is_refused_before_the_work(tmp_path, letter):
+    room = 250  # of 255 bytes, with .json
+    longest = "x" * (room % len(letter.encode())) + room // len(letter.encode()) * letter
+    out, expdir = tmp_path / "out", tmp_path / "exp"
+    run_stage("3 x", longest, shell(f"touch {out}"), expdir, outputs=[out])
+    assert not run_stage("3 x", longest, shell(f"touch {out}"), expdir, outputs=[out])  # done
+    with pytest.raises(UserError, match="have 256 bytes, and 255 are allowed") as caught:
+        run_stage("3 x", f"{longest}y", shell(f"touch {out}2"), expdir)
+    assert "--asr_tag" in caught.value.hint and not (tmp_path / "out2").exists()
 
 
 def test_dry_run_runs_nothing(stage, tmp_path, capsys):
