@@ -377,6 +377,7 @@ def model_file(exp_dir: Path, name: str | None) -> Path:
         return best_checkpoint(exp_dir)
     path = exp_dir / name
     if not path.is_file():
-        there = sorted(p.name for p in exp_dir.glob("*.pth"))
+        states = {CHECKPOINT, PREVIOUS_CHECKPOINT}
+        there = sorted(p.name for p in exp_dir.glob("*.pth") if p.name not in states)
         raise UserError(f"no model file {path}", f"there are: {', '.join(there) or 'none'}")
     return path

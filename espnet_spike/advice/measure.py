@@ -9,6 +9,7 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.audio import AudioInfo
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import plural
 
 FRAME_RATE = 100  # a second, of features: Kaldi's frame shift of 10 ms
 FILTERS = 80  # of conf/fbank.yaml
@@ -123,9 +124,9 @@ def _audio_lengths(data: DataDir, recordings: Mapping[str, AudioInfo]) -> dict[s
         lengths[utt] = seconds / data.utt2speed.get(utt, 1.0)
     if guessed:
         _logger.warning(
-            "the lengths of %d utterances are not known, for commands in wav.scp make them; "
-            "guessed by their transcripts, %d letters a second",
-            guessed,
+            "no length is known of %s, for commands in wav.scp make them; "
+            "guessed by transcripts of %d letters each second",
+            plural(guessed, "utterance"),
             LETTERS_A_SECOND,
         )
     return lengths

@@ -17,7 +17,7 @@ from espnet_spike.corpora.sets import divide
 from espnet_spike.data.audio import AudioInfo
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError, did_you_mean
-from espnet_spike.utils.files import new_folder
+from espnet_spike.utils.files import new_folder, plural
 from espnet_spike.utils.yaml import write_config
 
 _logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def make_recipe(request: RecipeRequest, template: Path, folder: Path) -> Recipe:
         "decode": "decode_asr" if sized.config["model_conf"]["ctc_weight"] < 1 else "decode_ctc",
         "name": request.name,
         "summary": "\n".join(
-            f"* `{name}`: {len(tables.text)} utterances" for name, tables in data.items()
+            f"* `{name}`: {plural(len(tables.text), 'utterance')}" for name, tables in data.items()
         ),
         "plan": "\n".join(f"| {what} | {figure} |" for what, figure in sized.lines()),
     }
@@ -208,7 +208,8 @@ def read_sources(request: RecipeRequest, headers: dict[str, AudioInfo]) -> dict[
             headers,
         )
         speakers = len(set(data[name].utt2spk.values()))
-        _logger.info("%s: %d utterances, %d speakers", source, len(data[name].text), speakers)
+        sizes = plural(len(data[name].text), "utterance"), plural(speakers, "speaker")
+        _logger.info("%s: %s, %s", source, *sizes)
     return data
 
 
@@ -221,7 +222,9 @@ def decisions(request: RecipeRequest, headers: Mapping[str, AudioInfo]) -> list[
         found.append(f"files have {some}: all are brought to {BROADBAND} Hz (--fs)")
     several = sum(info.channels > 1 for info in headers.values())
     if several and request.channel == CHANNEL:
-        found.append(f"{several} files have channels that hold the same: their mean is taken")
+        found.append(
+            f"{plural(several, 'file')} with channels that hold the same: their mean is taken"
+        )
     return found
 
 

@@ -18,6 +18,7 @@ from espnet_spike.advice.plan import (
     trial_seconds,
 )
 from espnet_spike.advice.trial import Trial, count_parameters, run_trial
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.resources import shipped
 from espnet_spike.utils.yaml import read_yaml
 
@@ -67,24 +68,31 @@ class Sized:
         rate = "that of the file" if plan.learning_rate is None else f"{plan.learning_rate:g}"
         batch = f"{plan.batch_seconds:.0f} s of speech"
         if plan.accum_grad > 1:
-            batch += f", {plan.accum_grad} batches an update"
+            batch += f", {plural(plan.accum_grad, 'batch', 'batches')} an update"
         model = f"{plan.encoder}, {self.parameters / 1e6:.2f} million parameters"
         model += f", as conf/{plan.base}" if plan.base else f" ({plan.size.name})"
         lines = [
-            ("speech", f"{data.hours:.2f} hours, {data.utterances} utterances"),
+            ("speech", f"{data.hours:.2f} hours, {plural(data.utterances, 'utterance')}"),
             ("speakers", f"{data.speakers}"),
-            ("alphabet", f"{data.alphabet} letters, {data.words} words"),
+            ("alphabet", f"{plural(data.alphabet, 'letter')}, {plural(data.words, 'word')}"),
             ("features", f"{data.dims} dims" + (f", {plan.fs} Hz" if plan.fs else "")),
             ("model", model),
-            ("vocabulary", f"{plan.vocabulary} tokens, {unit}"),
+            ("vocabulary", f"{plural(plan.vocabulary, 'token')}, {unit}"),
             ("batch", batch),
-            ("updates", f"{plan.updates}: {plan.epochs} epochs of {plan.updates_an_epoch}"),
+            (
+                "updates",
+                f"{plan.updates}: {plural(plan.epochs, 'epoch')} of {plan.updates_an_epoch}",
+            ),
             ("passes over the data", f"{plan.passes:.1f}"),
-            ("warm-up", f"{plan.warm_up} updates, to a learning rate of {rate}"),
-            ("SpecAug", f"masks of up to {plan.freq_mask} dims and {plan.time_mask} frames"),
+            ("warm-up", f"{plural(plan.warm_up, 'update')}, to a learning rate of {rate}"),
+            (
+                "SpecAug",
+                f"masks of up to {plural(plan.freq_mask, 'dim')} and "
+                f"{plural(plan.time_mask, 'frame')}",
+            ),
         ]
         if self.trial is not None and self.minutes is not None:
-            figure = f"{self.minutes:.1f}, measured by {self.trial.updates} updates of "
+            figure = f"{self.minutes:.1f}, measured by {plural(self.trial.updates, 'update')} of "
             figure += f"{trial_seconds(plan):.0f} s"
             if self.share < BUSY:
                 free = self.minutes * self.share

@@ -22,7 +22,7 @@ from espnet_spike.experiment import (
     read_epochs,
     unhealthy_layers,
 )
-from espnet_spike.utils.files import read_table, write_json
+from espnet_spike.utils.files import plural, read_table, write_json
 from espnet_spike.utils.shapes import read_state
 
 UTTERANCES = 100  # of the validation set, that are decoded for it
@@ -82,9 +82,13 @@ class Verdict:
         elif self.tokens == 1:
             said += "; one token alone comes out"
         elif self.tokens is not None:
-            said += f"; {self.tokens} tokens in use"
-            said += f", {self.empty} of {self.utterances} utterances empty" if self.empty else ""
-        said += f"; {self.updates} updates"
+            said += f"; {plural(self.tokens, 'token')} in use"
+            said += (
+                f", {self.empty} of {plural(self.utterances, 'utterance')} empty"
+                if self.empty
+                else ""
+            )
+        said += f"; {plural(self.updates, 'update')}"
         if self.rate is not None:
             said += f", highest learning rate {self.rate:.3g}"
         if self.slope is not None:
@@ -198,7 +202,7 @@ def causes(
         found.insert(
             0,
             Doubt(
-                f"{skipped} updates were skipped for gradients that are NaN or infinite",
+                f"{plural(skipped, 'update')} skipped for gradients that are NaN or infinite",
                 "optim_conf lr (smaller)",
             ),
         )

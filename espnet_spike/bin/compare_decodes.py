@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import plural
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         first, second = [args.dirs[0]], [args.dirs[1]]
     elif args.dirs or not first or not second:
         raise UserError(
-            f"{len(args.dirs)} folders, {len(first)} in --group, {len(second)} in --vs",
+            f"{plural(len(args.dirs), 'folder')}, {len(first)} in --group, {len(second)} in --vs",
             "give two folders, or --group DIR ... --vs DIR ...",
         )
     from espnet_spike.results.comparison import compare_systems

@@ -12,17 +12,20 @@ from sizes and events alone. One layer of the published size, with 16 and with 2
 """
 
 import argparse
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.resources import config_file, shipped
 
 if TYPE_CHECKING:
     from espnet_spike.simulator.explore import Subject
 
+_logger = logging.getLogger(__name__)
 RESULT = "explore.json"
 
 
@@ -90,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     points = exploration.points
     print("\n".join(front_table(points, args.best)))
     print(
-        f"\n{len(points)} points on {len(grid)} cores; unbeaten: no other is better in both time "
+        f"\n{plural(len(points), 'point')} on {plural(len(grid), 'core')}; unbeaten: no other "
+        f"is better in both time "
         f"and energy. Replay-extrapolated; energy estimated by {args.cost_model} ({prices.source})."
     )
     if lines := report(exploration):
@@ -130,7 +134,8 @@ def trained(args: argparse.Namespace) -> "Iterator[Subject]":
     from espnet_spike.simulator.explore import Subject
     from espnet_spike.simulator.simulate import FOLDER, model_name, record_experiment
 
-    for path in args.asr_exp:
+    for number, path in enumerate(args.asr_exp, 1):
+        _logger.info("recording %s (%d of %d)", path.name, number, len(args.asr_exp))
         recording, _ = record_experiment(path, args.data_dir, args.utterances)
         log = (args.output_dir or path / FOLDER) / "calls.jsonl"
         yield Subject(path.name, model_name(path), recording, log, args.data_dir.name)
@@ -147,6 +152,7 @@ def untrained(args: argparse.Namespace) -> "Iterator[Subject]":
     for states in args.d_state or [backbone.get("d_state")]:
         chosen = backbone | ({} if states is None else {"d_state": states})
         for model in SHARES:
+            _logger.info("recording %s", model if states is None else f"{model}, {states} states")
             recording = record_untrained(model, chosen, size, args.frames)
             name = model if states is None else f"{model}, {states} states"
             yield Subject(name, model, recording, args.output_dir / "calls.jsonl", "noise")

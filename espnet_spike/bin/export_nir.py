@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import plural
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,12 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     check, outside = manifest["check"], manifest["outside"]
     print(
-        f"{check['utterances']} utterances, {check['activations']} activations, {check['spikes']} "
-        f"spikes: {check['different']} differ; currents differ by {check['current']:.1e} (relative)"
+        f"{plural(check['utterances'], 'utterance')}, "
+        f"{plural(check['activations'], 'activation')}, "
+        f"{plural(check['spikes'], 'spike')}: {check['different']} differ; "
+        f"currents differ by {check['current']:.1e} (relative)"
     )
     print(
         f"{manifest['share']:.1%} of the encoder's parameters in the graph; "
-        f"{len(outside['operations'])} operations outside; left out: "
+        f"{plural(len(outside['operations']), 'operation')} outside; left out: "
         f"{', '.join(manifest['left_out'])}"
     )
     print(f"written: {args.out}, {beside}")

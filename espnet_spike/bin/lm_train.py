@@ -30,12 +30,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
     if "deterministic" in options:
         determinism.ask()
+    from espnet_spike.experiment import read_epochs
+    from espnet_spike.training.progress import perplexity_of
     from espnet_spike.training.request import lm_request
     from espnet_spike.training.train import train
 
     best = train(lm_request(vars(options)))
     if best is not None:
-        logging.getLogger(__name__).info("trained: %s", best)
+        losses = [epoch["valid"].get("loss") for epoch in read_epochs(best.parent)]
+        lowest = min((loss for loss in losses if loss is not None), default=None)
+        found = perplexity_of(lowest)
+        said = "" if found is None else f", perplexity {found:.4g} a token in the best epoch"
+        logging.getLogger(__name__).info("trained: %s%s", best, said)
 
 
 if __name__ == "__main__":

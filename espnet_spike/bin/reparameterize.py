@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.utils.cli import Parser, run, str2bool
+from espnet_spike.utils.files import plural
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.utterances,
     )
     print(
-        f"{proof.utterances} utterances: merged layers differ by {proof.layer_fp32:.1e} (fp32, "
+        f"{plural(proof.utterances, 'utterance')}: merged layers differ by "
+        f"{proof.layer_fp32:.1e} (fp32, "
         f"relative), the encoder by {proof.double:.1e} with {proof.double_flips} other counts "
         f"(float64); in fp32 {proof.fp32_flips:.2%} of the counts flip, the output differs by "
         f"{proof.fp32:.1e}, {proof.same_ctc:.0%} of the greedy CTC results are the same"

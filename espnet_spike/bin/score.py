@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_spike.data.text_normalization import PROFILES
 from espnet_spike.utils.cli import Parser, named_dirs, run
+from espnet_spike.utils.files import plural
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, result in results.items():
         if changed := result["unspellable_references"]:
             print(
-                f"{name}: {changed} of {result['utterances']} references hold characters that the "
+                f"{name}: {changed} of {plural(result['utterances'], 'reference')} hold "
+                f"characters that the "
                 "sentencepiece model normalizes, so they are errors whatever is recognised; "
                 "--normalization nmt_nfkc compares what it can spell, tokens learnt anew spell all"
             )

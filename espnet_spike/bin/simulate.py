@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.resources import config_file, shipped
 
 
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, figures in found.items():
         fit = figures["fit"]
         print(
-            f"{name}: {figures['utterances']} utterances, {figures['frames']} frames; "
+            f"{name}: {plural(figures['utterances'], 'utterance')}, "
+            f"{plural(figures['frames'], 'frame')}; "
             f"{figures['simulated']['calls']} calls simulated, outputs bit for bit as modelled; "
             f"fit on held-out calls within {fit['held_out_max']:.2%}"
         )

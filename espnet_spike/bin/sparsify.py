@@ -33,6 +33,9 @@ def get_parser() -> Parser:
     parser.add_argument("--valid_dir", type=Path, required=True, help="likewise")
     parser.add_argument("--stats_dir", type=Path, required=True, help="made by collect_stats")
     parser.add_argument("--steps", type=_steps, default=STEPS, help="some of: calibrate finetune")
+    parser.add_argument(
+        "--verbose", action="store_true", help="tell of every threshold that is tried"
+    )
     add_training_options(parser, "asr")
     return parser
 
@@ -55,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.training.sparsify import sparsify
 
     asr_exp, steps = options.pop("asr_exp"), options.pop("steps")
+    if options.pop("verbose"):
+        logging.getLogger("espnet_spike.training.calibration").setLevel(logging.DEBUG)
     best = sparsify(asr_request(options), asr_exp, steps)
     if best is None:
         logger.info("skipped: %s has no spike_meta.sparsify", options["config"])

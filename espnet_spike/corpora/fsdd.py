@@ -30,7 +30,7 @@ from espnet_spike.corpora.download import download, extract
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-from espnet_spike.utils.files import name_some, new_folder, write_table
+from espnet_spike.utils.files import name_some, new_folder, plural, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,7 +202,7 @@ def find_recordings(corpus_dir: Path) -> Path:
     missing = [name for name in names if not (folder / f"{name}.wav").is_file()]
     if missing:
         raise UserError(
-            f"{folder}: {len(missing)} of {len(names)} recordings are missing: "
+            f"{folder}: {len(missing)} of {plural(len(names), 'recording')} missing: "
             f"{name_some(missing)}",
             "version 1.0.10 or later of the corpus is needed",
         )
@@ -255,10 +255,10 @@ def prepare(recordings: Path, data_dir: Path, train_utterances: int, seed: int) 
         joined = {utt.name: " ".join(rec.name for rec in utt.recordings) for utt in utterances}
         write_table(data_dir / name / "utt2recordings", joined)
         logger.info(
-            "%s: %d utterances, %d words of %s",
+            "%s: %s, %s of %s",
             data_dir / name,
-            len(utterances),
-            sum(len(utt.recordings) for utt in utterances),
+            plural(len(utterances), "utterance"),
+            plural(sum(len(utt.recordings) for utt in utterances), "word"),
             ", ".join(sorted(set(data.utt2spk.values()))),
         )
 

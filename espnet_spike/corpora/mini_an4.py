@@ -12,6 +12,7 @@ from espnet_spike.corpora.download import extract
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.files import plural
 
 logger = logging.getLogger("mini_an4")
 
@@ -74,7 +75,7 @@ def prepare(an4: Path, data_dir: Path) -> dict[str, DataDir]:
             target.utt2spk[utt] = speaker
     for name, data in sets.items():
         data.write(data_dir / name)
-        logger.info("%s: %d utterances", data_dir / name, len(data.text))
+        logger.info("%s: %s", data_dir / name, plural(len(data.text), "utterance"))
     logger.info(
         "%s: the corpus has no development set; %s was taken out of the training set for it, "
         "so its speaker is known from training",

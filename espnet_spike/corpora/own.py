@@ -19,7 +19,7 @@ from espnet_spike.data.kaldi_dir import DataDir, Segment
 from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
-from espnet_spike.utils.files import name_some
+from espnet_spike.utils.files import name_some, plural
 
 logger = logging.getLogger("data")
 CHANNELS = ("mean", "alike")  # besides a number counted from 1
@@ -126,7 +126,9 @@ def wav_value(item: Item, path: str, channel: str | None, name: str, channels: i
     if chosen in CHANNELS:
         return path
     if not 1 <= int(chosen) <= channels:
-        raise UserError(f"{name}: {path} has {channels} channels, there is no channel {chosen}")
+        raise UserError(
+            f"{name}: {path} has {plural(channels, 'channel')}, there is no channel {chosen}"
+        )
     if re.search(r"[|;&<>$`*?~]", path):
         raise UserError(
             f"{name}: {path} has several channels and special characters in its name",

@@ -10,7 +10,7 @@ from espnet_spike.corpora.download import MIRRORS
 from espnet_spike.data.kaldi_dir import DataDir, speakers_to_utterances
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser
-from espnet_spike.utils.files import name_some
+from espnet_spike.utils.files import name_some, plural
 
 logger = logging.getLogger("data")
 
@@ -49,9 +49,11 @@ def collect(
     """
     silent, untold = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
     if silent:
-        logger.warning("%s: no audio for %d utterances: %s", name, len(silent), name_some(silent))
+        lost = plural(len(silent), "utterance")
+        logger.warning("%s: no audio for %s: %s", name, lost, name_some(silent))
     if untold:
-        logger.warning("%s: no transcript for %d files: %s", name, len(untold), name_some(untold))
+        lost = plural(len(untold), "file")
+        logger.warning("%s: no transcript for %s: %s", name, lost, name_some(untold))
     keys = sorted(texts.keys() & audio.keys())
     if not keys:
         raise UserError(
@@ -122,7 +124,7 @@ def split_off(data: DataDir, share: float) -> tuple[DataDir, DataDir]:
     spk2utt = speakers_to_utterances(data.utt2spk)
     if len(data.utt2spk) < 2:
         raise UserError(
-            f"the training set has {len(data.utt2spk)} utterances",
+            f"the training set has {plural(len(data.utt2spk), 'utterance')}",
             "a validation set needs one of its own",
         )
     if len(spk2utt) < 2:
@@ -146,15 +148,15 @@ def divide(sets: dict[str, DataDir], train: str, valid: str, share: float) -> No
     shared = set(sets[train].utt2spk.values()) & set(sets[valid].utt2spk.values())
     if shared:
         logger.warning(
-            "%s: the training set has one speaker, %s: %d utterances are taken out of it; error "
+            "%s: the training set has one speaker, %s: %s taken out of it; error "
             "rates of another speaker will be higher",
-            *(valid, min(shared), len(sets[valid].text)),
+            *(valid, min(shared), plural(len(sets[valid].text), "utterance")),
         )
         return
     logger.info(
-        "%s: %d speakers taken out of the training set (--valid_from_train %g)",
+        "%s: %s taken out of the training set (--valid_from_train %g)",
         valid,
-        len(set(sets[valid].utt2spk.values())),
+        plural(len(set(sets[valid].utt2spk.values())), "speaker"),
         share,
     )
 
@@ -172,8 +174,8 @@ def write_sets(sets: Mapping[str, DataDir], data_dir: Path) -> None:
     for name, data in sets.items():
         data.write(data_dir / name)
         logger.info(
-            "%s: %d utterances, %d speakers",
+            "%s: %s, %s",
             data_dir / name,
-            len(data.text),
-            len(set(data.utt2spk.values())),
+            plural(len(data.text), "utterance"),
+            plural(len(set(data.utt2spk.values())), "speaker"),
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from espnet_spike.data.containers import CUT, extent
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import plural
 
 if TYPE_CHECKING:
     import soundfile
@@ -414,7 +415,9 @@ def read(
         except soundfile.LibsndfileError as error:
             raise UserError(f"{name}: {source.value} cannot be decoded ({error})") from error
     if len(wave) < last - first:
-        raise UserError(f"{name}: {source.value} gave {len(wave)} of {last - first} samples")
+        raise UserError(
+            f"{name}: {source.value} gave {len(wave)} of {plural(last - first, 'sample')}"
+        )
     wave = wave.astype(np.float32) if kind == "int16" else wave * np.float32(32768)
     if wave.ndim == 2:
         wave = wave.mean(axis=1) if source.channel is None else wave[:, source.channel].copy()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import name_some, read_table
+from espnet_spike.utils.files import name_some, plural, read_table
 
 DROPPED = "dropped.txt"  # of a data or feature directory: utterance and why
 
@@ -81,7 +81,7 @@ class ScoredSets:
             for reason in sorted(set(dropped.values()))
         ]
         raise UserError(
-            f"{path}: a set that is scored would lose {len(dropped)} utterances, "
+            f"{path}: a set that is scored would lose {plural(len(dropped), 'utterance')}, "
             f"{self.allow_dropped} allowed; {'; '.join(reasons)}",
             "make its tables whole, or take them out of all; "
             f"--allow_dropped {len(dropped)} scores the others, and the results say how many",

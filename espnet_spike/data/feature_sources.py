@@ -16,7 +16,7 @@ from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cluster import UTTERANCES, ClusterConfig
-from espnet_spike.utils.files import name_some, read_table
+from espnet_spike.utils.files import name_some, plural, read_table
 
 _logger = logging.getLogger(__name__)
 
@@ -71,13 +71,13 @@ def extract(
         FeatureExtractor(rate, config).write(task.target)
         dropped = len(task.text) - len(made.feats)
         _logger.info(
-            "%s: %d utterances, %d dropped as shorter than one frame, %.2f h at %d Hz, %d frames",
+            "%s: %s, %d dropped as shorter than one frame, %.2f h at %d Hz, %s",
             task.target,
-            len(made.feats),
+            plural(len(made.feats), "utterance"),
             dropped,
             sum(made.durations.values()) / 3600,
             rate,
-            sum(frames for frames, _ in made.shapes.values()),
+            plural(sum(frames for frames, _ in made.shapes.values()), "frame"),
         )
     return directories
 
@@ -231,7 +231,8 @@ def copy(
     directories = run_tasks(tasks, nj, "utterances", cluster, utterances_per_task)
     for task, made in zip(tasks, directories, strict=True):
         frames = sum(frames for frames, _ in made.shapes.values())
-        _logger.info("%s: %d utterances, %d frames", task.target, len(made.feats), frames)
+        sizes = plural(len(made.feats), "utterance"), plural(frames, "frame")
+        _logger.info("%s: %s, %s", task.target, *sizes)
     return directories
 
 

@@ -10,7 +10,7 @@ from espnet_spike.data.dropping import DROPPED
 from espnet_spike.data.feature_dir import Row, iter_rows, write_rows
 from espnet_spike.data.feature_extractor import hand_on
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import write_table
+from espnet_spike.utils.files import plural, write_table
 
 _logger = logging.getLogger(__name__)
 
@@ -29,11 +29,13 @@ def reason_to_drop(frames: int, text: str, limits: Limits) -> str:
     It may be too short, too long, shorter than its transcript, or without one.
     """
     if frames < limits.min_frames:
-        return f"too short: {frames} frames"
+        return f"too short: {plural(frames, 'frame')}"
     if frames > limits.max_frames:
-        return f"too long: {frames} frames"
+        return f"too long: {plural(frames, 'frame')}"
     if len(text) > frames:
-        return f"text longer than audio: {len(text)} characters, {frames} frames"
+        return (
+            f"text longer than audio: {plural(len(text), 'character')}, {plural(frames, 'frame')}"
+        )
     return "" if text else "no text"
 
 
@@ -63,10 +65,10 @@ def filter_dir(source: Path, target: Path, limits: Limits) -> dict[str, str]:
     hand_on(source, target)
     write_table(target / DROPPED, dropped)
     _logger.info(
-        "%s: %d of %d utterances kept; dropped: %s",
+        "%s: %d of %s kept; dropped: %s",
         target,
         count,
-        count + len(dropped),
+        plural(count + len(dropped), "utterance"),
         summary,
     )
     return dropped

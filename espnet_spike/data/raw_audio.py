@@ -17,6 +17,7 @@ from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.feature_sources import Pairs, Stretches, plan_audio
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cluster import UTTERANCES, ClusterConfig
+from espnet_spike.utils.files import plural
 
 MIN_SECONDS = 0.02  # an utterance that has less is none, as one without a frame is of features
 HIGHEST = 32767  # of 16 bits
@@ -58,9 +59,9 @@ def format_audio(
     for task, made in zip(tasks, directories, strict=True):
         FeatureExtractor(rate, None).write(task.target)
         _logger.info(
-            "%s: audio of %d utterances, %d dropped as shorter than %g ms, %.2f h at %d Hz",
+            "%s: audio of %s, %d dropped as shorter than %g ms, %.2f h at %d Hz",
             task.target,
-            len(made.feats),
+            plural(len(made.feats), "utterance"),
             len(task.text) - len(made.feats),
             1000 * MIN_SECONDS,
             sum(made.durations.values()) / 3600,

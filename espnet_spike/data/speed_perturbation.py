@@ -8,6 +8,7 @@ from pathlib import Path
 
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import plural
 
 _logger = logging.getLogger(__name__)
 
@@ -69,9 +70,9 @@ def perturb_dir(source: Path, target: Path, factors: list[float]) -> None:
     result = perturb(data, factors)
     result.write(target)
     _logger.info(
-        "%s: %d utterances from %d at speeds %s",
+        "%s: %s from %d at speeds %s",
         target,
-        len(result.text),
+        plural(len(result.text), "utterance"),
         len(data.text),
         ", ".join(f"{factor:g}" for factor in factors),
     )

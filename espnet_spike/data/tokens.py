@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import iter_table, read_text, write_bytes, write_lines
+from espnet_spike.utils.files import iter_table, plural, read_text, write_bytes, write_lines
 
 _logger = logging.getLogger(__name__)
 SHOWN = 10  # unknown units named per set
@@ -127,7 +127,7 @@ def train_sentencepiece(
             if fitting is None or size != asked:
                 raise UserError(f"sentencepiece: {error}") from error
             side = "more" if asked > fitting else "fewer"
-            warn(f"nbpe {asked} is {side} than this text allows; {fitting} pieces are used")
+            warn(f"nbpe {asked} is {side} than this text allows; {plural(fitting, 'piece')} used")
             size = fitting
 
 
@@ -328,13 +328,15 @@ def make_token_list(
     texts = Transcripts(text)
     texts.some()
     names = make_tokens(texts, out, token_type, nbpe, bpemode)
-    _logger.info("%s: %d tokens from %d transcripts", out, len(names), sum(1 for _ in texts))
+    read = plural(sum(1 for _ in texts), "transcript")
+    _logger.info("%s: %s from %s", out, plural(len(names), "token"), read)
     model = (out / "bpe.model").read_bytes() if token_type == "bpe" else None
     for path in (text, *others):
         changed, example = changed_texts(Transcripts(path), token_type, model)
         if changed:
             _logger.warning(
-                "%s: %d transcripts are not what their tokens spell: %s", path, changed, example
+                "%s: %s not as the tokens spell them: %s",
+                *(path, plural(changed, "transcript"), example),
             )
     for path in others:
         transcripts = Transcripts(path)
@@ -344,11 +346,11 @@ def make_token_list(
             continue
         most = ", ".join(f"{unit!r} {count}" for unit, count in unknown.most_common(SHOWN))
         _logger.warning(
-            "%s: %d out-of-vocabulary units in %d of %d utterances become %s: %s",
+            "%s: %s in %d of %s, written as %s: %s",
             path,
-            unknown.total(),
+            plural(unknown.total(), "out-of-vocabulary unit"),
             hit,
-            sum(1 for _ in transcripts),
+            plural(sum(1 for _ in transcripts), "utterance"),
             UNKNOWN,
             most + (", ..." if len(unknown) > SHOWN else ""),
         )

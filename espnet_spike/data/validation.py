@@ -10,7 +10,7 @@ from espnet_spike.data.dropping import DROPPED, ScoredSets
 from espnet_spike.data.kaldi_dir import DataDir, backup, fix
 from espnet_spike.data.text_normalization import profile
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import SHOWN, name_some
+from espnet_spike.utils.files import SHOWN, name_some, plural
 
 logger = logging.getLogger("prepare_data_dir")
 ROUNDING = 0.01  # seconds that a segment may end after its recording
@@ -58,8 +58,12 @@ def check_audio(data: DataDir, allow_pipes: bool) -> tuple[float, list[str]]:
     if problems:
         more = len(problems) - SHOWN
         listed = "\n".join(problems[:SHOWN]) + (f"\nand {more} more" if more > 0 else "")
-        raise UserError(f"{len(problems)} recordings or segments cannot be used:\n{listed}")
-    notes = [f"{stereo} recordings have several channels, which are averaged"] if stereo else []
+        raise UserError(
+            f"{plural(len(problems), 'recording')} or segments cannot be used:\n{listed}"
+        )
+    notes = (
+        [f"{plural(stereo, 'recording')} of several channels, which are averaged"] if stereo else []
+    )
     return seconds / 3600, notes
 
 
@@ -104,16 +108,17 @@ def prepare(
         raise UserError(f"{path}: {error.message}", error.hint) from error
     for reason, count in Counter(dropped.values()).most_common():
         names = name_some(utt for utt, why in dropped.items() if why == reason)
-        logger.warning("%s: dropped %d utterances, %s: %s", path, count, reason, names)
+        lost = plural(count, "utterance")
+        logger.warning("%s: dropped %s, %s: %s", path, lost, reason, names)
     for note in notes + audio_notes:
         logger.warning("%s: %s", path, note)
     if _write_if_changed(path, data):
         logger.info("%s: fixed; the tables as they were are in %s/.backup", path, path)
     logger.info(
-        "%s: %d utterances, %d speakers, %s",
+        "%s: %s, %s, %s",
         path,
-        len(data.text),
-        len(set(data.utt2spk.values())),
+        plural(len(data.text), "utterance"),
+        plural(len(set(data.utt2spk.values())), "speaker"),
         f"{hours:.2f} h" if data.wav else "features only",
     )
     return data

@@ -22,7 +22,7 @@ from espnet_spike.export.onnx_graph import LEVEL_OFFSET, CTCGraph, OnnxCTC, impo
 from espnet_spike.inference.ctc import best_path
 from espnet_spike.results.scoring import score_set
 from espnet_spike.utils.cli import quiet
-from espnet_spike.utils.files import replacing, write_table
+from espnet_spike.utils.files import plural, replacing, write_table
 
 CLOSE = 1e-3
 """Difference of log-probabilities that rounding alone does not reach in the middle."""
@@ -65,7 +65,8 @@ class Agreement:
         if self.unexplained > max(1, MAX_OTHER * self.unflipped):
             alike = " with equal spikes" if self.counts else ""
             return (
-                f"{self.unexplained} of {self.unflipped} utterances{alike} have another greedy CTC "
+                f"{self.unexplained} of {plural(self.unflipped, 'utterance')}{alike} have "
+                f"another greedy CTC "
                 "result"
             )
         if not self.counts and self.largest > 10 * CLOSE:

@@ -40,6 +40,7 @@ from espnet_spike.utils.cluster import ClusterConfig, number_of_tasks, own_name
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
 from espnet_spike.utils.files import (
     name_some,
+    plural,
     read_lines,
     read_table,
     text_digest,
@@ -341,7 +342,7 @@ def check_ngram(path: Path, asr_exp: Path, settings: Settings) -> None:
     lacking = [token for token in lacking if token not in model]
     if lacking:
         raise UserError(
-            f"{path} lacks {len(lacking)} tokens of {asr_exp}: {name_some(lacking)}",
+            f"{path} lacks {plural(len(lacking), 'token')} of {asr_exp}: {name_some(lacking)}",
             "estimate it with the token list of the model (stage 6)",
         )
 
@@ -522,14 +523,16 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
         missing = sorted(data.feats.keys() - tables.get(path, {}).keys())
         if missing:
             raise UserError(
-                f"{path}: no hypothesis for {len(missing)} utterances: {name_some(missing)}",
+                f"{path}: no hypothesis for {plural(len(missing), 'utterance')}: "
+                f"{name_some(missing)}",
                 f"see the logs in {set_dir / 'logdir'}",
             )
     scores = tables[set_dir / "score"]
     bad = [key for key in sorted(scores) if "nan" in scores[key].lower()]
     if bad:
         raise UserError(
-            f"{set_dir}: the score is not a number for {len(bad)} utterances: {name_some(bad)}",
+            f"{set_dir}: the score is not a number for {plural(len(bad), 'utterance')}: "
+            f"{name_some(bad)}",
             f"is {plan.asr_file} a model that has learnt? see the training log",
         )
     for path, table in tables.items():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.install import how_to_install
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Microphone:
         if len(rest := resample(np.zeros(0, np.float32), True)):
             yield rest
         if lost:
-            logger.warning("the system has lost samples %d times: it was too busy", len(lost))
+            logger.warning("the system, too busy, has lost samples %s", plural(len(lost), "time"))
 
     def _rate(self, rate: int) -> int:
         """Return the rate if the device knows it, else its own."""

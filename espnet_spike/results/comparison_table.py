@@ -20,7 +20,7 @@ from espnet_spike.results.breakdown import (
     word_frequency,
 )
 from espnet_spike.results.comparison import compare, pool
-from espnet_spike.results.energy_tables import BASELINES, big
+from espnet_spike.results.energy_tables import BASELINES, big, is_dense
 from espnet_spike.results.experiments import RESULTS, read_results
 
 ENERGY_MODEL = "horowitz45_fp32"
@@ -84,6 +84,8 @@ class Row:
         """Return the row's cells for a reader, as named by ``HEAD``."""
         v = self.values(energy_model)
         mark = "" if self.figures["wer_ci_meaningful"] else " *"
+        dense = is_dense(self.figures.get("energy", {}).get(energy_model) or {})
+        over = dict.fromkeys(v).get if dense else v.get  # of a dense model no ratio means anything
         return [
             *(self.experiment, self.set, f"{v['wer']:.2f}"),
             f"{v['wer_low']:.2f} .. {v['wer_high']:.2f}{mark}",
@@ -93,9 +95,9 @@ class Row:
             _number(v["sparsity"], ".1f", 100),
             ABSENT if v["synops_per_second"] is None else big(v["synops_per_second"]),
             _number(v["compute_joules_per_second"], ".4g", 1e3),
-            *(_number(v[f"{name}_over_compute"], ".2f") for name in BASELINES),
+            *(_number(over(f"{name}_over_compute"), ".2f") for name in BASELINES),
             _number(v["total_joules_per_second"], ".4g", 1e3),
-            *(_number(v[f"{name}_over_total"], ".2f") for name in ("trained_twin", "twin")),
+            *(_number(over(f"{name}_over_total"), ".2f") for name in ("trained_twin", "twin")),
             _number(v["rtf"], ".4f"),
         ]
 

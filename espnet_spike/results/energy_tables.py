@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from espnet_spike.utils.files import plural
+
 COLUMNS = ("compute", "total")
+ABSENT = "–"
 
 
 def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -14,16 +17,22 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """
     lines = []
     for name, result in results.items():
-        rate = result["per_second"]
+        rate, zeros = result["per_second"], percent(result, "activations")
         lines.append(
-            f"{name}: {result['utterances']} utterances, {result['audio_seconds']:.1f} s; encoder "
+            f"{name}: {plural(result['utterances'], 'utterance')}, "
+            f"{result['audio_seconds']:.1f} s; encoder "
             f"{big(rate['synops'])} SynOps/s, {big(rate['macs'])} MAC/s "
-            f"(dense {big(rate['dense_macs'])}), sparsity {percent(result, 'activations')} %"
+            f"(dense {big(rate['dense_macs'])})"
+            + ("" if zeros == ABSENT else f", sparsity {zeros} %")
         )
         lines.append(f"  trained twin: {twin_name(result)}")
         for model, energy in result["energy"].items():
             for label, found in columns_of(energy):
                 ours = f"{1e3 * found['joules_per_second']:10.4f} mJ/s"
+                if found.get("dense"):
+                    full = baselines(found)[1][0]
+                    lines.append(f"  {model:16s} {label:38s}{ours}; nothing skipped {full} mJ/s")
+                    continue
                 others = (
                     f"{name} {mj} mJ/s: {ratio}x{ci and f' ({ci})'}"
                     for name, (mj, ratio, ci) in zip(
@@ -35,7 +44,7 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             each = decoder["per_token"]
             energy = next(iter(decoder["energy"].values()))
             lines.append(
-                f"  decoder, {decoder['tokens']} tokens: {big(each['synops'])} SynOps, "
+                f"  decoder, {plural(decoder['tokens'], 'token')}: {big(each['synops'])} SynOps, "
                 f"{big(each['macs'])} MAC per token (dense {big(each['dense_macs'])}), sparsity "
                 f"{percent(decoder, 'activations')} %, {1e6 * energy['compute']:.4g} uJ, with "
                 f"memory {1e6 * energy['total']:.4g} uJ"
@@ -58,8 +67,18 @@ BASELINES = {
 """What the energy is compared with: the fair comparison first, the literature's second."""
 
 
+def is_dense(energy: Mapping[str, Any]) -> bool:
+    """Tell whether a model is its own twin: nothing is saved, and no ratio means anything."""
+    return str(energy.get("twin", "")).startswith("itself")
+
+
 def columns_of(energy: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return what a cost model has figures of, by what to call it: memory under each dataflow."""
+    dense = is_dense(energy)  # what it would save over itself is what any zero saves
+    return [(name, {**figures, "dense": dense}) for name, figures in _columns_of(energy)]
+
+
+def _columns_of(energy: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     found = [("products", energy["compute"])]
     flows = energy.get("dataflows") or {}
     found += [(f"with memory, {name.replace('_', ' ')}", flows[name]) for name in flows]
@@ -74,8 +93,12 @@ def baselines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """
     if "against" not in found:
         dense = {"joules_per_second": found["twin_joules_per_second"], **found}
-        return [("count again", "–", ""), _baseline(dense), ("count again", "–", "")]
+        shown = (_baseline(dense)[0], "–", "") if found.get("dense") else _baseline(dense)
+        return [("count again", "–", ""), shown, ("count again", "–", "")]
     absent = {"trained_twin": ("none given", "–", ""), "quantised": ("no spikes", "–", "")}
+    if found.get("dense"):
+        dense = _baseline(found["against"]["twin"])[0]
+        return [("itself", "–", ""), (dense, "–", ""), absent["quantised"]]
     return [
         absent[name] if (other := found["against"][name]) is None else _baseline(other)
         for name in BASELINES
@@ -113,7 +136,7 @@ def big(value: float) -> str:
 def percent(result: Mapping[str, Any], name: str) -> str:
     """Return a share of ``sparsity`` in %, a dash where there is none."""
     value = result["sparsity"].get(name)
-    return "–" if value is None else f"{100 * value:.1f}"
+    return ABSENT if value is None else f"{100 * value:.1f}"
 
 
 def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,9 +271,10 @@ def decoder_cells(decoder: Mapping[str, Any]) -> list[str]:
 def _short(energy: Mapping[str, Any] | None, column: str) -> str:
     if energy is None:
         return "–"
-    found = energy[column]
+    found = {**energy[column], "dense": is_dense(energy)}
     (_, trained, _), (_, dense, _), _ = baselines(found)
-    return f"{1e3 * found['joules_per_second']:.3g} ({trained}, {dense})"
+    ours = f"{1e3 * found['joules_per_second']:.3g}"
+    return ours if found["dense"] else f"{ours} ({trained}, {dense})"
 
 
 def _energy(found: Mapping[str, Any]) -> list[object]:

@@ -18,6 +18,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) 
     return ["|" + "|".join(map(cell, line)) + "|" for line in lines]
 
 
+def without_blanks(
+    head: Sequence[str], rows: Sequence[Sequence[object]]
+) -> tuple[list[str], list[list[object]]]:
+    """Return a table without the columns that say nothing in any row: a dash, or nothing at all."""
+    kept = [
+        place
+        for place in range(len(head))
+        if not rows or any(str(row[place]) not in ("", "–") for row in rows)
+    ]
+    return [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
 def cell(value: object) -> str:
     """Return what stands in a cell of a table, which no bar in it ends."""
     return re.sub(r"\\*\|", lambda bar: "\\|", str(value))

@@ -21,6 +21,7 @@ from espnet_spike.results.hardware_findings import (
     sparsity_of,
     whole,
 )
+from espnet_spike.utils.files import plural
 
 HOT_SPOTS = 3
 ABSENT = "–"
@@ -141,7 +142,10 @@ def notes(found: Simulations) -> str:
     error = max(f["fit"]["float_error_max"] for f in found.values())
     clocks = each(lambda f: f"{f['hardware']['clock_mhz']:g} MHz")
     operands = each(
-        lambda f: f"{f['utterances']} utterances ({f['frames']} frames) of `{f['data']}`"
+        lambda f: (
+            f"{plural(f['utterances'], 'utterance')} ({plural(f['frames'], 'frame')}) of "
+            f"`{f['data']}`"
+        )
     )
     # what simulations of before this was recorded left out is not known
     absent = {part: None for f in found.values() for part in f.get("left_out", [])}

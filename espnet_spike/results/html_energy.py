@@ -1,5 +1,6 @@
 """The part of the report on operations and energy, from what stage 12 counted."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ from espnet_spike.results.energy_tables import (
     twin_name,
 )
 from espnet_spike.results.figures import energy_by_layer
+from espnet_spike.results.formatting import without_blanks
 from espnet_spike.results.html import Html, definitions, el, figure, missing, table
+from espnet_spike.utils.files import plural
 
 COUNTED = ("front_end", "encoder")
 PICO, MICRO, MEGA = 1e-12, 1e-6, 1e6
@@ -79,7 +82,7 @@ def energy_parts(counts: Mapping[str, Mapping[str, Any]]) -> list[Html]:
         rows = [[name, *decoder_cells(decoder)] for name, decoder in decoders.items()]
         parts += [
             el("h3", "Decoder"),
-            table(DECODER_HEAD[2:], rows, label="decoder"),
+            table(*without_blanks(DECODER_HEAD[2:], rows), label="decoder"),
             el("p", DECODER_NOTE, class_="note"),
         ]
     uncovered = sorted({key for count in counts.values() for key in count["uncovered"]})
@@ -100,14 +103,14 @@ def energy_table(counts: Mapping[str, Mapping[str, Any]]) -> Html:
                 row: list[object] = [name, model, label]
                 row.append(f"{found['joules_per_second'] / MICRO:.3g}")
                 for millijoules, ratio, interval in baselines(found):
-                    there = ratio != "–"
+                    there = re.fullmatch(r"[\d.e+-]+", millijoules)
                     micro = f"{1e3 * float(millijoules):.3g}" if there else millijoules
                     row += [micro, ratio, interval]
                 rows.append(row)
     head = ["set", "cost model", "energy of", "ours, µJ/s"]
     for title in BASELINES.values():
         head += [f"{title}, µJ/s", "ratio", "95 %"]
-    return table(head, rows, left=3, label="energy")
+    return table(*without_blanks(head, rows), left=3, label="energy")
 
 
 def operation_table(count: Mapping[str, Any]) -> Html:
@@ -167,7 +170,7 @@ def cost_model(energy: Mapping[str, Any]) -> Html:
 def count_provenance(count: Mapping[str, Any]) -> list[tuple[object, object]]:
     """Return how the operations were counted, for the list at the page's end."""
     environment = count["environment"]
-    seconds = f"{count['utterances']} utterances, {count['audio_seconds']:.1f} s of audio"
+    seconds = f"{plural(count['utterances'], 'utterance')}, {count['audio_seconds']:.1f} s of audio"
     versions = f"torch {environment['torch']}, git {environment['git']}"
     return [
         ("operations counted", f"{count['checkpoint']} on {seconds}, {count['finished']}"),

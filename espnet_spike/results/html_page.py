@@ -21,7 +21,7 @@ from espnet_spike.results.breakdown import (
     training_texts,
     word_frequency,
 )
-from espnet_spike.results.energy_tables import BASELINES, baselines
+from espnet_spike.results.energy_tables import BASELINES, baselines, is_dense
 from espnet_spike.results.formatting import number, scored_of, thousands
 from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
@@ -106,6 +106,8 @@ def tiles(material: Material) -> Html:
         found.append((f"{sum(rates.values()) / len(rates):.3f}", f"mean {what} of the layers"))
     for name, count in list(material.counts.items())[:1]:
         model, energy = next(iter(count["energy"].items()))
+        if is_dense(energy):
+            continue
         (_, trained, _), (_, dense, _), _ = baselines(energy["compute"])
         fair, usual = (f"its {BASELINES[key]}" for key in ("trained_twin", "twin"))
         if trained != "–":
@@ -208,7 +210,7 @@ def breakdown_section(material: Material) -> Html:
         ]
         parts.append(el("div", *(el("div", one) for one in found), class_="columns"))
         if len(speakers) > SHOWN_SPEAKERS:
-            line = f"The {SHOWN_SPEAKERS} worst of {len(speakers)} speakers."
+            line = f"The {SHOWN_SPEAKERS} worst of {plural(len(speakers), 'speaker')}."
             parts.append(el("p", line, class_="note"))
     if texts:
         note = "Inserted words count for utterances and speakers, not for words of a frequency."

@@ -36,6 +36,7 @@ from espnet_spike.results.formatting import (
     scored_of,
     table,
     thousands,
+    without_blanks,
 )
 from espnet_spike.results.hardware_tables import simulation_lines
 from espnet_spike.results.scoring import METRICS, read_counts, table_head, table_row
@@ -259,7 +260,7 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
         "",
         f"- encoder `{result['encoder']}`, {thousands(result['parameters'])} parameters",
         f"- training: `{training['config'] or '–'}`, seed {training['seed']}, "
-        f"{epochs} epochs{seconds}",
+        f"{epochs} {'epoch' if training['max_epoch'] == 1 else 'epochs'}{seconds}",
     ]
     if result.get("verdict"):
         lines.append(f"- {result['verdict']['line']}")
@@ -348,10 +349,10 @@ def render(
     if tables := energy_tables(results):
         lines += ["## Operations and energy", ""]
         for title, head, rows in tables:
-            lines += [title, "", *table(head, rows, left=3), ""]
+            lines += [title, "", *table(*without_blanks(head, rows), left=3), ""]
         lines += energy_notes(results)
         if rows := decoder_rows(results):
-            lines += [DECODER_NOTE, "", *table(DECODER_HEAD, rows, left=3), ""]
+            lines += [DECODER_NOTE, "", *table(*without_blanks(DECODER_HEAD, rows), left=3), ""]
     if energies := energy_over_seeds(experiments):
         lines += [
             "### Energy over several seeds",
@@ -424,7 +425,7 @@ def copy_between_marks(lines: Sequence[str], target: Path) -> None:
         there = [line for line in old[len(before) :] if line.startswith(EXPERIMENT)]
         if lost := [line.removeprefix("### ") for line in there if line not in set(lines)]:
             raise UserError(
-                f"{target} holds results of {len(lost)} experiments that are not at hand: "
+                f"{target} holds results of {plural(len(lost), 'experiment')} not at hand: "
                 f"{name_some(lost)}; they would be lost",
                 "bring their folders back, or take their results out of the file yourself",
             )

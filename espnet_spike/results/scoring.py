@@ -26,7 +26,14 @@ from espnet_spike.data.tokens import SPACE, UNKNOWN, read_bpe_model
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.results import formatting
 from espnet_spike.results.bootstrap import SEED, Interval, error_interval
-from espnet_spike.utils.files import name_some, read_lines, read_table, write_json, write_lines
+from espnet_spike.utils.files import (
+    name_some,
+    plural,
+    read_lines,
+    read_table,
+    write_json,
+    write_lines,
+)
 
 METRICS = ("wer", "cer", "ter")
 COLUMNS = ("corr", "sub", "del", "ins")
@@ -124,7 +131,7 @@ def normalized_pairs(
     blank = [key for key, text in zip(keys, ref_texts, strict=True) if not text]
     if blank:
         raise UserError(
-            f"{ref_path}: {len(blank)} blank references: {name_some(blank)}",
+            f"{ref_path}: {plural(len(blank), 'blank reference')}: {name_some(blank)}",
             "an error rate needs something to compare with: remove these utterances from the set",
         )
     return keys, ref_texts, [normalize(hyps[key]) for key in keys]
@@ -238,7 +245,7 @@ def align(
     total = kaldialign.batch_error_rate(refs, hyps)["total"]
     if total != counts.errors.sum():
         raise AssertionError(
-            f"{metric}: {counts.errors.sum()} errors by jiwer, {total} by kaldialign"
+            f"{metric}: {plural(counts.errors.sum(), 'error')} by jiwer, {total} by kaldialign"
         )
     return Score(metric, refs, hyps, alignments, counts)
 

@@ -1,5 +1,6 @@
 """Try models and codings on a grid of cores."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.operations import KINDS, LOOPS
 from espnet_spike.simulator.record import Recording
 from espnet_spike.simulator.simulate import simulate_recording, summary
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.pareto import pareto
 
+_logger = logging.getLogger(__name__)
 MOST_VERDICTS = 20
 
 
@@ -92,7 +95,10 @@ def explore(
         cores, recording = {}, subject.recording
         chosen = tuple(kind + loop for kind in KINDS for loop in loops)
         recording = replace(recording, codings=tuple(c for c in chosen if c in recording.codings))
-        for hardware in grid:
+        codings = plural(len(recording.codings), "coding")
+        for number, hardware in enumerate(grid, 1):
+            place = subject.name, codings, hardware.name, number, len(grid)
+            _logger.info("%s: %s on core %s (%d of %d)", *place)
             figures = simulate_recording(recording, hardware, subject.log, jobs, few=True)
             points += [
                 Point(

@@ -34,6 +34,7 @@ from espnet_spike.tasks.config_values import (
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.tasks.registry import DECODERS, ENCODERS, MODELS, load_class
 from espnet_spike.utils.cli import quiet
+from espnet_spike.utils.files import plural
 
 # What the commands set themselves: key -> where a user sets it instead.
 RESERVED = {
@@ -197,7 +198,8 @@ def _fit_schedule(args: argparse.Namespace) -> Problems:
     elif isinstance(total, int) and total < needed:
         return [
             f"{key}: {total}, but max_epoch {args.max_epoch} of num_iters_per_epoch "
-            f"{args.num_iters_per_epoch} are {needed} steps, so the training would end with an "
+            f"{args.num_iters_per_epoch} are {plural(needed, 'step')}, so the training would "
+            f"end with an "
             f"error; write {needed}, or auto"
         ]
     return []

@@ -6,6 +6,7 @@ from typing import Any
 
 from espnet_spike.tasks.build import INPUT_SIZE, VOCAB_SIZE
 from espnet_spike.tasks.config import read_training_config
+from espnet_spike.utils.files import plural
 
 
 def describe(
@@ -128,7 +129,7 @@ def format_description(description: Mapping[str, Any]) -> str:
     shortest = description["min_input_frames"]
     lines.append(
         f"  subsampling: {factor if factor is not None else 'unknown'}"
-        + (f" (needs at least {shortest} frames)" if shortest is not None else "")
+        + (f" (needs at least {plural(shortest, 'frame')})" if shortest is not None else "")
     )
     neurons = description["neurons"]
     lines.append(f"  spiking neuron layers: {len(neurons)}")

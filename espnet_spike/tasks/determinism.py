@@ -12,7 +12,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, PREVIOUS_CHECKPOINT
-from espnet_spike.utils.files import write_json
+from espnet_spike.utils.files import plural, write_json
 from espnet_spike.utils.shapes import read_state
 
 ASKED = "ESPNET_SPIKE_DETERMINISTIC"  # in the environment: reaches processes that ESPnet spawns
@@ -70,9 +70,9 @@ def check(exp_dir: Path) -> None:
         before = read_state(path, Threads, "train under another --asr_tag").threads
         if before != threads:
             raise UserError(
-                f"{exp_dir} was begun with {before} threads, here torch has {threads}",
+                f"{exp_dir} was begun with {plural(before, 'thread')}, here torch has {threads}",
                 f"set OMP_NUM_THREADS={before}, or train under another --asr_tag",
             )
         return
     write_json(path, {"threads": threads}, indent=None)
-    _logger.info("deterministic, with %d threads", threads)
+    _logger.info("deterministic, with %s", plural(threads, "thread"))

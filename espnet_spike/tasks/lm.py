@@ -9,3 +9,5 @@ class SpikeLMTask(BoundedLoaders, LMTask):
     """``LMTask`` whose trainer records each epoch."""
 
     trainer = SpikeTrainer
+    # its loss is a mean over tokens, in nats
+    has_perplexity = True

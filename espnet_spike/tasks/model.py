@@ -21,6 +21,7 @@ from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.tasks.output_length import is_too_short
 from espnet_spike.utils.checkpoints import load_tensors
 from espnet_spike.utils.cli import quiet
+from espnet_spike.utils.files import plural
 
 with late_imports():
     from espnet2.asr.espnet_model import ESPnetASRModel
@@ -98,8 +99,8 @@ class SpikeASRModel(ESPnetASRModel):
         """
         if self.frontend is None and speech.dim() < 3:
             raise UserError(
-                f"a waveform of {speech.shape[-1]} samples, where the model takes features "
-                "(B, T, D)",
+                f"a waveform of {plural(speech.shape[-1], 'sample')}, where the model takes "
+                "features (B, T, D)",
                 "espnet_spike.Recognizer(MODEL).transcribe({name: path}) reads audio; "
                 "espnet_spike.FeatureExtractor makes features of samples",
             )
@@ -116,7 +117,9 @@ class SpikeASRModel(ESPnetASRModel):
                 raise
             samples = speech.shape[1]
             raise TooShortUttError(
-                f"{samples} samples are too few for the front end: {error}", samples, samples + 1
+                f"{plural(samples, 'sample')}: too few for the front end: {error}",
+                samples,
+                samples + 1,
             ) from error
 
     def task_loss(self, **batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
@@ -221,8 +224,8 @@ class Teacher:
             shown, their_lengths = _frames(teacher.encoder(*inputs[:2]))
             if shown.shape[:2] != xs.shape[:2] or not torch.equal(their_lengths, olens):
                 raise UserError(
-                    f"distill: {self.exp} makes {shown.shape[1]} frames where the model that "
-                    f"learns makes {xs.shape[1]}",
+                    f"distill: {self.exp} makes {plural(shown.shape[1], 'frame')} where the model "
+                    f"that learns makes {xs.shape[1]}",
                     "both need the same input_layer",
                 )
             soft = F.log_softmax(teacher.ctc.ctc_lo(shown) / self.temperature, -1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import plural
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +139,7 @@ def _try(model: "torch.nn.Module", factory: Any, keys: Batch, use_amp: bool) -> 
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"a training batch of {len(keys)} utterances does not fit into the memory of "
+            f"a training batch of {plural(len(keys), 'utterance')} does not fit into the memory of "
             f"{_name(device)}: {sizes}, utterances {keys[0]} ... ({str(error).splitlines()[0]})",
             HINT,
         ) from error

@@ -19,7 +19,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.training.check import check_data_dir, check_finite, damage, feature_size
 from espnet_spike.training.splits import split
 from espnet_spike.utils.cli import quiet
-from espnet_spike.utils.files import read_lines, read_table, write_lines
+from espnet_spike.utils.files import plural, read_lines, read_table, write_lines
 from espnet_spike.utils.yaml import read_yaml
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
@@ -224,7 +224,8 @@ class Features:
             )
             lines += [f"{name} {utt} {reason}" for utt, reason in dropped]
             if dropped:
-                _logger.warning("%s: %d utterances are too short and dropped", name, len(dropped))
+                lost = plural(len(dropped), "utterance")
+                _logger.warning("%s: %s dropped as too short", name, lost)
         listing = exp_dir / "dropped.txt"
         write_lines(listing, lines)
         if lines:

@@ -61,7 +61,7 @@ from espnet_spike.training.thresholds import (
     mean_of_lowest,
     percentile,
 )
-from espnet_spike.utils.files import read_text, write_json
+from espnet_spike.utils.files import plural, read_text, write_json
 from espnet_spike.utils.options import choose
 from espnet_spike.utils.shapes import misfit
 
@@ -74,6 +74,7 @@ ALL = "all"  # stands for the point in a step that changes every point
 
 Step = dict[str, Any]
 
+TOLD = 10  # times that a search by points tells how far it is
 _logger = logging.getLogger(__name__)
 
 
@@ -227,24 +228,29 @@ class Calibrator:
                 loss = self.passes.loss()
             header = self.steps.begin({"base_loss": loss, "order": list(order)})
         elif self.steps.left:
-            _logger.info("going on after %d steps", self.steps.left)
+            _logger.info("going on after %s", plural(self.steps.left, "step"))
         self.state["base_loss"] = self.reference = self.loss = header["base_loss"]
         order_kept: list[str] = header["order"]
+        points = plural(len(order_kept), "point")
         _logger.info(
-            "base loss %.4f, %d points, loss over %s base below %g",
-            *(header["base_loss"], len(order_kept), self.conf.base, self.conf.bound),
+            "base loss %.4f, %s, loss over %s base below %g",
+            *(header["base_loss"], points, self.conf.base, self.conf.bound),
         )
         return order_kept
 
     def _by_point(self, order: Sequence[str]) -> None:
         """Search through percentiles of one point after the other."""
         chosen: dict[str, list[float]] = {}
+        points = plural(len(order), "point")
         for number, name in enumerate(order, 1):
             start = most_often(chosen.get(self._kind(name), ()))
             p = self._search(name, f"point {number} of {len(order)}, ", start)
             chosen.setdefault(self._kind(name), []).append(p)
             if self.conf.base == "running":
                 self.reference = self.loss
+            if number * TOLD // len(order) > (number - 1) * TOLD // len(order):
+                ratio = self.loss / self.state["base_loss"]
+                _logger.info("%d of %s, loss ratio %.5f", number, points, ratio)
 
     def _search(self, name: str, progress: str, start: float) -> float:
         """Choose the threshold of a point; return its percentile, 0 for none."""
@@ -304,6 +310,12 @@ class Calibrator:
                 step = self._try(p, name, {name: T}, f"point {number} of {len(points)}, ")
                 if not step["accepted"]:
                     frozen.add(name)
+            ratio = self.loss / self.state["base_loss"]
+            still = len(points) - len(frozen)
+            _logger.info(
+                "%g %%: %d of %s go on, loss ratio %.5f",
+                *(p, still, plural(len(points), "point"), ratio),
+            )
 
     def _tell_dead(self, name: str) -> None:
         # a dead point is as sparse as can be, and has nothing to choose a threshold from
@@ -317,7 +329,7 @@ class Calibrator:
             self.steps.write(step)
             verb = "accepted" if step["accepted"] else "refused"
             what = "the first thresholds" if step["T"] is None else f"T {step['T']:.4g}"
-            _logger.info(
+            _logger.debug(
                 "%s%s: %g %%, %s, loss ratio %.5f, %s", progress, name, p, what, step["ratio"], verb
             )
             if self.after_step is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_spike.data.ark import parse_entry
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import has_mark, iter_all_lines, name_some, read_table
+from espnet_spike.utils.files import has_mark, iter_all_lines, name_some, plural, read_table
 
 
 def check_data_dir(folder: Path) -> None:
@@ -116,7 +116,7 @@ def check_complete(stats_dir: Path, data_dir: Path) -> None:
     found = read_table(stats_dir / "speech_shape").keys()
     if wanted != found:
         raise UserError(
-            f"{stats_dir}: {len(found)} of {len(wanted)} utterances have statistics, "
+            f"{stats_dir}: {len(found)} of {plural(len(wanted), 'utterance')} have statistics, "
             f"missing: {name_some(wanted - found)}",
             f"see {stats_dir.parent / 'stats.log'}",
         )
@@ -164,7 +164,7 @@ def check_machine(folder: Path, ngpu: int, parameters: int, keep_nbest: int) -> 
 
     found = torch.cuda.device_count()
     if ngpu > found:
-        raise UserError(f"--ngpu {ngpu}, but {found} GPUs are seen", f"give --ngpu {found}")
+        raise UserError(f"--ngpu {ngpu}, but {plural(found, 'GPU')} seen", f"give --ngpu {found}")
     needed = 4 * parameters * (2 * 3 + keep_nbest + 2)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free

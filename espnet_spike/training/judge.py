@@ -16,7 +16,7 @@ from espnet_spike.experiment import (
     read_epochs,
 )
 from espnet_spike.utils.checkpoints import is_whole
-from espnet_spike.utils.files import write_json
+from espnet_spike.utils.files import plural, write_json
 from espnet_spike.utils.shapes import read_state
 
 # A loss that moved less than this, relatively, has not moved.
@@ -101,7 +101,7 @@ def check_learnt(epochs: Epochs, log: Path) -> None:
         cause = (
             "accum_grad is larger than the number of batches an epoch"
             if steps == 0
-            else f"the gradient was NaN or infinite in all {steps} steps"
+            else f"the gradient was NaN or infinite in each of {plural(steps, 'step')}"
         )
         raise UserError(f"nothing learnt: no update was applied, {cause}", hint)
     for phase in ("train", "valid"):
@@ -112,7 +112,7 @@ def check_learnt(epochs: Epochs, log: Path) -> None:
     if not last["applied"]:
         raise UserError(
             f"training broke down: no update was applied in epoch {last['epoch']}, "
-            f"the gradient was NaN or infinite in all {last['steps']} steps",
+            f"the gradient was NaN or infinite in each of {plural(last['steps'], 'step')}",
             "lower the learning rate (optim_conf lr) or grad_clip and train under a new --asr_tag",
         )
     if not any(e["parameters_moved"] for e in epochs):
@@ -121,7 +121,8 @@ def check_learnt(epochs: Epochs, log: Path) -> None:
     probe = [loss for loss in epochs[0]["probe_loss"] if loss is not None]
     if _unmoved(losses) and _unmoved(probe):
         raise UserError(
-            f"nothing learnt: the loss did not move ({losses[-1]:g} after {len(epochs)} epochs)",
+            f"nothing learnt: the loss did not move ({losses[-1]:g} after "
+            f"{plural(len(epochs), 'epoch')})",
             f"is the learning rate too small? {hint}",
         )
 
@@ -134,7 +135,7 @@ def check_finished(epochs: Epochs, config: Mapping[str, Any], log: Path) -> None
     if stopped_early(epochs, config["patience"], config["early_stopping_criterion"]):
         return
     raise UserError(
-        f"training ended after {done} of {config['max_epoch']} epochs",
+        f"training ended after {done} of {plural(config['max_epoch'], 'epoch')}",
         f"see {log}; run the same command again to resume",
     )
 

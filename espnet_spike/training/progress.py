@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -15,16 +16,18 @@ from typing import Any, TextIO
 from espnet_spike.errors import UserError, cure_of, system_error
 from espnet_spike.experiment import EPOCHS, unhealthy_layers
 from espnet_spike.tasks.oom_scan import HINT, is_out_of_memory
-from espnet_spike.utils.files import last_lines
+from espnet_spike.utils.files import last_lines, plural
 
+MOST_NATS = 700.0  # of a loss whose exponential is a number
 _FORMAT = "%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s"
 
 
 @contextlib.contextmanager
-def logged(log: Path, show_epochs: bool = True) -> Iterator[None]:
+def logged(log: Path, show_epochs: bool = True, perplexity: bool = False) -> Iterator[None]:
     """Send everything this process and its children print to ``log``, appending.
 
-    With ``show_epochs`` a line an epoch goes to the terminal meanwhile. An exception leaves its
+    With ``show_epochs`` a line an epoch goes to the terminal meanwhile, of a language model with
+    its ``perplexity``. An exception leaves its
     traceback in the log and its last lines on the terminal.
 
     Raises:
@@ -45,7 +48,7 @@ def logged(log: Path, show_epochs: bool = True) -> Iterator[None]:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     failure: BaseException | None = None
-    lines = EpochLines(log.parent / EPOCHS, terminal) if show_epochs else None
+    lines = EpochLines(log.parent / EPOCHS, terminal, perplexity) if show_epochs else None
     try:
         stream.write(f"# started {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
@@ -78,16 +81,31 @@ def logged(log: Path, show_epochs: bool = True) -> Iterator[None]:
     ) from failure
 
 
-def epoch_line(record: dict[str, Any], mean_seconds: float) -> str:
-    """Describe a finished epoch in one line: losses, cer_ctc, firing rate or sparsity, time."""
+def perplexity_of(loss: float | None) -> float | None:
+    """Return the perplexity of a token whose mean negative log-probability is ``loss`` nats."""
+    return None if loss is None or loss > MOST_NATS else math.exp(loss)
+
+
+def epoch_line(record: dict[str, Any], mean_seconds: float, perplexity: bool = False) -> str:
+    """Describe a finished epoch in one line: losses, cer_ctc, firing rate or sparsity, time.
+
+    Args:
+        record: a line of ``epochs.jsonl``.
+        mean_seconds: of an epoch.
+        perplexity: show that of the validation set, as the loss is a mean over tokens.
+    """
     train, valid = record["train"], record["valid"]
     parts = [f"epoch {record['epoch']}/{record['max_epoch']}"]
     parts.append(f"loss {_number(train.get('loss'))} (valid {_number(valid.get('loss'))})")
+    if perplexity:
+        parts.append(f"perplexity {_number(perplexity_of(valid.get('loss')))}")
     for key in ("cer_ctc", "acc", "firing_rate", "sparsity"):
         if valid.get(key) is not None:
             parts.append(f"{key.replace('firing_rate', 'firing rate')} {_number(valid[key])}")
     if record["applied"] < record["steps"]:
-        parts.append(f"{record['steps'] - record['applied']} of {record['steps']} updates skipped")
+        parts.append(
+            f"{record['steps'] - record['applied']} of {plural(record['steps'], 'update')} skipped"
+        )
     parts.append(duration(record["seconds"]))
     left = record["max_epoch"] - record["epoch"]
     if left > 0:
@@ -110,7 +128,10 @@ class EpochLines:
     A file, not a callback: with several GPUs the training runs in spawned processes.
     """
 
-    def __init__(self, path: Path, terminal: TextIO, interval: float = 0.2) -> None:
+    def __init__(
+        self, path: Path, terminal: TextIO, perplexity: bool = False, interval: float = 0.2
+    ) -> None:
+        self._perplexity = perplexity
         self._path = path
         self._terminal = terminal
         self._interval = interval
@@ -145,7 +166,7 @@ class EpochLines:
                 continue  # of a process that was killed
             self._seconds.append(record["seconds"])
             mean = sum(self._seconds) / len(self._seconds)
-            print(epoch_line(record, mean), file=self._terminal, flush=True)
+            print(epoch_line(record, mean, self._perplexity), file=self._terminal, flush=True)
             if odd := unhealthy_layers(record["valid"]):
                 print(f"  warning: {odd}", file=self._terminal, flush=True)
 

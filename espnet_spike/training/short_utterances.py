@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.output_length import OutputLength
-from espnet_spike.utils.files import iter_table, read_table, replacing_text
+from espnet_spike.utils.files import iter_table, plural, read_table, replacing_text
 
 
 def ctc_frames(tokens: Sequence[int]) -> int:
@@ -72,10 +72,10 @@ def drop_short(
             if count == 0:
                 dropped.append((utt, "empty transcript"))
             elif not length.reaches(least, 1):
-                few = f"{least} {length.unit}{faster} are too few for the subsampling"
+                few = f"{least} {length.unit}{faster}: too few for the subsampling"
                 dropped.append((utt, few))
             elif not length.reaches(least, enough):
-                short = f"{length(least)} encoder frames{faster}, CTC needs {enough}"
+                short = f"{plural(length(least), 'encoder frame')}{faster}, CTC needs {enough}"
                 dropped.append((utt, short))
             else:
                 kept += 1
@@ -99,7 +99,8 @@ def _sizes(speech_shape: Path, text_shape: Path) -> Iterator[tuple[str, int, int
         if utt != other:
             odd = sorted(read_table(speech_shape).keys() ^ read_table(text_shape).keys())
             raise UserError(
-                f"{speech_shape} and {text_shape} differ in {len(odd)} utterances, first: {odd[0]}"
+                f"{speech_shape} and {text_shape} differ in {plural(len(odd), 'utterance')}, "
+                f"first: {odd[0]}"
                 if odd
                 else f"{speech_shape} and {text_shape} are not in the same order",
                 "run the stats stage again",

@@ -155,7 +155,7 @@ def calibrate(asr_exp: Path, train_dir: Path, conf: Calibration, init: Path) -> 
     kept = ("key", "thresholds", "unraised", "final_ratio", "sparsity", "base_loss")
     report = {k: state[k] for k in kept}
     files.write_json(record, report | {"model": str(model_file)}, sort_keys=True)
-    _logger.info("thresholds of %d points: %s", len(thresholds), record)
+    _logger.info("thresholds of %s: %s", files.plural(len(thresholds), "point"), record)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from espnet_spike.training.check import (
 )
 from espnet_spike.training.progress import logged
 from espnet_spike.training.request import TrainingRequest
-from espnet_spike.utils.files import read_table, write_lines
+from espnet_spike.utils.files import plural, read_table, write_lines
 from espnet_spike.utils.yaml import write_config
 
 _logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def collect(request: TrainingRequest[Features]) -> None:
         # ESPnet's recipes: the size of the vocabulary counts for batches by numel
         with_size = [f"{utt} {shape},{vocabulary_size}" for utt, shape in shapes.items()]
         write_lines(part.stats_dir / f"text_shape.{request.tokens.token_type}", with_size)
-        _logger.info("%s: %d utterances", part.stats_dir, len(shapes))
+        _logger.info("%s: %s", part.stats_dir, plural(len(shapes), "utterance"))
     hand_on(features.train_dir, request.exp_dir)
     if size is None:
         write_config(request.exp_dir / FRONT_END, front_end_of(args))

@@ -146,6 +146,6 @@ def run(task: Any, args: argparse.Namespace, number: int) -> None:
     log = Path(args.output_dir) / (LOG if number == 0 else f"train.rank{number}.log")
     if number == 0:
         _logger.info("training in %s, full log in %s", args.output_dir, log)
-    with logged(log, show_epochs=number == 0):
+    with logged(log, number == 0, getattr(task, "has_perplexity", False)):
         # a copy: ESPnet changes its arguments
         task.main(args=copy.deepcopy(args))

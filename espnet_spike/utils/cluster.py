@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.ranges import CLUSTER, check
 from espnet_spike.utils.cli import Parser
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.resources import config_file
 from espnet_spike.utils.yaml import read_yaml
@@ -259,7 +260,8 @@ class Jobs:
                 return
             last = next(reversed(statuses.values()), "unknown")
             raise UserError(
-                f"{self.asked} jobs of the {self.config.cluster} queue ended and no task was "
+                f"{plural(self.asked, 'job')} of the {self.config.cluster} queue ended and no "
+                f"task was "
                 f"finished (exit status of the last: {last})",
                 "see their logs (log_directory): do they reach the machine at "
                 f"{self.cluster.scheduler_address} (option interface), can they import "

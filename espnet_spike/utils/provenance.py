@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from espnet_spike import __version__
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.resources import checkout
 
 PLACEHOLDER = "<corpus_dir>"
@@ -24,7 +25,7 @@ def _environment() -> tuple[tuple[str, str], ...]:
         ("espnet", version("espnet")),
         ("espnet_spike", __version__),
         ("git", git_hash()),
-        ("machine", f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"),
+        ("machine", f"{cpu_name()}, {plural(len(os.sched_getaffinity(0)), 'core')}"),
     )
 
 

@@ -124,7 +124,7 @@ def test_what_is_decided_is_said():
     headers = {"a": AudioInfo(16000, 1, 1), "b": AudioInfo(8000, 1, 2)}
     said = decisions(request, headers)
     assert len(said) == 2 and "8000 Hz (1): all are brought to 16000 Hz" in said[0]
-    assert said[1].startswith("1 files have channels that hold the same")
+    assert said[1].startswith("1 file with channels that hold the same")
     assert not decisions(request, {"a": AudioInfo(8000, 1, 1)})
 
 

@@ -58,7 +58,7 @@ def test_the_layout_is_read_and_spaces_between_words_go(corpus, caplog):
     assert [len(data.text) for data in found.values()] == [8, 3, 3]
     assert found["test"].text["BAC009S0764W0122"] == "而对楼市成交抑制作用最大的限购"
     assert found["test"].utt2spk["BAC009S0764W0122"] == "S0764"
-    assert "no transcript for 1 files: BAC009S0002W0122" in caplog.text
+    assert "no transcript for 1 file: BAC009S0002W0122" in caplog.text
     assert "dev is not whole: 3 of 14326 utterances, 1 of 40 speakers" in caplog.text
     prepare_data_dir.main([f"data/{name}" for name in SPEAKERS])
     assert sets() == found

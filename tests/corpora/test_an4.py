@@ -25,7 +25,7 @@ def test_the_layout_is_read(corpus, caplog):
     assert found["test"].text["fcaw-cen8-b"] == "ELEVEN TWENTY SEVEN FIFTY SEVEN"
     assert found["test"].utt2spk["fcaw-cen8-b"] == "fcaw"
     assert not set(found["train"].utt2spk.values()) & set(found["dev"].utt2spk.values())
-    assert "no transcript for 1 files" in caplog.text
+    assert "no transcript for 1 file" in caplog.text
 
 
 def test_features_in_kaldi_directories_are_read(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def test_a_folder_without_the_corpus_is_refused(tmp_path):
 
 def test_missing_recordings_are_counted_and_named(tmp_path):
     soundfile.write(tmp_path / "0_george_0.wav", np.zeros(800), 8000)
-    with pytest.raises(UserError, match=r"2999 of 3000 recordings are missing: 0_george_1"):
+    with pytest.raises(UserError, match=r"2999 of 3000 recordings missing: 0_george_1"):
         fsdd.find_recordings(tmp_path)
 
 

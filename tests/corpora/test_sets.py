@@ -31,7 +31,7 @@ def test_one_speaker_is_split_by_utterances_with_a_warning(caplog):
     assert len(sets["dev"].text) == 2 and len(sets["train"].text) == 18
     assert not sets["dev"].text.keys() & sets["train"].text.keys()
     assert "the training set has one speaker, s0: 2 utterances" in caplog.text
-    with pytest.raises(UserError, match="has 1 utterances"):
+    with pytest.raises(UserError, match="has 1 utterance"):
         split_off(data_of([1]), 0.5)
 
 
@@ -50,8 +50,8 @@ def test_parts_are_joined_unless_they_overlap():
 def test_what_lacks_audio_or_transcript_is_listed(caplog):
     data = collect("dev", {"a": "A", "b": "B"}, {"b": "b.wav", "c": "c.wav"}, {"a": "s", "b": "s"})
     assert data.text == {"b": "B"} and data.wav == {"b": "b.wav"}
-    assert "no audio for 1 utterances: a" in caplog.text
-    assert "no transcript for 1 files: c" in caplog.text
+    assert "no audio for 1 utterance: a" in caplog.text
+    assert "no transcript for 1 file: c" in caplog.text
     with pytest.raises(UserError, match="no utterance has both"):
         collect("dev", {"a": "A"}, {}, {"a": "s"})
 

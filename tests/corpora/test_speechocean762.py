@@ -49,7 +49,7 @@ def test_the_official_lists_of_the_whole_corpus(recipe, caplog):
     assert "not whole" not in caplog.text
     next((corpus / "WAVE").glob("*/*")).unlink()
     speechocean762.main(["--corpus_dir", str(recipe)])
-    assert "no audio for 1 utterances" in caplog.text and "2499 of 2500" in caplog.text
+    assert "no audio for 1 utterance" in caplog.text and "2499 of 2500" in caplog.text
 
 
 def test_without_a_validation_set_nothing_is_written(recipe):

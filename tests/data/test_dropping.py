@@ -29,14 +29,14 @@ def prepare(path, *options):
 def test_an_utterance_that_a_table_lacks_is_an_error_unless_allowed(data_dir, table):
     remove(data_dir / table, "b")
     before = {file: file.read_bytes() for file in data_dir.iterdir()}
-    with pytest.raises(UserError, match=r"would lose 1 utterances, 0 allowed; n.*: b") as error:
+    with pytest.raises(UserError, match=r"would lose 1 utterance, 0 allowed; n.*: b") as error:
         prepare(data_dir)
     assert "--allow_dropped 1" in error.value.hint
     assert {file: file.read_bytes() for file in data_dir.iterdir()} == before
     prepare(data_dir, "--allow_dropped", "1")
     assert set(DataDir.read(data_dir).text) == {"a", "c"}
     assert set(read_dropped(data_dir)) == {"b"}
-    with pytest.raises(UserError, match="would lose 1 utterances"):
+    with pytest.raises(UserError, match="would lose 1 utterance"):
         prepare(data_dir)  # what was allowed once is not for ever
     remove(data_dir / table, "c")
     with pytest.raises(UserError, match="would lose 2 utterances, 1 allowed"):

@@ -74,7 +74,7 @@ def test_a_test_set_loses_nothing_unseen(tmp_path):
     made, _ = written(tmp_path)
     assert list(made.feats) == ["a"]
     assert "shorter than 20 ms" in (tmp_path / "raw" / DROPPED).read_text()
-    with pytest.raises(UserError, match="a set that is scored would lose 1 utterances"):
+    with pytest.raises(UserError, match="a set that is scored would lose 1 utterance"):
         written(tmp_path, "--test_dir", str(tmp_path / "d"))
 
 

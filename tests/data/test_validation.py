@@ -74,8 +74,8 @@ def test_keys_that_do_not_match_are_dropped_and_counted(data_dir, caplog):
     (data_dir / "text").write_text("a ONE\nb TWO\nz LOST\n")
     data = prepare(data_dir)
     assert set(data.text) == {"a", "b"}
-    assert "dropped 1 utterances, not in text: c" in caplog.text
-    assert "dropped 1 utterances, no audio: z" in caplog.text
+    assert "dropped 1 utterance, not in text: c" in caplog.text
+    assert "dropped 1 utterance, no audio: z" in caplog.text
 
 
 def test_no_common_key_is_an_error(data_dir):
@@ -137,7 +137,7 @@ def test_several_channels_are_counted(data_dir, caplog):
     stereo = np.stack([tone(0.5), tone(0.5)], axis=1)
     soundfile.write(DataDir.read(data_dir).wav["b"], stereo, 16000)
     prepare(data_dir)
-    assert "1 recordings have several channels" in caplog.text
+    assert "1 recording of several channels" in caplog.text
 
 
 def test_commands_need_permission(data_dir, tmp_path):
@@ -187,7 +187,7 @@ def test_several_directories_are_prepared(tmp_path, caplog):
     for name in ("x", "y"):
         make_data_dir(tmp_path / name, {"a": 0.1})
     prepare_data_dir.main([str(tmp_path / "x"), str(tmp_path / "y")])
-    assert caplog.text.count("1 utterances, 1 speakers") == 2
+    assert caplog.text.count("1 utterance, 1 speaker") == 2
 
 
 def test_hours_are_those_of_the_utterances(data_dir):

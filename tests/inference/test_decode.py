@@ -276,7 +276,7 @@ def test_an_ngram_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="batch_size 2: it takes no batches"):
         decode_module.check_ngram(path, tmp_path, replace(settings, batch_size=2))
     config.write_text(yaml.safe_dump({"token_list": [*names[:3], "b", *names[3:]]}))
-    with pytest.raises(UserError, match=r"2\.arpa lacks 1 tokens of .*: b"):
+    with pytest.raises(UserError, match=r"2\.arpa lacks 1 token of .*: b"):
         decode_module.check_ngram(path, tmp_path, settings)
     path.write_text(path.read_text()[:90])
     with pytest.raises(UserError, match=r"2\.arpa: KenLM cannot read it"):
@@ -497,7 +497,7 @@ def test_a_lost_hypothesis_is_named(recipe, tmp_path, monkeypatch):
         path.write_text("".join(path.read_text().splitlines(True)[1:]))
 
     monkeypatch.setattr(worker, "infer", lossy)
-    with pytest.raises(UserError, match="no hypothesis for 1 utterances: utt3_"):
+    with pytest.raises(UserError, match="no hypothesis for 1 utterance: utt3_"):
         in_process(recipe, tmp_path / "d", monkeypatch, "--batch_size 8", ("dev",))
     # nothing of it is kept: the next call decodes anew
     monkeypatch.setattr(worker, "infer", real)

@@ -1,4 +1,11 @@
-from espnet_spike.results.energy_tables import baselines, energy_tables, twin_name
+from espnet_spike.results.energy_tables import (
+    baselines,
+    columns_of,
+    count_lines,
+    energy_tables,
+    is_dense,
+    twin_name,
+)
 
 
 def test_sparsity_of_points_stands_in_the_table():
@@ -48,3 +55,28 @@ def test_the_trained_twin_is_named():
     assert twin_name({"trained_twin": None}) == "none given (--twin_exp)"
     assert twin_name({"trained_twin": {"itself": True}}).startswith("itself")
     assert twin_name({"trained_twin": {"asr_exp": "exp/asr_t"}}) == "exp/asr_t"
+
+
+def dense_energy():
+    other = {"joules_per_second": 3e-3, "ratio": 1.01, "ratio_ci": [1.0, 1.02]}
+    other["ratio_ci_meaningful"] = True
+    column = {"joules_per_second": 2.97e-3, "against": dict.fromkeys(("trained_twin", "quantised"))}
+    column["against"]["twin"] = other
+    column["against"]["trained_twin"] = other
+    return {"twin": "itself, nothing skipped", "compute": column, "total": column}
+
+
+def test_a_dense_model_saves_nothing_over_itself():
+    energy = dense_energy()
+    assert is_dense(energy) and not is_dense({"twin": "dense encoder"})
+    for _, found in columns_of(energy):
+        assert baselines(found) == [("itself", "–", ""), ("3", "–", ""), ("no spikes", "–", "")]
+    result = {
+        **{"utterances": 1, "audio_seconds": 5.0, "uncovered": {}, "spikes_made_real": {}},
+        "per_second": dict.fromkeys(("synops", "macs", "dense_macs"), 1.0),
+        **{"sparsity": {"activations": None}, "energy": {"prices": energy}, "skipped": []},
+        "trained_twin": {"itself": True},
+    }
+    lines = "\n".join(count_lines({"test": result}))
+    assert "1.01" not in lines and "sparsity" not in lines
+    assert "test: 1 utterance," in lines and "nothing skipped 3 mJ/s" in lines

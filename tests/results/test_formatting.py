@@ -1,7 +1,7 @@
 import pytest
 
 from espnet_spike.results.bootstrap import Interval
-from espnet_spike.results.formatting import ends, number, table, thousands
+from espnet_spike.results.formatting import ends, number, table, thousands, without_blanks
 
 
 def test_a_table_has_text_on_the_left_and_numbers_on_the_right():
@@ -39,3 +39,13 @@ def test_an_interval_of_little_is_marked():
         "1.00 .. 2.00 *",
         "utterances, two trainings",
     ]
+
+
+def test_columns_that_say_nothing_are_left_out():
+    head = ["set", "firing rate", "sparsity %", "MAC"]
+    rows = [["dev", "–", "–", 3], ["test", "–", "51.8", 0]]
+    assert without_blanks(head, rows) == (
+        ["set", "sparsity %", "MAC"],
+        [["dev", "–", 3], ["test", "51.8", 0]],
+    )
+    assert without_blanks(head, []) == (head, [])

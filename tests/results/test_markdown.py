@@ -281,7 +281,7 @@ def test_results_that_are_not_at_hand_are_not_overwritten(recipe):
     copy = recipe / "RESULTS.md"
     before = f"{BEGIN}\n## Experiments\n\n### asr_of_last_year\n\n{END}\n"
     copy.write_text(before)
-    with pytest.raises(UserError, match=r"1 experiments that are not at hand: asr_of_last_year"):
+    with pytest.raises(UserError, match=r"1 experiment not at hand: asr_of_last_year"):
         make_report("--copy_to", "RESULTS.md")
     assert copy.read_text() == before
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -27,7 +28,8 @@ def test_the_front_holds_what_nothing_beats():
     assert front(points) == [fast, same, between, frugal]
 
 
-def test_a_grid_is_explored_and_resumed(tmp_path, monkeypatch, capsys):
+def test_a_grid_is_explored_and_resumed(tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level("INFO")
     made = record("iml")[2]
     monkeypatch.setattr(simulation, "record_experiment", lambda *_: (made, "x.pth"))
     (tmp_path / "asr_x").mkdir()
@@ -45,6 +47,8 @@ def test_a_grid_is_explored_and_resumed(tmp_path, monkeypatch, capsys):
     options += ["--loops", "plain", "blocked"]
     command.main([*options, "--best", "3"])
     output = capsys.readouterr().out
+    assert "recording asr_x (1 of 1)" in caplog.text
+    assert re.search(r"asr_x: \d+ codings on core \S+ \(4 of 4\)", caplog.text)
     assert "24 points on 4 cores" in output and "horowitz45_sram1m" in output
     rows = [line.split("|")[1:-1] for line in output.splitlines() if line.startswith("|asr_x")]
     assert [float(row[4]) for row in rows[:3]] == sorted(float(row[4]) for row in rows[:3])

@@ -1,6 +1,7 @@
 """What of ESPnet reads files is asked through here, and takes nothing that does not fit."""
 
 import argparse
+import logging
 import pathlib
 import sys
 
@@ -140,3 +141,9 @@ def test_keys_of_another_release_are_warned_of(caplog):
     with pytest.raises(UserError, match="builds no model"):
         espnet.build_filled(SpikeASRTask, args, "exp/x.pth")
     assert "written by ESPnet 209901" in caplog.text and "an_option_of_then" in caplog.text
+
+
+def test_ctc_alone_is_no_news_of_the_decoder(caplog):
+    logging.warning("Set decoder to none as ctc_weight==1.0")
+    logging.warning("another note of ESPnet")
+    assert caplog.messages == ["another note of ESPnet"]

@@ -1,6 +1,7 @@
 """The search for thresholds: its orders, its log, and that it goes on where it was killed."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -243,7 +244,7 @@ DECODER = {
 
 
 def test_a_hybrid_model_with_points_in_the_decoder(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", logger="espnet_spike.training.calibration")
     g = torch.Generator().manual_seed(0)
     data = [
         {
@@ -290,6 +291,9 @@ def test_a_hybrid_model_with_points_in_the_decoder(tmp_path, caplog):
     assert "encoder.embed.f2 never passes anything" in caplog.text
     assert "point 3 of 20, encoder.encoders.0.attn.f3: 10 %, T 0." in caplog.text
     assert "going on after 20 steps" in caplog.text
+    told = [r.message for r in caplog.records if r.levelname == "INFO"]
+    assert not any("T 0." in line for line in told)  # of each threshold: --verbose
+    assert any(re.fullmatch(r"4 of 20 points, loss ratio \d\.\d+", line) for line in told)
     # the first step of a later point of a kind is at what was chosen for those before
     first = {}
     for row in whole.state["points"]:

@@ -78,7 +78,7 @@ def test_a_machine_that_does_not_suffice_is_refused_before_anything_is_written(
     check_machine(folder, 0, parameters=1000, keep_nbest=3)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     check_machine(folder, 1, parameters=1000, keep_nbest=3)
-    with pytest.raises(UserError, match="--ngpu 2, but 1 GPUs are seen"):
+    with pytest.raises(UserError, match="--ngpu 2, but 1 GPU seen"):
         check_machine(folder, 2, parameters=1000, keep_nbest=3)
     usage = shutil.disk_usage(tmp_path)
     free = 4 * 10**9 * (2 * 3 + 3 + 2)

@@ -45,7 +45,7 @@ def test_learnt():
     ("epochs", "cause"),
     [
         ([], "no epoch was trained"),
-        ([epoch(1, applied=0)], "no update was applied, the gradient was NaN .* all 5 steps"),
+        ([epoch(1, applied=0)], "no update was applied, the gradient was NaN .* each of 5 steps"),
         ([epoch(1, applied=0, steps=0)], "accum_grad is larger"),
         ([epoch(1), epoch(2, train=None)], "the train loss of epoch 2 is not finite"),
         ([epoch(1), epoch(2, valid=None)], "the valid loss of epoch 2 is not finite"),

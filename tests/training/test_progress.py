@@ -9,7 +9,7 @@ import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import EPOCHS, unhealthy_layers
-from espnet_spike.training.progress import EpochLines, duration, epoch_line, logged
+from espnet_spike.training.progress import EpochLines, duration, epoch_line, logged, perplexity_of
 
 
 def record(epoch=3, **more):
@@ -35,6 +35,11 @@ def test_a_line_tells_loss_error_firing_rate_and_time_left():
 
 
 def test_sparsity_and_layers_that_hardly_fire_or_always(tmp_path):
+    assert "perplexity" not in epoch_line(record(), 1.0)
+    line = epoch_line(record(valid={"loss": 2.0}), 1.0, perplexity=True)
+    assert "(valid 2)  perplexity 7.389" in line
+    assert "perplexity not finite" in epoch_line(record(valid={"loss": None}), 1.0, True)
+    assert perplexity_of(1e9) is None
     assert "sparsity 0.62" in epoch_line(record(valid={"sparsity": 0.62}), 1.0)
     rates = {"firing_rate": 0.3, "firing_rate_a.b": 0.005, "firing_rate_c": 0.3}
     assert unhealthy_layers(rates) == "firing rate below 0.01: a.b"

@@ -315,7 +315,7 @@ def test_short_utterances_are_dropped_counted_and_listed(work, caplog):
     exp = train(work)
     listed = (exp / "dropped.txt").read_text()
     assert listed == "train u2 1 encoder frames, CTC needs 4\n"
-    assert "train: 1 utterances are too short" in caplog.text
+    assert "train: 1 utterance dropped as too short" in caplog.text
     assert "u2" not in (exp / "shapes" / "train" / "speech_shape").read_text()
 
 

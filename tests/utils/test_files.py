@@ -3,8 +3,10 @@
 import ast
 import errno
 import hashlib
+import itertools
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -300,3 +302,62 @@ def test_a_file_of_the_longest_name_is_written(tmp_path):
         with replacing(too_long):
             raise AssertionError("no work is done that cannot be kept")
     assert caught.value.errno == errno.ENAMETOOLONG and str(too_long) in str(caught.value.filename)
+
+
+NOUNS = (
+    "speaker utterance file set word token layer epoch job line recording point update step frame "
+    "error folder row model parameter worker channel second sentence reference neuron sample "
+    "operation thread machine experiment checkpoint seed core character task segment piece "
+    "transcript letter"
+).split()
+COUNTED = re.compile(rf" ({'|'.join(NOUNS)})s\b")
+
+
+def counts_without_plural(path):
+    """Yield f-strings with a plain figure before a noun in the plural, and such logging texts."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            for figure, text in itertools.pairwise(node.values):
+                if isinstance(figure, ast.FormattedValue) and isinstance(text, ast.Constant):
+                    shown = ast.unparse(figure.value)
+                    if COUNTED.match(str(text.value)) and not figure.format_spec:
+                        yield f"{{{shown}}}{str(text.value)[:12]}"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(rf"%d (?:{'|'.join(NOUNS)})s\b.{{,12}}", node.value)
+
+
+# figures that are never one, and names before a noun that they do not count
+ALWAYS_MANY = {
+    "advice/doubts.py",  # sentences on updates, pieces and words that are few or many
+    "advice/sizing.py",
+    "advice/measure.py",
+    "corpora/aishell.py",  # parts of corpora
+    "corpora/librispeech.py",
+    "corpora/speechocean762.py",
+    "corpora/own.py",  # several channels
+    "corpora/manifests.py",  # bounds and frames of kernels
+    "data/fbank.py",
+    "data/ark.py",
+    "data/audio.py",
+    "data/containers.py",
+    "inference/decode.py",  # tokens of a vocabulary
+    "inference/speech2text.py",
+    "results/bootstrap.py",
+    "results/markdown.py",
+    "tasks/loaders.py",  # of several processes
+    "tasks/config.py",
+    "tasks/loading.py",
+    "training/asr.py",
+    "training/sparsify.py",
+    "utils/archives.py",
+}
+
+
+def test_counts_are_written_with_plural():
+    root = Path(espnet_spike.__file__).parent
+    found = {
+        path.relative_to(root).as_posix(): wrong
+        for path in sorted(root.rglob("*.py"))
+        if (wrong := [*counts_without_plural(path)])
+    }
+    assert {name: wrong for name, wrong in found.items() if name not in ALWAYS_MANY} == {}

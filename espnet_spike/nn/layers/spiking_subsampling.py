@@ -20,6 +20,7 @@ from espnet_spike.nn.layers.overlapping_chunks import (
 from espnet_spike.nn.layers.spike_layers import SpikeConv2d, SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
 from espnet_spike.nn.neurons.spike_train import SpikeTrain, keep_recipe
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.options import choose
 
 # (kernel, stride) of each convolution, along time and frequency alike, as ESPnet's input layers
@@ -107,8 +108,8 @@ class ConvSubsampling(nn.Module):
         """
         if x.shape[1] < self.min_length:
             raise TooShortUttError(
-                f"has {x.shape[1]} frames and is too short for subsampling "
-                f"(it needs {self.min_length} frames), return empty results",
+                f"has {plural(x.shape[1], 'frame')} and is too short for subsampling "
+                f"(it needs {plural(self.min_length, 'frame')}), return empty results",
                 x.shape[1],
                 self.min_length,
             )
