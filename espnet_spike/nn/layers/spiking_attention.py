@@ -28,12 +28,14 @@ from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
 from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, real_values
 from espnet_spike.nn.norms import LayerNorm
-from espnet_spike.nn.ops.decay_attention import decay_attention
+from espnet_spike.nn.ops.decay_attention import decay_attention, fused
 from espnet_spike.utils.options import choose
 
 FORMS = ("auto", "quadratic", "chunkwise")
 CHUNKWISE_FROM = 1024
-"""Frames from which ``auto`` takes the chunkwise form."""
+"""Frames from which ``auto`` takes the chunkwise form in torch."""
+FUSED_FROM = 128
+"""Frames from which it takes the kernel of the chunkwise form on a GPU."""
 
 ROWS = 256
 """Rows of a map that is too large to be made whole."""
@@ -55,9 +57,9 @@ class SpikingAttention(nn.Module):
         inner_norm: LayerNorm before the neurons on V and before W_O.
         dropout_rate: dropout on the attention map.
         form: ``quadratic`` makes the N x N map; ``chunkwise`` gives the same in linear time and
-            memory; ``auto`` chooses by length. Spike trains have no chunkwise form, whose states
-            are real values multiplied with real values: their map is made some rows at a time, in
-            linear memory and quadratic time.
+            memory; ``auto`` chooses by length, and on a GPU by whether there is a kernel for it.
+            Spike trains have no chunkwise form, whose states are real values multiplied with real
+            values: their map is made some rows at a time, in linear memory and quadratic time.
 
     Raises:
         ValueError: if ``heads`` does not divide ``dim``, for an unknown ``form``, or for dropout
@@ -135,6 +137,7 @@ class SpikingAttention(nn.Module):
             query, key, value = self.project(xs, mask)
             return self.attend(query, key, value, mask, lengths)
         value = self.neuron_v(self.norm_v(self.linear_v(xs)), mask)
+        # the queries of a folded map are too wide for a kernel
         if isinstance(value, Tensor) and self.is_chunkwise(xs.shape[1]):
             return self._chunkwise(*self.folded.operands(xs), value, mask, lengths)
         return self._from_map(self.folded.map_of(xs), value, mask, lengths)
@@ -150,16 +153,27 @@ class SpikingAttention(nn.Module):
         """Return O ``(B, N, D)``: decayed, row-normalised map times V, padded keys left out."""
         scaled = real_values(query) * self.scale
         if isinstance(key, Tensor) and isinstance(value, Tensor):
-            if self.is_chunkwise(scaled.shape[1]):
+            if self.is_chunkwise(scaled.shape[1], scaled):
                 q, k = (split_heads(x, self.heads) for x in (scaled, key))
                 return self._chunkwise(q, k, value, mask, lengths)
         return self._from_map(attention_map(scaled, key, self.heads), value, mask, lengths)
 
-    def is_chunkwise(self, length: int) -> bool:
-        """Tell whether a sequence of ``length`` frames goes without the N x N map."""
+    def is_chunkwise(self, length: int, query: Tensor | None = None) -> bool:
+        """Tell whether a sequence of ``length`` frames goes without the N x N map.
+
+        Args:
+            length: N.
+            query: ``(B, N, D)``, if its heads may be taken by the kernel.
+        """
         if self.form != "auto":
             return self.form == "chunkwise"
-        return length >= CHUNKWISE_FROM and not (self.training and self.dropout.p)
+        if self.training and self.dropout.p:
+            return False
+        if length >= FUSED_FROM and query is not None:
+            heads = split_heads(query, self.heads)
+            if fused(heads, heads) is not None:
+                return True
+        return length >= CHUNKWISE_FROM
 
     def _from_map(self, map_of: RowsOfMap, value: Spikes, mask: Tensor, lengths: Tensor) -> Tensor:
         """Return O from the N x N map; of many frames, so many rows of it at a time."""
@@ -190,10 +204,13 @@ class SpikingAttention(nn.Module):
     def _chunkwise(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, lengths: Tensor
     ) -> Tensor:
-        shown = split_heads(value.masked_fill(~mask[..., None], 0.0), self.heads)
+        shown = split_heads(value, self.heads)
         log_gamma = None if self.decay.mode == "none" else self.decay.log_gamma
-        context = decay_attention(query, key, shown, log_gamma, self.decay.causal)
-        return self._join_heads(context, lengths)
+        row_scale = self.decay.row_scale(query.shape[2], lengths)
+        context = decay_attention(
+            query, key, shown, log_gamma, self.decay.causal, mask=mask, row_scale=row_scale
+        )
+        return merge_heads(context)
 
     def _join_heads(self, context: Tensor, lengths: Tensor) -> Tensor:
         """Normalise the rows, as a factor after the product, and join the heads."""

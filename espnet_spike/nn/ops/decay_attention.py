@@ -19,15 +19,17 @@ the quadratic form (``nn.layers.spiking_attention``) up to the order of sums. Ch
 RetNet's (arXiv 2307.08621, eq. 7); the second direction and the backward pass are ours.
 
 Padded keys are left out by a value of 0. The row normaliser is a factor per row with a closed form
-(``espnet_spike.nn.layers.decay_mask``), applied by the caller.
+(``espnet_spike.nn.layers.decay_mask``). On CUDA GPUs one kernel does all of it.
 """
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from espnet_spike.nn.ops import backends
 from espnet_spike.nn.ops.decay import decay_matrix
 from espnet_spike.nn.ops.precision import without_autocast
 
@@ -42,8 +44,11 @@ def decay_attention(
     log_gamma: Tensor | None,
     causal: bool = False,
     chunk: int = CHUNK,
+    mask: Tensor | None = None,
+    frame_scale: Tensor | None = None,
+    row_scale: Tensor | None = None,
 ) -> Tensor:
-    """Return o_i = sum_j gamma^|i-j| (q_i . k_j) v_j without the N x N map.
+    """Return o_i = r_i sum_j gamma^|i-j| (q_i . k_j) s_j v_j without the N x N map.
 
     Beyond its result, the forward pass needs memory for one chunk and one ``(E, D)`` matrix per
     head; the backward pass keeps its inputs only and is three more forward passes (four where
@@ -52,10 +57,13 @@ def decay_attention(
     Args:
         query: ``(B, H, N, E)``, scaled by the caller.
         key: ``(B, H, N, E)``.
-        value: ``(B, H, N, D)``, 0 in padded frames.
+        value: ``(B, H, N, D)``.
         log_gamma: ``(H,)``, at most 0; None where nothing decays (gamma = 1).
         causal: no weight on later frames.
         chunk: C, frames per chunk; the result does not depend on it.
+        mask: ``(B, N)``, true on valid frames; None where padded frames of ``value`` are 0.
+        frame_scale: s ``(B, N)``; None for 1.
+        row_scale: r ``(B, H, N)``; None for 1.
 
     Returns:
         ``(B, H, N, D)``, computed and returned in fp32 at least, whatever the autocast state. Its
@@ -68,6 +76,45 @@ def decay_attention(
         raise ValueError(f"chunk: {chunk} is not positive")
     if log_gamma is None:
         log_gamma = torch.zeros(query.shape[1], device=query.device)
+    kernels = fused(query, value)
+    if kernels is not None:
+        keys = _key_factors(mask, frame_scale, query.shape)
+        # a factor that is learnt needs a gradient of its own
+        outside = row_scale if row_scale is not None and row_scale.requires_grad else None
+        rows = row_scale if outside is None else None
+        out = _FusedAttention.apply(query, key, value, log_gamma, keys, rows, causal, kernels)
+        return out if outside is None else out * outside[..., None]
+    if mask is not None:
+        value = value.masked_fill(~mask[:, None, :, None], 0.0)
+    if frame_scale is not None:
+        value = value * frame_scale[:, None, :, None]
+    out = _attend(query, key, value, log_gamma, causal, chunk)
+    return out if row_scale is None else out * row_scale[..., None].to(out.dtype)
+
+
+def fused(query: Tensor, value: Tensor) -> ModuleType | None:
+    """Return the Triton kernels where they can take queries and values, else None."""
+    kernels = backends.fused(query, "decay_attention")
+    if kernels is None or value.dtype not in backends.GPU_DTYPES or not value.numel():
+        return None
+    return kernels if max(query.shape[-1], value.shape[-1]) <= kernels.MOST else None
+
+
+def _key_factors(
+    mask: Tensor | None, frame_scale: Tensor | None, shape: torch.Size
+) -> Tensor | None:
+    """Return what each frame's value counts, ``(B, H, N)``; None for 1."""
+    if frame_scale is None:
+        keys = mask
+    else:
+        keys = frame_scale if mask is None else frame_scale.masked_fill(~mask, 0.0)
+    return None if keys is None else keys.float()[:, None].expand(shape[:3])
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, log_gamma: Tensor, causal: bool, chunk: int
+) -> Tensor:
+    """Return the product without factors."""
     if torch.jit.is_tracing():  # chunks would be traced for one length: take the N x N map
         return (query @ key.mT * decay_matrix(log_gamma, query.shape[2], causal)) @ value
     return _DecayAttention.apply(query, key, value, log_gamma, causal, chunk)
@@ -107,6 +154,40 @@ class _DecayAttention(torch.autograd.Function):
             if ctx.needs_input_grad[3]:
                 dlog = _slope(q, k, v, grad, log_gamma, chunk, future=both).to(log_gamma.dtype)
         return dq, dk, dv, dlog, None, None
+
+
+class _FusedAttention(torch.autograd.Function):
+    """``_DecayAttention`` by one kernel, with the factors of values and of rows in it."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, log_gamma, keys, rows, causal, kernels):  # noqa: ANN001
+        ctx.save_for_backward(query, key, value, log_gamma, keys, rows)
+        ctx.causal, ctx.kernels = causal, kernels
+        return kernels.decayed_product(
+            query, key, value, log_gamma, future=not causal, rows=rows, keys=keys
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # noqa: ANN001
+        q, k, v, log_gamma, keys, rows = ctx.saved_tensors
+        run, both = ctx.kernels.decayed_product, not ctx.causal
+        dq = dk = dv = dlog = None
+        if ctx.needs_input_grad[0]:
+            # the value's factor is that of v, the row's that of grad: the same places as forward
+            dq = run(grad, v, k, log_gamma, future=both, rows=rows, keys=keys).to(q.dtype)
+        if ctx.needs_input_grad[1]:
+            dk = run(v, grad, q, log_gamma, past=both, rows=keys, keys=rows).to(k.dtype)
+        if ctx.needs_input_grad[2]:
+            dv = run(k, q, grad, log_gamma, past=both, rows=keys, keys=rows).to(v.dtype)
+        if ctx.needs_input_grad[3]:
+            if keys is not None:
+                v = (v * keys[..., None]).masked_fill(keys[..., None] == 0, 0.0)
+            if rows is not None:
+                grad = grad * rows[..., None]
+            with without_autocast(q.device.type):
+                dlog = _slope(q, k, v, grad, log_gamma, CHUNK, future=both).to(log_gamma.dtype)
+        return dq, dk, dv, dlog, None, None, None, None
 
 
 class _Chunks:

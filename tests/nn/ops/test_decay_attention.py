@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from espnet_spike.nn.layers import spiking_attention
 from espnet_spike.nn.layers.attention_modes import QK_MODES, build_attention
 from espnet_spike.nn.layers.decay_mask import DecayMask
-from espnet_spike.nn.layers.spiking_attention import CHUNKWISE_FROM, SpikingAttention
+from espnet_spike.nn.layers.spiking_attention import (
+    CHUNKWISE_FROM,
+    FUSED_FROM,
+    SpikingAttention,
+)
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.nn.neurons.factory import NeuronFactory
+from espnet_spike.nn.ops import backends
 from espnet_spike.nn.ops.decay_attention import CHUNK, decay_attention
 from tests.helpers.largest_tensor import LargestTensor
 
@@ -244,7 +249,7 @@ def test_form_is_chosen_by_length(monkeypatch):
     monkeypatch.setattr(
         spiking_attention,
         "decay_attention",
-        lambda *a: (calls.append(a[0].shape[2]), product(*a))[1],
+        lambda *a, **k: (calls.append(a[0].shape[2]), product(*a, **k))[1],
     )
     attn = make_attention().eval()
     with torch.no_grad():
@@ -252,6 +257,15 @@ def test_form_is_chosen_by_length(monkeypatch):
             mask = torch.ones(1, length, dtype=torch.bool)
             attn(torch.randn(1, length, 8), mask, torch.tensor([length]))
     assert calls == [CHUNKWISE_FROM]
+
+
+def test_a_kernel_is_taken_for_shorter_sequences_too(monkeypatch):
+    attn, x = make_attention().eval(), torch.ones(1, FUSED_FROM, 8)
+    assert not attn.is_chunkwise(FUSED_FROM, x)  # there is none on a CPU
+    monkeypatch.setattr(spiking_attention, "fused", lambda query, value: backends)
+    assert attn.is_chunkwise(FUSED_FROM, x) and not attn.is_chunkwise(FUSED_FROM - 1, x)
+    attn.dropout.p = 0.1
+    assert attn.is_chunkwise(FUSED_FROM, x) and not attn.train().is_chunkwise(FUSED_FROM, x)
 
 
 def test_dropout_on_the_map_needs_the_map():
