@@ -2,9 +2,10 @@
 RECIPE ?= fsdd
 N ?= 4000
 SEED ?= 1
+PART ?= 1/1
 PYTHON := .venv/bin/python
 
-.PHONY: test test-fast test-kernels fuzz lint env results bench lock
+.PHONY: test test-fast test-kernels fuzz mutants lint env results bench lock
 
 test:            ## make the environment if needed, then run every test
 	bash local/env.sh --group test
@@ -21,6 +22,10 @@ test-kernels:    ## every GPU kernel over all its cases, in Triton's interpreter
 fuzz:            ## damage what commands read, N cases: make fuzz N=4000 SEED=1 (see tests/robustness)
 	bash local/env.sh --group test
 	$(PYTHON) -m tests.robustness --cases "$(N)" --seed "$(SEED)"
+
+mutants:         ## put a mistake into a copy of the package, one after the other: do its tests find it?
+	bash local/env.sh --group test
+	nice $(PYTHON) -m tests.mutants --part "$(PART)"
 
 lint:            ## format and check Python and shell
 	bash local/env.sh --group test

@@ -16,6 +16,7 @@ NO_MIRROR = {  # folders whose tests mirror no module
     "benchmarks": "mirrors the folder of that name beside the package",
     "helpers": "code that tests share",
     "integration": "recipes and commands from end to end",
+    "mutants": "mistakes that tests have to find",
     "plugins": "packages of other people",
     "robustness": "the campaign of faults and mutations",
 }

@@ -68,7 +68,16 @@ def test_the_written_experiment_is_the_same_model(tmp_path, conf):
     assert config["encoder_conf"]["fold_qk"] and config["encoder_conf"]["reparameterized"]
 
 
-def test_a_wrong_merge_is_not_written(tmp_path, monkeypatch):
+def test_each_condition_is_needed():
+    assert Proof(utterances=1).holds
+    assert Proof(layer_fp32=1e-5, double=1e-9).holds
+    for wrong in ({"layer_fp32": 2e-5}, {"double": 2e-9}, {"double_flips": 1}):
+        assert not Proof(**wrong).holds
+    assert Proof(layer_fp32=1.0).holds_in_double and Proof(fp32=1.0, fp32_flips=1.0).holds
+
+
+@pytest.mark.parametrize("factor", [1.001, 1 + 1e-7])
+def test_a_wrong_merge_is_not_written(tmp_path, monkeypatch, factor):
     from espnet_spike.nn.layers.spiking_attention import SpikingAttention
 
     exp, data = experiment(tmp_path)
@@ -77,7 +86,7 @@ def test_a_wrong_merge_is_not_written(tmp_path, monkeypatch):
     def wrong(self, fold_qk):
         right(self, fold_qk)
         with torch.no_grad():
-            self.folded.weight *= 1.001
+            self.folded.weight *= factor
 
     monkeypatch.setattr(SpikingAttention, "reparameterize", wrong)
     with pytest.raises(UserError, match="the inference form differs"):

@@ -231,3 +231,23 @@ def test_a_token_list_of_nothing_is_named(tmp_path):
     (tmp_path / "tokens.txt").write_text("\n")
     with pytest.raises(UserError, match=r"tokens\.txt holds no tokens"):
         scoring.read_vocabulary(tmp_path / "tokens.txt")
+
+
+def test_hypotheses_are_normalised_as_references_are(decoded):
+    data, refs, put = decoded
+    folder = put("decode", {utt: text.upper() for utt, text in refs.items()})
+    assert run_score(data, folder)["wer"]["err"] == 100
+    assert run_score(data, folder, "--normalization", "lower")["wer"]["err"] == 0
+    write(data / "text", {utt: text.upper() for utt, text in refs.items()})
+    write(folder / "text", refs)
+    assert run_score(data, folder, "--normalization", "lower")["wer"]["err"] == 0
+
+
+def test_rates_by_hand():
+    """Two sentences of 3 and 2 units: one substitution and a deletion; one insertion."""
+    found = scoring.rates(np.array([[1, 1, 1, 0], [2, 0, 0, 1]]))
+    assert (found["err"], found["corr"], found["sub"], found["del"], found["ins"]) == (
+        *(60.0, 60.0, 20.0, 20.0, 20.0),
+    )
+    assert (found["sentence_err"], found["units"]) == (100.0, 5)
+    assert scoring.rates(np.array([[3, 0, 0, 0], [2, 0, 0, 1]]))["sentence_err"] == 50.0

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from espnet_spike.simulator.kernels import (
+    EVENT,
     MODELS,
     exp_table,
     expected,
     fading_table,
     imls_counts,
     pack,
+    to_events,
     unpack,
 )
 from espnet_spike.simulator.machine import Call
@@ -311,3 +313,49 @@ def test_imls_spikes_repeat_what_imls_counts(machine):
         )
     )
     assert np.array_equal(np.repeat(counts["index"], counts["value"]), spikes)
+
+
+def test_ties_at_every_threshold(machine):
+    """What is as large as the threshold passes or fires; by hand, not by the models."""
+    n, at = 5, 700
+    x = np.array([700, 699, -700, -699, 701], np.int16)
+    v = np.array([0, 0, 0, 0, 0], np.int16)
+    room, count = (lambda: np.zeros(n, EVENT)), (lambda: np.zeros(1, np.uint32))
+
+    def spikes(size=n):
+        return np.zeros(size, np.uint16)
+
+    # alpha 1 and a level of 1000: counts of half a threshold and a half are ties, rounded up
+    drive = np.array([500, 499, 1500, 9000, -500], np.int16)
+    alpha = np.full(n, 1024, np.uint16)
+    g = to_events(np.array([1, 1, 1, 1, 1], np.int16))
+    calls = [
+        Call("relu", (x, np.zeros(n, np.int16), n, at)),
+        Call("fatrelu", (x, room(), count(), n, at)),
+        Call("fatrelu_two_sided", (x, room(), count(), n, at)),
+        Call("gate_event", (x, g, room(), count(), n, 0, at)),
+        # half of x is added to half of v: the potential is 700, 699, ...
+        Call("lif_hard", (2 * x, v.copy(), spikes(), count(), n, at, 1)),
+        Call("lif_soft", (2 * x, v.copy(), spikes(), count(), n, at, 1)),
+        Call("lif_hard_full_input", (x, v.copy(), spikes(), count(), n, at, 1)),
+        Call("imls", (drive, alpha, room(), count(), n, 6, 1000)),
+        Call("imls_spikes", (drive, alpha, spikes(6 * n), count(), n, 6, 1000)),
+    ]
+    found = [result.arrays for result in run(machine(), calls)]
+    relu, fat, two, gated, hard, soft, full, levels, slots = found
+
+    def events(*of):
+        event, how_many = of
+        return [(int(e["index"]), int(e["value"])) for e in event[: int(how_many[0])]]
+
+    assert relu[1].tolist() == [700, 0, 0, 0, 701]
+    assert events(*fat[1:]) == events(*gated[2:]) == [(0, 700), (4, 701)]
+    assert events(*two[1:]) == [(0, 700), (2, -700), (4, 701)]
+    for _, v_after, fired, how_many in (hard, soft, full):
+        assert fired[: int(how_many[0])].tolist() == [0, 4]
+        assert v_after.tolist()[1:4] == [699, -700, -699]
+    assert hard[1].tolist()[::4] == full[1].tolist()[::4] == [0, 0]
+    assert soft[1].tolist()[::4] == [0, 1]
+    # 2^31 / 1000 is rounded down, so that a tie comes out a spike less
+    assert events(*levels[2:]) == [(2, 1), (3, 6)]
+    assert slots[2][: int(slots[3][0])].tolist() == [2] + [3] * 6

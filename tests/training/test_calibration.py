@@ -390,3 +390,14 @@ def test_quantiles_over_all_channels_may_be_zero(tmp_path):
     assert {step["loss"] for step in lowest if step["point"] == "encoder.narrow"} == {
         search.state["base_loss"]
     }
+
+
+def test_a_loss_at_the_bound_is_refused(tmp_path, monkeypatch):
+    """K = 1.5 over a base of 2: 3 is not below it, 2.999 is."""
+    search = calibrator(tmp_path, loss_factor=1.5)
+    search.reference = search.loss = 2.0
+    name = next(iter(search.layers))
+    for loss, accepted in ((3.0, False), (2.999, True), (3.001, False)):
+        monkeypatch.setattr(search.passes, "loss", lambda *_, loss=loss: loss)
+        step = search._measure(20, name, {name: 0.1})
+        assert (step["ratio"], step["accepted"]) == (loss / 2, accepted)

@@ -7,6 +7,7 @@ import torch
 
 from espnet_spike.nn.neurons.base import firing_rates
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF, named_frame_lifs, rate_losses
+from espnet_spike.nn.neurons.lif import LIF
 from tests.helpers.kernels import FORMS, form
 
 LENGTHS = torch.tensor([9, 4, 0])
@@ -215,3 +216,10 @@ def test_threshold_and_worth_of_each_channel():
     with pytest.raises(ValueError, match="FrameLIF does not emit 0/1 spikes"):
         own.set_spike_mode("binary")
     plain.set_spike_mode("binary")
+
+
+def test_neurons_begin_at_rest():
+    """Rest at 0.25, tau 2: 0.25 + 1.5 / 2 reaches the threshold; from 0 it would be 0.875."""
+    for neuron in (FrameLIF(1, v_reset=0.25), LIF(1, T=1, v_reset=0.25)):
+        assert neuron(torch.full((1, 1, 1), 1.5)).tolist() == [[[1.0]]]
+    assert FrameLIF(1, v_reset=0.25).initial_state(torch.zeros(2, 3, 4)).unique() == 0.25

@@ -91,3 +91,12 @@ def test_a_fixed_threshold_has_the_true_derivative():
     x = torch.tensor([-1.0, 0.3, 0.9], requires_grad=True)
     fatrelu(x, torch.tensor(0.0), surrogate="rational").sum().backward()
     assert x.grad.tolist() == [0, 1, 1]
+
+
+def test_ties_pass():
+    """What is as large as the threshold is kept, on either side of a two-sided one."""
+    x = torch.tensor([[-0.5, 0.25, 0.5, 0.75]])
+    y = fatrelu(x, torch.tensor(0.5))
+    assert y.tolist() == [[0, 0, 0.5, 0.75]]
+    y = fatrelu(x, torch.tensor(0.5), two_sided=True)
+    assert y.tolist() == [[-0.5, 0, 0.5, 0.75]]

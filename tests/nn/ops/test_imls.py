@@ -5,7 +5,7 @@ import torch
 
 from espnet_spike.nn.ops import imls
 from espnet_spike.nn.ops.imls import ROUNDINGS
-from tests.helpers.kernels import form
+from tests.helpers.kernels import FORMS, form
 
 
 def arguments(shape, dtype):
@@ -95,3 +95,36 @@ def test_tracing_takes_plain_operations():
     traced = torch.jit.trace(run, x)
     other = torch.randn(4, 1, 8)
     assert torch.equal(traced(other), run(other))
+
+
+RATIOS = [-0.25, 0.0, 0.5, 1.0, 2.5, 3.0, 3.25]  # in units of V, ties and both ends among them
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    ("rounding", "counts"),
+    [("half_up", [0, 0, 1, 1, 3, 3, 3]), ("even", [0, 0, 0, 1, 2, 3, 3])],
+)
+def test_counts_and_gradients_by_hand(name, rounding, counts):
+    """T = 3, V = 2 * 0.25; the window is closed at 0 and at T, the second row is padding."""
+    x = 0.5 * torch.tensor([[RATIOS], [RATIOS]])
+    level, scale = torch.tensor([2.0, 2.0]), torch.full((7,), 0.25)
+    weight, grad = torch.tensor([1.0, 0.0]), torch.full((2, 1, 7), 4.0)
+    with form(name):
+        y, total = imls.forward(x, level, scale, weight, 3, rounding)
+        again, nonzeros = imls.recount(y, level, scale)
+        grad_x, e = imls.backward(x, grad, level, scale, weight, 3, rounding)
+        tailed, same = imls.backward(x, grad, level, scale, weight, 3, rounding, 0.5)
+        assert torch.equal(imls.output(x, level, scale, 3, rounding), y)
+        assert imls.mean_abs(x).tolist() == [0.75, 0.75]
+    assert y[0, 0].tolist() == [0.5 * count for count in counts]
+    assert total == sum(counts)
+    assert again[0, 0].tolist() == counts and nonzeros == 2 * sum(c > 0 for c in counts)
+    assert grad_x[0, 0].tolist() == [0, 4, 4, 4, 4, 4, 0]
+    # 4 * (Y - X inside of the window)
+    inside = [0, 0.0, 0.5, 1.0, 2.5, 3.0, 0]
+    assert e.tolist() == [2 * (count - r) for count, r in zip(counts, inside, strict=True)]
+    # outside, by the distance d from the nearest end: 4 * 0.5 / (1 + d^2)
+    assert tailed[0, 0, 1:6].tolist() == [4.0] * 5
+    assert tailed[0, 0, ::6].tolist() == pytest.approx([2 / 1.0625] * 2)
+    assert torch.equal(same, e)

@@ -1,0 +1,1 @@
+"""One-line mistakes in what figures rest on, each of which its tests have to find."""
