@@ -136,7 +136,7 @@ def check_training_config(
     where = f"{path} with {extra!r}" if extra else path
     args = parse_espnet(task, config, words, extra)
     check_training_values(vars(args), where)
-    problems += _fit_schedule(args)
+    problems += _fit_schedule(config, args)
     problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
     if args.use_wandb and find_spec("wandb") is None:
@@ -180,10 +180,12 @@ def check_training_config(
     return Checked(args, model)
 
 
-def _fit_schedule(args: argparse.Namespace) -> Problems:
-    """Put the steps of the training for ``total_steps: auto``; find a cycle that is too short.
+def _fit_schedule(config: Mapping[str, Any], args: argparse.Namespace) -> Problems:
+    """Let the cycle of ``onecyclelr`` be as long as the training; find one that is too short.
 
-    ``onecyclelr`` ends a training that takes one step more than its cycle has.
+    It ends a training that takes one step more. ``total_steps: auto`` is as long as the training;
+    so is a number that is as long as the configuration's own training, where options over it ask
+    for a longer one.
     """
     conf = args.scheduler_conf
     if args.scheduler != "onecyclelr" or not isinstance(conf, Mapping) or "total_steps" not in conf:
@@ -192,8 +194,9 @@ def _fit_schedule(args: argparse.Namespace) -> Problems:
     if args.num_iters_per_epoch is None:
         why = f"{key}: auto needs num_iters_per_epoch; else the epochs' length is known too late"
         return [why] if total == "auto" else []
-    needed = args.max_epoch * (args.num_iters_per_epoch // max(args.accum_grad, 1))
-    if total == "auto":
+    needed = _updates(vars(args))
+    fits = total == _updates({**vars(args), **config}) == config["scheduler_conf"]["total_steps"]
+    if total == "auto" or (fits and total < needed):
         args.scheduler_conf = {**conf, "total_steps": max(needed, 1)}
     elif isinstance(total, int) and total < needed:
         return [
@@ -203,6 +206,12 @@ def _fit_schedule(args: argparse.Namespace) -> Problems:
             f"error; write {needed}, or auto"
         ]
     return []
+
+
+def _updates(options: Mapping[str, Any]) -> int:
+    """Return how many updates a training makes whose epochs have a number of batches."""
+    batches = options["num_iters_per_epoch"] or 0
+    return options["max_epoch"] * (batches // max(options["accum_grad"], 1))
 
 
 def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> Any | None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,11 +65,19 @@ class SpikeTrainer(Trainer):
     def resume(checkpoint: Path | str, *args: Any, **kwargs: Any) -> None:
         """Go on from a checkpoint as ESPnet does; see `Trainer.resume`.
 
+        A learning rate schedule that is longer now than when the checkpoint was written goes on
+        as the longer one; ESPnet would put back the shorter, which ends the training.
+
         Raises:
             UserError: it is that of another training.
         """
+        schedulers = kwargs["schedulers"] if "schedulers" in kwargs else args[3]
+        wanted = [_length(scheduler) for scheduler in schedulers]
         try:
             Trainer.resume(checkpoint, *args, **kwargs)
+            for scheduler, length in zip(schedulers, wanted, strict=True):
+                if length is not None and scheduler.total_steps != length["total_steps"]:
+                    _lengthen(scheduler, length)
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             message = " ".join(str(error).split())
             raise UserError(
@@ -154,6 +163,30 @@ class SpikeTrainer(Trainer):
             logging.warning("epoch %d: %s", record["epoch"], odd)
         if (output_dir / CHECKPOINT).exists():
             os.replace(output_dir / CHECKPOINT, output_dir / PREVIOUS_CHECKPOINT)
+
+
+def _length(scheduler: Any) -> dict[str, Any] | None:
+    """Return what a scheduler's state says of its length; None of one that has none."""
+    if not isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR):
+        return None
+    return {key: scheduler.state_dict()[key] for key in ("total_steps", "_schedule_phases")}
+
+
+def _lengthen(scheduler: torch.optim.lr_scheduler.OneCycleLR, length: dict[str, Any]) -> None:
+    """Let a cycle go on as one of another length at the step that it has come to, and say so."""
+    before, old = scheduler.total_steps, scheduler.get_last_lr()[0]
+    vars(scheduler).update(length)
+    with warnings.catch_warnings():  # that the rates are asked for beside a step
+        warnings.simplefilter("ignore", UserWarning)
+        rates = [float(rate) for rate in scheduler.get_lr()]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = [*rates]
+    logging.warning(
+        "the schedule has %d updates in place of %d: after %d of them it goes on as one of that "
+        "length, and the learning rate is %.3g, not %.3g",
+        *(length["total_steps"], before, scheduler.last_epoch, rates[0], old),
+    )
 
 
 class _Probe:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from espnet_spike.experiment import (
     EPOCHS,
     PREVIOUS_CHECKPOINT,
     SNAPSHOT,
+    read_epochs,
 )
 from espnet_spike.utils.checkpoints import is_whole, load_tensors
 from espnet_spike.utils.files import LEFTOVERS, file_digest, flatten, replacing_bytes, write_json
@@ -42,6 +43,7 @@ MAY_CHANGE = frozenset(
     " train_shape_file valid_shape_file".split()
 )
 
+TOTAL = "total_steps"  # of the schedule onecyclelr
 DATA = "data: "
 """How the keys of files begin that are no part of the configuration."""
 
@@ -50,9 +52,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Started:
-    """What ``spike_config.json`` holds: a `snapshot`."""
+    """What ``spike_config.json`` holds.
+
+    Attributes:
+        config: a `snapshot`.
+        lengthened: when the schedule of the learning rate was made longer: ``epochs`` that were
+            finished, updates ``before`` and ``after``.
+    """
 
     config: dict[str, Any]
+    lengthened: list[dict[str, int]] = field(default_factory=list)
 
 
 def may_change(key: str) -> bool:
@@ -144,6 +153,8 @@ def _differences(before: dict[str, Any], config: Mapping[str, Any], task: type) 
     """Return a line for every key that differs and must not."""
     now = dict(config)
     _fill_defaults(task, before, now)
+    if _lengthened(before, now):
+        now["scheduler_conf"] = now["scheduler_conf"] | {TOTAL: before["scheduler_conf"][TOTAL]}
     old, new = flatten(before), flatten(now)
     changed = [
         key
@@ -153,6 +164,14 @@ def _differences(before: dict[str, Any], config: Mapping[str, Any], task: type) 
         and not (key.startswith(DATA) and key not in old)  # older experiments do not tell
     ]
     return "\n".join(f"    {key}: {_show(old, key)} -> {_show(new, key)}" for key in changed)
+
+
+def _lengthened(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether a cycle of the learning rate is longer, as the training may be."""
+    if not before.get("scheduler") == now.get("scheduler") == "onecyclelr":
+        return False
+    old, new = ((config.get("scheduler_conf") or {}).get(TOTAL) for config in (before, now))
+    return isinstance(old, int) and isinstance(new, int) and old < new
 
 
 def config_file(exp_dir: Path) -> Path:
@@ -168,8 +187,17 @@ def record(exp_dir: Path, config: Mapping[str, Any], started_with: Mapping[str, 
         config: content of the YAML.
         started_with: a `snapshot`, for `check_unchanged`.
     """
+    content: dict[str, Any] = {"config": dict(started_with)}
+    if (exp_dir / SNAPSHOT).is_file() and (exp_dir / CHECKPOINT).is_file():
+        before = read_state(exp_dir / SNAPSHOT, Started)
+        found = list(before.lengthened)
+        if _lengthened(before.config, started_with):
+            steps = [c["scheduler_conf"][TOTAL] for c in (before.config, started_with)]
+            epochs = max((epoch["epoch"] for epoch in read_epochs(exp_dir)), default=0)
+            found.append({"epochs": epochs, "before": steps[0], "after": steps[1]})
+        content |= {"lengthened": found} if found else {}
     write_config(config_file(exp_dir), config)
-    write_json(exp_dir / SNAPSHOT, {"config": dict(started_with)}, sort_keys=True)
+    write_json(exp_dir / SNAPSHOT, content, sort_keys=True)
 
 
 def is_recorded(exp_dir: Path) -> bool:

@@ -252,9 +252,13 @@ def test_a_cycle_is_as_long_as_the_training():
     """Seven batches are three updates of two; torch raises at the one after ``total_steps``."""
     assert check(cycle(12)).args.scheduler_conf["total_steps"] == 12
     assert check(cycle(40)).args.scheduler_conf["total_steps"] == 40
-    for steps, extra in ((11, ""), (12, "--max_epoch 5"), (12, "--accum_grad 1")):
+    # as long as its own training: it follows a longer one
+    for extra, steps in (("--max_epoch 5", 15), ("--accum_grad 1", 28), ("--max_epoch 2", 12)):
+        assert check(cycle(12), extra).args.scheduler_conf["total_steps"] == steps
+    given = "--max_epoch 5 --scheduler_conf total_steps=14"
+    for steps, extra in ((11, ""), (13, "--max_epoch 5"), (14, given)):
         with pytest.raises(UserError, match=rf"scheduler_conf.total_steps: {steps}, but max_epoch"):
-            check(cycle(steps), extra)
+            check(cycle(12 if extra == given else steps), extra)
     assert check(cycle("auto")).args.scheduler_conf == {"max_lr": 0.01, "total_steps": 12}
     assert check(cycle("auto"), "--max_epoch 50").args.scheduler_conf["total_steps"] == 150
     longer = check(cycle(12), "--max_epoch 50 --scheduler_conf total_steps=auto").args

@@ -95,3 +95,41 @@ def test_an_epoch_is_a_line_and_the_last_checkpoint_is_set_aside(tmp_path, monke
     assert record["valid"] == {"loss": 0.5} and record["seconds"] == record["end"] > 0
     assert not (tmp_path / "checkpoint.pth").exists()
     assert (tmp_path / trainer.PREVIOUS_CHECKPOINT).read_bytes() == b"whole"
+
+
+def _cycle(total):
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=0.1)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=total, pct_start=0.2)
+
+
+def _take(scheduler, steps):
+    rates = []
+    for _ in range(steps):
+        scheduler.optimizer.step()
+        scheduler.step()
+        rates.append(scheduler.get_last_lr()[0])
+    return rates
+
+
+@pytest.mark.parametrize("done", [4, 10])
+def test_a_finished_or_unfinished_cycle_goes_on_as_a_longer_one(tmp_path, caplog, done):
+    """torch puts the old length back, and raises at the step after it."""
+    model, reporter = Model(), Reporter()
+    short, longer, fresh = _cycle(10), _cycle(25), _cycle(25)
+    _take(short, done)
+    expected = _take(fresh, 25)
+    states = {"model": model.state_dict(), "reporter": reporter.state_dict(), "scaler": None}
+    states["optimizers"] = [short.optimizer.state_dict()]
+    states["schedulers"] = [short.state_dict()]
+    torch.save(states, tmp_path / "checkpoint.pth")
+    SpikeTrainer.resume(
+        tmp_path / "checkpoint.pth",
+        model=model,
+        reporter=reporter,
+        optimizers=[longer.optimizer],
+        schedulers=[longer],
+        scaler=None,
+    )
+    assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(expected[done - 1])
+    assert _take(longer, 25 - done) == pytest.approx(expected[done:])
+    assert f"25 updates in place of 10: after {done} of them" in caplog.text

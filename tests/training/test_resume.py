@@ -1,3 +1,4 @@
+import json
 import logging
 
 import pytest
@@ -127,6 +128,25 @@ def test_a_fresh_folder(tmp_path, caplog):
 def test_what_may_change(exp, change):
     resume.record(exp, {}, CONFIG)
     resume.check_unchanged(exp, CONFIG | change, SpikeASRTask)
+
+
+CYCLE = {"scheduler": "onecyclelr", "scheduler_conf": {"max_lr": 0.1, "total_steps": 20}}
+
+
+def test_a_cycle_may_become_longer_and_that_is_recorded(exp):
+    epoch = {"epoch": 5, "train": {}, "valid": {}, "steps": 4, "applied": 4}
+    (exp / EPOCHS).write_text(json.dumps(epoch) + "\n")
+    resume.record(exp, {}, CONFIG | CYCLE)
+    longer = {"max_epoch": 9, "scheduler_conf": {"max_lr": 0.1, "total_steps": 36}}
+    resume.check_unchanged(exp, CONFIG | CYCLE | longer, SpikeASRTask)
+    resume.record(exp, {}, CONFIG | CYCLE | longer)
+    resume.record(exp, {}, CONFIG | CYCLE | longer)
+    recorded = json.loads((exp / "spike_config.json").read_text())
+    assert recorded["lengthened"] == [{"epochs": 5, "before": 20, "after": 36}]
+    for total, rate in ((20, 0.1), (40, 0.2)):  # shorter, or of another rate too
+        other = {"scheduler_conf": {"max_lr": rate, "total_steps": total}}
+        with pytest.raises(UserError, match="scheduler_conf"):
+            resume.check_unchanged(exp, CONFIG | CYCLE | other, SpikeASRTask)
 
 
 def test_what_may_not_change_is_listed_with_old_and_new(exp):

@@ -59,6 +59,31 @@ def test_a_finished_training_returns_at_once(work, data, monkeypatch):
     assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "conf"),  # those that configurations of ours have
+    [
+        ("onecyclelr", {"max_lr": 0.01, "total_steps": 4, "pct_start": 0.5}),
+        ("warmuplr", {"warmup_steps": 3}),
+    ],
+)
+def test_a_finished_training_goes_on_for_more_epochs(work, scheduler, conf):
+    change = {"scheduler": scheduler, "scheduler_conf": conf, "num_iters_per_epoch": 2}
+    write_config(work, **change)
+    assert len(read_epochs(train(work, exp="exp_resumed"))) == 2
+    resumed = train(work, "--max_epoch 4", exp="exp_resumed")
+    fresh = train(work, "--max_epoch 4", exp="exp_fresh")
+    rates = {
+        exp.name: [epoch["train"]["optim0_lr0"] for epoch in read_epochs(exp)]
+        for exp in (resumed, fresh)
+    }
+    assert len(rates["exp_resumed"]) == 4
+    # from there on it is the schedule of the longer training
+    assert rates["exp_resumed"][2:] == pytest.approx(rates["exp_fresh"][2:])
+    lengthened = json.loads((resumed / SNAPSHOT).read_text()).get("lengthened")
+    cycle = [{"epochs": 2, "before": 4, "after": 8}]
+    assert lengthened == (cycle if scheduler == "onecyclelr" else None)
+
+
 def break_file(path, how):
     """Delete a file, or cut it."""
     content = path.read_bytes()
