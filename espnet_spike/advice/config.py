@@ -69,7 +69,7 @@ def training_config(plan: Plan, base: Mapping[str, Any] | None = None) -> dict[s
         "scheduler": "onecyclelr",
         "scheduler_conf": {
             "max_lr": plan.learning_rate,
-            "total_steps": plan.updates,
+            "total_steps": "auto",
             "pct_start": round(plan.warm_up / plan.updates, 4),
             "anneal_strategy": "linear",
             "cycle_momentum": False,
@@ -83,13 +83,12 @@ def training_config(plan: Plan, base: Mapping[str, Any] | None = None) -> dict[s
     if plan.encoder == "event_speech_mamba":
         epochs = math.ceil(plan.epochs / 4)
         rate = round((plan.learning_rate or 0.0) / 10, 6)
-        steps = epochs * plan.updates_an_epoch
         config["spike_meta"]["sparsify"] = {
             "utterances": 60,
             "finetune": {
                 "max_epoch": epochs,
                 "optim_conf": {"lr": rate},
-                "scheduler_conf": {"max_lr": rate, "total_steps": steps},
+                "scheduler_conf": {"max_lr": rate, "total_steps": "auto"},
                 **FINETUNE,
             },
         }

@@ -27,7 +27,7 @@ from espnet_spike.experiment import model_file, read_config
 from espnet_spike.inference.decode import Settings, search_options
 from espnet_spike.results.experiments import RESULTS
 from espnet_spike.tasks.loading import unpack_pack
-from espnet_spike.utils.archives import write_sums
+from espnet_spike.utils.archives import deflate, write_sums
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import fitting_name, write_lines
 from espnet_spike.utils.jobs import terminated_is_interrupted
@@ -110,6 +110,8 @@ def pack(contents: Contents, out: Path) -> None:
         )
         if run.returncode != 0:
             raise UserError(f"espnet2.bin.pack failed:\n{run.stderr.strip()}")
+        if out.suffix == ".zip":
+            deflate(archive)
         # ESPnet prints both models at length, and warns of noise that reaches the longest output
         with quiet(logging.WARNING):
             check(contents, archive, folder / "check")
@@ -160,7 +162,6 @@ def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
         load_config(contents.fbank_config)
     if contents.token_list is not None:
         read_token_list(contents.token_list)
-    copies |= {image: asr / "images" / image.name for image in contents.asr_exp.glob("images/*")}
     for source, target in copies.items():
         if source is not None and source.is_file():
             _place(source, folder / target)

@@ -20,11 +20,12 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.tokens import read_bpe_model, spoken
 from espnet_spike.encoders.spike_options import SpikeOptions
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.experiment import check_files, model_file, read_config
 from espnet_spike.tasks.output_length import OutputLength
 from espnet_spike.utils.archives import check_sums, unpack
 from espnet_spike.utils.cli import quiet
+from espnet_spike.utils.resources import pretrained
 from espnet_spike.utils.yaml import read_yaml, write_config
 
 META = "meta.yaml"  # of a pack: which file is which
@@ -90,11 +91,15 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
     """Yield the folder of a trained model; a pack is unpacked within the context.
 
     Args:
-        model: experiment folder ``exp/asr_...``, a pack of it, or a model file (``.pth``) in it.
+        model: experiment folder ``exp/asr_...``, a pack of it, a model file (``.pth``) in it, or
+            the name of a model that comes with the package. A path that is there goes first.
 
     Raises:
         UserError: it is nothing of the kind.
     """
+    shipped = pretrained()
+    if not model.exists() and str(model) in shipped:
+        model = shipped[str(model)]
     if model.is_file() and model.suffix == ".pth" and (model.parent / "config.yaml").is_file():
         yield ModelFolder(model.parent, chosen=model)
     elif model.is_file():
@@ -104,8 +109,11 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
     elif (model / "config.yaml").is_file():
         yield ModelFolder(model)
     else:
+        nearest = "" if model.exists() else did_you_mean(str(model), shipped)
         raise UserError(
-            f"{model}: no trained model", "give an experiment folder (exp/asr_...) or its pack.zip"
+            f"{model}: no trained model{nearest}",
+            "give an experiment folder (exp/asr_...), its pack.zip, or a model that comes with the "
+            f"package: {', '.join(shipped)}",
         )
 
 

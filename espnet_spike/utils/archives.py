@@ -181,6 +181,18 @@ def write_sums(folder: Path) -> Path:
     return folder / SUMS
 
 
+def deflate(archive: Path) -> None:
+    """Compress the members of a zip of our own, which ESPnet only stores."""
+    smaller = archive.with_name(f"{archive.name}.deflated")
+    with (
+        zipfile.ZipFile(archive) as stored,
+        zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as deflated,
+    ):
+        for name in stored.namelist():
+            deflated.writestr(name, stored.read(name))
+    os.replace(smaller, archive)
+
+
 def check_sums(folder: Path) -> None:
     """Compare files with the digests that `write_sums` left beside them, if it did.
 

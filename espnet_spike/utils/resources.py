@@ -1,10 +1,11 @@
 """Files that come with the package, and files that only a checkout has.
 
-The configurations of ``conf/`` are part of the package: the folder is linked as
-``espnet_spike/conf``, so that a wheel holds a copy there; a checkout is read at its root, since not
-every copy of a checkout keeps links. Recipes, the driver and the benchmarks are
-not; what needs them asks for the checkout. The standard library alone, on Python 3.9 or newer:
-``espnet_spike.bin.check_environment`` runs where nothing else does.
+The configurations of ``conf/`` and the trained models of ``egs/fsdd/pretrained`` are part of the
+package: the folders are linked as ``espnet_spike/conf`` and ``espnet_spike/pretrained``, so that a
+wheel holds copies there; a checkout is read at its root, since not every copy of a checkout keeps
+links. Recipes, the driver and the benchmarks are not; what needs them asks for the checkout. The
+standard library alone, on Python 3.9 or newer: ``espnet_spike.bin.check_environment`` runs where
+nothing else does.
 """
 
 from __future__ import annotations
@@ -61,6 +62,16 @@ def config_file(text: str) -> Path:
         return path  # refused, under the name that was given, by whoever reads it
     _logger.info("%s: %s", path, found)
     return found
+
+
+def pretrained() -> dict[str, Path]:
+    """Return the trained models that come with the package: name -> pack."""
+    root = checkout()
+    if root is None:
+        folders = [Path(str(resources.files("espnet_spike"))) / "pretrained"]
+    else:
+        folders = sorted(root.glob("egs/*/pretrained"))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.zip"))}
 
 
 def checkout() -> Path | None:

@@ -21,8 +21,9 @@ import yaml
 
 from tests.helpers.data_dirs import make_data_dir
 
+PRETRAINED = "egs/fsdd/pretrained"
 pytestmark = pytest.mark.xdist_group("wheel")  # one build, one environment
-SOURCES = ("espnet_spike", "conf", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("espnet_spike", "conf", "pyproject.toml", "README.md", "LICENSE", PRETRAINED)
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 RUNNER = """
 import json, os, sys
@@ -123,7 +124,8 @@ def test_the_wheel_holds_the_files_that_are_no_modules(wheel, root):
     sources = root.glob("espnet_spike/simulator/*/*.*")
     hardware = {str(path.relative_to(root)) for path in sources if path.suffix != ".pyc"}
     assert len(conf) > 20 and len(hardware) > 10
-    assert conf | hardware | {"espnet_spike/py.typed"} <= held
+    models = {f"espnet_spike/pretrained/{p.name}" for p in (root / PRETRAINED).glob("*.zip")}
+    assert models and conf | hardware | models | {"espnet_spike/py.typed"} <= held
     modules = {str(path.relative_to(root)) for path in root.glob("espnet_spike/**/*.py")}
     assert modules == {name for name in held if name.endswith(".py")}
 

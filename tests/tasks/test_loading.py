@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 from espnet_spike.bin import pack
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
+from espnet_spike.tasks import loading
 from espnet_spike.tasks.loading import load_model, open_model, unpack_pack
 from tests.helpers.tiny_model import DIMENSION, tiny_experiment
 
@@ -51,6 +53,21 @@ def test_folder_pack_and_model_file_give_the_same_model(recipe):
         assert folder.files()["asr_model_file"] == str(exp / "3epoch.pth")
         with pytest.raises(UserError, match=r"no model file 4epoch\.pth"):
             folder.checkpoint("4epoch.pth")
+
+
+def test_a_model_that_comes_with_the_package_is_known_by_its_name(recipe, monkeypatch):
+    exp = recipe / "exp/asr_tiny"
+    (recipe / "decode.yaml").write_text("beam_size: 2\n")
+    words = ["--asr_exp", "exp/asr_tiny", "--inference_config", "decode.yaml", "--out", "p.zip"]
+    pack.main(words)
+    monkeypatch.setattr(loading, "pretrained", lambda: {"digits": recipe / "p.zip"})
+    assert same(load_model(Path("digits")), load_model(exp))
+    with pytest.raises(UserError, match=r"digit: no trained model \(did you mean 'digits'") as e:
+        load_model(Path("digit"))
+    assert "comes with the package: digits" in e.value.hint
+    (recipe / "digits").mkdir()
+    with pytest.raises(UserError, match="no trained model"):  # a folder of that name goes first
+        load_model(Path("digits"))
 
 
 def test_what_is_no_model_is_refused(recipe):

@@ -13,7 +13,7 @@ from espnet_spike.bin import new_recipe
 from espnet_spike.errors import UserError
 from espnet_spike.utils import resources
 from espnet_spike.utils.provenance import git_hash, portable_path
-from espnet_spike.utils.resources import checkout, config_file, need_checkout, shipped
+from espnet_spike.utils.resources import checkout, config_file, need_checkout, pretrained, shipped
 
 
 def test_every_configuration_of_the_checkout_comes_with_the_package(root):
@@ -90,3 +90,14 @@ def test_a_checkout_copied_without_its_links_has_its_configurations(root, tmp_pa
         text=True,
     )
     assert result.stdout.strip() == str((copy / "conf/fbank.yaml").resolve()), result.stderr
+
+
+def test_models_come_with_the_package_by_the_names_of_their_packs(root, tmp_path, monkeypatch):
+    assert pretrained() == {path.stem: path for path in root.glob("egs/*/pretrained/*.zip")}
+    assert "fsdd-digits" in pretrained()
+    assert (root / "espnet_spike/pretrained").samefile(root / "egs/fsdd/pretrained")
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained/a.zip").touch()
+    monkeypatch.setattr(resources, "checkout", lambda: None)
+    monkeypatch.setattr(resources.resources, "files", lambda package: tmp_path)
+    assert pretrained() == {"a": tmp_path / "pretrained/a.zip"}
