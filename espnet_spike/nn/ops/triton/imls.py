@@ -33,39 +33,46 @@ def count_of(ratio, TOP: tl.constexpr, MODE: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    x, level, scale, y, total, eps, K: tl.constexpr, C: tl.constexpr,
+    x, level, scale, y, total, rows, eps, K: tl.constexpr, C: tl.constexpr,
     TOP: tl.constexpr, MODE: tl.constexpr, FINDS_LEVEL: tl.constexpr, SUMS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write Y, with ``SUMS`` the counts of each row, and with ``FINDS_LEVEL`` its level."""
+    """Write Y, with ``SUMS`` the counts of each row, and with ``FINDS_LEVEL`` its level.
+
+    A program has some rows, so that it reads the channels' factors once for them.
+    """
     SIZE: tl.constexpr = K * C
-    row = tl.program_id(0).to(tl.int64)
-    x += row * SIZE
-    y += row * SIZE
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside_row = row < rows
+    x += (row * SIZE)[:, None]
+    y += (row * SIZE)[:, None]
     if FINDS_LEVEL:
-        mean = 0.0
+        mean = tl.zeros((ROWS,), tl.float32)
         for start in tl.static_range(0, SIZE, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            first = tl.load(x + at, mask=at < SIZE, other=0.0).to(tl.float32)
-            mean += tl.sum(tl.abs(first), 0)
+            at = (start + tl.arange(0, BLOCK))[None]
+            inside = inside_row[:, None] & (at < SIZE)
+            first = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+            mean += tl.sum(tl.abs(first), 1)
         m = tl.maximum(tl.div_rn(mean, 1.0 * SIZE), eps, propagate_nan=tl.PropagateNan.ALL)
-        tl.store(level + row, m)
+        tl.store(level + row, m, mask=inside_row)
     else:
-        m = tl.load(level + row)
-    counts = 0.0
+        m = tl.load(level + row, mask=inside_row, other=1.0)
+    counts = tl.zeros((ROWS,), tl.float32)
     for start in tl.static_range(0, SIZE, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        inside = at < SIZE
+        channel = start + tl.arange(0, BLOCK)
+        at = channel[None]
+        inside = inside_row[:, None] & (at < SIZE)
         if FINDS_LEVEL and SIZE <= BLOCK:
             value = first
         else:
             value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        v = m * tl.load(scale + at % C, mask=inside, other=1.0)
+        factor = tl.load(scale + channel % C, mask=channel < SIZE, other=1.0)
+        v = m[:, None] * factor[None]
         count = count_of(tl.div_rn(value, v), TOP, MODE)
         tl.store(y + at, v * count, mask=inside)
-        counts += tl.sum(tl.where(inside, count, 0.0), 0)
+        counts += tl.sum(tl.where(inside, count, 0.0), 1)
     if SUMS:
-        tl.store(total + row, counts)
+        tl.store(total + row, counts, mask=inside_row)
 
 
 @triton.jit
@@ -142,10 +149,12 @@ def output(x: Tensor, level: Tensor, scale: Tensor, levels: int, mode: int) -> T
 def _forward(x, level, scale, y, total, levels, mode, finds_level, eps) -> None:
     _, K, C = x.shape
     block = launch.power_of_2(K * C, MOST)
+    height = max(1, min(4, MOST // 2 // block))
     sums = total is not None
-    forward_kernel[(len(x),)](
-        x, level, scale.contiguous(), y, total if sums else y, eps, K, C, levels, mode,
-        finds_level, sums, block, num_warps=launch.warps(block), enable_fp_fusion=False,
+    forward_kernel[(launch.blocks(len(x), height),)](
+        x, level, scale.contiguous(), y, total if sums else y, len(x), eps, K, C, levels, mode,
+        finds_level, sums, height, block, num_warps=launch.warps(height * block),
+        enable_fp_fusion=False,
     )  # fmt: skip
 
 
