@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import editdistance
 import kaldialign
@@ -251,3 +252,6 @@ def test_rates_by_hand():
     )
     assert (found["sentence_err"], found["units"]) == (100.0, 5)
     assert scoring.rates(np.array([[3, 0, 0, 0], [2, 0, 0, 1]]))["sentence_err"] == 50.0
+    # what is inserted is an error, and no part of the reference
+    counts = scoring.Counts(Path(), ["a"], ["s"], np.array([[1, 1, 1, 5]]))
+    assert (counts.lengths.tolist(), counts.errors.tolist()) == ([3], [7])
