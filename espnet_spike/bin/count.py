@@ -32,6 +32,12 @@ def get_parser() -> argparse.ArgumentParser:
         "--fold_qk", type=str2bool, default=False, help="count attention with W_Q and W_K merged"
     )
     parser.add_argument(
+        "--forms",
+        type=str2bool,
+        default=False,
+        help="count all forms besides: integer counts and 0/1 spikes, W_Q and W_K apart and merged",
+    )
+    parser.add_argument(
         "--twin_exp",
         type=Path,
         help="exp/asr_X of the trained dense twin; that which the training started from if absent",
@@ -94,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SpikeOptions.from_options(args),
         args.fold_qk,
         args.twin_exp,
+        args.forms,
     )
     print("\n".join(count_lines(results)))
 

@@ -10,8 +10,8 @@ the utterances' energies, which ``count.json`` has: where a short utterance read
 a long one shares fetches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from espnet_spike.counting.costs import ENCODER, Costs
 from espnet_spike.counting.energy import CostModel, Rules, energy, quantised
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
-from espnet_spike.results.energy_tables import BASELINES, twin_name
+from espnet_spike.results.energy_tables import BASELINES, form_name, twin_name
 from espnet_spike.results.formatting import table as markdown_table
 from espnet_spike.utils.files import write_json, write_lines
 from espnet_spike.utils.shapes import read_shaped
@@ -69,6 +69,7 @@ class Counted:
     twin_layers: list[dict[str, Any]]
     trained_twin_layers: list[dict[str, Any]]
     trained_twin: dict[str, Any] | None
+    forms: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ class Networks:
         ours: of the network.
         twin: of the dense twin; None where the network is its own.
         trained: of a trained twin; None without.
+        integers: of the network with whole counts, which can be read as integers; None where only
+            slots of 0 and 1 were counted, or nothing spikes.
+        forms: the network in each form that was counted, by its name.
     """
 
     path: Path
@@ -88,11 +92,8 @@ class Networks:
     ours: Costs
     twin: Costs | None
     trained: Costs | None
-
-    @property
-    def spikes(self) -> bool:
-        """Whether anything of it spikes."""
-        return any(cost.slots > 0 for cost in self.ours.values())
+    integers: Costs | None
+    forms: Mapping[str, Costs]
 
     def joules(self, model: CostModel) -> dict[str, dict[str, float] | None]:
         """Return the energy of ours and of each baseline, J; None for one that is not there."""
@@ -100,7 +101,7 @@ class Networks:
             "ours": energy(model, self.ours),
             "trained_twin": None if self.trained is None else energy(model, self.trained),
             "twin": energy(model, self.ours if self.twin is None else self.twin, dense=True),
-            "quantised": energy(quantised(model), self.ours) if self.spikes else None,
+            "quantised": None if self.integers is None else energy(quantised(model), self.integers),
         }
 
 
@@ -119,9 +120,9 @@ def read_networks(set_dir: Path) -> Networks:
         raise UserError(f"{path} does not exist", "count the set first (--stage count)")
     told = read_shaped(path, Counted, again)
 
-    def costs(name: str) -> Costs:
+    def costs(rows: Sequence[Mapping[str, Any]]) -> Costs:
         found = {}
-        for row in told[name]:
+        for row in rows:
             if lacking := [f.name for f in fields(Cost) if f.name not in row]:
                 raise UserError(
                     f"{path} was counted before there were {', '.join(lacking[:3])} ...", again
@@ -131,10 +132,15 @@ def read_networks(set_dir: Path) -> Networks:
                 found[row["layer"], row["kind"]] = Cost(**numbers)
         return found
 
-    ours, twin = costs("layers"), costs("twin_layers")
+    ours, twin = costs(told["layers"]), costs(told["twin_layers"])
     itself = (told["trained_twin"] or {}).get("itself", False)
-    trained = ours if itself else costs("trained_twin_layers")
-    return Networks(path, told, ours, twin or None, trained or None)
+    trained = ours if itself else costs(told["trained_twin_layers"])
+    forms = {form_name(form): costs(form["layers"]) for form in told.get("forms", ())}
+    whole = told["execution"].get("spike_mode") != "binary"
+    spikes = whole and any(cost.slots > 0 for cost in ours.values())
+    return Networks(
+        path, told, ours, twin or None, trained or None, ours if spikes else None, forms
+    )
 
 
 def assumptions(model: CostModel) -> Iterator[tuple[str, CostModel]]:
@@ -179,10 +185,31 @@ def operands_once(model: CostModel) -> CostModel:
     return replace(model, memory=memory)
 
 
-def ratios(networks: Networks, model: CostModel) -> Iterator[dict[str, Any]]:
+def form_rows(networks: Networks, model: CostModel) -> Iterator[dict[str, Any]]:
+    """Yield rows as of `ratios` for each form that was counted, by what matters to forms."""
+    changes = {
+        "as the cost model has it": model,
+        **{
+            flow.replace("_", " "): model.with_memory(dataflow=flow)
+            for flow in model.dataflows
+            if flow != model.memory["dataflow"]
+        },
+        "sums over slots stored": model.with_rules(partial_sums="stored"),
+        "sums over slots stored, every operand once": operands_once(
+            model.with_rules(partial_sums="stored")
+        ),
+    }
+    for name, costs in networks.forms.items():
+        said = {f"{name}: {change}": changed for change, changed in changes.items()}
+        yield from ratios(replace(networks, ours=costs), said.items())
+
+
+def ratios(
+    networks: Networks, assumed: Iterable[tuple[str, CostModel]]
+) -> Iterator[dict[str, Any]]:
     """Yield a row for each assumption: ratios of each baseline's energy to ours, and joules."""
     seconds = networks.told["audio_seconds"]
-    for said, changed in assumptions(model):
+    for said, changed in assumed:
         joules = networks.joules(changed)
         ours = joules["ours"]
         assert ours is not None
@@ -225,12 +252,13 @@ def write(out: Path, set_dirs: Sequence[Path], models: Sequence[CostModel]) -> l
         run = ", ".join(f"{key} {value}" for key, value in told["execution"].items())
         form = f"run {run or 'as trained'}, W_Q and W_K {'merged' if told['fold_qk'] else 'apart'}"
         for model in models:
-            rows = list(ratios(networks, model))
+            rows = list(ratios(networks, assumptions(model)))
+            forms = list(form_rows(networks, model))
             content.append(
                 {
                     **{key: told[key] for key in ("experiment", "set", "execution", "fold_qk")},
                     **{"trained_twin": told["trained_twin"], "cost_model": asdict(model)},
-                    "rows": rows,
+                    **{"rows": rows, "forms": forms},
                 }
             )
             lines += [
@@ -241,6 +269,9 @@ def write(out: Path, set_dirs: Sequence[Path], models: Sequence[CostModel]) -> l
                 *markdown_table(head, [_cells(row) for row in rows]),
                 "",
             ]
+            if forms:
+                lines += ["Each form in which the encoder can run:", ""]
+                lines += [*markdown_table(head, [_cells(row) for row in forms]), ""]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "assumptions.json", content, ensure_ascii=False)
     write_lines(out / "assumptions.md", lines)

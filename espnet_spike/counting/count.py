@@ -1,8 +1,9 @@
 """Count a trained model on test sets: operations, sparsity and energy, utterance by utterance."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from espnet_spike.counting.energy import (
     ratio_interval,
     real_share,
 )
+from espnet_spike.counting.forms import Form, encoder_costs, forms_of, load_form
 from espnet_spike.counting.neurobench import (
     NEUROBENCH,
     NOTES,
@@ -57,6 +59,8 @@ from espnet_spike.utils.provenance import environment, portable_path
 from espnet_spike.utils.shapes import read_shaped
 
 COUNT = "count.json"
+BASELINES = ("trained_twin", "twin", "quantised")
+"""What our energy is compared with, the fair comparison first."""
 BYTES = 4  # of a value, where bytes are printed; cost models have their own
 
 
@@ -101,6 +105,7 @@ class SetCount:
         skipped: utterances that are too short.
         uncovered, lost: see ``Counter``.
         seconds: of audio.
+        in_slots: the neurons of several levels run as slots of 0 and 1.
     """
 
     layers: Costs = field(default_factory=dict)
@@ -111,6 +116,7 @@ class SetCount:
     uncovered: dict[str, list[float]] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    in_slots: bool = False
 
     def add(self, utt: str, found: Utterance, models: Sequence[CostModel]) -> None:
         """Add an utterance."""
@@ -130,7 +136,8 @@ class SetCount:
                     **{part: energy(model, costs) for part, costs in parts.items()},
                     "encoder_with_front_end": energy(model, encoder),
                     "twin": energy(model, twin, dense=True),
-                    "quantised": energy(quantised(model), encoder),
+                    # of slots nobody knows what the whole value was
+                    "quantised": None if self.in_slots else energy(quantised(model), encoder),
                 }
                 for model in models
             },
@@ -146,6 +153,22 @@ class SetCount:
             for model in models:
                 energies = self.utterances[utt]["energy"][model.name]
                 energies["trained_twin"] = energy(model, encoder)
+
+    def in_form(
+        self, costs: Iterable[tuple[str, Costs]], models: Sequence[CostModel]
+    ) -> "SetCount":
+        """Return the same set encoded in another form, beside the same baselines."""
+        other = SetCount(seconds=self.seconds)
+        for utt, found in costs:
+            encoder = of_encoder(found)
+            add_costs(other.layers, encoder)
+            energies = {}
+            for model in models:
+                known = self.utterances[utt]["energy"][model.name]
+                kept = {name: known[name] for name in BASELINES if name in known}
+                energies[model.name] = kept | {"encoder_with_front_end": energy(model, encoder)}
+            other.utterances[utt] = {"energy": energies}
+        return other
 
     @property
     def spikes(self) -> bool:
@@ -222,6 +245,8 @@ def count_utterances(
     """
     frames = feature_frames(model, data)
     twins = {count: twin.costs(count) for count in set(frames.values())}
+    neurons = named_neurons(model.encoder).values()
+    result.in_slots = any(n.spike_mode == "binary" and n.T > 1 for n in neurons)
     with torch.inference_mode(), ArkReader() as reader, Counter(model) as counter:
         for utt in sorted(data.feats):
             speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()
@@ -309,6 +334,7 @@ def count_sets(
     execution: SpikeOptions | None = None,
     fold_qk: bool = False,
     twin_exp: Path | None = None,
+    forms: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Count a trained model on sets and write the results into the folder of each.
 
@@ -326,6 +352,7 @@ def count_sets(
         fold_qk: count IML-Spikeformer's inference form, with W_Q and W_K merged.
         twin_exp: experiment of a trained twin; None for the one that the training started from, if
             it did.
+        forms: count every form of ``counting.forms`` besides.
 
     Raises:
         UserError: no such model, one that cannot run so, or features of another definition.
@@ -349,6 +376,7 @@ def count_sets(
     if twin_exp is not None:
         check_same_features(twin_exp, sets.values())
     trained_twin = None if twin_exp is None else TrainedTwin(twin_exp, twin)
+    all_forms = forms_of(model.encoder) if forms else []
     results = {}
     for name, folder in sets.items():
         data = FeatureDir.read(folder)
@@ -382,6 +410,10 @@ def count_sets(
             "trained_twin": describe_twin(trained_twin, twin),
             "decoder_input": decoder_input(model, hypotheses is not None),
             **summary(result, models, data.utt2spk, twin.encoder is None, saved_macs(model)),
+            "forms": [
+                in_form(result, form, load, data, models, twin.encoder is None)
+                for form, load in loaders(asr_exp, trained.checkpoint.name, execution, all_forms)
+            ],
             "count_seconds": round(time.perf_counter() - start, 2),
             "finished": time.strftime("%FT%T%z"),
             "environment": environment(),
@@ -399,6 +431,58 @@ def count_sets(
             if decoded.kept() is None:
                 record_decoded(decoded)
     return results
+
+
+def loaders(
+    asr_exp: Path, checkpoint: str, execution: SpikeOptions, forms: Iterable[Form]
+) -> Iterator[tuple[Form, Callable[[], Any]]]:
+    """Yield each form, and what loads the model in it; arguments as of `count_sets`."""
+    for form in forms:
+        yield form, functools.partial(load_form, asr_exp, checkpoint, execution, form)
+
+
+def in_form(
+    result: SetCount,
+    form: Form,
+    load: Callable[[], Any],
+    data: FeatureDir,
+    models: Sequence[CostModel],
+    own_twin: bool,
+) -> dict[str, Any]:
+    """Return what ``count.json`` has of a form: operations, energy beside the same baselines.
+
+    Args:
+        result: of the set, as it was counted first.
+        form: of the encoder.
+        load: loads the model in that form.
+        data: features of the set.
+        models: cost models.
+        own_twin: the encoder is its own twin.
+    """
+    other = result.in_form(encoder_costs(load(), data, result.utterances), models)
+    other.in_slots = result.in_slots
+    products = total(c for (_, kind), c in other.layers.items() if kind in PRODUCTS)
+    speakers = [data.utt2spk[utt] for utt in other.utterances]
+    return {
+        **asdict(form),
+        "per_second": per_second(products, other.seconds),
+        "sparsity": activity(other.layers, {}),
+        "energy": {
+            model.name: _energy_summary(model, other, speakers, own_twin)
+            | {"real_mac_share": real_share(model, other.layers)}
+            for model in models
+        },
+        "layers": layer_rows(other.layers),
+    }
+
+
+def per_second(products: Cost, seconds: float) -> dict[str, float]:
+    """Return the operations of products for a second of audio."""
+    return {
+        "synops": products.acs / seconds,
+        "macs": products.macs / seconds,
+        "dense_macs": products.dense_macs / seconds,
+    }
 
 
 def neurobench_metrics(model: Any, result: SetCount) -> dict[str, Any]:
@@ -487,11 +571,7 @@ def summary(
         "skipped": result.skipped,
         "audio_seconds": round(result.seconds, 3),
         "sparsity": activity(encoder, points),
-        "per_second": {
-            "synops": products.acs / result.seconds,
-            "macs": products.macs / result.seconds,
-            "dense_macs": products.dense_macs / result.seconds,
-        },
+        "per_second": per_second(products, result.seconds),
         "energy": {
             model.name: _energy_summary(model, result, speakers, own_twin)
             | {"real_mac_share": real_share(model, encoder)}
@@ -609,10 +689,6 @@ def decoder_figures(
     }
 
 
-BASELINES = ("trained_twin", "twin", "quantised")
-"""What our energy is compared with, the fair comparison first."""
-
-
 def _energy_summary(
     model: CostModel, result: SetCount, speakers: Sequence[str], own_twin: bool
 ) -> dict[str, Any]:
@@ -629,7 +705,7 @@ def _energy_summary(
         ours = [e["encoder_with_front_end"][column] for e in each]
         found: dict[str, Any] = {"joules_per_second": sum(ours) / result.seconds, "against": {}}
         for name in BASELINES:
-            if name not in each[0] or (name == "quantised" and not result.spikes):
+            if each[0].get(name) is None or (name == "quantised" and not result.spikes):
                 found["against"][name] = None
                 continue
             theirs = [e[name][column] for e in each]

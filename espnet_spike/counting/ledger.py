@@ -71,6 +71,7 @@ class Ledger(CostLedger):
         self._parameters: set[int] = set()
         self._last: tuple[tuple[Tensor, float], ...] = ()
         self._sums: set[tuple] | None = None
+        self._operands: set[tuple] = set()
         self._last_sum: tuple[Cost, float] | None = None
         self._full = 16  # look for tensors that are gone when that many are known
 
@@ -151,6 +152,15 @@ class Ledger(CostLedger):
             view_key(x) in sums for x in tensors if isinstance(x, Tensor)
         )
 
+    def again(self, x: Tensor) -> bool:
+        """Return whether a product of the same sum had ``x`` as an operand before."""
+        if self._sums is None:
+            return False
+        key = view_key(x)
+        seen = key in self._operands
+        self._operands.add(key)
+        return seen
+
     def hold(self, x: Tensor) -> None:
         """Note that ``x`` stands in an accumulator, if there is one."""
         if self._sums is not None:
@@ -168,6 +178,7 @@ class Ledger(CostLedger):
                 cost, numel = self._last_sum
                 cost.partial_written -= numel
             self._sums = self._last_sum = None
+            self._operands.clear()
 
     @property
     def module(self) -> nn.Module:

@@ -80,7 +80,7 @@ def traffic(
         else cost.spike_bits_read + cost.spike_bits_written,
         weights=cost.weights_read,
         operations=cost.dense_macs if dense else cost.macs + cost.event_macs,
-        dense=cost.dense_macs,
+        dense=cost.dense_macs - kept * cost.repeated_macs,
         sums=cost.event_macs if merged else cost.acs,
         activations=(cost.nonzeros if cost.slots and not dense else cost.inputs)
         + statistic * cost.statistic_read,

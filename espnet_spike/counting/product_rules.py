@@ -47,6 +47,9 @@ def product(
         cost.macs += out.numel() * a.shape[-1]
     else:
         cost.macs += _meeting(*((x != 0).to(torch.float32) for x in sides))
+    real = [x for x, found in zip(sides, spikes, strict=True) if found is None]
+    if len(real) == 1 and ledger.again(real[0]):
+        cost.repeated_macs += out.numel() * a.shape[-1]
     for x, other, found in ((a, b, spikes[0]), (b, a, spikes[1])):
         ledger.read_as(cost, x, found)
         if found is not None and found.scaled and other.numel():
@@ -195,6 +198,8 @@ def count_convolution(ledger: Ledger, given: dict, out: Tensor) -> None:
         cost.event_macs += _reach(x, events, weight, given, out) / groups
         if found is not None and found.scaled:
             ledger.cost("rescale").multiplies += out.numel() * kernel[0]
+    if found is not None and ledger.again(weight):
+        cost.repeated_macs += out.numel() * fan_in
     channels = x.numel() / x.shape[-dims]
     ledger.read_as(cost, x, found, channels)
     ledger.read_values(cost, weight)

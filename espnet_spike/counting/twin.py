@@ -13,7 +13,7 @@ from torch import nn
 
 from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
-from espnet_spike.data.ark import ArkReader
+from espnet_spike.counting.forms import encoder_costs
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.nn.neurons.base import named_neurons
@@ -133,10 +133,5 @@ class TrainedTwin:
             )
 
     def over(self, data: FeatureDir, utts: Iterable[str]) -> Iterator[tuple[str, Costs]]:
-        """Yield what each of some utterances of a set costs."""
-        with torch.inference_mode(), ArkReader() as reader, Counter(self.model) as counter:
-            for utt in utts:
-                speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()
-                counter.reset()
-                self.model.encode(speech, torch.tensor([speech.shape[1]]))
-                yield utt, dict(counter.costs)
+        """Return what each of some utterances of a set costs, one after the other."""
+        return encoder_costs(self.model, data, utts)

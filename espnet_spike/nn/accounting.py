@@ -44,6 +44,8 @@ class Cost:
         partial_read, partial_written, partial_additions: how many of ``values_read``,
             ``values_written`` and ``additions`` are of sums that are not complete yet (over the
             slots of binary spikes) and could stay in an accumulator.
+        repeated_macs: how many of ``dense_macs`` are with an operand that stood there for the slot
+            before.
         event_bits_read, event_bits_written: bits of the same spikes as a list of events, each with
             its channel and, with more than one level, its count.
         events_read: events that products read.
@@ -76,6 +78,7 @@ class Cost:
     partial_read: float = 0.0
     partial_written: float = 0.0
     partial_additions: float = 0.0
+    repeated_macs: float = 0.0
     event_bits_read: float = 0.0
     event_bits_written: float = 0.0
     events_read: float = 0.0

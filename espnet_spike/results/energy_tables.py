@@ -1,6 +1,6 @@
 """What the counts say, as tables. Light: no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from espnet_spike.utils.files import plural
@@ -26,20 +26,10 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             + ("" if zeros == ABSENT else f", sparsity {zeros} %")
         )
         lines.append(f"  trained twin: {twin_name(result)}")
-        for model, energy in result["energy"].items():
-            for label, found in columns_of(energy):
-                ours = f"{1e3 * found['joules_per_second']:10.4f} mJ/s"
-                if found.get("dense"):
-                    full = baselines(found)[1][0]
-                    lines.append(f"  {model:16s} {label:38s}{ours}; nothing skipped {full} mJ/s")
-                    continue
-                others = (
-                    f"{name} {mj} mJ/s: {ratio}x{ci and f' ({ci})'}"
-                    for name, (mj, ratio, ci) in zip(
-                        BASELINES.values(), baselines(found), strict=True
-                    )
-                )
-                lines.append(f"  {model:16s} {label:38s}{ours}; {'; '.join(others)}")
+        lines += _energy_lines(result["energy"], "")
+        for form in result.get("forms") or []:
+            lines.append(f"  as {form_name(form)}:")
+            lines += _energy_lines(form["energy"], "  ")
         if decoder := result.get("decoder"):
             each = decoder["per_token"]
             energy = next(iter(decoder["energy"].values()))
@@ -57,6 +47,31 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if result["skipped"]:
             lines.append(f"  too short for the encoder, not counted: {len(result['skipped'])}")
     return lines
+
+
+def _energy_lines(energies: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for model, energy in energies.items():
+        for label, found in columns_of(energy):
+            ours = f"{1e3 * found['joules_per_second']:10.4f} mJ/s"
+            if found.get("dense"):
+                full = baselines(found)[1][0]
+                yield f"  {indent}{model:16s} {label:38s}{ours}; nothing skipped {full} mJ/s"
+                continue
+            others = (
+                f"{name} {mj} mJ/s: {ratio}x{ci and f' ({ci})'}"
+                for name, (mj, ratio, ci) in zip(BASELINES.values(), baselines(found), strict=True)
+            )
+            yield f"  {indent}{model:16s} {label:38s}{ours}; {'; '.join(others)}"
+
+
+def form_name(form: Mapping[str, Any]) -> str:
+    """Return how an encoder ran, in words.
+
+    Args:
+        form: an entry of ``forms`` in a ``count.json``.
+    """
+    spikes = {"integer": "integer counts", "binary": "0/1 spikes in slots"}[form["spike_mode"]]
+    return f"{spikes}, W_Q and W_K {'merged' if form['fold_qk'] else 'apart'}"
 
 
 BASELINES = {
@@ -162,6 +177,10 @@ def set_counts(count: Mapping[str, Any]) -> dict[str, Any]:
         "execution": count["execution"],
         "fold_qk": count["fold_qk"],
         **({"trained_twin": count["trained_twin"]} if "trained_twin" in count else {}),
+        "forms": [
+            {key: form[key] for key in ("spike_mode", "fold_qk", "per_second", "energy")}
+            for form in count.get("forms") or []
+        ],
     }
 
 
@@ -190,6 +209,7 @@ def energy_tables(
     operations: list[list[object]] = []
     products: list[list[object]] = []
     memory: list[list[object]] = []
+    forms: list[list[object]] = []
     others: list[tuple[list[object], dict[str, Mapping[str, Any]]]] = []
     for result in results:
         for tag, sets in result["decodes"].items():
@@ -207,6 +227,8 @@ def energy_tables(
                         prices = f"`{model}`{label.removeprefix('with memory')}"
                         memory.append([*first, prices, *_energy(found)])
                 others.append((first, rest))
+                for form in figures.get("forms") or []:
+                    forms += _form_rows([*first, form_name(form)], form["energy"], shown)
     if not operations:
         return []
     tables = [
@@ -214,6 +236,9 @@ def energy_tables(
         ("Energy of products alone, as papers print it.", ENERGY_HEAD, products),
         ("Energy with everything element by element, and memory.", ENERGY_HEAD, memory),
     ]
+    if forms:
+        title = "Energy of each form in which the encoder can run, beside the same baselines."
+        tables.append((title, [*ENERGY_HEAD[:3], "form", *ENERGY_HEAD[3:]], forms))
     if models := list(dict.fromkeys(model for _, rest in others for model in rest)):
         head = ["experiment", "decoding", "set"]
         head += [f"{model}{memory}" for model in models for memory in ("", ", with memory")]
@@ -282,6 +307,16 @@ def _energy(found: Mapping[str, Any]) -> list[object]:
     for baseline in baselines(found):
         cells += baseline
     return cells
+
+
+def _form_rows(
+    first: Sequence[object], energies: Mapping[str, Any], models: Sequence[str]
+) -> list[list[object]]:
+    return [
+        [*first, f"`{model}`, {label}", *_energy(found)]
+        for model in models
+        for label, found in columns_of(energies[model])
+    ]
 
 
 def _operations(result: Mapping[str, Any], figures: Mapping[str, Any]) -> list[object]:

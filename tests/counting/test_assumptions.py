@@ -75,6 +75,32 @@ def test_a_table_for_each_set_and_cost_model(tmp_path, capsys):
     assert len({line.count("|") for line in table if "mean" not in line}) == 1
 
 
+def test_every_form_has_rows_beside_the_same_baselines(tmp_path):
+    slots = Cost(**{"dense_macs": 1200, "repeated_macs": 800, "acs": 120, "event_macs": 120})
+    slots.partial_read, slots.values_read = 40, 50
+    form = {"spike_mode": "binary", "fold_qk": True, "energy": {}, "per_second": {}}
+    form["layers"] = [row("encoder.a", "linear", slots)]
+    (found,) = told(tmp_path, [written(tmp_path, forms=[form])], "horowitz45_fp32")
+    name = "0/1 spikes in slots, W_Q and W_K merged: "
+    rows = {r["assumption"].removeprefix(name): r for r in found["forms"]}
+    plain, stored = rows["as the cost model has it"], rows["sums over slots stored"]
+    assert plain["compute"]["twin"] == pytest.approx(500 * 4.6 / (120 * 0.9))
+    # as integers the network is what was counted first
+    assert plain["compute"]["quantised"] == pytest.approx(140 * 4.6 / (120 * 0.9))
+    # 40 values more, and the weights of 1200 products for those of 400, 16 at once
+    more = (40 + 800 / 16) * 4 * 20 / 8 - 800 / 16 * 4 * (20 - 10) / 8
+    ours = [r["total"]["joules_per_second"] for r in (stored, plain)]
+    assert ours[0] - ours[1] == pytest.approx(more * 1e-12 / 2)
+    assert "weight stationary" in rows and len(rows) == 4
+    assert "Each form in which the encoder can run:" in (tmp_path / "assumptions.md").read_text()
+
+
+def test_slots_are_not_read_as_integers(tmp_path):
+    folder = written(tmp_path, execution={"spike_mode": "binary"})
+    (found,) = told(tmp_path, [folder], "horowitz45_fp32")
+    assert found["rows"][0]["compute"]["quantised"] is None
+
+
 def test_without_a_trained_twin_the_table_says_so(tmp_path):
     folder = written(tmp_path, trained_twin=None, trained_twin_layers=[])
     (found,) = told(tmp_path, [folder], "horowitz45_fp32")

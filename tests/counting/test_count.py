@@ -13,7 +13,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import COLUMNS
-from espnet_spike.results.energy_tables import count_lines, energy_tables
+from espnet_spike.results.energy_tables import count_lines, energy_tables, set_counts
 from espnet_spike.results.recording import RECORDING, DecodedUtterance, choose_utterance
 from tests.export.test_reparameterize import MODEL
 from tests.helpers import pages, tiny_model
@@ -334,6 +334,39 @@ def test_a_spiking_encoder_has_another_twin(tmp_path):
     ]
     six, same, two = (rate["model_execution_rate"] for rate in rates)
     assert six == same == pytest.approx(3 * two, abs=0.02)
+
+
+def test_every_form_is_counted_beside_the_same_baselines(tmp_path, capsys):
+    exp, data = spiking_experiment(tmp_path)
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "o"), f"test={data}"]
+    count.main([*words, "--forms", "true", "--energy_model", "horowitz45_fp32"])
+    found = json.loads((tmp_path / "o" / "test" / "count.json").read_text())
+    forms = {(form["spike_mode"], form["fold_qk"]): form for form in found["forms"]}
+    assert list(forms) == [(m, f) for f in (False, True) for m in ("integer", "binary")]
+    counted_first = found["energy"]["horowitz45_fp32"]
+    for key, form in forms.items():
+        energy = form["energy"]["horowitz45_fp32"]
+        for column in ("compute", "total"):
+            ours, first = energy[column], counted_first[column]
+            assert ours["against"]["twin"]["joules_per_second"] == first["twin_joules_per_second"]
+            if key == ("integer", False):
+                assert ours["joules_per_second"] == first["joules_per_second"]
+    same = forms["integer", True], forms["binary", True]
+    assert same[0]["per_second"]["synops"] == same[1]["per_second"]["synops"]
+    # merged, no product of real values is left but the first convolution
+    macs = [forms["binary", fold]["per_second"]["macs"] for fold in (False, True)]
+    assert macs[0] > macs[1] > 0
+    assert "as 0/1 spikes in slots, W_Q and W_K apart:" in capsys.readouterr().out
+    figures = set_counts(found)
+    assert all("layers" not in form for form in figures["forms"])
+    made = {"experiment": "asr_s", "parameters": 1, "decodes": {"decode": {"test": figures}}}
+    title, head, rows = energy_tables([made])[3]
+    assert "each form" in title and len(rows) == 4 * 3
+    assert all(len(row) == len(head) for row in rows)
+
+    dense = ["--asr_exp", str(tiny_model.tiny_experiment()), "--out", str(tmp_path / "o")]
+    with pytest.raises(UserError, match="does not spike"):
+        count.main([*dense, "--forms", "true", f"test={data}"])
 
 
 @pytest.mark.parametrize("option", [{"fat_points": "e"}, {"spiking": True}], ids=str)

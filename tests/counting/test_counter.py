@@ -21,6 +21,7 @@ from espnet_spike.encoders.speech_mamba import (
 from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.nn.layers.fatrelu import FATReLU
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
+from espnet_spike.nn.neurons.base import set_spike_mode
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.lif import ILIF
@@ -157,6 +158,8 @@ def test_sums_over_slots_stay_in_accumulators():
     linear = integer["linear"]
     assert (found.acs, found.macs) == (linear.acs, 0)
     assert found.event_macs == found.acs  # each slot's spike is an event
+    assert (found.dense_macs, found.repeated_macs) == (3 * 16, 2 * 16)  # the weights stay
+    assert linear.repeated_macs == 0
     # three slots of 2 x 2 sums, two additions of slots, the unit, the bias
     assert found.values_written == 4 * (3 + 2 + 1 + 1)
     assert found.values_written - found.partial_written == linear.values_written == 4
@@ -172,11 +175,12 @@ def test_binary_execution_writes_what_integer_counts_write(conf, fold):
     model = encoder(conv_module_kernel=3, **conf)
     model.reparameterize(fold_qk=fold)
     integer = products(count(model, *speech()).costs)
-    model.set_spike_mode("binary")
+    set_spike_mode(model, "binary")  # that of the encoder merges W_Q and W_K
     binary = products(count(model, *speech()).costs)
     # in a convolution over frames each result has a factor for each frame; that is the only other
     written = [cost.values_written - cost.partial_written for cost in (integer, binary)]
     assert written[1] <= written[0] < binary.values_written
+    assert binary.dense_macs - binary.repeated_macs == integer.dense_macs
 
 
 def test_the_unit_of_v_is_a_multiplication_behind_the_map():

@@ -78,6 +78,8 @@ def test_partial_sums_that_are_kept_do_not_move():
     cost = Cost(values_read=50, values_written=40, partial_read=20, partial_written=30)
     stored, kept = moved(cost), moved(cost, kept=True)
     assert (stored.read, stored.written, kept.read, kept.written) == (50, 40, 30, 10)
+    again = Cost(dense_macs=120, repeated_macs=80)
+    assert (moved(again).dense, moved(again, kept=True).dense) == (120, 40)
     memory = {"bytes_per_value": 4, "pj_per_byte": 2.0}
     assert by_operands(memory, kept) == 40 * 4 * 2.0
 

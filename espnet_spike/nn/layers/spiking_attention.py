@@ -274,8 +274,8 @@ class FoldedMap(nn.Module):
             of_columns = frame * over_slots(slot @ w.t() for slot in slots)
 
         def rows(start: int, stop: int) -> Tensor:
-            scores = over_slots(left[:, :, start:stop] @ key for key in keys)
-            scores = frame[:, None, start:stop] * scores * frame[:, None].transpose(-1, -2)
+            units = frame[:, None, start:stop], frame[:, None].transpose(-1, -2)
+            scores = map_of_slots(left[:, :, start:stop], keys, *units)
             if of_rows is not None and of_columns is not None:
                 scores = scores + of_rows[:, start:stop].transpose(1, 2)[..., None]
                 scores = scores + self.c[:, None, None]
@@ -324,6 +324,19 @@ def attention_map(query: Tensor, key: Spikes, heads: int) -> RowsOfMap:
 def over_slots(products: Iterable[Tensor]) -> Tensor:
     """Return the sum of the products of a train's slots."""
     return add_up(products)
+
+
+@in_accumulators
+def map_of_slots(left: Tensor, keys: Sequence[Tensor], rows: Tensor, columns: Tensor) -> Tensor:
+    """Return rows ``(B, H, n, D)`` times the slots of K, ``(B, H, n, N)``.
+
+    Args:
+        left: the rows.
+        keys: the slots, ``(B, 1, D, N)`` each.
+        rows: units of the rows' frames, ``(B, 1, n, 1)``.
+        columns: units of the columns' frames, ``(B, 1, 1, N)``.
+    """
+    return rows * add_up(left @ key for key in keys) * columns
 
 
 @in_accumulators
