@@ -25,6 +25,13 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"(dense {big(rate['dense_macs'])})"
             + ("" if zeros == ABSENT else f", sparsity {zeros} %")
         )
+        share = next(iter(result["energy"].values())).get("real_mac_share")
+        if share is not None:
+            lines.append(
+                f"  zeros: neuron outputs {zeros} %, operands {percent(result, 'product_inputs')} %, "
+                f"multiplications {percent(result, 'multiplications')} %; real MACs are "
+                f"{100 * share:.1f} % of the compute energy"
+            )
         lines.append(f"  trained twin: {twin_name(result)}")
         lines += _energy_lines(result["energy"], "")
         for form in result.get("forms") or []:

@@ -517,7 +517,7 @@ class Odd(nn.Module):
         self.neuron, self.linear = IMLS(4), nn.Linear(4, 2)
 
     def forward(self, x):
-        y = torch.fft.fft(x).real
+        y = torch.fft.fft(torch.complex(x, x)).real
         return self.linear(self.neuron(x) + 1.0) + self.linear(y)
 
 
