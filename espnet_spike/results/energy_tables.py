@@ -27,8 +27,9 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         )
         share = next(iter(result["energy"].values())).get("real_mac_share")
         if share is not None:
+            operands = percent(result, "product_inputs")
             lines.append(
-                f"  zeros: neuron outputs {zeros} %, operands {percent(result, 'product_inputs')} %, "
+                f"  zeros: neuron outputs {zeros} %, operands {operands} %, "
                 f"multiplications {percent(result, 'multiplications')} %; real MACs are "
                 f"{100 * share:.1f} % of the compute energy"
             )
