@@ -1,4 +1,4 @@
-"""List the decoders that a configuration can name, and where each comes from."""
+"""List the decoders that can be built here, with their origins, and what the others need."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     get_parser().parse_args(argv)
     from espnet_spike.tasks.registry import decoder_origins, format_origins
 
-    print(format_origins(decoder_origins()))
+    print(format_origins(decoder_origins(), "decoder"))
 
 
 if __name__ == "__main__":

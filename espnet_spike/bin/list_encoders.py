@@ -1,4 +1,4 @@
-"""List the encoders that a configuration can name, and where each comes from."""
+"""List the encoders that can be built here, with their origins, and what the others need."""
 
 from collections.abc import Sequence
 

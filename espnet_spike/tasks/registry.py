@@ -48,6 +48,54 @@ MODELS = {
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a part of ESPnet's needs beside features.
+
+    Attributes:
+        packages: that it imports.
+        further: in words.
+    """
+
+    packages: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+
+
+_WAVES = "waveforms (--feats_type raw)"
+_WEIGHTS = "weights of a pretrained model"
+# of ESPnet's parts, what is built from features alone, and what each of the others needs
+FROM_FEATURES = {
+    "encoder": (
+        "branchformer conformer contextual_block_conformer contextual_block_transformer "
+        "e_branchformer multiconv_conformer rnn transformer vgg_rnn"
+    ).split(),
+    "decoder": (
+        "dynamic_conv dynamic_conv2d lightweight_conv lightweight_conv2d rnn transformer"
+    ).split(),
+}
+NEEDS = {
+    "encoder": {
+        "avhubert": Needs(("fairseq",), ("video beside audio", _WEIGHTS)),
+        "beats": Needs((), (_WAVES, _WEIGHTS)),
+        "hubert": Needs(("fairseq",), (_WAVES, _WEIGHTS)),
+        "hubert_pretrain": Needs(("fairseq",), (_WAVES, "ESPnet's task of HuBERT")),
+        "longformer": Needs(("longformer",)),
+        "torchaudiohubert": Needs((), (_WAVES, "ESPnet's task of HuBERT")),
+        "transformer_multispkr": Needs((), ("a model of several speakers at once",)),
+        "wav2vec2": Needs(("fairseq",), (_WAVES, _WEIGHTS)),
+        "whisper": Needs(("whisper",), (_WAVES, _WEIGHTS)),
+    },
+    "decoder": {
+        "hugging_face_transformers": Needs(("transformers",), (_WEIGHTS,)),
+        "linear_decoder": Needs((), ("a task of classes, not of tokens",)),
+        "mlm": Needs((), ("model: maskctc",)),
+        "s4": Needs((), ("decoder_conf with its layers",)),
+        "transducer": Needs(("warprnnt_pytorch",)),
+        "whisper": Needs(("whisper",), (_WEIGHTS,)),
+    },
+}
+
+
+@dataclass(frozen=True)
 class Kind:
     """A part of a model that other packages may add.
 
@@ -161,11 +209,42 @@ def decoder_origins() -> dict[str, str]:
     return _origins(DECODER)
 
 
-def format_origins(origins: Mapping[str, str]) -> str:
-    """Return a line for each name and its origin; ours and those of plugins first."""
+def format_origins(origins: Mapping[str, str], kind: str = "encoder") -> str:
+    """Return a line for each name and its origin; ours and those of plugins first.
+
+    What cannot be built here, from features or their encodings, is below, with what it needs.
+
+    Args:
+        origins: see `encoder_origins`.
+        kind: ``encoder`` or ``decoder``.
+    """
     width = max(map(len, origins))
     names = sorted(origins, key=lambda name: (origins[name] == "espnet", origins[name], name))
-    return "\n".join(f"{name:<{width}}  {origins[name]}" for name in names)
+    needs = {name: lacking(kind, name, origins[name]) for name in names}
+    lines = [f"{name:<{width}}  {origins[name]}" for name in names if not needs[name]]
+    if others := [name for name in names if needs[name]]:
+        lines += ["", f"not from features alone; what each {kind} needs:"]
+        lines += [f"{name:<{width}}  {needs[name]}" for name in others]
+    return "\n".join(lines)
+
+
+def lacking(kind: str, name: str, origin: str) -> str:
+    """Return what an encoder or decoder needs that is not here; nothing if it can be built.
+
+    Args:
+        kind: ``encoder`` or ``decoder``.
+        name: in YAML.
+        origin: as in `encoder_origins`.
+    """
+    if "(broken: " in origin:
+        return origin
+    if origin != "espnet":
+        return ""
+    if name not in NEEDS[kind]:
+        return "" if name in FROM_FEATURES[kind] else "not known here: a newer ESPnet has it"
+    needs = NEEDS[kind][name]
+    absent = [f"the package {package}" for package in needs.packages if not find_spec(package)]
+    return ", ".join([*absent, *needs.further])
 
 
 def _origins(kind: Kind) -> dict[str, str]:

@@ -155,7 +155,8 @@ def test_train_pack_transcribe_and_count(run):
     ]
     Path("commands.json").write_text(json.dumps([shlex.split(command) for command in commands]))
     run("python", "-c", RUNNER, "commands.json")
-    encoders = dict(line.split() for line in Path("list_encoders.out").read_text().splitlines())
+    listed = Path("list_encoders.out").read_text().split("\n\n")[0]
+    encoders = dict(line.split() for line in listed.splitlines())
     assert encoders["iml_spikeformer"] == "espnet_spike" and encoders["conformer"] == "espnet"
     assert json.loads(Path("describe.out").read_text())["encoder_name"] == "iml_spikeformer"
     assert json.loads(Path("exp/asr_x/epochs.jsonl").read_text())["applied"] == 1  # updates

@@ -2,6 +2,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -195,5 +196,51 @@ def test_origins(plugins):
 
 
 def test_ours_and_those_of_plugins_are_listed_first():
-    listed = registry.format_origins({"a": "espnet", "bb": "espnet_spike", "c": "aplugin"})
-    assert listed.splitlines() == ["c   aplugin", "bb  espnet_spike", "a   espnet"]
+    listed = registry.format_origins({"rnn": "espnet", "bb": "espnet_spike", "c": "aplugin"})
+    assert listed.splitlines() == ["c    aplugin", "bb   espnet_spike", "rnn  espnet"]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_each_part_of_espnet_is_built_from_features_or_has_its_needs(kind):
+    theirs = registry.espnet_classes(kind)
+    built, needs = {*registry.FROM_FEATURES[kind]}, registry.NEEDS[kind].keys()
+    assert not built & needs and built | needs == theirs.keys()
+
+
+def test_what_is_listed_first_can_be_built_from_features_and_the_others_cannot():
+    # but for one that is built, and then wants a model of several speakers
+    found = set()
+    for name, where in registry.espnet_classes("encoder").items():
+        module, _, cls = where.rpartition(".")
+        try:
+            with torch.device("meta"):
+                registry.load_class(f"{module}:{cls}")(80)
+        except Exception:
+            continue
+        found.add(name)
+    assert found == {*registry.FROM_FEATURES["encoder"], "transformer_multispkr"}
+
+
+def test_what_cannot_be_built_is_below_with_what_it_needs(monkeypatch):
+    origins = {
+        "conformer": "espnet",
+        "whisper": "espnet",
+        "longformer": "espnet",
+        "of_tomorrow": "espnet",
+        "mine": "my_package 1.0",
+        "theirs": "their_package 2.0 (broken: no module x)",
+        "iml_spikeformer": "espnet_spike",
+    }
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    first, below = registry.format_origins(origins).split("\n\n")
+    assert [line.split()[0] for line in first.splitlines()] == [
+        "iml_spikeformer",
+        "mine",
+        "conformer",
+    ]
+    needs = dict(line.split(maxsplit=1) for line in below.splitlines()[1:])
+    assert needs["whisper"].startswith("the package whisper, waveforms (--feats_type raw), weights")
+    assert needs["longformer"] == "the package longformer"
+    assert "newer ESPnet" in needs["of_tomorrow"] and "broken: no module x" in needs["theirs"]
+    monkeypatch.setattr(registry, "find_spec", lambda name: object())
+    assert "longformer" in registry.format_origins(origins).split("\n\n")[0]
