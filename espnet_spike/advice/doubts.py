@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_spike.advice.plan import FEWEST_PIECES, MOST_PIECES, WORDS_A_PIECE
+from espnet_spike.advice.plan import FEWEST_PIECES, FEWEST_UPDATES, MOST_PIECES, WORDS_A_PIECE
 from espnet_spike.tasks.arguments import split_args
-from espnet_spike.utils.files import iter_table
+from espnet_spike.utils.files import iter_table, plural
 
 WIDE = 0.5  # share of the dims that a mask covers at most, to leave something to learn from
-FEW_UPDATES = 1000  # with less no model of ours has learnt to write words
 CROWDED = 2.0  # times the vocabulary that a text allows
 
 
@@ -111,13 +110,15 @@ def doubts(config: Mapping[str, Any], facts: Facts, updates: int | None = None) 
         facts: of the data.
         updates: that were made, if it has been trained; else they are estimated.
     """
-    updates = count_updates(config, facts) if updates is None else updates
-    found = _schedule_doubts(config, updates)
-    if updates is not None and updates < FEW_UPDATES:
+    planned = count_updates(config, facts)
+    updates = planned if updates is None else updates
+    found = _schedule_doubts(config, updates, planned)
+    if updates is not None and updates < FEWEST_UPDATES:
+        text = plural(updates, "update")
         found.append(
             Doubt(
-                f"{updates} updates are few, under {FEW_UPDATES} models seldom write words",
-                "batch_bins or batch_size (smaller) or max_epoch (more)",
+                f"{text} in all: under {FEWEST_UPDATES} models seldom write words",
+                f"batch_bins or batch_size (smaller) or {longer(config)}",
             )
         )
     masks = config.get("specaug_conf") or {}
@@ -148,7 +149,22 @@ def doubts(config: Mapping[str, Any], facts: Facts, updates: int | None = None) 
     return found
 
 
-def _schedule_doubts(config: Mapping[str, Any], updates: int | None) -> list[Doubt]:
+def longer(config: Mapping[str, Any]) -> str:
+    """Return how to train twice as long, as it is typed: the schedule has to grow with it."""
+    epochs, conf = config.get("max_epoch"), config.get("scheduler_conf") or {}
+    if not isinstance(epochs, int):
+        return "max_epoch (more)"
+    words = [f"--max_epoch {2 * epochs}"]
+    if (total := conf.get("total_steps")) is not None:
+        counted = config.get("num_iters_per_epoch") is not None
+        steps = 2 * total if isinstance(total, int) and not counted else "auto"
+        words.append(f"--scheduler_conf total_steps={steps}")
+    return f'max_epoch (more), such as --asr_args "{" ".join(words)}"'
+
+
+def _schedule_doubts(
+    config: Mapping[str, Any], updates: int | None, planned: int | None
+) -> list[Doubt]:
     conf = config.get("scheduler_conf") or {}
     steps, total = conf.get("warmup_steps"), conf.get("total_steps")
     if updates is None:
@@ -166,7 +182,8 @@ def _schedule_doubts(config: Mapping[str, Any], updates: int | None) -> list[Dou
             Doubt(
                 f"the schedule has {total} updates, the training {updates}: the learning rate does "
                 "not come down",
-                f"scheduler_conf total_steps (to {updates})",
+                # no fewer than the updates to come, of which some may have been skipped before
+                f"scheduler_conf total_steps (to {max(updates, planned or 0)})",
             )
         ]
     return []

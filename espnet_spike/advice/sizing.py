@@ -109,8 +109,9 @@ class Sized:
         found = []
         if self.plan.updates < FEWEST_UPDATES:
             found.append(
-                f"{self.plan.updates} updates are few: with under {FEWEST_UPDATES} a model seldom "
-                "writes words. Give a larger --budget, train on a GPU, or expect little"
+                f"{plural(self.plan.updates, 'update')} in all: with under {FEWEST_UPDATES} a "
+                "model seldom writes words. Give a larger --budget, train on a GPU, or expect "
+                "little"
             )
         elif self.plan.cut < 1:
             found.append(
@@ -125,7 +126,7 @@ class Sized:
             )
         if self.plan.measured.hours < 0.25:
             found.append(
-                f"{60 * self.plan.measured.hours:.0f} minutes of speech are little: known speakers "
+                f"{60 * self.plan.measured.hours:.0f} min of speech are little: known speakers "
                 "and sentences may be recognised, others hardly"
             )
         return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_spike.advice.doubts import Doubt, doubts, facts_of
+from espnet_spike.advice.doubts import Doubt, doubts, facts_of, longer
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import (
@@ -212,7 +212,7 @@ def causes(
     slope = last_slope(epochs)
     if slope is not None and slope < -FALLING:
         text = f"the loss was still falling, {-100 * slope:.1f} % an epoch"
-        found.append(Doubt(text, "max_epoch (more)"))
+        found.append(Doubt(text, longer(config)))
     if rate is not None and not RATES[0] <= rate <= RATES[1]:
         kind = "low" if rate < RATES[0] else "high"
         found.append(Doubt(f"the highest learning rate, {rate:.3g}, is {kind}", "optim_conf lr"))

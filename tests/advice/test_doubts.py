@@ -1,10 +1,21 @@
 """Configurations that contradict themselves or the data."""
 
+import re
+
 import pytest
 
 from espnet_spike.advice.config import training_config
-from espnet_spike.advice.doubts import Facts, count_updates, doubts, facts_of, with_arguments
+from espnet_spike.advice.doubts import (
+    Facts,
+    count_updates,
+    doubts,
+    facts_of,
+    longer,
+    with_arguments,
+)
 from espnet_spike.advice.plan import make_plan
+from espnet_spike.errors import UserError
+from espnet_spike.tasks.config_check import check_asr_config
 from espnet_spike.utils.yaml import read_yaml
 from tests.helpers.measured import speech
 
@@ -51,7 +62,7 @@ def test_configurations_at_hand_are_not_doubted_without_their_data(root):
     files = [file for file in files if file.parts[-3] != "mini_an4"]  # eight utterances
     short = root / "egs/an4/conf/train_iml_spikeformer_cepstra.yaml"  # as it says itself
     (doubt,) = doubts(read_yaml(short), Facts(dims=13))
-    assert "355 updates are few" in doubt.text
+    assert "355 updates in all" in doubt.text
     files.remove(short)
     assert len(files) > 30
     for file in files:
@@ -91,3 +102,32 @@ def test_facts_come_from_a_data_directory(tmp_path):
     (tmp_path / "text").write_text("a one two\nb one\n")
     assert facts_of(tmp_path, pieces=30) == Facts(2, 150, 13, 3, 6, 30)
     assert facts_of(tmp_path / "none", 80) == Facts(dims=80)
+
+
+def test_a_longer_training_works_as_it_is_typed(root):
+    """Of a fixed schedule, which ends a training that takes one step more."""
+    path = root / "egs/an4/conf/train_iml_spikeformer_cepstra.yaml"
+    config = read_yaml(path)
+    assert config["scheduler"] == "onecyclelr" and isinstance(config["max_epoch"], int)
+    (doubt,) = doubts(config, Facts(dims=13))
+    typed = re.search(r'--asr_args "(.*)"', doubt.option)[1]
+    epochs = 2 * config["max_epoch"]
+    assert typed == f"--max_epoch {epochs} --scheduler_conf total_steps=auto"
+    args = check_asr_config(path, typed).args
+    assert args.max_epoch == epochs
+    assert args.scheduler_conf["total_steps"] == epochs * args.num_iters_per_epoch
+    with pytest.raises(UserError, match="total_steps"):
+        check_asr_config(path, f"--max_epoch {epochs}")
+
+
+def test_a_longer_training_without_fixed_steps_is_longer_alone():
+    assert longer({}) == "max_epoch (more)"
+    assert longer({"max_epoch": 10}).endswith('--asr_args "--max_epoch 20"')
+    of_unknown_length = {"max_epoch": 10, "scheduler_conf": {"total_steps": 500}}
+    assert "total_steps=1000" in longer(of_unknown_length)
+
+
+def test_a_schedule_is_never_advised_to_end_before_the_training():
+    config = {"max_epoch": 10, "num_iters_per_epoch": 200, "scheduler_conf": {"total_steps": 9000}}
+    found = doubts(config, Facts(), updates=1500)  # the others were skipped
+    assert found[0].option == "scheduler_conf total_steps (to 2000)"

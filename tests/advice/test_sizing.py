@@ -59,6 +59,6 @@ def test_a_budget_takes_updates_first_and_the_size_then(share, size):
 def test_a_budget_in_which_nothing_is_learnt_is_told():
     sized = size_training(SMALL, 0.0, budget=0.5, trial=at(0.005))
     assert sized.plan.size.name == "tiny" and sized.plan.updates < 2000
-    assert "updates are few" in sized.doubts(0.5)[0]
+    assert "updates in all" in sized.doubts(0.5)[0]
     with pytest.raises(ValueError, match="needs a trial"):
         size_training(SMALL, 0.0, budget=5.0, trial_updates=0)

@@ -77,7 +77,7 @@ def test_causes_stand_in_order(tmp_path):
     records = [epoch(10.0, applied=5), epoch(8.0, applied=5)]
     records[-1]["valid"]["firing_rate_encoders.0"] = 0.0
     found = [str(doubt) for doubt in causes(config, records, tmp_path, 0.5)]
-    said = ["skipped for gradients", "warm-up of 300", "10 updates are few", "up to 20 dims"]
+    said = ["skipped for gradients", "warm-up of 300", "10 updates in all", "up to 20 dims"]
     said += ["200 pieces", "still falling", "learning rate, 0.5, is high", "encoders.0", "listen"]
     assert len(found) == len(said)
     assert all(part in line for part, line in zip(said, found, strict=True))
