@@ -87,6 +87,7 @@ class Backbone:
         conv_kernel: of ConMamba's convolution module, odd.
         scan_backend: ``auto``, ``numba``, ``triton``, ``torch``, ``mamba`` or ``ref``, see
             ``espnet_spike.nn.ops.selective_scan``.
+        scan_memory: MiB that ``torch`` may take for the states of a scan; None: 32 frames of them.
         init_mode: ``mamba`` (every layer's own) or ``xavier_normal`` (Speech-Mamba's: every
             parameter of more than one dimension behind the convolutions, those of the scan too),
             which holds whatever ESPnet's ``init`` says; that leaves the scan's own alone, too.
@@ -115,6 +116,7 @@ class Backbone:
     causal: bool = False
     conv_kernel: int = 31
     scan_backend: str = "auto"
+    scan_memory: float | None = None
     init_mode: str = "mamba"
     interctc_layer_idx: Sequence[int] = ()
     interctc_use_conditioning: bool = False
@@ -204,6 +206,7 @@ class SpeechMambaEncoder(BlockEncoder):
                 "dt_rank": conf.dt_rank,
                 "bidirectional": chosen.bidirectional and not conf.causal,
                 "scan_backend": conf.scan_backend,
+                "scan_memory": conf.scan_memory,
                 "init_mode": conf.init_mode,
             },
             points=points,

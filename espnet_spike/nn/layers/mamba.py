@@ -137,6 +137,7 @@ class SelectiveSSM(Stateful, nn.Module):
         points: where FATReLU layers go (F9, F10, F11).
         activation: after the convolution, called as ``activation(x, mask)``; None means SiLU.
         scan_backend: see ``selective_scan``.
+        scan_memory: MiB that plain torch may take for the states of a scan, see there.
         init_mode: a name in ``INIT_MODES``, see ``espnet_initialization_fn``.
     """
 
@@ -150,9 +151,11 @@ class SelectiveSSM(Stateful, nn.Module):
         activation: nn.Module | None = None,
         scan_backend: str = "auto",
         init_mode: str = "mamba",
+        scan_memory: float | None = None,
     ) -> None:
         super().__init__()
         points = points or FatPoints()
+        self.scan_memory = scan_memory
         self.sizes = (dt_rank, d_state, d_state)
         self.scan_backend = scan_backend
         self.init_mode = choose("init_mode", init_mode, INIT_MODES)
@@ -248,6 +251,7 @@ class SelectiveSSM(Stateful, nn.Module):
             initial_state=state,
             return_last_state=True,
             backend=self.scan_backend,
+            memory=self.scan_memory,
         )
         return found
 
@@ -264,6 +268,7 @@ class Mamba(nn.Module):
         bidirectional: also scan the utterance backwards ("v2").
         points: where FATReLU layers go (F5, F6, F7, F9, F10, F11).
         scan_backend: see ``selective_scan``.
+        scan_memory: see ``SelectiveSSM``.
         init_mode: ``mamba`` (Mamba's own) or ``xavier_normal``, see ``SelectiveSSM``.
     """
 
@@ -278,6 +283,7 @@ class Mamba(nn.Module):
         points: FatPoints | None = None,
         scan_backend: str = "auto",
         init_mode: str = "mamba",
+        scan_memory: float | None = None,
     ) -> None:
         super().__init__()
         points = points or FatPoints()
@@ -287,7 +293,8 @@ class Mamba(nn.Module):
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
 
         def ssm() -> SelectiveSSM:
-            return SelectiveSSM(*sizes, points, scan_backend=scan_backend, init_mode=init_mode)
+            conf = {"scan_backend": scan_backend, "scan_memory": scan_memory}
+            return SelectiveSSM(*sizes, points, init_mode=init_mode, **conf)
 
         self.ssm = ssm()
         self.ssm_reverse = ssm() if bidirectional else None

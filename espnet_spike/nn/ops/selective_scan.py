@@ -29,7 +29,7 @@ from espnet_spike.nn.ops.backends import scripted
 from espnet_spike.utils.options import choose
 
 BACKENDS = ("auto", "numba", "triton", "torch", "mamba", "ref")
-# Frames the torch backend scans at once; log2 of it is the depth of its scan.
+# Frames the torch backend scans at once, at most; log2 of it is the depth of its scan.
 TORCH_CHUNK = 32
 
 
@@ -46,6 +46,7 @@ def selective_scan(
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
     backend: str = "auto",
+    memory: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Scan over time. Arguments and shapes are those of mamba-ssm's ``selective_scan_fn``.
 
@@ -66,6 +67,8 @@ def selective_scan(
         return_last_state: also return the state after the last valid frame, to go on from.
         backend: one of ``BACKENDS``; ``auto`` takes ``numba`` on a CPU, on a GPU ``mamba`` if
             mamba-ssm is installed and can do it, else ``triton`` if that can, else ``torch``.
+        memory: MiB that the states of ``torch`` may take: it scans fewer frames at once, one after
+            the other at the least (two tensors of ``(B, D, N)``); None for ``TORCH_CHUNK`` frames.
 
     Returns:
         y ``(B, D, L)`` in the dtype of ``u``, or ``(y, last_state)`` with ``(B, D, N)``.
@@ -103,7 +106,8 @@ def selective_scan(
         scans = {"numba": _numba_scan, "torch": _torch_scan, "ref": selective_scan_ref}
         scan = scripted(selective_scan_ref) if backend == "scripted" else scans[backend]
         lengths = lengths.to(u.device, torch.int64)
-        y, state = scan(u, delta, A, B, C, D, lengths, initial_state.to(compute))
+        conf = (torch_chunk(u, A.shape[1], memory),) if backend == "torch" else ()
+        y, state = scan(u, delta, A, B, C, D, lengths, initial_state.to(compute), *conf)
     return (y.to(dtype), state) if return_last_state else y.to(dtype)
 
 
@@ -259,11 +263,34 @@ def _mamba_scan(u, delta, A, B, C, D, lengths):  # noqa: ANN001
     return y.masked_fill(padding, 0), state
 
 
-def _torch_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
+def torch_chunk(u: Tensor, states: int, memory: float | None) -> int:
+    """Return how many frames the torch backend scans at once, a power of 2.
+
+    Args:
+        u: ``(B, D, L)``.
+        states: N.
+        memory: MiB for tensors ``(K, B, D, N)``; None for no bound.
+
+    Raises:
+        ValueError: a bound that is not positive.
+    """
+    if memory is None:
+        return TORCH_CHUNK
+    if memory <= 0:
+        raise ValueError(f"scan_memory: {memory} MiB is not positive")
+    frame = u.shape[0] * u.shape[1] * states * u.element_size()
+    chunk, depth = 1, 0
+    # the backward pass keeps six such tensors and four of each step
+    while chunk < TORCH_CHUNK and 2 * chunk * frame * (6 + 4 * (depth + 1)) <= memory * 2**20:
+        chunk, depth = 2 * chunk, depth + 1
+    return chunk
+
+
+def _torch_scan(u, delta, A, B, C, D, lengths, state, frames):  # noqa: ANN001
     """Scan chunk by chunk, so that only one chunk's ``(K, B, D, N)`` exists at a time."""
     padding, (u, delta, B, C) = _without_padding(lengths, u, delta, B, C)
     y = []
-    for chunk in zip(*(x.split(TORCH_CHUNK, 2) for x in (u, delta, B, C)), strict=True):
+    for chunk in zip(*(x.split(frames, 2) for x in (u, delta, B, C)), strict=True):
         y_c, state = _TorchChunk.apply(*chunk, A, state)
         y.append(y_c)
     return (torch.cat(y, 2) + D[:, None] * u).masked_fill(padding, 0), state

@@ -12,6 +12,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.nn.ops import backends
 from espnet_spike.nn.ops import selective_scan as module
 from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan, selective_scan_ref
+from tests.helpers.largest_tensor import LargestTensor
 from tests.helpers.scans import make_inputs, outputs_and_grads
 
 
@@ -241,3 +242,24 @@ def test_last_state_of_plain_torch_keeps_no_other_states_alive():
     x["initial_state"] = x.pop("state")
     _, state = selective_scan(**x, return_last_state=True, backend="torch")
     assert state.untyped_storage().nbytes() == state.nbytes
+
+
+@pytest.mark.parametrize("memory", [1e-6, 0.04, 1.0])
+def test_the_memory_of_torch_is_bounded(memory):
+    """Fewer frames at once: the tensors that a backward pass keeps fit, or there is one frame."""
+    x = make_inputs(1, 4, 64, 70)
+    plain = outputs_and_grads(x, None, "torch")
+    frames = module.torch_chunk(x["u"], 64, memory)
+    assert frames == {1e-6: 1, 0.04: 2, 1.0: 16}[memory]
+    patched = module.torch_chunk
+    with pytest.MonkeyPatch.context() as patch, LargestTensor() as seen:
+        patch.setattr(module, "torch_chunk", lambda u, states, none: patched(u, states, memory))
+        bounded = outputs_and_grads(x, None, "torch")
+    assert_same(bounded, plain, 1e-11)
+    # inputs are smaller than the states of 32 frames
+    assert seen.elements <= max(64 * 70, frames * 4 * 64) < 32 * 4 * 64
+
+
+def test_a_bound_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="scan_memory: 0 MiB is not positive"):
+        module.torch_chunk(torch.ones(1, 1, 1), 1, 0)
