@@ -1,5 +1,8 @@
+import logging
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -46,8 +49,14 @@ def train(folder, extra=""):
     return folder / "lm"
 
 
-def test_statistics_and_training(folder, monkeypatch):
+def test_statistics_and_training(folder, monkeypatch, capfd, caplog):
+    caplog.set_level(logging.INFO)
     lm = train(folder)
+    losses = [epoch["valid"]["loss"] for epoch in read_epochs(lm)]
+    shown = re.findall(r"epoch \d/2 .* perplexity ([\d.]+)", capfd.readouterr().out)
+    assert [float(each) for each in shown] == pytest.approx(np.exp(losses), rel=1e-3)
+    assert f"perplexity {np.exp(min(losses)):.4g} a token in the best epoch" in caplog.text
+    assert 1 < float(shown[-1]) < 2 * len((folder / "tokens.txt").read_text().split())
     shapes = read_table(folder / "stats" / "train" / "text_shape.char")
     assert shapes["u2"] == "8,7" and len(shapes) == 6
     assert best_checkpoint(lm).name == "valid.loss.ave.pth"
