@@ -190,7 +190,7 @@ def run_pack() -> dict[str, Any]:
     """Pack; ESPnet's program runs here instead of in a process of its own."""
     from espnet_spike.export import pack
 
-    vars(pack)["subprocess"] = types.SimpleNamespace(run=_here)
+    vars(pack)["subprocess"] = ESPNETS_PACK
     call("pack", "--asr_exp", "exp/asr_tiny", "--fbank_config", "fbank.yaml", "--out", "o.zip")
     with zipfile.ZipFile("o.zip") as archive:
         return {"members": sorted(archive.namelist())}  # which the command itself has compared
@@ -205,6 +205,9 @@ def _here(command: list[str], cwd: Path, **_: Any) -> Any:
     with contextlib.chdir(cwd):
         pack.main(command[3:])
     return subprocess.CompletedProcess(command, 0)
+
+
+ESPNETS_PACK = types.SimpleNamespace(run=_here)
 
 
 def build_packed() -> None:
