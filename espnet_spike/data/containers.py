@@ -84,8 +84,31 @@ def _frame(header: bytes) -> tuple[int, int]:
     return samples // 8 * bits // hertz + padding, samples
 
 
+_APE, _APE_TAG = b"APETAGEX", 32  # header and footer of an APEv2 tag, and their size in bytes
+_ID3V1 = 128  # bytes
+
+
+def _ape(tag: bytes) -> tuple[int, bool, bool]:
+    """Return bytes behind a tag's header, whether it has one, and whether this is that header."""
+    size, flags = (int.from_bytes(tag[at : at + 4], "little") for at in (12, 20))
+    return size, bool(flags >> 31), bool(flags >> 29 & 1)
+
+
+def _without_tags_behind(data: bytes) -> bytes:
+    """Take off ID3v1 and APEv2 behind the audio: their pictures hold what looks like frames."""
+    if data[-_ID3V1:].startswith(b"TAG"):
+        data = data[:-_ID3V1]
+    footer = data[-_APE_TAG:]
+    if footer.startswith(_APE):
+        size, headed, _ = _ape(footer)
+        length = size + _APE_TAG * headed
+        data = data[:-length] if _APE_TAG <= length <= len(data) else data
+    return data
+
+
 def _mp3_frames(data: bytes) -> Iterator[tuple[bytes, int]]:
     """Yield every whole frame of MPEG audio with its samples; tags between them are passed over."""
+    data = _without_tags_behind(data)
     at = 0
     while at < len(data):
         size, samples = _frame(data[at : at + 4])
@@ -98,7 +121,9 @@ def _mp3_frames(data: bytes) -> Iterator[tuple[bytes, int]]:
                 (byte & 0x7F) << 7 * n for n, byte in enumerate(data[at + 9 : at + 5 : -1])
             )
             at += 10 + length + (10 if data[at + 5] & 0x10 else 0)
-        else:  # a tag at the end, padding, or damage: on to what looks like a frame
+        elif data.startswith(_APE, at) and _ape(data[at : at + _APE_TAG])[2]:
+            at += _APE_TAG + _ape(data[at : at + _APE_TAG])[0]
+        else:  # a tag of another kind, padding, or damage: on to what looks like a frame
             at = data.find(b"\xff", at + 1)
             if at < 0:
                 return

@@ -80,6 +80,41 @@ def test_mp3_without_a_count_of_its_frames(tmp_path):
     assert extent(path, "MP3", 24000)[0] == JOINED
 
 
+def ape(item, header=True):
+    """Return an APEv2 tag with one binary item, such as a picture."""
+    items = len(item).to_bytes(4, "little") + bytes(4) + b"Cover Art (front)\0" + item
+    size = (len(items) + 32).to_bytes(4, "little")
+    ends = [
+        b"APETAGEX"
+        + (2000).to_bytes(4, "little")
+        + size
+        + (1).to_bytes(4, "little")
+        + (header << 31 | first << 29).to_bytes(4, "little")
+        + bytes(8)
+        for first in (True, False)
+    ]
+    return (ends[0] if header else b"") + items + ends[1]
+
+
+@pytest.mark.parametrize("id3", [b"", b"TAG" + bytes(125)])
+@pytest.mark.parametrize("header", [True, False])
+def test_frames_in_the_picture_of_a_tag_are_no_audio(tmp_path, header, id3):
+    path = encoded(tmp_path, "mp3", 1.0, 1)
+    other = encoded(tmp_path, "mp3", 3.0, 2).read_bytes()
+    audio = path.read_bytes()
+    path.write_bytes(audio + ape(other[len(other) // 4 :], header) + id3)
+    assert check(path).frames == 16000
+    path.write_bytes(ape(other[len(other) // 4 :]) + audio + id3)
+    with path.open("rb") as file:
+        assert extent(file, "MP3", 16000) == ("", "")
+    # a footer that lies about its size hides nothing
+    lie = bytearray(ape(b"x", header))
+    lie[-20:-16] = (1 << 31).to_bytes(4, "little")
+    path.write_bytes(audio + other + bytes(lie) + id3)
+    with pytest.raises(UserError, match=JOINED):
+        check(path)
+
+
 def test_other_formats_pass(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.zeros(100), 16000)
     assert extent(tmp_path / "x.wav", "WAV", 100) == ("", "")
