@@ -26,6 +26,7 @@ fuzz:            ## damage what commands read, N cases: make fuzz N=4000 SEED=1 
 mutants:         ## put a mistake into a copy of the package, one after the other: do its tests find it?
 	bash local/env.sh --group test
 	nice $(PYTHON) -m tests.mutants --part "$(PART)"
+
 fuzz-recipe:     ## kill all stages at 20 moments, delete or cut 100 outputs: make fuzz-recipe SEED=1
 	bash local/env.sh --group test
 	$(PYTHON) -m tests.robustness.recipe --seed "$(SEED)"

@@ -17,7 +17,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ best_model_criterion: [[valid, loss, min]]
 TIMES = re.compile(
     r"(epochs\.jsonl|decode\.json|done\.json|results\.json|RESULTS\.md|report\.html|pack\.zip"
     r"|checkpoint.*\.pth|commands\.txt|progress|.*\.log|events\..*|.*\.png|verdict\.json"
-    r"|count\.json|config\.yaml|.*trials.*|best.*|.*\.lock)"
+    r"|count\.json|recording\.npz|config\.yaml|.*trials.*|best.*|.*\.lock)"
 )
 LOADED = (
     *("espnet2.bin.asr_inference", "espnet2.bin.pack", "espnet_spike.inference.worker"),
@@ -130,7 +131,7 @@ class Run:
                 os.chdir(self.folder)
                 sys.addaudithook(_Killer(self.folder, kill, count))
                 with _silence(log):
-                    status = self._run()
+                    status = _told(self._run)
             finally:
                 os._exit(status)
         _, status = os.waitpid(child, 0)
@@ -216,12 +217,21 @@ def _stream(command: Sequence[str], log: Path, locks: Sequence[int]) -> int:
         status = 70
         try:
             with _silence(log):
-                status = _here(command[2], command[3:])
+                status = _told(lambda: _here(command[2], command[3:]))
         finally:
             os._exit(status)
     status = os.waitpid(child, 0)[1]
     print(log.read_text(errors="replace"))
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _told(function: Callable[[], int]) -> int:
+    """Return what a function returns, or 70 after the traceback of what it raises."""
+    try:
+        return function()
+    except BaseException:
+        traceback.print_exc()
+        return 70
 
 
 def _here(module: str, words: Sequence[str]) -> int:
