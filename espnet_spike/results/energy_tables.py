@@ -27,11 +27,8 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         )
         share = next(iter(result["energy"].values())).get("real_mac_share")
         if share is not None:
-            operands = percent(result, "product_inputs")
             lines.append(
-                f"  zeros: neuron outputs {zeros} %, operands {operands} %, "
-                f"multiplications {percent(result, 'multiplications')} %; real MACs are "
-                f"{100 * share:.1f} % of the compute energy"
+                f"  {_zeros(result)}real MACs are {100 * share:.1f} % of the compute energy"
             )
         lines.append(f"  trained twin: {twin_name(result)}")
         lines += _energy_lines(result["energy"], "")
@@ -43,8 +40,8 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             energy = next(iter(decoder["energy"].values()))
             lines.append(
                 f"  decoder, {plural(decoder['tokens'], 'token')}: {big(each['synops'])} SynOps, "
-                f"{big(each['macs'])} MAC per token (dense {big(each['dense_macs'])}), sparsity "
-                f"{percent(decoder, 'activations')} %, {1e6 * energy['compute']:.4g} uJ, with "
+                f"{big(each['macs'])} MAC per token (dense {big(each['dense_macs'])}), "
+                f"{_sparsity(decoder)}{1e6 * energy['compute']:.4g} uJ, with "
                 f"memory {1e6 * energy['total']:.4g} uJ"
             )
         if result["uncovered"]:
@@ -55,6 +52,22 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if result["skipped"]:
             lines.append(f"  too short for the encoder, not counted: {len(result['skipped'])}")
     return lines
+
+
+def _sparsity(result: Mapping[str, Any]) -> str:
+    zeros = percent(result, "activations")
+    return "" if zeros == ABSENT else f"sparsity {zeros} %, "
+
+
+def _zeros(result: Mapping[str, Any]) -> str:
+    names = {
+        "activations": "neuron outputs",
+        "product_inputs": "operands",
+        "multiplications": "multiplications",
+    }
+    shares = {name: percent(result, key) for key, name in names.items()}
+    shown = [f"{name} {share} %" for name, share in shares.items() if share != ABSENT]
+    return f"zeros: {', '.join(shown)}; " if shown else ""
 
 
 def _energy_lines(energies: Mapping[str, Any], indent: str) -> Iterator[str]:

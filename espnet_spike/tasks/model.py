@@ -101,7 +101,7 @@ class SpikeASRModel(ESPnetASRModel):
             raise UserError(
                 f"a waveform of {plural(speech.shape[-1], 'sample')}, where the model takes "
                 "features (B, T, D)",
-                "espnet_spike.Recognizer(MODEL).transcribe({name: path}) reads audio; "
+                "espnet_spike.load_model(MODEL).transcribe(wave, fs) takes it, or a file; "
                 "espnet_spike.FeatureExtractor makes features of samples",
             )
         return super().encode(speech, speech_lengths, *args, **kwargs)

@@ -78,5 +78,8 @@ def test_a_dense_model_saves_nothing_over_itself():
         "trained_twin": {"itself": True},
     }
     lines = "\n".join(count_lines({"test": result}))
-    assert "1.01" not in lines and "sparsity" not in lines
+    assert "1.01" not in lines and "sparsity" not in lines and "–" not in lines
+    energy["real_mac_share"], result["sparsity"]["product_inputs"] = 0.981, 0.029
+    line = count_lines({"test": result})[1]
+    assert line == "  zeros: operands 2.9 %; real MACs are 98.1 % of the compute energy"
     assert "test: 1 utterance," in lines and "nothing skipped 3 mJ/s" in lines
