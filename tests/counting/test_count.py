@@ -78,8 +78,12 @@ def test_energy_carries_its_provenance_and_adds_up(counted):
             assert parts["front_end"] + parts["encoder"] == pytest.approx(ours / 10)
     # by hand: the products of the encoder at 4.6 pJ
     macs = counted["parts"]["front_end"]["macs"] + counted["parts"]["encoder"]["macs"]
-    compute = counted["energy"]["horowitz45_fp32"]["compute"]["joules_per_second"]
-    assert compute == pytest.approx(macs * 4.6e-12 / 10)
+    found = counted["energy"]["horowitz45_fp32"]["compute"]
+    assert found["joules_per_second"] == pytest.approx(macs * 4.6e-12 / 10)
+    # and of its twin, nothing skipped
+    dense = sum(counted["parts"][part]["dense_macs"] for part in ("front_end", "encoder"))
+    assert dense > macs
+    assert found["twin_joules_per_second"] == pytest.approx(dense * 4.6e-12 / 10)
     assert counted["per_second"]["macs"] == pytest.approx(macs / 10)
     assert {"checkpoint", "environment", "encoder", "parameters"} <= set(counted)
     assert counted["decoder_input"] == "hypotheses"
@@ -288,6 +292,9 @@ def test_a_trained_twin_is_counted_with_its_zeros_skipped(tmp_path):
     seconds, prices = found["audio_seconds"], found["energy"]["horowitz45_fp32"]["compute"]
     fair = prices["against"]["trained_twin"]["joules_per_second"]
     assert fair == pytest.approx(macs * 4.6e-12 / seconds)
+    # nothing is skipped of the dense twin, whatever its zeros
+    assert prices["twin_joules_per_second"] == pytest.approx(dense * 4.6e-12 / seconds)
+    assert prices["against"]["twin"]["joules_per_second"] == prices["twin_joules_per_second"]
     # the one that a training started from needs no option
     shutil.copytree(twin, tmp_path / "asr_s_twin")
     assert counted()["trained_twin_layers"] == found["trained_twin_layers"]

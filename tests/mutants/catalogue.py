@@ -247,6 +247,11 @@ COUNTS = (
         {"cost.partial_additions += out.numel()": "cost.partial_additions += 0"},
     ),
     *of(
+        "counting/count.py",
+        "tests/counting/test_count.py -k 'provenance'",
+        {"energy(model, twin, dense=True)": "energy(model, twin)"},
+    ),
+    *of(
         "counting/memory.py",
         ENERGY,
         {
