@@ -136,7 +136,7 @@ def read_networks(set_dir: Path) -> Networks:
     itself = (told["trained_twin"] or {}).get("itself", False)
     trained = ours if itself else costs(told["trained_twin_layers"])
     forms = {form_name(form): costs(form["layers"]) for form in told.get("forms", ())}
-    whole = told["execution"].get("spike_mode") != "binary"
+    whole = told["execution"].get("spike_mode") in (None, "integer")
     spikes = whole and any(cost.slots > 0 for cost in ours.values())
     return Networks(
         path, told, ours, twin or None, trained or None, ours if spikes else None, forms

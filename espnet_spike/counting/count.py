@@ -246,7 +246,7 @@ def count_utterances(
     frames = feature_frames(model, data)
     twins = {count: twin.costs(count) for count in set(frames.values())}
     neurons = named_neurons(model.encoder).values()
-    result.in_slots = any(n.spike_mode == "binary" and n.T > 1 for n in neurons)
+    result.in_slots = any(n.spike_mode != "integer" and n.T > 1 for n in neurons)
     with torch.inference_mode(), ArkReader() as reader, Counter(model) as counter:
         for utt in sorted(data.feats):
             speech = torch.from_numpy(reader.read(utt, data.feats[utt]).copy())[None].float()

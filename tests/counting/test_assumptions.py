@@ -95,8 +95,9 @@ def test_every_form_has_rows_beside_the_same_baselines(tmp_path):
     assert "Each form in which the encoder can run:" in (tmp_path / "assumptions.md").read_text()
 
 
-def test_slots_are_not_read_as_integers(tmp_path):
-    folder = written(tmp_path, execution={"spike_mode": "binary"})
+@pytest.mark.parametrize("mode", ["binary", "fire"])
+def test_slots_are_not_read_as_integers(tmp_path, mode):
+    folder = written(tmp_path, execution={"spike_mode": mode})
     (found,) = told(tmp_path, [folder], "horowitz45_fp32")
     assert found["rows"][0]["compute"]["quantised"] is None
 
