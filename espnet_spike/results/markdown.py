@@ -17,14 +17,17 @@ from espnet_spike.results.bootstrap import (
 )
 from espnet_spike.results.comparison import compare, pool
 from espnet_spike.results.energy_tables import (
-    COLUMNS as ENERGY_COLUMNS,
-)
-from espnet_spike.results.energy_tables import (
+    BASELINES,
     DECODER_HEAD,
     DECODER_NOTE,
+    PRECISIONS,
     decoder_rows,
     energy_notes,
     energy_tables,
+    is_dense,
+)
+from espnet_spike.results.energy_tables import (
+    COLUMNS as ENERGY_COLUMNS,
 )
 from espnet_spike.results.experiments import Experiment, groups
 from espnet_spike.results.formatting import (
@@ -154,9 +157,10 @@ def pooled_table(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def energy_over_seeds(experiments: Sequence[Experiment]) -> list[str]:
-    """Return how many times less energy each group of seeds needs than its twin.
+    """Return how many times less energy each group of seeds needs than what it is compared with.
 
-    Seeds and utterances are drawn together. By the first cost model that all of a group have.
+    Seeds and utterances are drawn together. By the first cost model that all of a group have, and
+    by those of fp32 and int8. A network that is its own twin is left out.
     """
     rows, notes = [], []
     for group, members in groups(experiments).items():
@@ -164,41 +168,73 @@ def energy_over_seeds(experiments: Sequence[Experiment]) -> list[str]:
         for one in members:
             for tag, sets in one.decodes.items():
                 for name, entry in sets.items():
-                    if utts := entry.get("count", {}).get("utts"):
-                        counted.setdefault((tag, name), []).append((one.path / tag / name, utts))
+                    if entry.get("count", {}).get("utts"):
+                        found = counted.setdefault((tag, name), [])
+                        found.append((one.path / tag / name, entry["count"]))
         for (tag, name), found in counted.items():
-            all_utts = [utts for _, utts in found]
-            keys = list(all_utts[0])
-            priced = [next(iter(utts.values()))["energy"] for utts in all_utts]
-            model = next((m for m in priced[0] if all(m in each for each in priced)), None)
-            if len(found) < 2 or model is None:
+            counts = [count for _, count in found]
+            models = _models_of_all([count["energy"] for count in counts])
+            if len(found) < 2 or not models:
                 continue
-            if any(set(utts) != set(keys) for utts in all_utts):
+            keys = list(counts[0]["utts"])
+            if any(set(count["utts"]) != set(keys) for count in counts):
                 notes += ["", f"Energy not pooled: asr_{group}, {name}: other utterances counted"]
                 continue
-            counts = read_counts(found[0][0])
-            speakers = dict(zip(counts.keys, counts.speakers, strict=True))
-            cells: list[str] = []
-            over = ""
-            for column in ENERGY_COLUMNS:
-                twin, ours = (
-                    np.array(
-                        [
-                            [utts[k]["energy"][model][part][column] for k in keys]
-                            for utts in all_utts
-                        ]
-                    )
-                    for part in ("twin", "encoder_with_front_end")
-                )
-                trainings = Trainings(twin, ours)
-                interval, over = ends(over_trainings(trainings, [speakers[key] for key in keys]))
-                each = ", ".join(number(float(ratio)) for ratio in trainings.each)
-                cells += [number(trainings.figure), interval, each]
-            rows.append([f"asr_{group}", tag, name, len(found), over, model, *cells])
-    head = ["experiments", "decoding", "set", "seeds", "over", "cost model"]
+            scored = read_counts(found[0][0])
+            of_utt = dict(zip(scored.keys, scored.speakers, strict=True))
+            speakers = [of_utt[key] for key in keys]
+            for model in models:
+                energies = [[count["utts"][k]["energy"][model] for k in keys] for count in counts]
+                for baseline, said in BASELINES.items():
+                    cells = _pooled_energy(energies, baseline, speakers)
+                    if cells is not None:
+                        first = [f"asr_{group}", tag, name, len(found), cells[0], model, said]
+                        rows.append([*first, *cells[1:]])
+                    elif baseline == "trained_twin":
+                        first = [f"asr_{group}", tag, name, len(found), "–", model, said]
+                        rows.append([*first, "none given", *["–"] * 5])
+    head = ["experiments", "decoding", "set", "seeds", "over", "cost model", "compared with"]
     for what in ("compute", "with memory"):
         head += [f"ratio, {what}", f"95 %, {what}", f"each seed, {what}"]
     return [*table(head, rows, left=3), *notes] if rows or notes else []
+
+
+def _models_of_all(energies: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the first cost model that all have, and fp32 and int8; none of a dense network."""
+    common = [m for m in energies[0] if all(m in each for each in energies)]
+    if not common or is_dense(energies[0][common[0]]):
+        return []
+    wanted = [m for m in common if energies[0][m]["model"].get("precision") in PRECISIONS]
+    return list(dict.fromkeys([common[0], *wanted]))
+
+
+def _pooled_energy(
+    energies: Sequence[Sequence[Mapping[str, Any]]], baseline: str, speakers: Sequence[str]
+) -> list[str] | None:
+    """Return over what was drawn, and of each column ratio, interval and each seed's ratio.
+
+    Args:
+        energies: of each training, of each utterance.
+        baseline: a name in ``BASELINES``.
+        speakers: of the utterances.
+
+    Returns:
+        None where a training was not compared with that.
+    """
+    if any(each.get(baseline) is None for training in energies for each in training):
+        return None
+    cells: list[str] = []
+    over = ""
+    for column in ENERGY_COLUMNS:
+        theirs, ours = (
+            np.array([[each[part][column] for each in training] for training in energies])
+            for part in (baseline, "encoder_with_front_end")
+        )
+        trainings = Trainings(theirs, ours)
+        interval, over = ends(over_trainings(trainings, speakers))
+        each_seed = ", ".join(number(float(ratio)) for ratio in trainings.each)
+        cells += [number(trainings.figure), interval, each_seed]
+    return [over, *cells]
 
 
 def difference_table(experiments: Sequence[Experiment], baseline: str | None) -> list[str]:

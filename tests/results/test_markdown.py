@@ -183,7 +183,10 @@ def test_the_interval_of_energy_has_the_seeds_in_it(recipe):
         exp = make_experiment(recipe, f"iml_seed{seed}", {}, encoder="iml_spikeformer", seed=seed)
         count = count_of([1.0] * 30, [4.0 + seed] * 30)
         (exp / "decode/test/count.json").write_text(json.dumps(count))
-    (row,) = rows_of(make_report(), "### Energy over several seeds")
+    absent, row = rows_of(make_report(), "### Energy over several seeds")
+    assert absent["compared with"] == "trained twin, zeros skipped"
+    assert absent["ratio, compute"] == "none given"
+    assert row["compared with"] == "dense twin, nothing skipped"
     assert (row["seeds"], row["over"], row["cost model"]) == ("3", "utterance, 3 trainings", "m")
     assert (row["ratio, compute"], row["ratio, with memory"]) == ("5.00", "2.50")
     assert row["each seed, compute"] == "4.00, 5.00, 6.00"
@@ -192,10 +195,31 @@ def test_the_interval_of_energy_has_the_seeds_in_it(recipe):
     low, high = map(float, row["95 %, with memory"].split(" .. "))
     assert (low, high) == pytest.approx((2.5 - 1.242, 2.5 + 1.242), abs=0.03)
     (recipe / "exp/asr_iml_seed2/decode/test/count.json").unlink()
-    (row,) = rows_of(make_report(), "### Energy over several seeds")
+    _, row = rows_of(make_report(), "### Energy over several seeds")
     assert (row["seeds"], row["over"]) == ("2", "utterance, two trainings")
     low, high = map(float, row["95 %, compute"].split(" .. "))
     assert high == pytest.approx(4.5 + 6.353, abs=0.1) and low == 0.0
+
+
+def test_energy_of_several_seeds_has_every_baseline(recipe):
+    for seed in range(3):
+        exp = make_experiment(recipe, f"iml_seed{seed}", {}, encoder="iml_spikeformer", seed=seed)
+        count = count_of([1.0] * 30, [4.0] * 30)
+        for utt in count["utts"].values():
+            utt["energy"]["m"]["trained_twin"] = {"compute": 2.0, "total": 3.0}
+            utt["energy"]["m"]["quantised"] = {"compute": 1.5, "total": 2.5}
+        (exp / "decode/test/count.json").write_text(json.dumps(count))
+    fair, dense, integers = rows_of(make_report(), "### Energy over several seeds")
+    found = [row["ratio, compute"] for row in (fair, dense, integers)]
+    assert found == ["2.00", "4.00", "1.50"]
+    assert fair["ratio, with memory"] == "1.50"
+    # of a dense network there is no ratio to itself
+    for seed in range(3):
+        path = recipe / f"exp/asr_iml_seed{seed}/decode/test/count.json"
+        count = json.loads(path.read_text())
+        count["energy"]["m"]["twin"] = "itself, nothing skipped"
+        path.write_text(json.dumps(count))
+    assert "### Energy over several seeds" not in make_report()
 
 
 def test_energy_of_other_utterances_is_not_pooled(recipe):
