@@ -94,8 +94,13 @@ KERNELS = (
         {
             "ratio = tl.floor(ratio + 0.5)": "ratio = tl.floor(ratio)",
             "(ratio >= 0.0) & (ratio <= 1.0 * TOP)": "(ratio >= 0.0) & (ratio <= 0.5 * TOP)",
-            "mean += tl.sum(tl.abs(first), 0)": "mean += tl.sum(first, 0)",
+            "+= tl.sum(tl.abs(first)": "+= tl.sum((first)",
         },
+    ),
+    *of(
+        "nn/ops/triton/lif.py",
+        "tests/nn/ops/triton/test_lif.py",
+        {"tl.where(h - v_th >= 0.0, 1.0, 0.0)": "tl.where(h - v_th >= 0.1, 1.0, 0.0)"},
     ),
     *of(  # on the simulated core
         "simulator/csrc/neurons.c",
