@@ -53,9 +53,10 @@ results:         ## put the tables of a recipe beside it: make results RECIPE=fs
 	  echo "$$lost" >&2; exit 1; fi; \
 	mv exp/.results.md RESULTS.md; fi
 
-bench:           ## measure speed against peers, tables in benchmarks/results
+bench:           ## measure speed against peers, tables in benchmarks/results (bench_gpu: by hand, on a GPU)
 	bash local/env.sh --group test
 	for file in benchmarks/bench_*.py; do \
+	  case "$$file" in */bench_gpu.py) continue;; esac; \
 	  $(PYTHON) -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done
 
 lock:            ## renew the locked package lists after a change of pyproject.toml

@@ -1,0 +1,44 @@
+"""The benchmark for a GPU: refused without one, and its logic at tiny sizes on a CPU."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import bench_gpu
+from espnet_spike.errors import UserError
+
+
+def test_without_a_gpu_it_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no CUDA GPU here"):
+        bench_gpu.main(["--out", str(tmp_path / "gpu")])
+    with pytest.raises(UserError, match="says nothing of a GPU"):
+        bench_gpu.main(["--device", "cpu", "--out", str(tmp_path / "gpu")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("only", ["selective scan", "spiking_speech_mamba"])
+def test_a_case_runs_and_says_its_days(only, tmp_path):
+    words = ["--tiny", "--device", "cpu", "--only", only, "--out", str(tmp_path / "gpu")]
+    bench_gpu.main(words)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert rows and all(row["ms"] > 0 for row in rows)
+    assert all((row["days of all epochs"] != "") == (only != "selective scan") for row in rows)
+
+
+def test_what_has_no_time_is_named_and_every_kernel_checked(tmp_path):
+    words = ["--tiny", "--device", "cpu", "--minutes", "0", "--out", str(tmp_path / "gpu")]
+    bench_gpu.main(words)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert {row["ms"] for row in rows} == {"left out: no time"}
+    names = [f"{name}, LibriSpeech-960" for name in bench_gpu.CONFIGS]
+    assert [row["case"] for row in rows][-8:] == [*bench_gpu.SMALL, *names]
+    text = (tmp_path / "gpu.md").read_text()
+    assert text.startswith("# A trial of bench_gpu on a CPU")
+    assert all(name in text for name in bench_gpu.functions(1, 1, 1))
+
+
+def test_an_unknown_case_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no case has this name"):
+        bench_gpu.main(["--tiny", "--device", "cpu", "--only", "gone", "--out", str(tmp_path)])
