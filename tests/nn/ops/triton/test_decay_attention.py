@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.ops.decay_attention import decay_attention
 from espnet_spike.nn.ops.triton import decay_attention as kernels
 from tests.helpers.interpreter import compare, grid, interpreted, kernels_on, on_each_device, randn
@@ -84,4 +85,22 @@ def test_padding_has_no_say_whatever_it_holds():
         with kernels_on(True):
             o = decay_attention(*leaves, torch.tensor([-0.2]), mask=mask)
         results.append((o, *torch.autograd.grad(o.sum(), leaves)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@interpreted
+def test_under_autocast_and_checkpointing():
+    """Kernels of both passes run as without: the result is fp32, the gradients are the same."""
+    x, weight = randn(2, 20, 8), (randn(8, 8, seed=1) / 3).requires_grad_()
+
+    def block(x):
+        heads = (x @ weight).unflatten(2, (2, 4)).transpose(1, 2)
+        return decay_attention(heads, heads, heads, torch.tensor([-0.3, 0.0]))
+
+    results = []
+    for run in (block, lambda x: checkpoint(block, x)):
+        with kernels_on(True), torch.autocast("cpu", torch.bfloat16):
+            o = run(x)
+            results.append((o, *torch.autograd.grad(o.square().sum(), weight)))
+    assert results[0][0].dtype == torch.float32
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.ops import imls
 from espnet_spike.nn.ops.triton import imls as kernels
@@ -66,3 +67,18 @@ def test_two_runs_are_equal_to_the_bit_whatever_the_rows_beside():
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     alone = kernels.backward(x[7:8], grad[7:8], level[7:8], scale, torch.ones(1), 4, 0, 0.0)
     assert torch.equal(alone[0], runs[0][0][7:8])
+
+
+@interpreted
+def test_under_autocast_and_checkpointing():
+    """bf16 comes in and goes out; the second run of a layer repeats the first."""
+    neuron, x = IMLS(16, 4), randn(2, 5, 16)
+    weight = (randn(16, 16, seed=1) / 4).requires_grad_()
+    results = []
+    for run in (neuron, lambda x: checkpoint(neuron, x)):
+        with kernels_on(True), torch.autocast("cpu", torch.bfloat16):
+            y = run(x @ weight)
+            grads = torch.autograd.grad(y.square().sum(), [weight, neuron.a])
+        results.append((y, *grads))
+    assert results[0][0].dtype == torch.bfloat16 and results[0][0].any()
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
