@@ -273,15 +273,19 @@ def check_files(config: Mapping[str, Any], path: Path) -> None:
 
 
 def left_out(config: Mapping[str, Any], kept: Sequence[str] = ()) -> list[str]:
-    """Name the parts of a model behind its encoder, for what takes the encoder and says so.
+    """Name the parts of a model beside its encoder, for what takes the encoder and says so.
 
     Args:
         config: of its training, as ``read_config`` gives it.
         kept: of ``ctc`` and ``decoder``, those that are taken too.
     """
     weight = config.get("model_conf", {}).get("ctc_weight", 0.5)
-    names = {"ctc": "CTC", "decoder": f"decoder {config.get('decoder')}"}
-    there = {"ctc": weight > 0, "decoder": weight < 1 and config.get("decoder") is not None}
+    # of features it names a front end that is not there
+    front = config.get("frontend") if config.get("input_size") is None else None
+    names = {"frontend": f"front end {front}", "ctc": "CTC"}
+    names |= {"decoder": f"decoder {config.get('decoder')}"}
+    there = {"frontend": front is not None, "ctc": weight > 0}
+    there |= {"decoder": weight < 1 and config.get("decoder") is not None}
     return [name for part, name in names.items() if there[part] and part not in kept]
 
 

@@ -258,7 +258,7 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
             "",
             f"{execution}.apply(speech2text.asr_model.encoder)",
         ]
-    if raw := config.get("frontend") is not None:
+    if raw := config["input_size"] is None:
         lines += ["", "# the model has a front end of its own and takes audio"]
     if contents.fbank_config is not None or raw:
         rate = f"{contents.fs} Hz" if contents.fs else "the rate of the training audio"

@@ -157,10 +157,11 @@ def streaming(recognizer: "Recognizer") -> "Transcriber | None":
 
     extractor = recognizer.feature_extractor
     try:
-        first = Transcriber(recognizer.model, extractor.fbank, extractor.fs)
+        fbank = extractor.features("stream")
+        first = Transcriber(recognizer.model, fbank, extractor.fs)
         # loading the compiled kernels takes longer than any block
         first.step(np.zeros(extractor.fs, np.float32))
-        return Transcriber(recognizer.model, extractor.fbank, extractor.fs)
+        return Transcriber(recognizer.model, fbank, extractor.fs)
     except UserError as error:
         logger.info("text comes when the recording has ended: %s", error.message)
         return None

@@ -188,7 +188,7 @@ def record(exp_dir: Path, config: Mapping[str, Any], started_with: Mapping[str, 
         started_with: a `snapshot`, for `check_unchanged`.
     """
     content: dict[str, Any] = {"config": dict(started_with)}
-    if (exp_dir / SNAPSHOT).is_file() and (exp_dir / CHECKPOINT).is_file():
+    if (exp_dir / CHECKPOINT).is_file() and is_recorded(exp_dir):
         before = read_state(exp_dir / SNAPSHOT, Started)
         found = list(before.lengthened)
         if _lengthened(before.config, started_with):
