@@ -272,7 +272,7 @@ SHARED = (
 
 
 # added since: not there when not given, or taken out before a training is known by the rest
-LATER = {"twin", "require_learnt"}
+LATER = {"twin", "require_learnt", "verbose"}
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_short_utterances_are_dropped_counted_and_listed(work, caplog):
         path.write_text("\n".join(lines))
     exp = train(work)
     listed = (exp / "dropped.txt").read_text()
-    assert listed == "train u2 1 encoder frames, CTC needs 4\n"
+    assert listed == "train u2 1 encoder frame, CTC needs 4\n"
     assert "train: 1 utterance dropped as too short" in caplog.text
     assert "u2" not in (exp / "shapes" / "train" / "speech_shape").read_text()
 
@@ -410,7 +410,7 @@ def test_what_is_missing_is_named(work, harm, message):
 
 def test_gpus_are_counted(work, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(UserError, match="--ngpu 4, but 1 GPUs are seen"):
+    with pytest.raises(UserError, match="--ngpu 4, but 1 GPU seen"):
         train(work, "--ngpu 4")
 
 
