@@ -112,7 +112,7 @@ def test_compare_wants_scored_folders(decoded):
     folder = put("a", refs)
     with pytest.raises(UserError, match="no scored set in common"):
         compare_decodes.main([str(folder.parent), str(folder.parent)])
-    with pytest.raises(UserError, match="1 folders"):
+    with pytest.raises(UserError, match="1 folder,"):
         compare_decodes.main([str(folder)])
     with pytest.raises(UserError, match="no such folder"):
         compare_decodes.main([str(folder), "/nowhere"])
