@@ -79,7 +79,7 @@ def _energy_lines(energies: Mapping[str, Any], indent: str) -> Iterator[str]:
                 yield f"  {indent}{model:16s} {label:38s}{ours}; nothing skipped {full} mJ/s"
                 continue
             others = (
-                f"{name} {mj} mJ/s: {ratio}x{ci and f' ({ci})'}"
+                f"{name}: {mj}" if ratio == ABSENT else f"{name} {mj} mJ/s: {ratio}x ({ci})"
                 for name, (mj, ratio, ci) in zip(BASELINES.values(), baselines(found), strict=True)
             )
             yield f"  {indent}{model:16s} {label:38s}{ours}; {'; '.join(others)}"

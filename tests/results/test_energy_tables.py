@@ -83,3 +83,26 @@ def test_a_dense_model_saves_nothing_over_itself():
     line = count_lines({"test": result})[1]
     assert line == "  zeros: operands 2.9 %; real MACs are 98.1 % of the compute energy"
     assert "test: 1 utterance," in lines and "nothing skipped 3 mJ/s" in lines
+
+
+def test_a_baseline_that_is_not_there_has_no_figures_in_the_lines_of_count():
+    other = {"joules_per_second": 3e-3, "ratio": 3.0, "ratio_ci": [2.0, 4.0]}
+    other["ratio_ci_meaningful"] = True
+    against = {"trained_twin": None, "twin": other, "quantised": None}
+    column = {"joules_per_second": 1e-3, "against": against}
+    energy = {"twin": "dense encoder", "compute": column, "total": column, "real_mac_share": 0.25}
+    result = {
+        **{"utterances": 2, "audio_seconds": 5.0, "uncovered": {}, "spikes_made_real": {}},
+        "per_second": dict.fromkeys(("synops", "macs", "dense_macs"), 1.0),
+        "sparsity": {"activations": 0.5, "product_inputs": 0.25, "multiplications": 0.125},
+        **{"energy": {"prices": energy}, "skipped": [], "trained_twin": None},
+    }
+    lines = count_lines({"test": result})
+    assert lines[1].startswith(
+        "  zeros: neuron outputs 50.0 %, operands 25.0 %, multiplications 12.5"
+    )
+    assert lines[1].endswith("real MACs are 25.0 % of the compute energy")
+    assert lines[3].endswith(
+        "mJ/s; trained twin, zeros skipped: none given; dense twin, nothing skipped 3 mJ/s: 3.00x "
+        "(2.00 .. 4.00); T + 1 levels: no spikes"
+    )
