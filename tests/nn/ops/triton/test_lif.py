@@ -9,10 +9,13 @@ from espnet_spike.nn.ops.triton import lif as kernels
 from tests.helpers.interpreter import compare, grid, interpreted, kernels_on, on_each_device, randn
 
 FULL = [(reset, d, detach) for reset in ("hard", "soft") for d in (1, 0) for detach in (1, 0)]
-DYNAMICS = grid([("hard", 1, 1), ("soft", 0, 0), ("hard", 1, 0)], FULL)
+DYNAMICS = grid([("hard", 1, 1), ("soft", 0, 0)], FULL)
 DTYPES = grid(["float32"], ["bfloat16", "float16"])
 # frames, channels, valid frames
-FRAMES = grid([(11, 5, (11, 0, 9))], [(1, 1, (1, 0, 1)), (8, 70, (8, 1, 7)), (17, 64, (16, 17, 9))])
+FRAMES = grid(
+    [(9, 5, (9, 0, 8))],
+    [(11, 5, (11, 0, 9)), (1, 1, (1, 0, 1)), (8, 70, (8, 1, 7)), (17, 64, (16, 17, 9))],
+)
 
 
 def dynamics(reset, decay_input, detach, surrogate="atan"):
@@ -43,7 +46,9 @@ def test_over_frames(sizes, conf, dtype, learnt, device):
 @on_each_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("conf", DYNAMICS)
-@pytest.mark.parametrize("shape", grid([(6, 3, 5)], [(4, 1, 1), (8, 2, 3, 7), (4, 2, 1200)]))
+@pytest.mark.parametrize(
+    "shape", grid([(2, 2, 5)], [(6, 3, 5), (4, 1, 1), (8, 2, 3, 7), (4, 2, 1200)])
+)
 def test_over_time_steps(shape, conf, dtype, device):
     def run(x):
         return run_steps(x, 2, dynamics(*conf))[:2]
@@ -57,7 +62,7 @@ def test_surrogates(name, device):
     def run(x):
         return run_steps(x, 2, dynamics("soft", 1, 0, name))[:2]
 
-    compare(run, {"x": 1.5 * randn(4, 3, 8) + 0.5}, "float32", device)
+    compare(run, {"x": 1.5 * randn(2, 2, 8) + 0.5}, "float32", device)
 
 
 @interpreted
