@@ -134,7 +134,7 @@ def test_other_utterances_are_refused_by_name(decoded, change, said):
 def test_a_blank_reference_is_refused_by_name(decoded):
     data, refs, put = decoded
     write(data / "text", refs | {"u05": ""})
-    with pytest.raises(UserError, match="1 blank references: u05"):
+    with pytest.raises(UserError, match="1 blank reference: u05"):
         run_score(data, put("decode", refs))
 
 
