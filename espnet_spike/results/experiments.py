@@ -85,16 +85,71 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class Column:
+    """Energy of a set there, of arithmetic alone or with memory, and how many times less it is."""
+
+    joules_per_second: float
+    twin_joules_per_second: float
+    ratio: float | None
+    ratio_ci: list[float | None]
+    ratio_ci_meaningful: bool
+
+
+@dataclass(frozen=True)
+class PricedBy:
+    """The cost model there."""
+
+    source: str
+    technology: str
+    precision: str
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """What a set takes by a cost model there."""
+
+    model: PricedBy
+    twin: str
+    compute: Column
+    total: Column
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Joules of an utterance there."""
+
+    compute: float
+    total: float
+
+
+@dataclass(frozen=True)
+class UtteranceEnergy:
+    """What an utterance takes by a cost model there, of ours and of the dense twin."""
+
+    encoder_with_front_end: Sums
+    twin: Sums
+
+
+@dataclass(frozen=True)
+class CountedUtterance:
+    """An utterance there."""
+
+    energy: dict[str, UtteranceEnergy]
+
+
+@dataclass(frozen=True)
 class Counted:
     """What ``count.json`` of a set has to hold, written by `espnet_spike.counting.count`."""
 
     sparsity: dict[str, float | None]
     per_second: dict[str, float]
-    energy: dict[str, dict[str, Any]]
+    energy: dict[str, Priced]
     uncovered: dict[str, Any]
     execution: dict[str, Any]
     fold_qk: bool
     decoder: dict[str, Any] | None = None
+    utts: dict[str, CountedUtterance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +192,25 @@ def read_set_file(set_dir: Path, name: str) -> dict[str, Any]:
     Raises:
         UserError: it is damaged; says what makes it again.
     """
-    return read_shaped(set_dir / f"{name}.json", *SET_FILES[name])
+    path = set_dir / f"{name}.json"
+    content = read_shaped(path, *SET_FILES[name])
+    if name == "count" and (problem := _unpriced(content)):
+        raise UserError(f"{path} is damaged: {problem}", SET_FILES[name][1])
+    return content
+
+
+def _unpriced(count: Mapping[str, Any]) -> str:
+    """Say what of the energies in a ``count.json`` does not belong together, empty if all does."""
+    if lost := {"synops", "macs", "dense_macs"} - count["per_second"].keys():
+        return f"per_second.{min(lost)} is missing" if count["energy"] else ""
+    for model, priced in count["energy"].items():
+        for column in ("compute", "total"):
+            if len(priced[column]["ratio_ci"]) != 2:
+                return f"energy.{model}.{column}.ratio_ci: not two numbers"
+        for utt, counted in count.get("utts", {}).items():
+            if model not in counted["energy"]:
+                return f"utts.{utt}.energy: {model} is missing"
+    return ""
 
 
 def read_normalization(set_dir: Path) -> str:

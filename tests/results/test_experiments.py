@@ -8,6 +8,7 @@ from espnet_spike.results import experiments as experiments_module
 from espnet_spike.results.comparison import pool
 from espnet_spike.results.experiments import find_normalization
 from tests.helpers.experiments import make_experiment
+from tests.results.test_markdown import count_of
 
 
 @pytest.fixture
@@ -248,3 +249,25 @@ def test_a_folder_in_place_of_a_file_is_not_taken_for_none(tmp_path):
     path.mkdir()
     with pytest.raises(IsADirectoryError, match=r"decode\.json"):
         experiments_module.find_experiments(tmp_path / "exp")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["energy"]["m"].pop("total"), r"energy\.m: total is missing"),
+        (lambda c: c["energy"]["m"]["model"].pop("precision"), r"m\.model: precision is missing"),
+        (lambda c: c["energy"]["m"]["compute"].update(ratio_ci=[1]), "ratio_ci: not two numbers"),
+        (lambda c: c["utts"].update(u00=True), r"utts\.u00: True is no mapping"),
+        (lambda c: c["utts"]["u01"]["energy"].clear(), r"utts\.u01\.energy: m is missing"),
+        (lambda c: c["per_second"].pop("macs"), r"per_second\.macs is missing"),
+    ],
+)
+def test_a_count_that_is_damaged_within_is_named(tmp_path, change, said):
+    count = count_of([1.0] * 2, [2.0] * 2)
+    path = tmp_path / "count.json"
+    path.write_text(json.dumps(count))
+    assert experiments_module.read_set_file(tmp_path, "count") == count
+    change(count)
+    path.write_text(json.dumps(count))
+    with pytest.raises(UserError, match=said):
+        experiments_module.read_set_file(tmp_path, "count")

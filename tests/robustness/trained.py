@@ -1,7 +1,9 @@
 """Drivers of what trains, and of what a training has left."""
 
+import json
 import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,18 @@ import numpy as np
 import yaml
 
 from tests.helpers import tiny_training
-from tests.robustness.drivers import DRIVERS, MODEL, Driver, Input, build_model, call, sha, write
+from tests.robustness.drivers import (
+    DRIVERS,
+    MODEL,
+    Driver,
+    Input,
+    build_manifests,
+    build_model,
+    call,
+    run_report,
+    sha,
+    write,
+)
 
 # N-grams
 
@@ -57,6 +70,44 @@ def run_query() -> dict[str, Any]:
 
 
 DRIVERS["ngram"] = Driver(build_queried, run_query, {"o/ngram.arpa": Input("arpa")}, 2, local=False)
+
+
+# New recipes, and reports of what was counted
+
+
+def run_new_recipe(source: str) -> Callable[[], dict[str, Any]]:
+    def run() -> dict[str, Any]:
+        sets = ["--train", source, "--test", f"test={source}", "--trial_updates", "0"]
+        call("new_recipe", "mine", *sets, "--egs", "egs")
+        here = str(Path.cwd())
+        files = sorted(path for path in Path("egs/mine").rglob("*") if path.is_file())
+        return {str(path): path.read_text().replace(here, ".") for path in files}
+
+    return run
+
+
+for _name, _kind in (("one.csv", "csv"), ("cuts.jsonl.gz", "gz")):
+    DRIVERS[f"new_recipe {_kind}"] = Driver(
+        build_manifests, run_new_recipe(_name), {_name: Input(_kind)}, 2, local=False
+    )
+
+
+def build_counted() -> None:
+    from tests.helpers.experiments import make_experiment
+    from tests.results.test_markdown import count_of
+
+    for seed in range(2):
+        exp = make_experiment(Path(), f"x_seed{seed}", {}, encoder="iml_spikeformer", seed=seed)
+        count = count_of([1.0] * 30, [4.0 + seed] * 30)
+        (exp / "decode/test/count.json").write_text(json.dumps(count))
+    run_report()
+
+
+COUNTED = {
+    "exp/asr_x_seed0/decode/test/count.json": Input("json", optional=True),
+    "exp/asr_x_seed1/results.json": Input("json", optional=True),
+}
+DRIVERS["report counts"] = Driver(build_counted, run_report, COUNTED, 3, in_place=True, local=False)
 
 
 # Statistics and training
