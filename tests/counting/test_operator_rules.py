@@ -94,4 +94,4 @@ def test_every_operation_has_an_action(name, action):
 
 
 def test_an_operation_without_a_rule_is_named():
-    assert list(priced(lambda x: torch.fft.fft(x).real).uncovered)
+    assert list(priced(lambda x: torch.special.bessel_j0(x)).uncovered)

@@ -68,7 +68,9 @@ def test_beyond_the_longest_map_spikes_stay_spikes(monkeypatch):
     seen = []
     right = spiking_attention.decay_attention
     monkeypatch.setattr(
-        spiking_attention, "decay_attention", lambda *a: seen.append(len(a)) or right(*a)
+        spiking_attention,
+        "decay_attention",
+        lambda *a, **more: seen.append(len(a)) or right(*a, **more),
     )
     proof = proof_of(frames=[1104], input_layer="conv2d1", conv_module=False, conv_channels=2)
     assert proof.longest == 1100 and proof.failures() == []
