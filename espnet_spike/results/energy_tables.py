@@ -73,7 +73,7 @@ def _zeros(result: Mapping[str, Any]) -> str:
 def _energy_lines(energies: Mapping[str, Any], indent: str) -> Iterator[str]:
     for model, energy in energies.items():
         for label, found in columns_of(energy):
-            ours = f"{1e3 * found['joules_per_second']:10.4f} mJ/s"
+            ours = f"{1e3 * found['joules_per_second']:10.4g} mJ/s"
             if found.get("dense"):
                 full = baselines(found)[1][0]
                 yield f"  {indent}{model:16s} {label:38s}{ours}; nothing skipped {full} mJ/s"
