@@ -4,6 +4,7 @@ The rules (``counting.operator_rules``, ``product_rules``) write into it, and th
 what they cost (``nn.accounting``); who sees the operations is ``counting.counter``.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ class Ledger(CostLedger):
         self._last: tuple[tuple[Tensor, float], ...] = ()
         self._sums: set[tuple] | None = None
         self._operands: set[tuple] = set()
+        self._blocks: dict[int, dict[tuple, float]] = defaultdict(dict)
         self._last_sum: tuple[Cost, float] | None = None
         self._full = 16  # look for tensors that are gone when that many are known
 
@@ -161,6 +163,22 @@ class Ledger(CostLedger):
         self._operands.add(key)
         return seen
 
+    def weights_held(self, cost: Cost, weight: Tensor) -> float:
+        """Return how many weights an operator holds, of which ``weight`` is all or one block.
+
+        Sums that are made tap by tap, or slot by slot, meet one block after the other, but a frame
+        needs all of them, so they lie in memory together.
+        """
+        # what is broadcast is there once
+        size = math.prod(
+            n for n, step in zip(weight.shape, weight.stride(), strict=True) if step or n < 1
+        )
+        if self._sums is None:
+            return size
+        blocks = self._blocks[id(cost)]
+        blocks[view_key(weight)] = size
+        return sum(blocks.values())
+
     def hold(self, x: Tensor) -> None:
         """Note that ``x`` stands in an accumulator, if there is one."""
         if self._sums is not None:
@@ -179,6 +197,7 @@ class Ledger(CostLedger):
                 cost.partial_written -= numel
             self._sums = self._last_sum = None
             self._operands.clear()
+            self._blocks.clear()
 
     @property
     def module(self) -> nn.Module:

@@ -65,7 +65,10 @@ def product(
     if bias is not None:
         cost.additions += out.numel()
         ledger.read_values(cost, bias)
-    cost.sizes(b.shape[-1] * b.shape[-2], a.shape[-1], out.shape[-1])
+    held: float = b.shape[-1] * b.shape[-2]  # of activations those of one head
+    if kind == "linear":
+        held = ledger.weights_held(cost, b if ledger.is_constant(b) else a)
+    cost.sizes(held, a.shape[-1], out.shape[-1])
     return cost
 
 
@@ -208,7 +211,7 @@ def count_convolution(ledger: Ledger, given: dict, out: Tensor) -> None:
         cost.additions += out.numel()
         ledger.read_values(cost, bias)
     frames = out.shape[-dims]
-    cost.sizes(weight.numel(), channels, out.numel() / frames)
+    cost.sizes(ledger.weights_held(cost, weight), channels, out.numel() / frames)
 
 
 def _reach(x: Tensor, counts: Tensor | None, weight: Tensor, given: dict, out: Tensor) -> float:

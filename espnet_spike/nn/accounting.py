@@ -58,8 +58,9 @@ class Cost:
         nonzeros: how many of them are not zero.
         spikes: how many spikes they are.
         slots: how many spikes they could be at most.
-        weight_size, input_size, output_size: numbers that lie in each memory at once: the other
-            operand of a product, an input frame, an output frame; the largest seen.
+        weight_size, input_size, output_size: numbers that lie in each memory at once: the weights
+            of an operator, all of them although it may meet them tap by tap, or the other operand
+            of a product of activations; an input frame; an output frame; the largest seen.
     """
 
     dense_macs: float = 0.0

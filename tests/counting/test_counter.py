@@ -629,3 +629,51 @@ def test_every_column_is_a_running_sum():
     for key, cost in counter.costs.items():
         for column in COLUMNS:
             assert getattr(cost, column) == 2 * once[key][column], (key, column)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "weights"),
+    [
+        (lambda: SpikeConv2d(4, 5, 3, 2), (1, 9, 7, 4), 5 * 4 * 3 * 3),
+        (lambda: SpikeConv1d(4, 6, 5), (1, 9, 4), 6 * 4 * 5),
+        (lambda: SpikeConv1d(4, 4, 5, groups=4), (1, 9, 4), 4 * 5),
+        (lambda: SpikeLinear(4, 6), (1, 9, 4), 6 * 4),
+    ],
+)
+def test_a_layer_holds_all_its_weights_in_every_form(layer, x, weights):
+    """A machine that takes tap after tap needs all of them for the next frame."""
+    torch.manual_seed(4)
+    model = Chain(IMLS(4), layer()).eval()
+    for mode in ("integer", "binary"):
+        set_spike_mode(model, mode)
+        counter = count(model, torch.randn(x))
+        held = [c.weight_size for (name, _), c in counter.costs.items() if name == "layer"]
+        assert max(held) == weights, mode
+
+
+def test_the_merged_map_holds_the_matrices_of_all_heads():
+    model = encoder(num_blocks=1)
+    model.reparameterize(fold_qk=True)
+    for mode in ("integer", "binary"):
+        set_spike_mode(model, mode)
+        costs = count(model, *speech()).costs
+        held = [
+            c.weight_size
+            for (name, kind), c in costs.items()
+            if name.startswith("encoders.0.attn") and kind == "linear"
+        ]
+        assert max(held) == 2 * 8 * 8, mode
+
+
+def test_every_form_holds_the_same_weights():
+    """Layer by layer; Q K^T and A V are products of activations."""
+    held = {}
+    for mode in ("integer", "binary"):
+        model = encoder()
+        model.reparameterize(fold_qk=False)
+        set_spike_mode(model, mode)
+        costs = count(model, *speech()).costs
+        weighted = ("linear", "conv", "depthwise_conv")
+        held[mode] = {key: c.weight_size for key, c in costs.items() if key[1] in weighted}
+    assert held["integer"] == held["binary"]
+    assert held["integer"]["embed.convs.1", "conv"] == 4 * 4 * 3 * 3
