@@ -196,7 +196,7 @@ def held(words: Sequence[Word], until: float) -> list[Word]:
         words: in order, ending with the last frame of their last token.
         until: seconds at which all ends.
     """
-    nexts = [*(word.start for word in words[1:]), until]
+    nexts = [*(word.start for word in words), until][1:]  # none where no word was said
     return [
         Word(word.word, word.start, max(word.end, min(word.end + HOLD, following, until)))
         for word, following in zip(words, nexts, strict=True)

@@ -12,7 +12,7 @@ most probable token of each frame.
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from espnet_spike.inference.ctc import (
 )
 from espnet_spike.inference.decode import INFERENCE, Settings, check_ngram, read_settings
 from espnet_spike.inference.transcripts import Piece, Transcript
-from espnet_spike.tasks.loading import Trained, open_model
+from espnet_spike.tasks.loading import ModelFolder, Trained, open_model
 
 logger = logging.getLogger("transcribe")
 EARLIEST = 0.5  # of what was heard: no cut before
@@ -98,7 +98,7 @@ class Recognizer:
     """A trained model with its features and its beam search.
 
     Args:
-        model: experiment folder ``exp/asr_...``, or a pack of it.
+        model: experiment folder ``exp/asr_...``, or a pack of it, or what `open_model` yields.
         inference_config, inference_args: beam search; None is that of the latest decoding.
         fbank_config, fs: features, when they are not known from beside the model.
         device: ``cpu`` or ``cuda``.
@@ -113,7 +113,7 @@ class Recognizer:
 
     def __init__(
         self,
-        model: Path,
+        model: Path | ModelFolder,
         inference_config: Path | None = None,
         inference_args: str = "",
         fbank_config: Path | None = None,
@@ -123,12 +123,14 @@ class Recognizer:
         ngram_file: Path | None = None,
         trained: Trained | None = None,
     ) -> None:
-        with open_model(model) as found:
-            exp = found.path.resolve()
+        opened = open_model(model) if isinstance(model, Path) else contextlib.nullcontext(model)
+        with opened as folder:
+            found = folder.resolved()
+            exp = found.path
             read_config(exp)  # which says what is wrong with it
             warn_of_unlearnt(exp)
             settings = find_settings(exp, inference_config, inference_args)
-            files = replace(found, path=exp).files(settings.asr_model)
+            files = found.files(settings.asr_model)
             if lm_exp is not None:
                 files["lm_train_config"] = str(lm_exp.resolve() / "config.yaml")
                 files["lm_file"] = str(model_file(lm_exp.resolve(), settings.lm))

@@ -1,6 +1,8 @@
 """A trained model that transcribes: what ``espnet_spike.load_model`` gives."""
 
+import contextlib
 import functools
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,7 @@ class SpeechModel(loading.Trained):
 
     Attributes:
         recognizer: makes, at its first call, what searches with this very model; the same ever
-            after.
+            after. A pack stays unpacked as long as this is referred to.
     """
 
     recognizer: Callable[[], "Recognizer"] = field(repr=False)
@@ -96,18 +98,21 @@ def load_model(
     Raises:
         UserError: no trained model, parameters of another one, or it cannot run so.
     """
-    path = Path(model)
-    config = Path(inference_config) if inference_config is not None else None
+    config = Path(inference_config).resolve() if inference_config is not None else None
     spike_options = spike_options or read_settings(config, inference_args).execution
-    trained = loading.load_model(path, checkpoint, spike_options)
+    with contextlib.ExitStack() as opening:
+        found = opening.enter_context(loading.open_model(Path(model))).resolved()
+        trained = loading.load_model(found, checkpoint, spike_options)
+        unpacked = opening.pop_all()
     trained.model.to(device)
 
     @functools.cache
     def recognizer() -> "Recognizer":
         from espnet_spike.inference.recognizer import Recognizer
 
-        return Recognizer(path, config, inference_args, device=device, trained=trained)
+        return Recognizer(found, config, inference_args, device=device, trained=trained)
 
+    weakref.finalize(recognizer, unpacked.close)
     return SpeechModel(
         trained.model, trained.options, trained.checkpoint, trained.to_text, recognizer
     )

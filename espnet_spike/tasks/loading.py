@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ class ModelFolder:
     path: Path
     packed: Mapping[str, str] = field(default_factory=dict)
     chosen: Path | None = None
+
+    def resolved(self) -> "ModelFolder":
+        """Return the same with absolute paths, which hold in any working directory."""
+        chosen = None if self.chosen is None else self.chosen.resolve()
+        return replace(self, path=self.path.resolve(), chosen=chosen)
 
     def checkpoint(self, name: str | None = None) -> Path:
         """Return the model file: the one named, or the only one there is to take, or the best.

@@ -192,3 +192,4 @@ def test_words_are_held_to_the_next_one_or_for_a_while():
     ends = [word.end for word in held(words, 3.1)]
     assert ends == [0.2, pytest.approx(0.24 + HOLD), pytest.approx(2.04 + HOLD), 3.1]
     assert held(words[:1], 0.01)[0].end == 0.04  # never less than what was heard
+    assert held([], 3.0) == []  # nothing was recognised

@@ -1,14 +1,18 @@
 """The trained digits model that comes with the package, and what the commands make of it."""
 
+import gc
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
+import espnet_spike
 from espnet_spike.bin import export_onnx, fbank, prove_spikes, transcribe
 from espnet_spike.counting.costs import total
 from espnet_spike.counting.counter import count_batch
 from espnet_spike.data.kaldi_dir import DataDir
+from espnet_spike.inference.recognizer import Recognizer
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.loading import encoder_inputs, load_model, open_model
 from espnet_spike.utils.resources import pretrained
@@ -45,6 +49,36 @@ def test_it_is_small_and_transcribes_its_example(example, capsys):
     assert pretrained()[NAME].stat().st_size <= 2.5e6
     transcribe.main(["--model", NAME, str(example)])
     assert capsys.readouterr().out == f"example\t{SAID}\n"
+
+
+@pytest.mark.parametrize("model", [NAME, "egs/fsdd/pretrained/fsdd-digits.zip"])
+def test_loaded_in_python_it_transcribes_its_example(model, example, root, tmp_path, monkeypatch):
+    """Also after the folder has changed that relative paths begin at; nothing unpacked stays."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(root)
+    loaded = espnet_spike.load_model(model)
+    monkeypatch.chdir(tmp_path)
+    assert loaded.transcribe(example).text == SAID
+    assert loaded.checkpoint.is_file()
+    del loaded
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "valid.cer_ctc.ave.pth"])
+def test_its_folder_may_be_named_from_anywhere(name, recipe, example, tmp_path, monkeypatch):
+    """A moved experiment has its files beside it: they are found by a relative path as well."""
+    _, exp = recipe
+    moved = Path("egs/digits/exp/asr_x")
+    shutil.copytree(exp, tmp_path / moved)
+    config = (exp / "config.yaml").read_text().replace(str(exp / "bpe.model"), "data/bpe.model")
+    (tmp_path / moved / "config.yaml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    loaded = espnet_spike.load_model(moved / name)
+    said = loaded.transcribe(example).text
+    assert (said, loaded.to_text([])) == (SAID, "")
+    (found,) = Recognizer(moved / name).transcribe({"example": example})
+    assert found.text == SAID
 
 
 def test_every_layer_spikes_and_seldom(recipe):

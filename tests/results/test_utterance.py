@@ -21,6 +21,7 @@ WORDS = {
     "Latin": ("char", "ABCDE", [3, 4, 2, 5, 6], "AB CD"),
     "bpe": ("bpe", ["▁A", "B", "▁", "C", "▁D"], [3, 4, 5, 6, 7], "AB C D"),
     "bpe, Chinese": ("bpe", ["▁今", "天", "气", "▁A", "B"], [3, 4, 5, 6, 7], "今 天 气 AB"),
+    "nothing": ("char", "ABCDE", [], ""),
     "word": ("word", ["ONE", "TWO", "今天", "X", "Y"], [3, 4, 5, 6], "ONE TWO 今天 X"),
 }
 
