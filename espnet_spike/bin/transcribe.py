@@ -47,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
         old=["--model"],
         type=Path,
         required=True,
-        help="exp/asr_... of a recipe, or a pack (.zip)",
+        help="exp/asr_... of a recipe, a pack (.zip), or fsdd-digits, which comes with the package",
     )
     parser.add_argument(
         "--recursive",
