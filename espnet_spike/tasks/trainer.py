@@ -21,6 +21,7 @@ from espnet_spike.tasks import determinism, loaders, oom_scan
 from espnet_spike.tasks.espnet import epochs_of
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.utils.checkpoints import load_tensors
+from espnet_spike.utils.cli import ON_TERMINAL
 from espnet_spike.utils.files import plural
 
 with late_imports():
@@ -187,6 +188,7 @@ def _lengthen(scheduler: torch.optim.lr_scheduler.OneCycleLR, length: dict[str, 
         "the schedule has %s in place of %d: after %d of them it goes on as one of that "
         "length, and the learning rate is %.3g, not %.3g",
         *(plural(length["total_steps"], "update"), before, scheduler.last_epoch, rates[0], old),
+        extra={ON_TERMINAL: True},
     )
 
 

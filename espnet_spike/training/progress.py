@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from espnet_spike.errors import UserError, cure_of, system_error
 from espnet_spike.experiment import EPOCHS, unhealthy_layers
 from espnet_spike.tasks.oom_scan import HINT, is_out_of_memory
+from espnet_spike.utils.cli import ON_TERMINAL
 from espnet_spike.utils.files import last_lines, plural
 
 MOST_NATS = 700.0  # of a loss whose exponential is a number
@@ -27,8 +28,8 @@ def logged(log: Path, show_epochs: bool = True, perplexity: bool = False) -> Ite
     """Send everything this process and its children print to ``log``, appending.
 
     With ``show_epochs`` a line an epoch goes to the terminal meanwhile, of a language model with
-    its ``perplexity``. An exception leaves its
-    traceback in the log and its last lines on the terminal.
+    its ``perplexity``, and so does what this process logs with ``ON_TERMINAL``. An exception leaves
+    its traceback in the log and its last lines on the terminal.
 
     Raises:
         UserError: for any exception but ``UserError`` and ``KeyboardInterrupt``, which pass.
@@ -45,7 +46,10 @@ def logged(log: Path, show_epochs: bool = True, perplexity: bool = False) -> Ite
     handlers, level = root.handlers[:], root.level
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(_FORMAT))
-    root.handlers[:] = [handler]
+    shown = logging.StreamHandler(terminal)
+    shown.addFilter(lambda record: show_epochs and getattr(record, ON_TERMINAL, False))
+    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    root.handlers[:] = [handler, shown]
     root.setLevel(logging.INFO)
     failure: BaseException | None = None
     lines = EpochLines(log.parent / EPOCHS, terminal, perplexity) if show_epochs else None

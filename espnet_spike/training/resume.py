@@ -23,7 +23,14 @@ from espnet_spike.experiment import (
     read_epochs,
 )
 from espnet_spike.utils.checkpoints import is_whole, load_tensors
-from espnet_spike.utils.files import LEFTOVERS, file_digest, flatten, replacing_bytes, write_json
+from espnet_spike.utils.files import (
+    LEFTOVERS,
+    file_digest,
+    flatten,
+    plural,
+    replacing_bytes,
+    write_json,
+)
 from espnet_spike.utils.shapes import misfit, read_state
 from espnet_spike.utils.yaml import read_yaml, write_config
 
@@ -44,6 +51,7 @@ MAY_CHANGE = frozenset(
 )
 
 TOTAL = "total_steps"  # of the schedule onecyclelr
+_PUT_BACK = "train under another --asr_tag (an LM: --lm_tag), or put back a copy of the file"
 DATA = "data: "
 """How the keys of files begin that are no part of the configuration."""
 
@@ -128,12 +136,12 @@ def check_unchanged(exp_dir: Path, config: Mapping[str, Any], task: type) -> Non
         with contextlib.suppress(UserError):
             _begin_again(exp_dir, _differences(read_state(path, Started).config, config, task))
         return
-    cure = "train under another --asr_tag (an LM: --lm_tag), or put back a copy of the file"
-    if changed := _differences(read_state(path, Started, cure).config, config, task):
+    if changed := _differences(read_state(path, Started, _PUT_BACK).config, config, task):
         raise UserError(
             f"configuration or data changed since {exp_dir} was started:\n{changed}",
             "train what changed in a folder of its own with --asr_tag NEW (an LM: --lm_tag); only "
-            "max_epoch, patience, nj, ngpu, num_workers and logging keys may change on resume",
+            "max_epoch (with a total_steps as long), patience, nj, ngpu, num_workers and logging "
+            "keys may change on resume",
         )
 
 
@@ -172,6 +180,31 @@ def _lengthened(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         return False
     old, new = ((config.get("scheduler_conf") or {}).get(TOTAL) for config in (before, now))
     return isinstance(old, int) and isinstance(new, int) and old < new
+
+
+def keep_cycle(exp_dir: Path, args: argparse.Namespace) -> None:
+    """Let a training that has its epochs already keep the longer cycle that it was trained with.
+
+    So the command that an experiment was begun with is done at once after it was lengthened, as
+    with a schedule that knows no end.
+
+    Args:
+        exp_dir: folder of the experiment.
+        args: ESPnet's arguments, of which ``scheduler_conf`` is set.
+    """
+    if not (exp_dir / CHECKPOINT).is_file() or not is_recorded(exp_dir):
+        return  # nothing is trained, or `check_unchanged` says what is wrong
+    finished = max((epoch["epoch"] for epoch in read_epochs(exp_dir)), default=0)
+    before = read_state(exp_dir / SNAPSHOT, Started).config
+    if finished < args.max_epoch:
+        return
+    if _lengthened(vars(args), before):
+        total = before["scheduler_conf"][TOTAL]
+        args.scheduler_conf = {**args.scheduler_conf, TOTAL: total}
+        _logger.info(
+            "%s: %s are trained already, of a schedule of %s",
+            *(exp_dir, plural(finished, "epoch"), plural(total, "update")),
+        )
 
 
 def config_file(exp_dir: Path) -> Path:

@@ -91,6 +91,7 @@ def check(request: TrainingRequest) -> Checked:
     )
     checked.args.config = str(resume.config_file(request.exp_dir))
     request.data.complete(checked.args)
+    resume.keep_cycle(request.exp_dir, checked.args)
     check_twin(request.meta, request.exp_dir, checked.args)
     return checked
 

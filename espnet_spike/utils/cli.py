@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 from espnet_spike.errors import UserError, did_you_mean, system_error
 
+ON_TERMINAL = "on_terminal"
+"""As ``extra`` of what is logged: shown on the terminal, also where all else goes to a file."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser with full option names only and a did-you-mean for unknown ones.

@@ -1,3 +1,4 @@
+import argparse
 import json
 import logging
 
@@ -136,17 +137,22 @@ CYCLE = {"scheduler": "onecyclelr", "scheduler_conf": {"max_lr": 0.1, "total_ste
 def test_a_cycle_may_become_longer_and_that_is_recorded(exp):
     epoch = {"epoch": 5, "train": {}, "valid": {}, "steps": 4, "applied": 4}
     (exp / EPOCHS).write_text(json.dumps(epoch) + "\n")
-    resume.record(exp, {}, CONFIG | CYCLE)
+    resume.record(exp, CONFIG, CONFIG | CYCLE)
     longer = {"max_epoch": 9, "scheduler_conf": {"max_lr": 0.1, "total_steps": 36}}
     resume.check_unchanged(exp, CONFIG | CYCLE | longer, SpikeASRTask)
-    resume.record(exp, {}, CONFIG | CYCLE | longer)
-    resume.record(exp, {}, CONFIG | CYCLE | longer)
+    resume.record(exp, CONFIG, CONFIG | CYCLE | longer)
+    resume.record(exp, CONFIG, CONFIG | CYCLE | longer)
     recorded = json.loads((exp / "spike_config.json").read_text())
     assert recorded["lengthened"] == [{"epochs": 5, "before": 20, "after": 36}]
     for total, rate in ((20, 0.1), (40, 0.2)):  # shorter, or of another rate too
         other = {"scheduler_conf": {"max_lr": rate, "total_steps": total}}
         with pytest.raises(UserError, match="scheduler_conf"):
             resume.check_unchanged(exp, CONFIG | CYCLE | other, SpikeASRTask)
+    # what it was begun with: its epochs are trained, so the longer cycle stays what it has
+    for epochs, kept in ((5, 36), (6, 20)):
+        args = argparse.Namespace(**CONFIG | CYCLE | {"max_epoch": epochs})
+        resume.keep_cycle(exp, args)
+        assert args.scheduler_conf == {"max_lr": 0.1, "total_steps": kept}
 
 
 def test_what_may_not_change_is_listed_with_old_and_new(exp):

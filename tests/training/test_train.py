@@ -66,11 +66,14 @@ def test_a_finished_training_returns_at_once(work, data, monkeypatch):
         ("warmuplr", {"warmup_steps": 3}),
     ],
 )
-def test_a_finished_training_goes_on_for_more_epochs(work, scheduler, conf):
+def test_a_finished_training_goes_on_for_more_epochs(work, scheduler, conf, capfd):
     change = {"scheduler": scheduler, "scheduler_conf": conf, "num_iters_per_epoch": 2}
     write_config(work, **change)
     assert len(read_epochs(train(work, exp="exp_resumed"))) == 2
+    capfd.readouterr()
     resumed = train(work, "--max_epoch 4", exp="exp_resumed")
+    said = "8 updates in place of 4: after 4 of them" in capfd.readouterr().out
+    assert said == (scheduler == "onecyclelr")
     fresh = train(work, "--max_epoch 4", exp="exp_fresh")
     rates = {
         exp.name: [epoch["train"]["optim0_lr0"] for epoch in read_epochs(exp)]
@@ -82,6 +85,12 @@ def test_a_finished_training_goes_on_for_more_epochs(work, scheduler, conf):
     lengthened = json.loads((resumed / SNAPSHOT).read_text()).get("lengthened")
     cycle = [{"epochs": 2, "before": 4, "after": 8}]
     assert lengthened == (cycle if scheduler == "onecyclelr" else None)
+    # the command that it was begun with has nothing left to do, and changes nothing of the model
+    model = weights(best_checkpoint(resumed))
+    for _ in range(2):
+        again = train(work, exp="exp_resumed")
+        assert len(read_epochs(again)) == 4 and same(weights(best_checkpoint(again)), model)
+    assert json.loads((resumed / SNAPSHOT).read_text()).get("lengthened") == lengthened
 
 
 def break_file(path, how):
