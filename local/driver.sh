@@ -318,7 +318,7 @@ prepare() {
 
   local checks=(--asr_config "$asr_config" --asr_args "$asr_args"
     --inference_config "$inference_config" --inference_args "$inference_args")
-  checks+=(--feats_type "$feats_type")
+  checks+=(--feats_type "$feats_type" ${fs:+--fs "$fs"})
   [[ $feats_type != fbank ]] || checks+=(--fbank_config "$fbank_config")
   ! $use_lm || checks+=(--lm_config "$lm_config")
   checks+=("${cluster_options[@]}" --energy_model "${cost_models[@]}")

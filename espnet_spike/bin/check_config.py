@@ -27,6 +27,7 @@ def get_parser() -> Parser:
         choices=["fbank", "extracted", "raw"],
         help="what is trained on; default: audio if --asr_config has a front end",
     )
+    parser.add_argument("--fs", type=int, help="sampling rate of raw audio in Hz, if it is known")
     parser.add_argument("--nbpe", type=int, help="pieces of the vocabulary, likewise")
     parser.add_argument("--inference_config", type=config_file, help="YAML of decoding")
     parser.add_argument("--inference_args", default="", help="options over --inference_config")
@@ -92,7 +93,7 @@ def check(options: argparse.Namespace) -> None:
         read_hardware(path)
     if options.asr_config is not None:
         raw = None if options.feats_type is None else options.feats_type == "raw"
-        config_check.check_asr_config(options.asr_config, options.asr_args, raw)
+        config_check.check_asr_config(options.asr_config, options.asr_args, raw, options.fs)
     if options.lm_config is not None:
         config_check.check_lm_config(options.lm_config, options.lm_args)
     if options.inference_config is not None or options.inference_args:

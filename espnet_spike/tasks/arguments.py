@@ -64,9 +64,10 @@ def parse_espnet(
     extra_words = split_args(extra)
     for word in extra_words:
         if word.split("=")[0] in FIXED:
-            raise UserError(
-                f"{word} cannot be given among ESPnet's options", "it is set by this command"
-            )
+            cure = "it is set by this command"
+            if word.split("=")[0] == "--frontend":
+                cure = "what is trained on depends on it: write it in the YAML, frontend: NAME"
+            raise UserError(f"{word} cannot be given among ESPnet's options", cure)
     return parser.parse_args([*words, *extra_words])
 
 

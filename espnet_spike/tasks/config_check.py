@@ -28,6 +28,7 @@ from espnet_spike.tasks.config_values import (
     check_classes,
     check_conf,
     check_front_end,
+    check_rates,
     check_value,
     numbers_as_text,
 )
@@ -292,13 +293,16 @@ def _of_sizes(args: argparse.Namespace, tokens: Sequence[str]) -> argparse.Names
     return args
 
 
-def check_asr_config(path: Path, extra: str = "", raw: bool | None = None) -> Checked:
+def check_asr_config(
+    path: Path, extra: str = "", raw: bool | None = None, fs: int | None = None
+) -> Checked:
     """Check the YAML of a speech recognizer, see ``check_training_config``.
 
     Args:
         path: the YAML; its ``spike_meta`` says what sizes to build the model with.
         extra: options of ESPnet over it.
         raw: whether the data are raw audio; None where that is not known: as the YAML says.
+        fs: rate of that in Hz, where it is asked for.
 
     Raises:
         UserError: lists every mistake found.
@@ -309,7 +313,10 @@ def check_asr_config(path: Path, extra: str = "", raw: bool | None = None) -> Ch
     raw = config.get(FRONT) is not None if raw is None else raw
     size = None if raw else meta.get("input_size", INPUT_SIZE)
     vocabulary = meta.get("vocab_size", VOCAB_SIZE)
-    return check_training_config(SpikeASRTask, config, path, extra, vocabulary, size)
+    checked = check_training_config(SpikeASRTask, config, path, extra, vocabulary, size)
+    if raw and fs is not None:
+        _raise(path, check_rates(checked.args, fs, f"audio of --fs {fs}"))
+    return checked
 
 
 def check_lm_config(path: Path, extra: str = "") -> Checked:

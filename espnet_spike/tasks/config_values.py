@@ -68,12 +68,46 @@ def check_front_end(task: type, name: Any, conf: Any) -> Problems:
     """Check the front end of a model that takes raw audio; see `check_choice`."""
     known = next(choices.classes for choices in task.class_choices_list if choices.name == FRONT)
     usable = {key: cls for key, cls in known.items() if key not in REFUSED_FRONT_ENDS}
-    cure = f"name one that needs neither: {', '.join(usable)}"
+    names = ", ".join(usable)
     if name is None:
-        return [f"{FRONT}: null, but the data are raw audio; {cure}"]
+        return [
+            f"{FRONT}: null, but --feats_type raw trains on audio; write frontend: NAME in the "
+            f"YAML, one of {names}, or leave out --feats_type raw to train on features"
+        ]
     if name in REFUSED_FRONT_ENDS:
-        return [f"{FRONT}: {name} {REFUSED_FRONT_ENDS[name]}; {cure}"]
+        return [
+            f"{FRONT}: {name} {REFUSED_FRONT_ENDS[name]}; name one without further packages and "
+            f"downloads: {names}"
+        ]
     return check_choice(FRONT, name, conf, usable, optional=False)
+
+
+def check_rates(args: argparse.Namespace, fs: int, audio: str) -> Problems:
+    """Check that parts of a model that take audio are of its rate.
+
+    Args:
+        args: ESPnet's arguments.
+        fs: rate of the audio in Hz.
+        audio: names it, for messages.
+    """
+    problems: Problems = []
+    for key in (FRONT, "preencoder"):
+        name, conf = getattr(args, key), getattr(args, f"{key}_conf")
+        if name is None or name in ("sliding_window", "linear", "wav2vec_cnn"):  # of any rate
+            continue
+        given = conf.get("fs", 16000)
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(k?)", str(given))  # ESPnet takes 16k, too
+        if found is None:
+            problems.append(
+                f"{key}_conf.fs: {given!r} is no sampling rate; write it in Hz, such as 16000"
+            )
+        elif (rate := round(float(found[1]) * (1000 if found[2] else 1))) != fs:
+            default = "" if "fs" in conf else ", ESPnet's default"
+            problems.append(
+                f"{key}_conf.fs: {rate} Hz{default}, but {audio} has {fs} Hz; write fs: {fs}, or "
+                f"make the audio again with --fs {rate}"
+            )
+    return problems
 
 
 def _check_optimizer(args: argparse.Namespace) -> Problems:

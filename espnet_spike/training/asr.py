@@ -3,7 +3,6 @@
 import argparse
 import copy
 import logging
-import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from espnet_spike.data.feature_extractor import (
     hand_on,
 )
 from espnet_spike.errors import UserError
+from espnet_spike.tasks.config_values import check_rates
 from espnet_spike.training.check import check_data_dir, check_finite, damage, feature_size
 from espnet_spike.training.splits import split
 from espnet_spike.utils.cli import quiet
@@ -264,35 +264,15 @@ def check_front_end(args: argparse.Namespace, folder: Path, stats_dir: Path | No
     data = FeatureExtractor.read(folder)
     if data is None or data.fbank is not None:
         return
-    for key in ("frontend", "preencoder"):
-        name, conf = getattr(args, key), getattr(args, f"{key}_conf")
-        if name is None or name in ("sliding_window", "linear", "wav2vec_cnn"):  # of any rate
-            continue
-        rate = parse_size(conf.get("fs", 16000))
-        if rate != data.fs:
-            default = "" if "fs" in conf else ", ESPnet's default"
-            raise UserError(
-                f"{key}_conf.fs: {rate} Hz{default}, but the audio of {folder} has {data.fs} Hz",
-                f"write fs: {data.fs}, or make the audio again with --fs {rate}",
-            )
+    if problems := check_rates(args, data.fs, f"the audio of {folder}"):
+        message, _, cure = problems[0].partition("; ")
+        raise UserError(message, cure)
     path = None if stats_dir is None else stats_dir / FRONT_END
     if path is not None and path.is_file() and read_yaml(path) != front_end_of(args):
         raise UserError(
             f"{stats_dir} has the statistics of another front end than that of the configuration",
             "run the stats stage (7) again",
         )
-
-
-def parse_size(rate: int | str) -> int:
-    """Return a rate in Hz, of which ESPnet also takes ``16k``.
-
-    Raises:
-        UserError: it is none.
-    """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(k?)", str(rate))
-    if found is None:
-        raise UserError(f"fs: {rate!r} is no sampling rate", "write it in Hz, such as 16000")
-    return round(float(found[1]) * (1000 if found[2] else 1))
 
 
 def feature_options(part: str, folder: Path, *shape_files: Path) -> list[str]:

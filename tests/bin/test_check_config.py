@@ -67,3 +67,19 @@ def test_what_is_doubtful_is_told_also_from_the_cache(tmp_path, caplog):
         assert "the warm-up of 5000 updates is longer than the training of 60" in caplog.text
         assert "cover up to 27 dims, and features have 13" in caplog.text
         assert "500 pieces are more than 2 words of text can teach" in caplog.text
+
+
+def test_the_front_end_has_to_be_of_the_rate_that_is_asked_for():
+    config = str(ROOT / "egs/mini_an4/conf/train_iml_spikeformer_frontend.yaml")
+    words = ["--asr_config", config, "--feats_type", "raw", "--fs"]
+    check_config.main([*words, "16000"])
+    check_config.main([*words, "8000", "--asr_args", "--frontend_conf fs=8k"])
+    with pytest.raises(UserError, match=r"frontend_conf\.fs: 16000 Hz, but audio of --fs 8000"):
+        check_config.main([*words, "8000"])
+
+
+def test_a_front_end_is_written_in_the_yaml():
+    words = ["--asr_config", str(ROOT / "egs/mini_an4/conf/train_iml_spikeformer.yaml")]
+    with pytest.raises(UserError, match="--frontend cannot be given") as info:
+        check_config.main([*words, "--feats_type", "raw", "--asr_args", "--frontend default"])
+    assert "write it in the YAML" in info.value.hint

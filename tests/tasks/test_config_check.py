@@ -180,8 +180,11 @@ def test_global_mvn_needs_no_statistics_yet():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "frontend: null, but the data are raw audio; name one .*default"),
-        ({"frontend": "s3prl"}, "s3prl needs the package s3prl, and downloads its model; name one"),
+        ({}, "null, but --feats_type raw .* write frontend: NAME in the YAML, one of default, .*"),
+        (
+            {"frontend": "s3prl"},
+            "s3prl needs the package s3prl, and downloads its model; name one without .* default",
+        ),
         ({"frontend": "whisper"}, "whisper needs the package openai-whisper"),
         ({"frontend": "huggingface"}, "huggingface needs the package transformers"),
         ({"frontend": "espnet_ssl"}, "espnet_ssl needs a model"),
