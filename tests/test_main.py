@@ -15,7 +15,7 @@ from espnet_spike.__main__ import main
         ([], 2, "usage: espnet-spike"),
         (["transcibe"], 1, "did you mean 'transcribe'"),
         (["new-recipe", "--help"], 0, "SOURCE"),
-        (["transcribe", "--model", "x"], 2, "required: audio"),
+        (["transcribe", "--model", "x"], 2, "give files, folders, lists or -"),
     ],
 )
 def test_the_first_word_names_the_command(words, status, said):

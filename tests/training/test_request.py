@@ -136,7 +136,7 @@ def test_the_fine_tuning_is_the_training_of_its_own_yaml(folder):
     words = [word for word in ASR if word != "asr"]
     words[words.index("--output_dir")] = "--output_dir=sparse"
     options = vars(sparsify.get_parser().parse_args([*words, "--asr_exp", "asr"]))
-    del options["asr_exp"], options["steps"]
+    del options["asr_exp"], options["steps"], options["verbose"]
     request = with_config(asr_request(options), Path("sparse/finetune.yaml"))
     words[words.index("c.yaml")] = "sparse/finetune.yaml"
     assert request == read("asr_train", words)
