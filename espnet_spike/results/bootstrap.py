@@ -190,8 +190,15 @@ class Trainings:
 
     @property
     def variance(self) -> float:
-        """The variance of the mean over trainings, as they differ; 0 for one."""
-        return float(self.each.var(ddof=1)) / self.count if self.count > 1 else 0.0
+        """The variance of the mean over trainings, as they differ; 0 for one, or equal ones.
+
+        The mean of equal figures differs from them in the last bit, and so would their variance
+        from 0.
+        """
+        each = self.each
+        if self.count < 2 or np.ptp(each) <= 1e-12 * np.abs(each).max():
+            return 0.0
+        return float(each.var(ddof=1)) / self.count
 
     def draw(self, sums: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the figures (R,) of R draws of units: of all trainings, and of drawn ones.
@@ -231,7 +238,7 @@ def _freedom(variance: float, systems: Sequence[Trainings]) -> float:
     """
     parts = sum(one.variance**2 / (one.count - 1) for one in systems if one.count > 1)
     # equal trainings differ in the last bits
-    return variance**2 / parts if parts > 1e-18 * variance**2 else np.inf
+    return variance**2 / parts if parts > 1e-18 * variance**2 > 0 else np.inf
 
 
 def _quantile(freedom: float) -> float:

@@ -1,7 +1,9 @@
+from unittest import mock
+
 import kaldialign
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.results import bootstrap
@@ -178,6 +180,28 @@ def test_equal_trainings_have_the_interval_over_units(seed, count):
     alone = over_trainings(Trainings(*first), ["s"] * 40, scale=100.0)
     direct = error_interval(*one, [f"s{i:02d}" for i in range(40)])  # our draws, not kaldialign's
     assert (alone.low, alone.high) == pytest.approx((direct.low, direct.high), abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@example(4, 7, 3)
+@example(6, 7, 3)
+@example(1, 7, 3)
+@given(st.integers(0, 60), st.integers(1, 60), st.integers(2, 7))
+def test_equal_seeds_of_equal_utterances_leave_nothing_to_chance(errors, length, count):
+    """The mean of equal rates differs from them in the last bit; that is no variance."""
+    with mock.patch.object(bootstrap, "REPLICATIONS", 50):
+        shape = (count, 4)
+        first = np.full(shape, errors), np.full(shape, length)
+        second = np.full(shape, errors + 1), np.full(shape, length)
+        rate = 100.0 * errors / length
+        alone = over_trainings(Trainings(*first), ["s"] * 4, scale=100.0)
+        found = paired_difference(first, second, ["s"] * 4)
+        for low, high, wanted in (
+            (alone.low, alone.high, rate),
+            (found.joint.low, found.joint.high, 100.0 / length),
+            (*found.welch, 100.0 / length),
+        ):
+            assert (low, high) == pytest.approx((wanted, wanted), abs=1e-9)
 
 
 @settings(max_examples=5, deadline=None)
