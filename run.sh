@@ -261,6 +261,7 @@ decode_by_one() {
     made+=("$decode_dir/$set/"{text,token,token_int,score,decode.json})
   done
   step "decode_${final_tag}_$decode_tag" --input "$inference_config" --input "$expdir/.done/$final_marker.json" \
+    ${weights[@]+"${weights[@]/#/--input=}"} \
     "${lm_inputs[@]}" "${ngram_inputs[@]}" "${eval_dirs[@]/#/--input=}" "${made[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.decode --asr_exp "$final_exp" --inference_config "$inference_config" \
     --inference_args "$inference_args" ${checkpoint:+--inference_asr_model "$checkpoint"} "${lm_options[@]}" \
@@ -286,7 +287,8 @@ count_of_one() {
     hypotheses+=(--input "$decode_dir/$set/token_int" --optional_output "$decode_dir/$set/neurobench.json")
   done
   step "count_${final_tag}_$decode_tag" "${cost_models[@]/#/--input=}" --input "$expdir/.done/$final_marker.json" \
-    "${eval_dirs[@]/#/--input=}" "${hypotheses[@]}" "${counts[@]/#/--output=}" \
+    ${weights[@]+"${weights[@]/#/--input=}"} "${eval_dirs[@]/#/--input=}" "${hypotheses[@]}" \
+    "${counts[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.count --asr_exp "$final_exp" --energy_model "$energy_model" \
     --out "$decode_dir" "${named_eval_dirs[@]}"
 }

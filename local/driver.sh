@@ -372,8 +372,15 @@ check_names() { # of folders, logs and markers: before the work, not behind it
 }
 
 each_checkpoint() { # each_checkpoint FUNCTION: call it with what is of each decoding
-  local checkpoint decode_tag decode_dir counts
+  local checkpoint decode_tag decode_dir counts file weights
   for checkpoint in "${checkpoints[@]}"; do
+    weights=() # may change under the same name
+    for file in "$final_exp"/*.pth; do
+      case ${file##*/} in
+        "$checkpoint") weights+=("$file") ;;
+        *.ave.pth | *.best.pth) [[ -n $checkpoint || ! -e $file ]] || weights+=("$file") ;;
+      esac
+    done
     decode_tag=$(decoding_of "$checkpoint")
     decode_dir=$final_exp/$decode_tag
     counts=("${tests[@]/%//count.json}")

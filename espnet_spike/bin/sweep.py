@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.data.feature_extractor import check_same_features
     from espnet_spike.inference.decode import read_settings
     from espnet_spike.results.experiments import find_normalization
+    from espnet_spike.tasks.loading import open_model
 
     model = read_cost_model(args.energy_model)
     settings = read_settings(args.inference_config, args.inference_args)
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     values = [Setting(T=T, T_rule=rule) for T in levels for rule in rules]
     values += [Setting(scale=scale) for scale in scales]
     values += [Setting(fat_threshold=threshold) for threshold in thresholds]
-    check_same_features(args.asr_exp, folders.values())
+    with open_model(args.asr_exp) as opened:
+        check_same_features(opened.path, folders.values())
     sets = {name: FeatureDir.read(folder) for name, folder in folders.items()}
     normalization = find_normalization(args.asr_exp, args.normalization)
     found = sweep(args.asr_exp, checkpoint, settings, sets, values, model, normalization)

@@ -53,8 +53,8 @@ from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.results.recording import DecodedUtterance, choose_utterance
 from espnet_spike.results.utterance import record_decoded
 from espnet_spike.tasks.describe import subsampling_factor
-from espnet_spike.tasks.loading import load_model
-from espnet_spike.utils.files import name_some, read_table, write_json
+from espnet_spike.tasks.loading import load_model, open_model
+from espnet_spike.utils.files import file_digest, name_some, read_table, write_json
 from espnet_spike.utils.provenance import environment, portable_path
 from espnet_spike.utils.shapes import read_shaped
 
@@ -357,9 +357,11 @@ def count_sets(
     Raises:
         UserError: no such model, one that cannot run so, or features of another definition.
     """
-    check_same_features(asr_exp, sets.values())
     decoded = _decoded(out, sets)
-    trained = load_model(asr_exp, checkpoint or decoded.get("checkpoint"))
+    with open_model(asr_exp) as opened:
+        check_same_features(opened.path, sets.values())
+        trained = load_model(opened, checkpoint or decoded.get("checkpoint"))
+        weights = file_digest(trained.checkpoint)
     model, args = trained.model, trained.options
     if execution is None or execution == SpikeOptions():
         given = decoded.get("options", {})
@@ -374,7 +376,8 @@ def count_sets(
     twin = Twin(args.encoder, args.encoder_conf, size)
     twin_exp = twin_exp or trained_twin_of(asr_exp)
     if twin_exp is not None:
-        check_same_features(twin_exp, sets.values())
+        with open_model(twin_exp) as opened:
+            check_same_features(opened.path, sets.values())
     trained_twin = None if twin_exp is None else TrainedTwin(twin_exp, twin)
     all_forms = forms_of(model.encoder) if forms else []
     results = {}
@@ -402,6 +405,7 @@ def count_sets(
             "experiment": asr_exp.name,
             "asr_exp": portable_path(asr_exp),
             "checkpoint": trained.checkpoint.resolve().name,
+            "checkpoint_sha256": weights,
             "encoder": args.encoder,
             "parameters": sum(p.numel() for p in model.parameters()),
             "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),

@@ -34,7 +34,7 @@ from espnet_spike.export.reparameterize import (
 from espnet_spike.export.spike_guard import guarded
 from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.neurons.base import named_neurons
-from espnet_spike.tasks.loading import encoder_inputs, load_model
+from espnet_spike.tasks.loading import encoder_inputs, load_model, open_model
 
 FORMS = ("binary", "fire")
 
@@ -99,8 +99,9 @@ def prove_spikes(
         UserError: the encoder has no binary form, the forms are not the same function, or one of
             them reads what is no spike.
     """
-    check_same_features(asr_exp, data_dirs.values())
-    trained = load_model(asr_exp, checkpoint)
+    with open_model(asr_exp) as opened:
+        check_same_features(opened.path, data_dirs.values())
+        trained = load_model(opened, checkpoint)
     model, path = trained.model, trained.checkpoint
     forms = in_forms(model.encoder)
     proofs = {}

@@ -39,6 +39,7 @@ from espnet_spike.tasks.arguments import parse_search, split_args
 from espnet_spike.utils.cluster import ClusterConfig, number_of_tasks, own_name
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
 from espnet_spike.utils.files import (
+    file_digest,
     name_some,
     plural,
     read_lines,
@@ -555,6 +556,7 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
         "parameters": reports[0]["parameters"],
         "asr_exp": portable_path(plan.asr_exp),
         "checkpoint": plan.asr_file.resolve().name,
+        "checkpoint_sha256": file_digest(plan.asr_file),
         "lm_exp": portable_path(plan.lm_exp) if plan.lm_exp else None,
         "lm_checkpoint": plan.lm_file.resolve().name if plan.lm_file else None,
         "ngram": portable_path(plan.ngram_file) if plan.ngram_file else None,

@@ -19,6 +19,7 @@ from espnet_spike.utils.shapes import check_shape, read_shaped, read_state
 
 _logger = logging.getLogger(__name__)
 RESULTS = "results.json"
+EXECUTION = ("spike_mode", "T", "T_rule")  # options of how an encoder runs, of decode and count
 COMMANDS = "commands.txt"  # the command lines of the user, written by run.sh
 
 
@@ -80,6 +81,7 @@ class Decoded:
     threads: int
     device: str
     options: dict[str, Any]
+    checkpoint_sha256: str | None = None
     finished: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
 
@@ -148,6 +150,8 @@ class Counted:
     uncovered: dict[str, Any]
     execution: dict[str, Any]
     fold_qk: bool
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
     decoder: dict[str, Any] | None = None
     utts: dict[str, CountedUtterance] = field(default_factory=dict)
 
@@ -326,15 +330,56 @@ def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
         for name in ("decode", "count"):
             if (path.parent / f"{name}.json").exists():
                 entry[name] = read_set_file(path.parent, name)
-        counted, decoded = (entry.get(kind, {}).get("checkpoint") for kind in ("count", "decode"))
-        if counted and decoded and counted != decoded:
+        if difference := _difference(exp_dir, entry):
             _logger.warning(
-                "%s is of %s, and %s has decoded the set: it is left out; count the set again",
-                *(path.parent / "count.json", counted, decoded),
+                "%s is of %s, and %s has decoded the set: it is left out; %s",
+                *(path.parent / "count.json", *difference, SET_FILES["count"][1]),
             )
             del entry["count"]
         decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
     return decodes
+
+
+def _difference(exp_dir: Path, entry: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Say what was counted and what was decoded, None where they agree as far as is known.
+
+    Of files of an earlier version the content of the model file is not known.
+    """
+    count, decode = entry.get("count"), entry["decode"]
+    if not count or not decode:
+        return None
+    name = decode.get("checkpoint")
+    counted = count.get("checkpoint")
+    if counted and name and counted != name:
+        return counted, name
+    digests = count.get("checkpoint_sha256"), decode.get("checkpoint_sha256")
+    if all(digests) and digests[0] != digests[1]:
+        return f"other weights named {counted}", f"{name} (sha256 {str(digests[1])[:12]})"
+    if digests[1] and not digests[0]:
+        _logger.warning(
+            "%s/*/%s: a count.json does not say of which weights it is, only %s; %s",
+            *(exp_dir, decode.get("set", "*"), counted or "nothing", SET_FILES["count"][1]),
+        )
+    ways = [count["execution"], decode.get("options", {})]
+    given = [{name: way[name] for name in EXECUTION if way.get(name) is not None} for way in ways]
+    if given[0] != given[1]:
+        trained = read_config(exp_dir).get("encoder_conf") or {}
+        ran = [_execution(way, trained) for way in given]
+        if ran[0] != ran[1]:
+            first, second = (
+                ", ".join(f"{name} {value}" for name, value in way.items()) or "none" for way in ran
+            )
+            return f"the encoder run with options {first}", f"that with options {second}"
+    return None
+
+
+def _execution(given: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how an encoder ran, options that are those of its training filled in."""
+    ran = {name: given.get(name, trained.get(name)) for name in ("spike_mode", "T")}
+    ran["spike_mode"] = ran["spike_mode"] or "integer"
+    if "T" in given and given["T"] != trained.get("T"):
+        ran["T_rule"] = given.get("T_rule", "keep")
+    return {name: value for name, value in ran.items() if value is not None}
 
 
 def set_figures(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

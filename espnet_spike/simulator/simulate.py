@@ -42,10 +42,11 @@ def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[R
         UserError: the encoder cannot be simulated, there is no model, or its features are of
             another definition.
     """
-    from espnet_spike.tasks.loading import encoder_inputs, load_model
+    from espnet_spike.tasks.loading import encoder_inputs, load_model, open_model
 
-    check_same_features(asr_exp, [data_dir])
-    trained = load_model(asr_exp)
+    with open_model(asr_exp) as opened:
+        check_same_features(opened.path, [data_dir])
+        trained = load_model(opened)
     inputs = encoder_inputs(trained.model, data_dir, utterances)
     return record_encoder(trained.model.encoder, inputs), trained.checkpoint.name
 

@@ -1,13 +1,15 @@
 """The count command on a trained model, and what reports make of its result."""
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
-from espnet_spike.bin import count, report
-from espnet_spike.counting.count import part_of, point_sparsity, saved_macs
+from espnet_spike.bin import count, report, sweep
+from espnet_spike.counting.count import count_sets, part_of, point_sparsity, saved_macs
 from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import FeatureExtractor
@@ -34,6 +36,11 @@ def folder(tmp_path_factory):
     words = ["--asr_exp", str(tiny_model.tiny_experiment()), "--out", str(out)]
     count.main([*words, "--energy_model", MODELS, f"test={data}"])
     return out / "test"
+
+
+def test_which_weights_were_counted_is_recorded(counted):
+    file = tiny_model.tiny_experiment() / counted["checkpoint"]
+    assert counted["checkpoint_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -414,6 +421,25 @@ def test_features_of_another_definition_are_refused(tmp_path):
     FeatureExtractor(16000, FbankConfig(low_freq=64.0)).write(data)
     with pytest.raises(UserError, match=r"fbank.low_freq is 64.0, not 20.0"):
         count.main(["--asr_exp", str(exp), "--out", str(tmp_path), f"test={data}"])
+
+
+def test_the_features_of_a_pack_are_in_it(tmp_path):
+    from espnet_spike.export.spike_proof import prove_spikes
+    from espnet_spike.simulator.simulate import record_experiment
+
+    pack, data = Path("fsdd-digits"), tmp_path / "dump"
+    data.mkdir()
+    FeatureExtractor(16000, FbankConfig(low_freq=64.0)).write(data)
+    for use in (
+        lambda: count_sets(pack, {"test": data}, tmp_path, []),
+        lambda: prove_spikes(pack, None, {"test": data}),
+        lambda: record_experiment(pack, data, 1),
+        lambda: sweep.main(
+            ["--asr_exp", str(pack), "--T", "2", "--out", str(tmp_path), f"test={data}"]
+        ),
+    ):
+        with pytest.raises(UserError, match="of another definition"):
+            use()
 
 
 def test_parts():

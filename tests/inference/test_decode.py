@@ -175,6 +175,7 @@ def test_decoding_leaves_what_espnet_leaves(recipe, decoded):
 def test_decoding_is_recorded(recipe, decoded):
     record = json.loads((decoded / "test" / "decode.json").read_text())
     assert record["checkpoint"] == "valid.cer_ctc.ave.pth"
+    assert len(record["checkpoint_sha256"]) == 64
     assert (record["jobs"], record["threads"], record["device"]) == (2, 1, "cpu")
     assert record["audio_seconds"] == 16 * 60
     assert record["rtf"] == pytest.approx(record["decode_seconds"] / 960, abs=1e-4)

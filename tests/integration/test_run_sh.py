@@ -428,6 +428,33 @@ def test_every_checkpoint_is_decoded_scored_and_reported_apart(run_sh, checkout)
         assert re.findall(pattern, usual) == [f"{asr}/decode_asr_beam_size3"]
 
 
+def test_new_weights_under_the_same_name_are_decoded_and_counted_again(root, tmp_path):
+    for name in ("v.acc.ave.pth", "v.acc.best.pth", "9epoch.pth", "checkpoint.pth"):
+        (tmp_path / name).touch()
+    body = """
+      fail() { exit 1; }
+      final_exp=$1 final_tag=x expdir=$1 final_marker=train inference_config=c
+      tests=(t) eval_dirs=(d)
+      lm_inputs=(i) ngram_inputs=(i) cost_models=(m) inference_tag=decode inference_args=""
+      lm_options=(o) ngram_options=(o) cluster_options=(o) named_eval_dirs=(d)
+      inference_nj=1 gpu_inference=false energy_model=m py=py
+      eval "$(sed -n '/^decoding_of()/,/^}/p; /^each_checkpoint()/,/^}/p' "$2/local/driver.sh")"
+      eval "$(sed -n '/^decode_by_one()/,/^}/p; /^count_of_one()/,/^}/p' "$2/run.sh")"
+      step() { printf '%s\n' "$@"; }
+      checkpoints=("$3")
+      each_checkpoint "$4"
+    """
+    for checkpoint, read in (("", {"v.acc.ave.pth", "v.acc.best.pth"}), ("9epoch.pth",) * 2):
+        for stage in ("decode_by_one", "count_of_one"):
+            words = ["bash", "-euo", "pipefail", "-c", body, "x", str(tmp_path), str(root)]
+            shown = subprocess.run(
+                [*words, checkpoint, stage], capture_output=True, text=True, check=True
+            ).stdout.split()
+            inputs = {word for word in shown if word.startswith("--input=") and ".pth" in word}
+            wanted = {read} if isinstance(read, str) else read
+            assert inputs == {f"--input={tmp_path}/{name}" for name in wanted}
+
+
 def test_options_that_make_too_long_a_name_are_refused_before_the_work(run_sh, checkout):
     options = ("--recipe", "mine", "--env", sys.prefix, "--dry_run")
     long = " ".join(f"--encoder_conf linear_units={n}" for n in range(10, 25))

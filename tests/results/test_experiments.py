@@ -2,6 +2,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from espnet_spike.errors import UserError
 from espnet_spike.results import experiments as experiments_module
@@ -217,6 +218,35 @@ def test_the_count_of_another_checkpoint_is_not_shown(tmp_path, caplog):
         path.write_text(json.dumps(count | {"fold_qk": False, "checkpoint": name}))
         assert ("count" in experiments_module.read_decodes(exp)["decode"]["test"]) == shown
     assert "is of 3epoch.pth, and valid.x.ave.pth has decoded the set" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("counted", "decoded", "said"),
+    [
+        ({"execution": {"T": 2}}, {}, "options spike_mode integer, T 2, T_rule keep"),
+        ({}, {"options": {"T": 2, "T_rule": "rescale"}}, "that with options spike_mode integer, T"),
+        ({"execution": {"T": 6}}, {"options": {"spike_mode": "integer"}}, ""),
+        ({"execution": {"T": 2}}, {"options": {"T": 2, "T_rule": "keep"}}, ""),
+        ({"execution": {"spike_mode": "binary"}}, {}, "options spike_mode binary, T 6"),
+        ({"checkpoint_sha256": "a"}, {"checkpoint_sha256": "b"}, "is of other weights named v"),
+        ({"checkpoint_sha256": "a"}, {"checkpoint_sha256": "a"}, ""),
+        ({"checkpoint_sha256": "a"}, {}, ""),
+        ({}, {"checkpoint_sha256": "a"}, "does not say of which weights"),
+        ({"checkpoint": "3epoch.pth"}, {}, "is of 3epoch.pth, and v.pth has decoded"),
+    ],
+)
+def test_the_count_of_another_network_is_not_shown(tmp_path, caplog, counted, decoded, said):
+    """A network is its weights, the file's name alone is not, and how its encoder ran."""
+    exp = make_experiment(tmp_path, "a", {})
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    (exp / "config.yaml").write_text(yaml.safe_dump(config | {"encoder_conf": {"T": 6}}))
+    path = exp / "decode/test/decode.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoint": "v.pth"} | decoded))
+    count = count_of([1.0] * 30, [4.0] * 30) | {"checkpoint": "v.pth"} | counted
+    (exp / "decode/test/count.json").write_text(json.dumps(count))
+    shown = "count" in experiments_module.read_decodes(exp)["decode"]["test"]
+    assert shown == (not said or "does not say" in said)
+    assert said in caplog.text and bool(said) == ("count the set again" in caplog.text)
 
 
 def test_damaged_counts_are_named(tmp_path):
