@@ -14,6 +14,7 @@ from espnet_spike.tasks.arguments import split_args
 from espnet_spike.utils.files import iter_table, plural
 
 WIDE = 0.5  # share of the dims that a mask covers at most, to leave something to learn from
+MOST_EPOCHS = 500  # that are advised; where that is too few, an epoch has to have more updates
 CROWDED = 2.0  # times the vocabulary that a text allows
 
 
@@ -118,7 +119,8 @@ def doubts(config: Mapping[str, Any], facts: Facts, updates: int | None = None) 
         found.append(
             Doubt(
                 f"{text} in all: under {FEWEST_UPDATES} models seldom write words",
-                f"batch_bins or batch_size (smaller) or {longer(config)}",
+                f"batch_bins or batch_size (smaller) or "
+                f"{longer(config, updates if planned is None else planned)}",
             )
         )
     masks = config.get("specaug_conf") or {}
@@ -149,15 +151,24 @@ def doubts(config: Mapping[str, Any], facts: Facts, updates: int | None = None) 
     return found
 
 
-def longer(config: Mapping[str, Any]) -> str:
-    """Return how to train twice as long, as it is typed: the schedule has to grow with it."""
+def longer(config: Mapping[str, Any], updates: int | None = None) -> str:
+    """Return how to train longer, as it is typed: the schedule has to grow with it.
+
+    Args:
+        config: content of the YAML.
+        updates: that its epochs make, where they are too few: it takes as many epochs as reach
+            ``FEWEST_UPDATES``, ``MOST_EPOCHS`` at most. At least, and else, twice as many.
+    """
     epochs, conf = config.get("max_epoch"), config.get("scheduler_conf") or {}
     if not isinstance(epochs, int):
         return "max_epoch (more)"
-    words = [f"--max_epoch {2 * epochs}"]
+    needed = 0 if updates is None else math.ceil(epochs * FEWEST_UPDATES / max(updates, 1))
+    wanted = max(2 * epochs, min(needed, MOST_EPOCHS))
+    words = [f"--max_epoch {wanted}"]
     if (total := conf.get("total_steps")) is not None:
         counted = config.get("num_iters_per_epoch") is not None
-        steps = 2 * total if isinstance(total, int) and not counted else "auto"
+        known = isinstance(total, int) and not counted
+        steps = math.ceil(total * wanted / max(epochs, 1)) if known else "auto"
         words.append(f"--scheduler_conf total_steps={steps}")
     return f'max_epoch (more), such as --asr_args "{" ".join(words)}"'
 

@@ -212,7 +212,7 @@ def causes(
     slope = last_slope(epochs)
     if slope is not None and slope < -FALLING:
         text = f"the loss was still falling, {-100 * slope:.1f} % an epoch"
-        found.append(Doubt(text, longer(config)))
+        found.append(Doubt(text, longer(config, updates + skipped)))
     if rate is not None and not RATES[0] <= rate <= RATES[1]:
         kind = "low" if rate < RATES[0] else "high"
         found.append(Doubt(f"the highest learning rate, {rate:.3g}, is {kind}", "optim_conf lr"))

@@ -13,7 +13,7 @@ from espnet_spike.advice.doubts import (
     longer,
     with_arguments,
 )
-from espnet_spike.advice.plan import make_plan
+from espnet_spike.advice.plan import FEWEST_UPDATES, make_plan
 from espnet_spike.tasks.config_check import check_asr_config
 from espnet_spike.utils.yaml import read_yaml
 from tests.helpers.measured import speech
@@ -110,7 +110,11 @@ def test_a_longer_training_works_as_it_is_typed(root):
     assert config["scheduler"] == "onecyclelr" and isinstance(config["max_epoch"], int)
     (doubt,) = doubts(config, Facts(dims=13))
     typed = re.search(r'--asr_args "(.*)"', doubt.option)[1]
-    epochs = 2 * config["max_epoch"]
+    epochs = int(typed.split()[1])
+    longest = with_arguments(config, typed)
+    one_less = longest | {"max_epoch": epochs - 1}
+    reached, missed = (count_updates(each, Facts()) or 0 for each in (longest, one_less))
+    assert missed < FEWEST_UPDATES <= reached
     assert typed == f"--max_epoch {epochs} --scheduler_conf total_steps=auto"
     args = check_asr_config(path, typed).args
     assert args.max_epoch == epochs
@@ -123,8 +127,12 @@ def test_a_longer_training_works_as_it_is_typed(root):
 def test_a_longer_training_without_fixed_steps_is_longer_alone():
     assert longer({}) == "max_epoch (more)"
     assert longer({"max_epoch": 10}).endswith('--asr_args "--max_epoch 20"')
+    for updates, epochs in ((None, 4), (40, 100), (1500, 4), (1, 500), (0, 500)):
+        assert f'--max_epoch {epochs}"' in longer({"max_epoch": 2}, updates)
+    assert '--max_epoch 1600"' in longer({"max_epoch": 800}, 400)  # never fewer than there are
     of_unknown_length = {"max_epoch": 10, "scheduler_conf": {"total_steps": 500}}
     assert "total_steps=1000" in longer(of_unknown_length)
+    assert "--max_epoch 40 --scheduler_conf total_steps=2000" in longer(of_unknown_length, 500)
 
 
 def test_a_schedule_is_never_advised_to_end_before_the_training():
