@@ -1,8 +1,9 @@
 """What a container holds beyond the length that its header gives.
 
 libsndfile reads the first of several Ogg streams that stand one after the other, as many MP3 frames
-as the first header counts, and an Ogg file up to its last whole page. Of files that were joined, or
-loaded in part, one would get a part of the audio without a word.
+as the first header counts, an Ogg file up to its last whole page, and of WAV and AIFF what the
+header of the samples says. Of files that were joined, loaded in part, or whose header is wrong, one
+would get a part of the audio without a word.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ _TRIMMED = 2 * 4096
 
 JOINED = "several files one after the other"
 CUT = "cut off"
+LONGER = "longer than its header says"
 
 
 def extent(path: Path | BinaryIO, kind: str, frames: int) -> tuple[str, str]:
@@ -23,13 +25,15 @@ def extent(path: Path | BinaryIO, kind: str, frames: int) -> tuple[str, str]:
 
     Args:
         path: the file, or one that is open.
-        kind: libsndfile's name of the format: ``OGG`` or ``MP3``; any other passes.
+        kind: libsndfile's name of the format: ``OGG``, ``MP3``, ``WAV``, ``WAVEX`` or ``AIFF``; any
+            other passes.
         frames: its samples a channel according to libsndfile.
 
     Returns:
-        ``JOINED`` or ``CUT``, and how one sees it; two empty texts where the length is right.
+        ``JOINED``, ``CUT`` or ``LONGER``, and how one sees it; two empty texts where the length is
+        right.
     """
-    checks = {"OGG": _ogg, "MP3": _mp3}
+    checks = {"OGG": _ogg, "MP3": _mp3, "WAV": _chunks, "WAVEX": _chunks, "AIFF": _chunks}
     if kind not in checks:
         return "", ""
     with path.open("rb") if isinstance(path, Path) else contextlib.nullcontext(path) as file:
@@ -152,3 +156,33 @@ def _mp3(file: BinaryIO, frames: int) -> tuple[str, str]:
     if there - frames > _TRIMMED:
         return JOINED, f"its MP3 frames hold {there} samples, its header says {frames}"
     return "", ""
+
+
+_TAGS = (b"ID3", b"TAG", _APE)  # behind the chunks
+
+
+def _chunks(file: BinaryIO, _frames: int) -> tuple[str, str]:
+    """Go from chunk to chunk (RIFF; EA IFF 85): what follows the samples is chunks, or a tag."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    order = "little" if file.read(12)[:4] == b"RIFF" else "big"
+    at, samples, whole = 12, 0, 0  # `whole`: up to where all is known
+    while at + 8 <= size:
+        file.seek(at)
+        header = file.read(8)
+        following = at + 8 + int.from_bytes(header[4:], order)
+        if not all(32 <= byte < 127 for byte in header[:4]) or (samples and following > size):
+            if at == whole and at % 2:  # some write no byte that makes a chunk even
+                at += 1
+                continue
+            break
+        if header[:4] in (b"data", b"SSND"):
+            samples = following - at - 8
+        whole = at = following
+    if not samples or whole >= size:
+        return "", ""  # samples to the end of the file
+    file.seek(whole)
+    behind = file.read(size - whole)
+    if not behind.strip(b"\0") or behind.lstrip(b"\0").startswith(_TAGS):
+        return "", ""
+    return LONGER, f"samples of {samples} bytes, and {len(behind)} bytes behind them are no chunk"

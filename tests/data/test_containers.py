@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from espnet_spike.data.audio import inspect, parse_source
-from espnet_spike.data.containers import CUT, JOINED, extent
+from espnet_spike.data.containers import CUT, JOINED, LONGER, extent
 from espnet_spike.errors import UserError
 
 KINDS = {
@@ -117,4 +117,55 @@ def test_frames_in_the_picture_of_a_tag_are_no_audio(tmp_path, header, id3):
 
 def test_other_formats_pass(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.zeros(100), 16000)
-    assert extent(tmp_path / "x.wav", "WAV", 100) == ("", "")
+    assert extent(tmp_path / "x.flac", "FLAC", 100) == ("", "")
+
+
+CHUNKED = {"wav": ("WAV", b"data", "little"), "aiff": ("AIFF", b"SSND", "big")}
+
+
+@pytest.mark.parametrize("kind", CHUNKED)
+@pytest.mark.parametrize("outer", [False, True])
+def test_samples_behind_those_that_the_header_counts_are_not_dropped(tmp_path, kind, outer):
+    """Half of the samples are in the chunk; the file is whole, its outer size right or not."""
+    form, name, order = CHUNKED[kind]
+    wave = 0.1 * np.random.default_rng(1).standard_normal(8000)
+    path = tmp_path / f"x.{kind}"
+    soundfile.write(path, wave, 8000, format=form, subtype="PCM_16")
+    assert check(path).frames == 8000
+    content = bytearray(path.read_bytes())
+    at = content.index(name) + 4
+    content[at : at + 4] = (8000).to_bytes(4, order)
+    if outer:
+        content[4:8] = (len(content) - 8 - 8000).to_bytes(4, order)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"utt: .*x\.{kind}") as caught:
+        check(path)
+    if kind == "wav":  # libsndfile may refuse the other itself
+        assert f"is {LONGER}" in caught.value.message and "0.50 s" in caught.value.message
+
+
+def test_joined_wavs_are_refused_and_what_may_follow_the_samples_passes(tmp_path):
+    wave = 0.1 * np.random.default_rng(1).standard_normal(8001)
+    path = tmp_path / "x.wav"
+    soundfile.write(path, wave, 8000, subtype="PCM_16")
+    content = path.read_bytes()
+    path.write_bytes(content + content)
+    with pytest.raises(UserError, match=r"utt: .*x\.wav"):
+        check(path)
+    odd = b"note" + (3).to_bytes(4, "little") + b"abc\0"  # before the samples
+    path.write_bytes(content[:36] + odd + content[36:])
+    assert check(path).frames == 8001
+    path.write_bytes(content[:36] + odd + b"data" + (800).to_bytes(4, "little") + content[44:])
+    assert extent(path, "WAV", 400)[0] == LONGER
+    notes = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    for behind in (notes, notes + notes, bytes(512), b"ID3\x04" + bytes(60), b"TAG" + b"x" * 125):
+        path.write_bytes(content + behind)
+        assert check(path).frames == 8001
+    soundfile.write(path, wave, 8000, subtype="PCM_U8")  # an odd number of bytes
+    content = path.read_bytes()
+    for whole in (content, content[:-1], content + notes, content[:-1] + notes):
+        path.write_bytes(whole)
+        assert check(path).frames == 8001
+    unknown = content.replace(b"data" + (8001).to_bytes(4, "little"), b"data" + b"\xff" * 4)
+    path.write_bytes(unknown)  # written to a pipe
+    assert extent(path, "WAV", 8001) == ("", "")
