@@ -41,23 +41,28 @@ class FeatureExtractor:
     def find(
         cls, folder: Path, fbank_config: Path | None = None, fs: int | None = None
     ) -> "FeatureExtractor":
-        """Read what lies beside a model; ``fbank_config`` and ``fs`` come first when given.
+        """Read what lies beside a model; ``fbank_config`` comes first when given.
+
+        Args:
+            folder: of the model.
+            fbank_config: definition of the features, where it is not known.
+            fs: rate in Hz, where it is not known.
 
         Raises:
-            UserError: something is neither given nor there.
+            UserError: something is neither given nor there, or ``fs`` is not the model's.
         """
         found = cls.read(folder)
+        if found is not None and fs not in (None, found.fs):
+            raise UserError(
+                f"--fs {fs}: the model of {folder} takes audio of {found.fs} Hz ({FEATURES})",
+                f"give --fs {found.fs} or leave it out; it is for models whose rate is not known",
+            )
         if found is not None and found.fbank is None:
             if fbank_config is not None:
                 raise UserError(f"{folder}: {RAW}", "leave out --fbank_config")
-            if fs not in (None, found.fs):
-                raise UserError(
-                    f"--fs {fs}: the front end of {folder} takes audio of {found.fs} Hz",
-                    "leave it out; audio is resampled",
-                )
             return found
         if found is not None:
-            fs, fbank = fs or found.fs, found.fbank
+            fs, fbank = found.fs, found.fbank
         elif fbank_config is None and (folder / "fbank.yaml").is_file():
             fbank_config = folder / "fbank.yaml"
         if fbank_config is not None:

@@ -241,7 +241,9 @@ class Recognizer:
     ) -> tuple:
         """Return the words of tokens said in ``spans`` of ``frames``, or spread evenly."""
         tokens, kind = [self.model.token_list[i] for i in ids], self.token_type or "bpe"
-        if spans is None:
+        if not ids:  # too short for a frame of the encoder, or nothing is said
+            found = []
+        elif spans is None:
             groups = token_words(tokens, kind, self.spaces)
             step = seconds / max(len(groups), 1)
             found = [Word(w, n * step, (n + 1) * step) for n, (w, _, _) in enumerate(groups)]

@@ -20,7 +20,10 @@ EIGHT = FeatureExtractor(8000, FbankConfig(num_mel_bins=20))
 def test_what_was_written_is_found_and_what_is_given_comes_first(tmp_path):
     EIGHT.write(tmp_path)
     assert FeatureExtractor.find(tmp_path) == EIGHT
-    assert FeatureExtractor.find(tmp_path, fs=16000) == FeatureExtractor(16000, EIGHT.fbank)
+    assert FeatureExtractor.find(tmp_path, fs=8000) == EIGHT
+    for fs in (16000, 0):  # the words would be wrong, and nothing would say so
+        with pytest.raises(UserError, match=rf"--fs {fs}: the model of .* audio of 8000 Hz"):
+            FeatureExtractor.find(tmp_path, fs=fs)
     given = tmp_path / "given.yaml"
     given.write_text("num_mel_bins: 30\n")
     assert FeatureExtractor.find(tmp_path, given).fbank.num_mel_bins == 30

@@ -199,6 +199,11 @@ def test_a_greedy_search_hears_the_whole_in_one_pass(recipe, recognizer, tmp_pat
     assert (piece.start, piece.end) == (0, 40.0)
     assert piece.text.split() == [word.word for word in piece.words] and piece.words
 
+    soundfile.write(tmp_path / "short.wav", babble(9.0, 7)[:480], RATE)  # no frame behind
+    files = {"short": tmp_path / "short.wav"}
+    (transcript,) = recognizer.transcribe(files, True, search="greedy")
+    assert [(piece.text, piece.words) for piece in transcript.pieces] == [("", ())]
+
 
 @pytest.mark.parametrize("name", ["global_mvn", "utterance_mvn"])
 def test_masks_that_are_linear_are_those_of_espnet(name):
