@@ -362,9 +362,15 @@ def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the energy table has to know: sources and warnings."""
     models: dict[str, Mapping[str, Any]] = {}
     uncovered: set[str] = set()
+    twins: dict[str, list[str]] = {}
     for result in results:
         for sets in result["decodes"].values():
             for figures in sets.values():
+                twin = figures.get("trained_twin") or {}
+                if figures.get("energy") and "itself" not in twin:
+                    file = f", {twin['checkpoint']}" if "checkpoint" in twin else ""
+                    users = twins.setdefault(twin_name(figures) + file, [])
+                    users += {result["experiment"]} - {*users}
                 models |= figures.get("energy", {})
                 uncovered |= set(figures.get("uncovered", ()))
     lines = [
@@ -382,6 +388,8 @@ def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
         "its weights.",
         "",
     ]
+    for name, users in sorted(twins.items()):
+        lines.append(f"- trained twin of {', '.join(f'`{user}`' for user in users)}: {name}")
     for name, energy in sorted(models.items()):
         lines.append(
             f"- `{name}` ({energy['technology']}, {energy['precision']}): {energy['source']}. "

@@ -364,7 +364,7 @@ def _difference(exp_dir: Path, entry: Mapping[str, Mapping[str, Any]]) -> tuple[
     given = [{name: way[name] for name in EXECUTION if way.get(name) is not None} for way in ways]
     if given[0] != given[1]:
         trained = read_config(exp_dir).get("encoder_conf") or {}
-        ran = [_execution(way, trained) for way in given]
+        ran = [execution_of(way, trained) for way in given]
         if ran[0] != ran[1]:
             first, second = (
                 ", ".join(f"{name} {value}" for name, value in way.items()) or "none" for way in ran
@@ -373,7 +373,7 @@ def _difference(exp_dir: Path, entry: Mapping[str, Mapping[str, Any]]) -> tuple[
     return None
 
 
-def _execution(given: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+def execution_of(given: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     """Return how an encoder ran, options that are those of its training filled in."""
     ran = {name: given.get(name, trained.get(name)) for name in ("spike_mode", "T")}
     ran["spike_mode"] = ran["spike_mode"] or "integer"

@@ -29,7 +29,7 @@ from espnet_spike.results.energy_tables import (
 from espnet_spike.results.energy_tables import (
     COLUMNS as ENERGY_COLUMNS,
 )
-from espnet_spike.results.experiments import Experiment, groups
+from espnet_spike.results.experiments import Experiment, execution_of, groups
 from espnet_spike.results.formatting import (
     as_text,
     code_block,
@@ -180,6 +180,9 @@ def energy_over_seeds(experiments: Sequence[Experiment]) -> list[str]:
             if any(set(count["utts"]) != set(keys) for count in counts):
                 notes += ["", f"Energy not pooled: asr_{group}, {name}: other utterances counted"]
                 continue
+            if why := _not_alike(members, [path for path, _ in found], counts, models):
+                notes += ["", f"Energy not pooled: asr_{group}, {tag}, {name}: {why}"]
+                continue
             scored = read_counts(found[0][0])
             of_utt = dict(zip(scored.keys, scored.speakers, strict=True))
             speakers = [of_utt[key] for key in keys]
@@ -197,6 +200,42 @@ def energy_over_seeds(experiments: Sequence[Experiment]) -> list[str]:
     for what in ("compute", "with memory"):
         head += [f"ratio, {what}", f"95 %, {what}", f"each seed, {what}"]
     return [*table(head, rows, left=3), *notes] if rows or notes else []
+
+
+def _not_alike(
+    members: Sequence[Experiment],
+    folders: Sequence[Path],
+    counts: Sequence[Mapping[str, Any]],
+    models: Sequence[str],
+) -> str:
+    """Say what besides the seed is different between counts, empty if nothing is.
+
+    Args:
+        members: experiments of a group.
+        folders: the sets, each of an experiment.
+        counts: of each set.
+        models: cost models to pool by.
+    """
+    of = {one.path: one.config.get("encoder_conf") or {} for one in members}
+    names = [folder.parent.parent.name for folder in folders]
+    trained = [of[folder.parent.parent] for folder in folders]
+    ran = [
+        execution_of(count["execution"], conf) | {"W_Q and W_K merged": count["fold_qk"]}
+        for count, conf in zip(counts, trained, strict=True)
+    ]
+    lists = [{name: count["energy"][name]["model"] for name in models} for count in counts]
+    for what, each, cure in (
+        ("options of the encoder", trained, "give the experiments tags of their own (--asr_tag)"),
+        ("options at run time", ran, "count again"),
+        *((f"prices of {name}", [one[name] for one in lists], "count again") for name in models),
+    ):
+        for name, found in zip(names, each, strict=True):
+            keys = {*found, *each[0]}
+            other = sorted(key for key in keys if found.get(key) != each[0].get(key))
+            if other:
+                values = f"{each[0].get(other[0])} and {found.get(other[0])}"
+                return f"other {what} in {names[0]} and {name}: {other[0]} {values}; {cure}"
+    return ""
 
 
 def _models_of_all(energies: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -208,8 +208,12 @@ def test_energy_of_several_seeds_has_every_baseline(recipe):
         for utt in count["utts"].values():
             utt["energy"]["m"]["trained_twin"] = {"compute": 2.0, "total": 3.0}
             utt["energy"]["m"]["quantised"] = {"compute": 1.5, "total": 2.5}
+        twin = {"asr_exp": "exp/asr_t", "checkpoint": "t.pth"}
+        count["trained_twin"] = twin if seed == 2 else None
         (exp / "decode/test/count.json").write_text(json.dumps(count))
     fair, dense, integers = rows_of(make_report(), "### Energy over several seeds")
+    assert "- trained twin of `asr_iml_seed0`, `asr_iml_seed1`: none given" in make_report()
+    assert "- trained twin of `asr_iml_seed2`: exp/asr_t, t.pth\n" in make_report()
     found = [row["ratio, compute"] for row in (fair, dense, integers)]
     assert found == ["2.00", "4.00", "1.50"]
     assert fair["ratio, with memory"] == "1.50"
@@ -228,6 +232,37 @@ def test_energy_of_other_utterances_is_not_pooled(recipe):
         count = count_of([1.0] * (30 - seed), [4.0] * (30 - seed))
         (exp / "decode" / "test" / "count.json").write_text(json.dumps(count))
     assert "Energy not pooled: asr_iml, test: other utterances counted" in make_report()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda count: count["energy"]["m"]["model"].update(accumulate=0.5),
+            "other prices of m in asr_iml_seed0 and asr_iml_seed1: accumulate None and 0.5",
+        ),
+        (
+            lambda count: count.update(execution={"T": 2}),
+            "other options at run time in asr_iml_seed0 and asr_iml_seed1: T None and 2",
+        ),
+        (lambda count: count.update(fold_qk=True), "W_Q and W_K merged False and True"),
+        (lambda count: None, ""),
+    ],
+)
+def test_energy_of_other_prices_or_options_is_not_pooled(recipe, change, said):
+    for seed in range(2):
+        exp = make_experiment(recipe, f"iml_seed{seed}", {}, encoder="iml_spikeformer", seed=seed)
+        path = exp / "decode/test/decode.json"
+        count = count_of([1.0] * 30, [4.0] * 30)
+        if seed:
+            change(count)
+        options = {"options": count["execution"]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | options))
+        (path.parent / "count.json").write_text(json.dumps(count))
+    report = make_report()
+    assert said in report
+    assert ("Energy not pooled: asr_iml, decode, test: " in report) == bool(said)
+    assert ("|m|dense twin, nothing skipped|" in report) != bool(said)
 
 
 def test_the_baseline_can_be_named(recipe):
