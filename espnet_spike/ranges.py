@@ -295,6 +295,12 @@ CLUSTER: Table = {
     "workers": Number(1, 100_000, whole=True),
     "options": Keys(),
 }
+# those of its options whose meaning does not depend on the kind of cluster
+CLUSTER_OPTIONS: Table = {
+    "cores": Number(1, 10_000, whole=True),
+    "memory": Text(),
+    "walltime": Text(),
+}
 
 # spike_meta of a training, and sparsify in it
 META: Table = {

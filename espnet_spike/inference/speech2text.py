@@ -4,8 +4,10 @@ import logging
 from typing import Any
 
 import torch
+from typeguard import TypeCheckError
 
 from espnet_spike.data.tokens import spoken
+from espnet_spike.errors import UserError
 from espnet_spike.inference.search_values import largest_beam
 from espnet_spike.tasks.espnet import asr_inference
 
@@ -23,7 +25,12 @@ class Speech2Text(EspnetSpeech2Text):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except TypeCheckError as error:  # ESPnet's own check of its arguments
+            raise UserError(
+                f"beam search: {error}", "correct it in the inference config, or --inference_args"
+            ) from error
         model: Any = self.asr_model
         search: Any = self.beam_search
         most = largest_beam(len(model.token_list))

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError, did_you_mean
-from espnet_spike.ranges import CLUSTER, check
+from espnet_spike.ranges import CLUSTER, CLUSTER_OPTIONS, check
 from espnet_spike.utils.cli import Parser
 from espnet_spike.utils.files import plural
 from espnet_spike.utils.install import how_to_install
@@ -87,6 +87,7 @@ def read_cluster(path: Path) -> ClusterConfig:
                 f"{path}: unknown option {key}{did_you_mean(str(key), known)}",
                 f"known: {', '.join(sorted(known))}",
             )
+    check(CLUSTER_OPTIONS, config.options, f"{path}: options", others=None)
     return config
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from espnet_spike.errors import UserError
 from espnet_spike.inference.beam_search import BeamSearch
 from espnet_spike.inference.decode import read_settings
 from espnet_spike.inference.speech2text import Speech2Text, asr_inference, too_short_result
@@ -28,6 +29,13 @@ def test_a_beam_of_the_vocabulary_recognises_and_is_said_to_be_less(words, caplo
     features = [speak(text, np.random.default_rng(4)) for text in TEXTS]
     assert [text for text, _, _ in search(words)(features)] == TEXTS
     assert f"is more than {len(TOKENS)} tokens allow; 8 is used" in caplog.text
+
+
+def test_an_option_of_another_kind_is_refused_by_name():
+    exp = tiny_experiment()
+    files = {"asr_train_config": str(exp / "config.yaml"), "normalize_length": [True]}
+    with pytest.raises(UserError, match=r"beam search: .*normalize_length.*bool"):
+        Speech2Text(**files)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

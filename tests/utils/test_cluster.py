@@ -256,6 +256,8 @@ def test_the_clusters_of_conf_are_good(root, tmp_path, monkeypatch):
         ({"cluster": "slrm"}, "did you mean 'slurm'"),
         ({"worker": 3}, "did you mean 'workers'"),
         ({"workers": 0}, "workers: 0"),
+        ({"cluster": "pbs", "options": {"cores": ""}}, "options: cores: ''"),
+        ({"cluster": "pbs", "options": {"memory": 4}}, "options: memory: 4"),
         ({"options": {"wall_time": "1:00"}}, "did you mean 'walltime'"),
         ({"options": {"processes": 4}}, "unknown option processes"),
         ({"options": 3}, "options: 3 is out of range"),
