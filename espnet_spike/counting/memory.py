@@ -71,12 +71,11 @@ def traffic(
         statistic: what a threshold follows is read before the neuron reads it.
         merged: an event is one multiplication, whatever its count.
     """
-    has_list = listed and cost.event_bits_read + cost.event_bits_written > 0
     return Traffic(
         read=cost.values_read - kept * cost.partial_read + statistic * cost.statistic_read,
         written=cost.values_written - kept * cost.partial_written,
         bits=cost.event_bits_read + cost.event_bits_written
-        if has_list
+        if listed  # where nothing spikes, the list is empty
         else cost.spike_bits_read + cost.spike_bits_written,
         weights=cost.weights_read,
         operations=cost.dense_macs if dense else cost.macs + cost.event_macs,

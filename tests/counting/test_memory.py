@@ -70,8 +70,19 @@ def test_the_states_of_a_scan_lie_where_they_fit():
 
 def test_a_list_of_events_takes_the_place_of_a_map_of_counts():
     assert (moved().bits, moved(listed=True).bits) == (80, 100)
-    silent = Cost(spike_bits_read=16)  # a mask, which has no list
-    assert moved(silent, listed=True).bits == 16
+
+
+def test_the_list_of_a_silent_layer_is_empty():
+    """Of 40 inputs of 2 bits none spikes; one event is its channel and its count, 4 bits."""
+    silent = Cost(spike_bits_read=80, inputs=40, slots=120)
+    one = Cost(spike_bits_read=80, inputs=40, slots=120, nonzeros=1, spikes=1, event_bits_read=4)
+    assert [moved(cost, listed=True).bits for cost in (silent, one)] == [0, 4]
+    assert [moved(cost).bits for cost in (silent, one)] == [80, 80]
+    found = [
+        by_operands({"bytes_per_value": 4, "pj_per_byte": 2.0}, moved(cost, listed=True))
+        for cost in (silent, one)
+    ]
+    assert found == [0, 4 / 8 * 2]
 
 
 def test_partial_sums_that_are_kept_do_not_move():
