@@ -21,12 +21,19 @@ from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.results.energy_tables import BASELINES, form_name, twin_name
 from espnet_spike.results.formatting import table as markdown_table
-from espnet_spike.utils.files import write_json, write_lines
+from espnet_spike.utils.files import read_json, write_json, write_lines
 from espnet_spike.utils.shapes import read_shaped
 
 COUNT = "count.json"
 BIT = 3.12  # pJ, the price that spikingjelly 2.0 takes from STEP
 COLUMNS = {"compute": "products", "total": "with memory"}
+LATER = {"twin_layers", "trained_twin_layers", "trained_twin"}
+"""What a ``count.json`` of an earlier version does not have."""
+FOOT = (
+    "Memory here is of the sums over the set; the `count` command prices each utterance and adds "
+    "up. So the first row may be off from it in the third digit: where a short utterance reads "
+    "every weight once, the sum shares fetches with longer ones. Products are the same."
+)
 
 # rule and value -> what it says
 SAID: dict[tuple[str, object], str] = {
@@ -115,9 +122,18 @@ def read_networks(set_dir: Path) -> Networks:
         UserError: it has not been counted, or before there were all the figures that this needs.
     """
     path = set_dir / COUNT
-    again = "count the set again: --stage count --stop_stage count --force true"
+    exp, tag, name = set_dir.parents[1], set_dir.parent, set_dir.name
+    again = (
+        "count the set again: ./run.sh with --stage count --stop_stage count --force true, or "
+        f"python -m espnet_spike.bin.count --asr_exp {exp} --output_dir {tag} {name}=FEATURES"
+    )
     if not path.is_file():
         raise UserError(f"{path} does not exist", "count the set first (--stage count)")
+    there = read_json(path, again)
+    if isinstance(there, dict) and "layers" in there and (new := sorted(LATER - there.keys())):
+        raise UserError(
+            f"{path} was counted by an earlier version, which had no {', '.join(new)}", again
+        )
     told = read_shaped(path, Counted, again)
 
     def costs(rows: Sequence[Mapping[str, Any]]) -> Costs:
@@ -272,6 +288,7 @@ def write(out: Path, set_dirs: Sequence[Path], models: Sequence[CostModel]) -> l
             if forms:
                 lines += ["Each form in which the encoder can run:", ""]
                 lines += [*markdown_table(head, [_cells(row) for row in forms]), ""]
+    lines += [FOOT, ""]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "assumptions.json", content, ensure_ascii=False)
     write_lines(out / "assumptions.md", lines)

@@ -20,7 +20,14 @@ from espnet_spike.results.breakdown import (
     word_frequency,
 )
 from espnet_spike.results.comparison import compare, pool
-from espnet_spike.results.energy_tables import BASELINES, big, is_dense
+from espnet_spike.results.energy_tables import (
+    AGAIN,
+    BASELINES,
+    COUNT_AGAIN,
+    big,
+    by_earlier_rules,
+    is_dense,
+)
 from espnet_spike.results.experiments import RESULTS, read_results
 
 ENERGY_MODEL = "horowitz45_fp32"
@@ -58,7 +65,9 @@ class Row:
         figures = self.figures
         sparsity, each = figures.get("sparsity", {}), figures.get("per_second", {})
         energy = figures.get("energy", {}).get(energy_model)
-        compute, total = (energy["compute"], energy["total"]) if energy else ({}, {})
+        compute, total = {}, {}
+        if energy is not None and not self.by_earlier_rules(energy_model):
+            compute, total = energy["compute"], energy["total"]
         return {
             "experiment": self.experiment,
             "set": self.set,
@@ -80,9 +89,19 @@ class Row:
             "rtf": figures.get("rtf"),
         }
 
+    def by_earlier_rules(self, energy_model: str) -> bool:
+        """Tell whether the energy was counted by earlier rules, and stands in no column."""
+        energy = self.figures.get("energy", {}).get(energy_model)
+        return energy is not None and by_earlier_rules(energy["compute"])
+
     def cells(self, energy_model: str) -> list[str]:
         """Return the row's cells for a reader, as named by ``HEAD``."""
         v = self.values(energy_model)
+        earlier = self.by_earlier_rules(energy_model)
+
+        def priced(value: float | None, form: str, factor: float = 1) -> str:
+            return AGAIN if earlier else _number(value, form, factor)
+
         mark = "" if self.figures["wer_ci_meaningful"] else " *"
         dense = is_dense(self.figures.get("energy", {}).get(energy_model) or {})
         over = dict.fromkeys(v).get if dense else v.get  # of a dense model no ratio means anything
@@ -94,10 +113,10 @@ class Row:
             _number(v["firing_rate"], ".3f"),
             _number(v["sparsity"], ".1f", 100),
             ABSENT if v["synops_per_second"] is None else big(v["synops_per_second"]),
-            _number(v["compute_joules_per_second"], ".4g", 1e3),
-            *(_number(over(f"{name}_over_compute"), ".2f") for name in BASELINES),
-            _number(v["total_joules_per_second"], ".4g", 1e3),
-            *(_number(over(f"{name}_over_total"), ".2f") for name in ("trained_twin", "twin")),
+            priced(v["compute_joules_per_second"], ".4g", 1e3),
+            *(priced(over(f"{name}_over_compute"), ".2f") for name in BASELINES),
+            priced(v["total_joules_per_second"], ".4g", 1e3),
+            *(priced(over(f"{name}_over_total"), ".2f") for name in ("trained_twin", "twin")),
             _number(v["rtf"], ".4f"),
         ]
 
@@ -179,6 +198,8 @@ def notes(rows: Sequence[Row], energy_model: str) -> list[str]:
         for row in rows
         if (energy := row.figures.get("energy", {}).get(energy_model)) is not None
     }
+    if any(row.by_earlier_rules(energy_model) for row in rows):
+        lines.append(COUNT_AGAIN)
     if sources:
         lines.append(f"Cost model {energy_model}: {'; '.join(sorted(sources))}.")
     else:

@@ -7,6 +7,13 @@ from espnet_spike.utils.files import plural
 
 COLUMNS = ("compute", "total")
 ABSENT = "–"
+AGAIN = "count again"
+"""In place of energies that were counted by earlier rules, beside which no others may stand."""
+COUNT_AGAIN = (
+    f"{AGAIN}: counted by earlier rules, whose energies are no match for these: --stage count "
+    "--stop_stage count --force true, then --stage report."
+)
+FEW = "*: fewer than 20 utterances, the interval says little"
 
 
 def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -32,9 +39,7 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             )
         lines.append(f"  trained twin: {twin_name(result)}")
         lines += _energy_lines(result["energy"], "")
-        for form in result.get("forms") or []:
-            lines.append(f"  as {form_name(form)}:")
-            lines += _energy_lines(form["energy"], "  ")
+        lines += _form_lines(result)
         if decoder := result.get("decoder"):
             each = decoder["per_token"]
             energy = next(iter(decoder["energy"].values()))
@@ -51,6 +56,20 @@ def count_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(f"  spikes taken for real values after: {names}")
         if result["skipped"]:
             lines.append(f"  too short for the encoder, not counted: {len(result['skipped'])}")
+    return [*lines, f"  {FEW}"] if any(" *)" in line for line in lines) else lines
+
+
+def _form_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return a block for each form; those whose energies are the same share one."""
+    blocks: dict[tuple[str, ...], list[str]] = {}
+    for form in result.get("forms") or []:
+        blocks.setdefault(tuple(_energy_lines(form["energy"], "  ")), []).append(form_name(form))
+    first = tuple(_energy_lines(result["energy"], "  "))
+    lines = []
+    for block, names in blocks.items():
+        known = block == first
+        lines.append(f"  as {'; '.join(names)}: {'the same as above' if known else ''}".rstrip())
+        lines += [] if known else block
     return lines
 
 
@@ -108,6 +127,19 @@ def is_dense(energy: Mapping[str, Any]) -> bool:
     return str(energy.get("twin", "")).startswith("itself")
 
 
+def by_earlier_rules(column: Mapping[str, Any]) -> bool:
+    """Tell whether a column was counted before cost models had rules.
+
+    Baselines other than the dense twin came with the rules.
+    """
+    return "against" not in column
+
+
+def joules_per_second(column: Mapping[str, Any]) -> float | None:
+    """Return our energy; None if it was counted by earlier rules."""
+    return None if by_earlier_rules(column) else column["joules_per_second"]
+
+
 def columns_of(energy: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return what a cost model has figures of, by what to call it: memory under each dataflow."""
     dense = is_dense(energy)  # what it would save over itself is what any zero saves
@@ -125,12 +157,10 @@ def baselines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return mJ/s, ratio to ours and its interval for each of ``BASELINES``, in words if not there.
 
     Args:
-        found: of `columns_of`; of a count of before there was but the dense twin.
+        found: of `columns_of`.
     """
-    if "against" not in found:
-        dense = {"joules_per_second": found["twin_joules_per_second"], **found}
-        shown = (_baseline(dense)[0], "–", "") if found.get("dense") else _baseline(dense)
-        return [("count again", "–", ""), shown, ("count again", "–", "")]
+    if by_earlier_rules(found):
+        return [(AGAIN, "–", "")] * len(BASELINES)
     absent = {"trained_twin": ("none given", "–", ""), "quantised": ("no spikes", "–", "")}
     if found.get("dense"):
         dense = _baseline(found["against"]["twin"])[0]
@@ -293,7 +323,7 @@ def decoder_rows(results: Sequence[Mapping[str, Any]]) -> list[list[object]]:
         results: the ``results.json`` of the experiments.
     """
     return [
-        [result["experiment"], tag, name, *decoder_cells(figures["decoder"])]
+        [result["experiment"], tag, name, *decoder_cells(figures["decoder"], figures["energy"])]
         for result in results
         for tag, sets in result["decodes"].items()
         for name, figures in sets.items()
@@ -301,16 +331,22 @@ def decoder_rows(results: Sequence[Mapping[str, Any]]) -> list[list[object]]:
     ]
 
 
-def decoder_cells(decoder: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a decoder from ``tokens`` on, under ``DECODER_HEAD``."""
+def decoder_cells(decoder: Mapping[str, Any], energies: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a decoder from ``tokens`` on, under ``DECODER_HEAD``.
+
+    Args:
+        decoder: its figures.
+        energies: of the encoder, by cost model, which tell by what rules both were counted.
+    """
     rate, each = decoder["sparsity"]["firing_rate"], decoder["per_token"]
     energy = next(iter(decoder["energy"].values()))
+    earlier = any(by_earlier_rules(found["compute"]) for found in energies.values())
     return [
         f"{decoder['tokens']:,}",
         "–" if rate is None else f"{rate:.3f}",
         *(percent(decoder, key) for key in ("activations", "points", "points_by_macs")),
         *(big(each[key]) for key in ("synops", "macs", "dense_macs")),
-        *(f"{1e6 * energy[column]:.4g}" for column in COLUMNS),
+        *(AGAIN if earlier else f"{1e6 * energy[column]:.4g}" for column in COLUMNS),
     ]
 
 
@@ -318,13 +354,16 @@ def _short(energy: Mapping[str, Any] | None, column: str) -> str:
     if energy is None:
         return "–"
     found = {**energy[column], "dense": is_dense(energy)}
+    if by_earlier_rules(found):
+        return AGAIN
     (_, trained, _), (_, dense, _), _ = baselines(found)
     ours = f"{1e3 * found['joules_per_second']:.3g}"
     return ours if found["dense"] else f"{ours} ({trained}, {dense})"
 
 
 def _energy(found: Mapping[str, Any]) -> list[object]:
-    cells: list[object] = [f"{1e3 * found['joules_per_second']:.4g}"]
+    ours = joules_per_second(found)
+    cells: list[object] = [AGAIN if ours is None else f"{1e3 * ours:.4g}"]
     for baseline in baselines(found):
         cells += baseline
     return cells
@@ -358,11 +397,16 @@ def ratio_cells(found: Mapping[str, Any]) -> list[str]:
     return [f"{found['ratio']:.2f}", f"{low:.2f} .. {high:.2f}{star}"]
 
 
+def _computes(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [energy["compute"] for energy in figures.get("energy", {}).values()]
+
+
 def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the energy table has to know: sources and warnings."""
     models: dict[str, Mapping[str, Any]] = {}
     uncovered: set[str] = set()
     twins: dict[str, list[str]] = {}
+    earlier = False
     for result in results:
         for sets in result["decodes"].values():
             for figures in sets.values():
@@ -372,6 +416,7 @@ def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
                     users = twins.setdefault(twin_name(figures) + file, [])
                     users += {result["experiment"]} - {*users}
                 models |= figures.get("energy", {})
+                earlier |= any(map(by_earlier_rules, _computes(figures)))
                 uncovered |= set(figures.get("uncovered", ()))
     lines = [
         "Of front end and encoder, without CTC and decoder, for a second of audio. Zeros: among "
@@ -388,6 +433,8 @@ def energy_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
         "its weights.",
         "",
     ]
+    if earlier:
+        lines += [COUNT_AGAIN, ""]
     for name, users in sorted(twins.items()):
         lines.append(f"- trained twin of {', '.join(f'`{user}`' for user in users)}: {name}")
     for name, energy in sorted(models.items()):

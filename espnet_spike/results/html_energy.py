@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from espnet_spike.results.energy_tables import (
+    AGAIN,
     BASELINES,
     DECODER_HEAD,
     DECODER_NOTE,
     baselines,
     columns_of,
     decoder_cells,
+    joules_per_second,
     twin_name,
 )
 from espnet_spike.results.figures import energy_by_layer
@@ -79,7 +81,10 @@ def energy_parts(counts: Mapping[str, Mapping[str, Any]]) -> list[Html]:
     ]
     decoders = {name: count["decoder"] for name, count in counts.items() if count.get("decoder")}
     if decoders:
-        rows = [[name, *decoder_cells(decoder)] for name, decoder in decoders.items()]
+        rows = [
+            [name, *decoder_cells(decoder, counts[name]["energy"])]
+            for name, decoder in decoders.items()
+        ]
         parts += [
             el("h3", "Decoder"),
             table(*without_blanks(DECODER_HEAD[2:], rows), label="decoder"),
@@ -100,8 +105,9 @@ def energy_table(counts: Mapping[str, Mapping[str, Any]]) -> Html:
     for name, count in counts.items():
         for model, energy in count["energy"].items():
             for label, found in columns_of(energy):
+                ours = joules_per_second(found)
                 row: list[object] = [name, model, label]
-                row.append(f"{found['joules_per_second'] / MICRO:.3g}")
+                row.append(AGAIN if ours is None else f"{ours / MICRO:.3g}")
                 for millijoules, ratio, interval in baselines(found):
                     there = re.fullmatch(r"[\d.e+-]+", millijoules)
                     micro = f"{1e3 * float(millijoules):.3g}" if there else millijoules

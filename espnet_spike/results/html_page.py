@@ -21,7 +21,7 @@ from espnet_spike.results.breakdown import (
     training_texts,
     word_frequency,
 )
-from espnet_spike.results.energy_tables import BASELINES, baselines, is_dense
+from espnet_spike.results.energy_tables import BASELINES, baselines, by_earlier_rules, is_dense
 from espnet_spike.results.formatting import number, scored_of, thousands
 from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
@@ -106,7 +106,7 @@ def tiles(material: Material) -> Html:
         found.append((f"{sum(rates.values()) / len(rates):.3f}", f"mean {what} of the layers"))
     for name, count in list(material.counts.items())[:1]:
         model, energy = next(iter(count["energy"].items()))
-        if is_dense(energy):
+        if is_dense(energy) or by_earlier_rules(energy["compute"]):
             continue
         (_, trained, _), (_, dense, _), _ = baselines(energy["compute"])
         fair, usual = (f"its {BASELINES[key]}" for key in ("trained_twin", "twin"))

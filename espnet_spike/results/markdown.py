@@ -17,10 +17,12 @@ from espnet_spike.results.bootstrap import (
 )
 from espnet_spike.results.comparison import compare, pool
 from espnet_spike.results.energy_tables import (
+    AGAIN,
     BASELINES,
     DECODER_HEAD,
     DECODER_NOTE,
     PRECISIONS,
+    by_earlier_rules,
     decoder_rows,
     energy_notes,
     energy_tables,
@@ -175,6 +177,10 @@ def energy_over_seeds(experiments: Sequence[Experiment]) -> list[str]:
             counts = [count for _, count in found]
             models = _models_of_all([count["energy"] for count in counts])
             if len(found) < 2 or not models:
+                continue
+            sums = [count["energy"][model]["compute"] for count in counts for model in models]
+            if any(map(by_earlier_rules, sums)):
+                notes += ["", f"Energy not pooled: asr_{group}, {name}: earlier rules, {AGAIN}"]
                 continue
             keys = list(counts[0]["utts"])
             if any(set(count["utts"]) != set(keys) for count in counts):

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import logging
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -142,7 +144,9 @@ def run(
     """Run a command and exit with its status.
 
     0: done. 1: a ``UserError``, or what the system refuses (a full disk, no permission), printed
-    without a traceback. 130: Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
+    without a traceback. 130: Ctrl-C. 141: who reads the output is gone, as ``head`` is when it has
+    its lines (128 and the number of SIGPIPE, as shells have it). Any other exception is a bug of
+    ours and keeps its traceback.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -152,10 +156,13 @@ def run(
     )
     try:
         main(argv)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            sys.exit(141)
         if (known := system_error(error)) is None:
             raise
         print(f"error: {known}", file=sys.stderr, flush=True)
@@ -164,3 +171,14 @@ def run(
         print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)
+
+
+def _reader_is_gone() -> bool:
+    """Tell whether standard output is a pipe that nobody reads; it is then closed for good."""
+    pipe = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(pipe, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)  # Python flushes at exit
+    return True

@@ -152,8 +152,10 @@ def test_what_was_counted_before_is_refused_by_its_name(tmp_path):
         read_networks(folder)
     del content["twin_layers"]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="twin_layers"):
+    with pytest.raises(UserError, match=r"counted by an earlier version.*no twin_layers") as error:
         read_networks(folder)
+    again = f"--asr_exp {folder.parents[1]} --output_dir {folder.parent} test="
+    assert "damaged" not in str(error.value) and again in str(error.value)
     with pytest.raises(UserError, match=r"count\.json does not exist"):
         read_networks(tmp_path)
 
@@ -170,3 +172,27 @@ def test_counting_and_asking_have_their_own_arguments(words, message, capsys):
     with pytest.raises(SystemExit):
         count.main([*words, "--output_dir", "o"])
     assert message in capsys.readouterr().err
+
+
+def test_the_foot_says_why_the_first_row_is_not_that_of_count(tmp_path):
+    """Of sums fetches are shared: an oracle of two utterances, one below ``reuse`` frames.
+
+    Weights 10 x 10; 4 and 60 frames; sixteen frames share a fetch, and at least every weight is
+    fetched once: 100 + 60 * 100 / 16 = 475 apart, 64 * 100 / 16 = 400 together.
+    """
+    model = read_cost_model("horowitz45_fp32")
+
+    def cost(frames):
+        sums = dict.fromkeys(("dense_macs", "macs"), 100.0 * frames)
+        return Cost(**sums, values_read=100, weights_read=100, weight_size=100)
+
+    def moved(frames):
+        return model.traffic("linear", cost(frames)) / (4 * 10 / 8)  # 4 bytes from 8 kB
+
+    assert moved(4) + moved(60) == pytest.approx(100 + 375)
+    both = cost(4)
+    both.add(cost(60))
+    assert moved(4) == 100 and model.traffic("linear", both) / 5 == pytest.approx(400)
+    told(tmp_path, [written(tmp_path)], "horowitz45_fp32")
+    lines = (tmp_path / "assumptions.md").read_text().splitlines()
+    assert any("prices each utterance and adds up" in line for line in lines[-2:])

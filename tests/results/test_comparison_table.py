@@ -31,7 +31,7 @@ COUNTED = {
                 **{"joules_per_second": 2e-6, "ratio": 5.0},
                 "against": {"trained_twin": {"ratio": 2.5}, "twin": {}, "quantised": None},
             },
-            "total": {"joules_per_second": 4e-6, "ratio": 2.0},
+            "total": {"joules_per_second": 4e-6, "ratio": 2.0, "against": {}},
         }
     },
 }
@@ -138,3 +138,18 @@ def test_command_prints_where_the_errors_are_on_demand(experiments, capsys, tmp_
     printed = capsys.readouterr().out
     assert "### test: WER by speaker, %" in printed
     assert "|3-4|90|" in printed and (tmp_path / "x.md").read_text().strip() == printed.strip()
+
+
+def test_energy_by_earlier_rules_stands_in_no_column(experiments):
+    good, _ = experiments
+    found = json.loads((good / "results.json").read_text())
+    for column in ("compute", "total"):
+        del found["decodes"]["decode"]["test"]["energy"]["horowitz45_fp32"][column]["against"]
+    (good / "results.json").write_text(json.dumps(found))
+    rows = read_rows(experiments)
+    cells = rows[0].cells("horowitz45_fp32")
+    assert cells.count("count again") == 2 + 3 + 2  # all energy, and no figure of it
+    assert rows[1].cells("horowitz45_fp32").count("count again") == 0
+    values = rows[0].values("horowitz45_fp32")
+    assert [k for k, v in values.items() if "joules" in k or "_over_" in k if v is not None] == []
+    assert "--stage count" in to_markdown(rows, "horowitz45_fp32")

@@ -30,10 +30,7 @@ def test_sparsity_of_points_stands_in_the_table():
     # counted when there was but one baseline: it says so
     for _, energy_head, energy_rows in (products, memory):
         assert [len(row) for row in energy_rows] == [len(energy_head)] * 2
-        again = ["count again", "–", ""]
-        assert energy_rows[0][3:] == [
-            *("`prices`", "1", *again, "2", "2.00", "1.00 .. 3.00", *again)
-        ]
+        assert energy_rows[0][3:] == ["`prices`", "count again", *["count again", "–", ""] * 3]
     shown = [[row[head.index(name)] for name in ("of points %", "by MACs %")] for row in rows]
     assert shown == [["50.0", "25.0"], ["–", "–"]]
     assert all(len(row) == len(head) for row in rows)
@@ -106,3 +103,38 @@ def test_a_baseline_that_is_not_there_has_no_figures_in_the_lines_of_count():
         "mJ/s; trained twin, zeros skipped: none given; dense twin, nothing skipped 3 mJ/s: 3.00x "
         "(2.00 .. 4.00); T + 1 levels: no spikes"
     )
+
+
+def counted_with(forms):
+    other = {"joules_per_second": 3e-3, "ratio": 3.0, "ratio_ci": [2.0, 4.0]}
+    other["ratio_ci_meaningful"] = False
+    against = {"trained_twin": None, "twin": other, "quantised": None}
+
+    def energy(ours):
+        column = {"joules_per_second": ours, "against": against}
+        return {"prices": {"twin": "dense encoder", "compute": column, "total": column}}
+
+    names = [("integer", False), ("binary", False), ("integer", True), ("binary", True)]
+    return {
+        **{"utterances": 2, "audio_seconds": 5.0, "uncovered": {}, "spikes_made_real": {}},
+        "per_second": dict.fromkeys(("synops", "macs", "dense_macs"), 1.0),
+        **{"sparsity": {}, "energy": energy(1e-3), "skipped": [], "trained_twin": None},
+        "forms": [
+            {"spike_mode": mode, "fold_qk": fold, "energy": energy(ours)}
+            for (mode, fold), ours in zip(names, forms, strict=False)
+        ],
+    }
+
+
+def test_forms_that_do_not_differ_stand_once_in_the_lines_of_count():
+    lines = count_lines({"test": counted_with([1e-3, 1e-3])})
+    assert lines[-2:] == [
+        "  as integer counts, W_Q and W_K apart; 0/1 spikes in slots, W_Q and W_K apart: "
+        "the same as above",
+        "  *: fewer than 20 utterances, the interval says little",
+    ]
+    assert sum("mJ/s;" in line for line in lines) == 2
+    lines = count_lines({"test": counted_with([1e-3, 2e-3, 1e-3, 2e-3])})
+    assert sum("mJ/s;" in line for line in lines) == 4
+    heads = [line for line in lines if line.startswith("  as ")]
+    assert [line.endswith("same as above") for line in heads] == [True, False]

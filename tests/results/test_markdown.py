@@ -156,6 +156,15 @@ def count_of(ours, twin):
             "ratio_ci_meaningful": True,
             "joules_per_second": 1.0,
             "twin_joules_per_second": 1.0,
+            "against": dict.fromkeys(("trained_twin", "twin", "quantised"))
+            | {
+                "twin": {
+                    "ratio": 1.0,
+                    "ratio_ci": [1, 1],
+                    "ratio_ci_meaningful": True,
+                    "joules_per_second": 1.0,
+                }
+            },
         }
         for column in ("compute", "total")
     }
@@ -224,6 +233,19 @@ def test_energy_of_several_seeds_has_every_baseline(recipe):
         count["energy"]["m"]["twin"] = "itself, nothing skipped"
         path.write_text(json.dumps(count))
     assert "### Energy over several seeds" not in make_report()
+
+
+def test_energy_by_earlier_rules_is_not_pooled(recipe):
+    for seed in range(2):
+        exp = make_experiment(recipe, f"iml_seed{seed}", {}, encoder="iml_spikeformer", seed=seed)
+        count = count_of([1.0] * 30, [4.0] * 30)
+        if seed:
+            for column in ("compute", "total"):
+                del count["energy"]["m"][column]["against"]
+        (exp / "decode/test/count.json").write_text(json.dumps(count))
+    report = make_report()
+    assert "Energy not pooled: asr_iml, test: earlier rules, count again" in report
+    assert "count again: counted by earlier rules" in report
 
 
 def test_energy_of_other_utterances_is_not_pooled(recipe):

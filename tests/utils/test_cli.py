@@ -2,6 +2,8 @@ import argparse
 import errno
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -102,3 +104,19 @@ def test_the_exit_status_tells_what_happened(capsys):
     assert left.value.code == 0
     with pytest.raises(ZeroDivisionError):  # a bug of ours keeps its traceback
         run(main, [ZeroDivisionError()])
+
+
+def test_a_reader_that_leaves_is_no_fault():
+    """As ``| head -1``: no traceback, and the status that shells give to a broken pipe."""
+    code = (
+        "from espnet_spike.utils.cli import run\n"
+        "run(lambda argv: [print('x' * 99, flush=True) for _ in range(10000)])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "x" * 99 + "\n"
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, "")
