@@ -77,6 +77,8 @@ inference_asr_model=       # model files to decode with, e.g. "valid.cer_ctc.bes
 inference_tag=             # folder of the decoding; made from the options when empty
 normalization=none         # of reference and hypothesis before scoring, nfc and nmt_nfkc of transcripts too {none|nfc|nmt_nfkc|upper|lower|characters}
 energy_model="horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"  # conf/energy
+twin_exp=                  # experiment of a trained dense twin to compare energy with, e.g. exp/asr_Y; that which the training started from when empty
+count_forms=false          # count integer counts and 0/1 spikes, W_Q and W_K apart and merged, besides
 # Hardware
 simulate=false             # count hardware cycles in a whole run, too; --stage simulate always does
 hardware="conf/hardware/small.yaml"  # cores to count them on, YAML files
@@ -286,11 +288,17 @@ count_of_one() {
   for set in "${tests[@]}"; do
     hypotheses+=(--input "$decode_dir/$set/token_int" --optional_output "$decode_dir/$set/neurobench.json")
   done
+  local more=()
+  if [[ -n $twin_exp ]]; then # trained anew, it has other epochs
+    more+=(--twin_exp "$twin_exp") hypotheses+=(--input "$twin_exp/config.yaml")
+    [[ ! -f $twin_exp/epochs.jsonl ]] || hypotheses+=(--input "$twin_exp/epochs.jsonl")
+  fi
+  ! $count_forms || more+=(--forms true)
   step "count_${final_tag}_$decode_tag" "${cost_models[@]/#/--input=}" --input "$expdir/.done/$final_marker.json" \
     ${weights[@]+"${weights[@]/#/--input=}"} "${eval_dirs[@]/#/--input=}" "${hypotheses[@]}" \
     "${counts[@]/#/--output=}" \
     -- "$py" -m espnet_spike.bin.count --asr_exp "$final_exp" --energy_model "$energy_model" \
-    --out "$decode_dir" "${named_eval_dirs[@]}"
+    ${more[@]+"${more[@]}"} --out "$decode_dir" "${named_eval_dirs[@]}"
 }
 
 stage_simulate() {

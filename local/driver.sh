@@ -192,6 +192,11 @@ prepare() {
     [[ $corpus_dir == /* ]] || corpus_dir=$caller_dir/$corpus_dir
     [[ -d $corpus_dir ]] || fail "--corpus_dir $corpus_dir: no such folder"
   fi
+  if [[ -n $twin_exp ]]; then # of the recipe, or as seen from where it was called
+    [[ -f $twin_exp/config.yaml || $twin_exp == /* ]] || twin_exp=$caller_dir/$twin_exp
+    [[ -f $twin_exp/config.yaml ]] ||
+      fail "--twin_exp $twin_exp: no trained experiment" "give the folder of a dense twin, exp/asr_Y, that has been trained"
+  fi
   own_options=()
   local name
   for name in ${own_names[@]+"${own_names[@]}"}; do

@@ -71,6 +71,8 @@ def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, 
         (["--corpus_dir", "nowhere"], "nowhere: no such folder"),
         (["--asr_config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--energy_model", "horowitz45"], "horowitz45: no such file in conf/energy"),
+        (["--twin_exp", "exp/asr_nowhere"], "exp/asr_nowhere: no trained experiment"),
+        (["--count_forms", "maybe"], "--count_forms"),
         (["--ngpu", "64"], "--ngpu 64"),
         (["--test_sets", ""], "--test_sets is empty"),
         (["--fs", "fast", "--dry_run"], "--fs fast"),
@@ -472,3 +474,17 @@ def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
     assert result.returncode == 0
     assert result.stdout == 4 * run_sh("--list_stages").stdout
     assert "no row 'rely'" in run_sh("--rows", "rely", "--list_stages", script=script).stderr
+
+
+def test_stage_count_compares_with_the_twin_and_counts_the_forms_that_are_asked_for(
+    run_sh, tmp_path
+):
+    twin = tmp_path / "exp/asr_y"
+    twin.mkdir(parents=True)
+    (twin / "config.yaml").touch()
+    options = ("--env", sys.prefix, "--dry_run", "--stage", "count", "--stop_stage", "count")
+    # as seen from where it is called
+    asked = run_sh(*options, "--twin_exp", "exp/asr_y", "--count_forms", "true", cwd=tmp_path)
+    assert f"--twin_exp {twin} --forms true " in asked.stdout, asked.stderr
+    plain = run_sh(*options, cwd=tmp_path)
+    assert "bin.count" in plain.stdout and "--forms" not in plain.stdout + plain.stderr
