@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     needed = {"--asr_exp": args.asr_exp, "NAME=DIR": args.sets}
     if not args.assumptions and (lacking := [name for name, value in needed.items() if not value]):
         parser.error(f"the following arguments are required: {', '.join(lacking)}")
-    if args.assumptions and (given := [name for name, value in needed.items() if value]):
-        parser.error(f"--assumptions reads what was counted and takes no {', '.join(given)}")
+    if args.assumptions and (unused := [name for name, value in needed.items() if value]):
+        parser.error(f"--assumptions reads what was counted and takes no {', '.join(unused)}")
     sets = named_dirs(args.sets)
     import logging
 
@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     from espnet_spike.counting.energy import read_cost_model
 
-    models = [read_cost_model(name) for name in args.energy_model.split()]
+    given = args.energy_model
+    names = [given] if Path(given).is_file() else given.split()  # a path may hold spaces
+    models = [read_cost_model(name) for name in names]
     if not models:
         raise UserError("--energy_model is empty", f"give for example {MODELS.split()[0]}")
     if args.assumptions:

@@ -17,6 +17,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.results.energy_tables import count_lines, energy_tables, set_counts
 from espnet_spike.results.recording import RECORDING, DecodedUtterance, choose_utterance
+from espnet_spike.utils.resources import shipped
 from tests.export.test_reparameterize import MODEL
 from tests.helpers import pages, tiny_model
 from tests.helpers.experiments import make_experiment
@@ -453,11 +454,14 @@ def test_parts():
 def test_an_utterance_of_a_decoded_set_is_recorded_for_the_page(tmp_path):
     exp, data = pages.decoded(tmp_path)
     set_dir = exp / "decode" / "test"
+    prices = tmp_path / "my prices" / "mine.yaml"  # taken whole, spaces too
+    prices.parent.mkdir()
+    prices.write_bytes((shipped("energy") / "horowitz45_fp32.yaml").read_bytes())
     words = [
         "--asr_exp",
         str(exp),
         "--energy_model",
-        "horowitz45_fp32",
+        str(prices),
         "--out",
         str(exp / "decode"),
     ]
