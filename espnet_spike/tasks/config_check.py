@@ -5,6 +5,7 @@ ESPnet checks neither the type of a YAML value nor its choices, and finds a wron
 """
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,8 @@ from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.tasks.registry import DECODERS, ENCODERS, MODELS, load_class
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import plural
+
+_logger = logging.getLogger(__name__)
 
 # What the commands set themselves: key -> where a user sets it instead.
 RESERVED = {
@@ -189,6 +192,7 @@ def _fit_schedule(config: Mapping[str, Any], args: argparse.Namespace) -> Proble
     for a longer one.
     """
     conf = args.scheduler_conf
+    _tell_end(args)
     if args.scheduler != "onecyclelr" or not isinstance(conf, Mapping) or "total_steps" not in conf:
         return []
     total, key = conf["total_steps"], "scheduler_conf.total_steps"
@@ -207,6 +211,28 @@ def _fit_schedule(config: Mapping[str, Any], args: argparse.Namespace) -> Proble
             f"error; write {needed}, or auto"
         ]
     return []
+
+
+def _tell_end(args: argparse.Namespace) -> None:
+    """Warn of a schedule of epochs whose end is not that of the training."""
+    conf = args.scheduler_conf
+    if not isinstance(conf, Mapping) or not isinstance(args.max_epoch, int):
+        return
+    told = "scheduler_conf.%s: %s, but max_epoch is %d: %s; such a schedule does not grow"
+    if args.scheduler == "cosineannealinglr" and isinstance(end := conf.get("T_max"), int):
+        if end < args.max_epoch:
+            why = "the learning rate rises again behind its end"
+        else:
+            why = "the learning rate does not come down to its end"
+        if end != args.max_epoch:
+            _logger.warning(told, "T_max", end, args.max_epoch, why)
+    if args.scheduler == "multisteplr" and isinstance(
+        steps := conf.get("milestones"), list | tuple
+    ):
+        late = [step for step in steps if isinstance(step, int) and step >= args.max_epoch]
+        if late:
+            why = "the training ends before"
+            _logger.warning(told, "milestones", late, args.max_epoch, why)
 
 
 def _updates(options: Mapping[str, Any]) -> int:

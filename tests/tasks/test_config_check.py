@@ -277,3 +277,21 @@ def test_a_cycle_is_as_long_as_the_training():
         schedule.step()
     with pytest.raises(ValueError, match="Tried to step 13 times"):
         schedule.step()
+
+
+def test_a_schedule_of_epochs_that_ends_elsewhere_than_the_training_is_warned_of(caplog):
+    def told(scheduler, conf, extra):
+        caplog.clear()
+        config = {**GOOD, "scheduler": scheduler, "scheduler_conf": conf, "max_epoch": 4}
+        check(config, extra)
+        return [message for message in caplog.messages if "scheduler_conf" in message]
+
+    assert told("cosineannealinglr", {"T_max": 4}, "") == []
+    (longer,) = told("cosineannealinglr", {"T_max": 4}, "--max_epoch 8")
+    assert longer.startswith("scheduler_conf.T_max: 4, but max_epoch is 8: the learning rate rises")
+    (shorter,) = told("cosineannealinglr", {"T_max": 4}, "--max_epoch 3")
+    assert "does not come down" in shorter
+    assert told("multisteplr", {"milestones": [2, 3]}, "") == []
+    (late,) = told("multisteplr", {"milestones": [2, 4, 6]}, "")
+    assert late.startswith("scheduler_conf.milestones: [4, 6], but max_epoch is 4")
+    assert told("steplr", {"step_size": 2}, "--max_epoch 8") == []
