@@ -71,8 +71,8 @@ def check_front_end(task: type, name: Any, conf: Any) -> Problems:
     names = ", ".join(usable)
     if name is None:
         return [
-            f"{FRONT}: null, but --feats_type raw trains on audio; write frontend: NAME in the "
-            f"YAML, one of {names}, or leave out --feats_type raw to train on features"
+            f"{FRONT}: null, but the data are raw audio (--feats_type raw); write frontend: NAME "
+            f"in the YAML, one of {names}, or leave out --feats_type raw to train on features"
         ]
     if name in REFUSED_FRONT_ENDS:
         return [

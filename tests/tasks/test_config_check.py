@@ -180,7 +180,10 @@ def test_global_mvn_needs_no_statistics_yet():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "null, but --feats_type raw .* write frontend: NAME in the YAML, one of default, .*"),
+        (
+            {},
+            "null, but the data are raw audio .* write frontend: NAME in the YAML, one of default",
+        ),
         (
             {"frontend": "s3prl"},
             "s3prl needs the package s3prl, and downloads its model; name one without .* default",
