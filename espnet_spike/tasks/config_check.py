@@ -411,10 +411,24 @@ def _check_asr(config: Mapping[str, Any], args: argparse.Namespace, raw: bool) -
     layers = args.encoder_conf.get("interctc_layer_idx")
     if args.model_conf.get("interctc_weight", 0) and not layers:
         problems.append("model_conf.interctc_weight: needs encoder_conf.interctc_layer_idx")
+    problems += _check_scan(args)
     problems += _check_augment(args.model_conf.get("augment"))
     if args.batch_type == "folded" and args.fold_length and len(args.fold_length) != 2:
         problems.append("fold_length: needs two numbers, for frames and for tokens")
     return problems
+
+
+def _check_scan(args: argparse.Namespace) -> Problems:
+    """Find a scan of compiled GPU kernels where there is no GPU."""
+    import torch
+
+    confs = {key: getattr(args, key, None) for key in ("encoder_conf", "decoder_conf")}
+    return [
+        f"{key}.scan_backend: triton needs a CUDA GPU, and there is none; write auto"
+        for key, conf in confs.items()
+        if isinstance(conf, Mapping) and conf.get("scan_backend") == "triton"
+        if not torch.cuda.is_available()
+    ]
 
 
 def _check_augment(augment: Any) -> Problems:

@@ -298,3 +298,18 @@ def test_a_schedule_of_epochs_that_ends_elsewhere_than_the_training_is_warned_of
     (late,) = told("multisteplr", {"milestones": [2, 4, 6]}, "")
     assert late.startswith("scheduler_conf.milestones: [4, 6], but max_epoch is 4")
     assert told("steplr", {"step_size": 2}, "--max_epoch 8") == []
+
+
+def test_a_scan_that_cannot_run_here_is_found_at_the_check(monkeypatch):
+    config, _ = read_training_config(ROOT / "conf" / "train_speech_mamba_aishell.yaml")
+    for value in ("0", "-1", "true"):
+        with pytest.raises(UserError, match=r"scan_memory: \S+ is out of range|scan_memory: must"):
+            check(config, f"--encoder_conf scan_memory={value}")
+    check(config, "--encoder_conf scan_memory=100")
+    for there in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        if there:
+            check(config, "--encoder_conf scan_backend=triton")
+            continue
+        with pytest.raises(UserError, match=r"encoder_conf\.scan_backend: triton needs a CUDA GPU"):
+            check(config, "--encoder_conf scan_backend=triton")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost, CostLedger, counted
 from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
 from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan
@@ -155,6 +156,10 @@ class SelectiveSSM(Stateful, nn.Module):
     ) -> None:
         super().__init__()
         points = points or FatPoints()
+        if scan_memory is not None and (isinstance(scan_memory, bool) or not scan_memory > 0):
+            raise UserError(
+                f"scan_memory: {scan_memory} is out of range", "give MiB above 0, or null"
+            )
         self.scan_memory = scan_memory
         self.sizes = (dt_rank, d_state, d_state)
         self.scan_backend = scan_backend
