@@ -439,7 +439,7 @@ def test_new_weights_under_the_same_name_are_decoded_and_counted_again(root, tmp
       tests=(t) eval_dirs=(d)
       lm_inputs=(i) ngram_inputs=(i) cost_models=(m) inference_tag=decode inference_args=""
       lm_options=(o) ngram_options=(o) cluster_options=(o) named_eval_dirs=(d)
-      inference_nj=1 gpu_inference=false energy_model=m py=py
+      inference_nj=1 gpu_inference=false energy_model=m py=py twin_exp="" count_forms=false
       eval "$(sed -n '/^decoding_of()/,/^}/p; /^each_checkpoint()/,/^}/p' "$2/local/driver.sh")"
       eval "$(sed -n '/^decode_by_one()/,/^}/p; /^count_of_one()/,/^}/p' "$2/run.sh")"
       step() { printf '%s\n' "$@"; }
