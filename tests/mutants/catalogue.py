@@ -300,7 +300,7 @@ FIGURES = (
         {
             "if len(names) >= MIN_SPEAKERS:": "if len(names) > MIN_SPEAKERS:",
             "(len(sums), self.count - 1)": "(len(sums), self.count)",
-            "self.each.var(ddof=1)": "self.each.var()",
+            "float(each.var(ddof=1))": "float(each.var())",
             "one.variance**2 / (one.count - 1)": "one.variance**2 / one.count",
             "return float(stdtrit(freedom, 0.975))": "return Z95",
             "p_joint if trainings >= MIN_TRAININGS else None": "p_joint",
