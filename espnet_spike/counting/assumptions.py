@@ -19,7 +19,7 @@ from espnet_spike.counting.costs import ENCODER, Costs
 from espnet_spike.counting.energy import CostModel, Rules, energy, quantised
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
-from espnet_spike.results.energy_tables import BASELINES, form_name, twin_name
+from espnet_spike.results.energy_tables import BASELINES, NO_COUNTS, form_name, twin_name
 from espnet_spike.results.formatting import table as markdown_table
 from espnet_spike.utils.files import read_json, write_json, write_lines
 from espnet_spike.utils.shapes import read_shaped
@@ -297,7 +297,7 @@ def write(out: Path, set_dirs: Sequence[Path], models: Sequence[CostModel]) -> l
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     cells = [row["assumption"]]
-    absent = {"trained_twin": "none given", "quantised": "no spikes"}
+    absent = {"trained_twin": "none given", "quantised": NO_COUNTS}
     for column in COLUMNS:
         found = row[column]
         cells.append(f"{1e3 * found['joules_per_second']:.4g}")

@@ -13,6 +13,8 @@ COUNT_AGAIN = (
     f"{AGAIN}: counted by earlier rules, whose energies are no match for these: --stage count "
     "--stop_stage count --force true, then --stage report."
 )
+NO_COUNTS = "no counts"
+"""In place of the network as integers: nothing spikes, or slots of 0 and 1 alone were counted."""
 FEW = "*: fewer than 20 utterances, the interval says little"
 
 
@@ -161,7 +163,7 @@ def baselines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """
     if by_earlier_rules(found):
         return [(AGAIN, "–", "")] * len(BASELINES)
-    absent = {"trained_twin": ("none given", "–", ""), "quantised": ("no spikes", "–", "")}
+    absent = {"trained_twin": ("none given", "–", ""), "quantised": (NO_COUNTS, "–", "")}
     if found.get("dense"):
         dense = _baseline(found["against"]["twin"])[0]
         return [("itself", "–", ""), (dense, "–", ""), absent["quantised"]]

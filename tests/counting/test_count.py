@@ -146,7 +146,7 @@ def test_results_and_report_take_the_figures(tmp_path, counted, capsys):
         # it is its own trained twin, so there are no ratios, and no columns for them
         ours, dense = (1e3 * found[f"{name}joules_per_second"] for name in ("", "twin_"))
         prices = f"`horowitz45_fp32`{label}"
-        assert line == (f"|asr_tiny|decode|test|{prices}|{ours:.4g}|itself|{dense:.4g}|no spikes|")
+        assert line == (f"|asr_tiny|decode|test|{prices}|{ours:.4g}|itself|{dense:.4g}|no counts|")
     assert decoder.startswith("|asr_tiny|decode|test|20|")
     assert f"|{1e6 * counted['decoder']['energy']['horowitz45_fp32']['compute']:.4g}|" in decoder
     assert figures["decoder"] == counted["decoder"]

@@ -118,20 +118,22 @@ def decoded(recipe):
     )
 
 
+def run_all(name, todo, poll):
+    """Run jobs in this process, one after the other."""
+    from espnet_spike.inference.worker import infer
+
+    for one in todo:
+        for word in one.command[3:]:
+            words = Path(word.removeprefix("@")).read_text().splitlines()
+            at = words.index("--log_file")
+            infer(words[:at] + words[at + 2 :])
+    poll()
+
+
 def in_process(
     recipe, folder, monkeypatch, arguments, sets=("test",), lm_exp=None, exp=None, ngram=None
 ):
     """Decode in this process, which has imported ESPnet already; return texts by set."""
-    from espnet_spike.inference.worker import infer
-
-    def run_all(name, todo, poll):
-        for one in todo:
-            for word in one.command[3:]:
-                words = Path(word.removeprefix("@")).read_text().splitlines()
-                at = words.index("--log_file")
-                infer(words[:at] + words[at + 2 :])
-        poll()
-
     monkeypatch.setattr(decode_module, "run_jobs", run_all)
     plan = decode_module.make_plan(
         exp or recipe / "exp" / "asr_tiny",
@@ -375,16 +377,6 @@ def test_several_checkpoints_are_decoded_in_one_call(recipe, tmp_path, monkeypat
     state = torch.load(exp / "valid.cer_ctc.ave.pth")
     state["ctc.ctc_lo.bias"][0] += 1e4  # which hears nothing
     torch.save(state, exp / "1epoch.pth")
-
-    def run_all(name, todo, poll):
-        from espnet_spike.inference.worker import infer
-
-        for one in todo:
-            for word in one.command[3:]:
-                words = Path(word.removeprefix("@")).read_text().splitlines()
-                at = words.index("--log_file")
-                infer(words[:at] + words[at + 2 :])
-        poll()
 
     monkeypatch.setattr(decode_module, "run_jobs", run_all)
     arguments = ["--asr_exp", str(exp), "--out", str(exp / "decode"), "--inference_args"]

@@ -42,7 +42,7 @@ def test_a_baseline_that_is_not_there_says_so():
     found = {"joules_per_second": 1e-3, "against": dict.fromkeys(("trained_twin", "quantised"))}
     found["against"]["twin"] = other
     dense = ("3", "3.00", "2.00 .. 4.00 *")
-    assert baselines(found) == [("none given", "–", ""), dense, ("no spikes", "–", "")]
+    assert baselines(found) == [("none given", "–", ""), dense, ("no counts", "–", "")]
     found["against"] = dict.fromkeys(("trained_twin", "twin", "quantised"), other)
     assert baselines(found) == [dense] * 3
 
@@ -67,7 +67,7 @@ def test_a_dense_model_saves_nothing_over_itself():
     energy = dense_energy()
     assert is_dense(energy) and not is_dense({"twin": "dense encoder"})
     for _, found in columns_of(energy):
-        assert baselines(found) == [("itself", "–", ""), ("3", "–", ""), ("no spikes", "–", "")]
+        assert baselines(found) == [("itself", "–", ""), ("3", "–", ""), ("no counts", "–", "")]
     result = {
         **{"utterances": 1, "audio_seconds": 5.0, "uncovered": {}, "spikes_made_real": {}},
         "per_second": dict.fromkeys(("synops", "macs", "dense_macs"), 1.0),
@@ -101,7 +101,7 @@ def test_a_baseline_that_is_not_there_has_no_figures_in_the_lines_of_count():
     assert lines[1].endswith("real MACs are 25.0 % of the compute energy")
     assert lines[3].endswith(
         "mJ/s; trained twin, zeros skipped: none given; dense twin, nothing skipped 3 mJ/s: 3.00x "
-        "(2.00 .. 4.00); T + 1 levels: no spikes"
+        "(2.00 .. 4.00); T + 1 levels: no counts"
     )
 
 
