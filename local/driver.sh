@@ -336,7 +336,7 @@ prepare() {
 # what a training makes, and may make
 trained=(config.yaml "*.ave.pth")
 also_trained=("*.pth" epochs.jsonl spike_config.json spike_finished.json features.yaml
-  shapes dropped.txt verdict.json)
+  shapes dropped.txt verdict.json train_config.yaml bpe.model feats_stats.npz)
 
 note_command() { # note_command FOLDER: keep how run.sh was called, if something can be written
   $dry_run || { mkdir -p "$1" && printf '%s\n' "$called_as" >>"$1/commands.txt"; } 2>/dev/null ||

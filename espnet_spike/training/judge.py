@@ -1,13 +1,17 @@
 """Judge what ESPnet leaves: did the training learn, did it come to its end, is it done?"""
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import (
+    CHECKPOINT,
+    EPOCHS,
     FINISHED,
     LOG,
     Epochs,
@@ -23,14 +27,27 @@ from espnet_spike.utils.shapes import read_state
 UNMOVED = 1e-6
 # what ESPnet writes last into config.yaml
 LAST_KEY = "distributed"
+AVERAGE = re.compile(r".+\.ave(_\d+best)?(\.\d+epoch)?\.pth")
+"""Model files that ESPnet makes of those of epochs, whenever it comes to the end of a training."""
+_MADE = re.compile(rf"checkpoint\.pth|latest\.pth|\d+epoch\.pth|.+\.best\.pth|{AVERAGE.pattern}")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What ``spike_finished.json`` holds: digest of the request, and the model files."""
+    """What ``spike_finished.json`` holds.
+
+    Attributes:
+        request: digest of the request.
+        files: the model to decode with.
+        made: every file of tensors that the training has left, with what it is a link to, or an
+            empty text. Earlier versions did not note them, nor the ``epochs``.
+        epochs: number of the records in ``epochs.jsonl``.
+    """
 
     request: str
     files: list[str]
+    made: dict[str, str] = field(default_factory=dict)
+    epochs: int = 0
 
 
 def judge(exp_dir: Path) -> None:
@@ -55,22 +72,46 @@ def finish(exp_dir: Path, request: str) -> Path:
         UserError: there is no whole model file.
     """
     best = best_checkpoint(exp_dir)
-    write_json(exp_dir / FINISHED, {"request": request, "files": [best.name]}, sort_keys=True)
+    made = {
+        path.name: os.readlink(path) if path.is_symlink() else ""
+        for path in sorted(exp_dir.glob("*.pth"))
+        if _MADE.fullmatch(path.name) and path.exists()
+    }
+    epochs = len(read_epochs(exp_dir))
+    record = {"request": request, "files": [best.name], "made": made, "epochs": epochs}
+    write_json(exp_dir / FINISHED, record, sort_keys=True)
     return best
+
+
+def read_finished(exp_dir: Path) -> Finished | None:
+    """Return what `finish` has recorded, None of a training that is not finished."""
+    try:
+        return read_state(exp_dir / FINISHED, Finished)
+    except (OSError, UserError):
+        return None
+
+
+def lost(exp_dir: Path, record: Finished) -> list[str]:
+    """Return which files of a finished training are missing or damaged, by their names."""
+    names = [name for name in record.made if not is_whole(exp_dir / name)]
+    try:
+        epochs = len(read_epochs(exp_dir))
+    except UserError:
+        epochs = -1
+    return [*names, EPOCHS] if record.epochs and epochs != record.epochs else names
 
 
 def is_finished(exp_dir: Path, request: str) -> bool:
     """Return whether this very request was finished here, and model and configuration are whole."""
+    record = read_finished(exp_dir)
+    if record is None or record.request != request:
+        return False
     try:
-        record = read_state(exp_dir / FINISHED, Finished)
         whole = LAST_KEY in read_config(exp_dir)
     except (OSError, UserError):
         return False
-    return (
-        whole
-        and record.request == request
-        and all(is_whole(exp_dir / name) for name in record.files)
-    )
+    needed = {name for name in record.made if AVERAGE.fullmatch(name) or name == CHECKPOINT}
+    return whole and all(is_whole(exp_dir / name) for name in {*record.files, *needed})
 
 
 def stopped_early(epochs: Epochs, patience: int | None, criterion: Sequence[str]) -> bool:

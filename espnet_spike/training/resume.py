@@ -253,6 +253,37 @@ def drop_damaged(exp_dir: Path) -> None:
             _logger.warning("%s is damaged and removed; the training is finished", path)
 
 
+def put_back(exp_dir: Path, links: Mapping[str, str], lost: Sequence[str]) -> list[str]:
+    """Make lost files of a finished training anew from the others; return those it cannot.
+
+    Links are set again, and the model of the last epoch is in the checkpoint.
+
+    Args:
+        exp_dir: folder of the experiment.
+        links: name of a link -> what it leads to.
+        lost: names of files that are missing or damaged.
+    """
+    if CHECKPOINT not in lost and any(name.endswith("epoch.pth") for name in lost):
+        states = _load(exp_dir / CHECKPOINT)
+        last = f"{states['reporter']['epoch']}epoch.pth"
+        if last in lost:
+            _save(states["model"], exp_dir / last)
+            _logger.warning("%s was lost; written again from %s", exp_dir / last, CHECKPOINT)
+    for name in lost:
+        if links.get(name) and not is_whole(exp_dir / name) and is_whole(exp_dir / links[name]):
+            (exp_dir / name).unlink(missing_ok=True)
+            with contextlib.suppress(FileExistsError):  # by another process of this training
+                (exp_dir / name).symlink_to(links[name])
+                _logger.warning("%s was lost; it leads to %s again", exp_dir / name, links[name])
+    return [name for name in lost if not is_whole(exp_dir / name)]
+
+
+def epoch_before(exp_dir: Path) -> int | None:
+    """Return the epoch of the checkpoint before the last, None if that is not there or damaged."""
+    path = exp_dir / PREVIOUS_CHECKPOINT
+    return _load(path)["reporter"]["epoch"] if _is_resumable(path) else None
+
+
 def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None:
     """Make the checkpoints of an interrupted experiment loadable; say what was done.
 

@@ -8,12 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import LOG, best_checkpoint, keep_files
+from espnet_spike.experiment import (
+    CHECKPOINT,
+    FINISHED,
+    LOG,
+    best_checkpoint,
+    keep_files,
+    read_config,
+)
 from espnet_spike.tasks import determinism, oom_scan
 from espnet_spike.tasks.config_check import Checked, check_training_config
 from espnet_spike.training import resume
 from espnet_spike.training.check import check_machine
-from espnet_spike.training.judge import finish, is_finished, judge
+from espnet_spike.training.judge import (
+    AVERAGE,
+    finish,
+    is_finished,
+    judge,
+    lost,
+    read_finished,
+)
 from espnet_spike.training.processes import rank
 from espnet_spike.training.progress import logged
 from espnet_spike.training.request import TrainingRequest
@@ -29,9 +43,11 @@ def train(request: TrainingRequest) -> Path | None:
     process group makes them wait until the first has prepared the folder. They return None.
 
     Raises:
-        UserError: bad input, a changed configuration, nothing learnt, or an unfinished training.
+        UserError: bad input, a changed configuration, nothing learnt, or an unfinished training;
+            or a finished one has lost what only a new training makes again.
     """
     exp_dir = request.exp_dir
+    check_left(exp_dir)
     if is_finished(exp_dir, request.digest):
         _logger.info("already finished: %s", exp_dir)
         restore(request)
@@ -51,6 +67,39 @@ def train(request: TrainingRequest) -> Path | None:
     return finish(exp_dir, request.digest)
 
 
+def check_left(exp_dir: Path) -> None:
+    """Make anew what a finished training has lost of its models, as far as others tell it.
+
+    A training that is finished never begins again by itself, and its average is never made of
+    fewer epochs: what was decoded and counted is of the model that is there.
+
+    Raises:
+        UserError: something is lost that only a new training makes again.
+    """
+    record = read_finished(exp_dir)
+    if record is None:
+        return
+    missing = resume.put_back(exp_dir, record.made, lost(exp_dir, record))
+    again = set()  # what comes of training the last epoch again
+    if CHECKPOINT in missing and resume.epoch_before(exp_dir) == record.epochs - 1:
+        again = {CHECKPOINT, f"{record.epochs}epoch.pth"}
+    gone = [
+        name
+        for name in missing
+        if not AVERAGE.fullmatch(name)
+        and again.isdisjoint((name, target := record.made.get(name)))
+        and (not target or target in record.made)  # else a link to what is done without
+    ]
+    if gone:
+        raise UserError(
+            f"{exp_dir} is of a finished training, and {', '.join(gone)} "
+            f"{'is' if len(gone) == 1 else 'are'} missing or damaged",
+            "put back a copy; or 'rm -r' this folder and give the same command, which trains the "
+            f"same model again. To do without, take what is lost out of 'made' (or 'epochs') in "
+            f"{exp_dir / FINISHED}: decoding needs only {', '.join(record.files)}",
+        )
+
+
 def restore(request: TrainingRequest) -> None:
     """Make anew what a finished experiment has lost besides model and ``config.yaml``.
 
@@ -58,6 +107,7 @@ def restore(request: TrainingRequest) -> None:
         UserError: as `check`.
     """
     exp_dir, data = request.exp_dir, request.data
+    keep_files(exp_dir, read_config(exp_dir))
     resume.drop_damaged(exp_dir)
     recorded = resume.is_recorded(exp_dir)
     if recorded and data.is_prepared(exp_dir):
@@ -130,6 +180,7 @@ def prepare(request: TrainingRequest, args: argparse.Namespace, model: Any) -> N
     resume.repair(exp_dir, args.best_model_criterion, nbest)
     resume.record(exp_dir, request.config, start)
     keep_files(exp_dir, vars(args))
+    (exp_dir / FINISHED).unlink(missing_ok=True)  # until this one is
     _logger.info("%.2f million parameters", parameters / 1e6)
 
 

@@ -140,7 +140,8 @@ def _far_above(lines: Sequence[str]) -> str:
 class Before:
     """What there was of an earlier run: markers by their home, and what it had made.
 
-    ``record`` is None where it had not finished.
+    ``record`` is None where it had not finished. Of files that were lost before the command ran
+    again it says how that run found them.
     """
 
     markers: Mapping[Path, Marker | None]
@@ -197,10 +198,12 @@ class Work:
         finished = any(marker is not None and marker.fingerprint for marker in markers.values())
         if record is None and finished:  # of an earlier version
             record = Record.take(self.home, self._made())
+        if finished and record is not None and record.difference():
+            record = Record.take(self.home, self._made())
         return Before(markers, record if finished else None)
 
     def go_back(self, before: "Before") -> bool:
-        """Put the markers of an earlier run back where all that it made is as it was."""
+        """Put the markers of an earlier run back where all that it made is as this run found it."""
         if before.record is None or before.record.difference():
             return False
         for folder, marker in before.markers.items():

@@ -49,7 +49,7 @@ best_model_criterion: [[valid, loss, min]]
 # files that tell times, or of times: they have to be there
 TIMES = re.compile(
     r"(epochs\.jsonl|decode\.json|done\.json|results\.json|RESULTS\.md|report\.html|pack\.zip"
-    r"|checkpoint.*\.pth|commands\.txt|progress|.*\.log|events\..*|.*\.png|verdict\.json"
+    r"|checkpoint.*\.pth|progress|.*\.log|events\..*|.*\.png|verdict\.json"
     r"|count\.json|recording\.npz|config\.yaml|.*trials.*|best.*|.*\.lock)"
 )
 LOADED = (
@@ -59,8 +59,17 @@ LOADED = (
     *("espnet_spike.results.html_page", "espnet_spike.advice.verdict", "torch.optim"),
     *("espnet_spike.results.markdown", "torch.utils.data", "espnet_spike.nn.ops.backends"),
 )
-# links, logs, and what a tool keeps for itself
-PASSED_OVER = ("log", "logdir", ".done", ".cache", "tensorboard", "att_ws", "images")
+# links, logs, what a tool keeps for itself, and what the shell notes
+PASSED_OVER = (
+    "log",
+    "logdir",
+    ".done",
+    ".cache",
+    "tensorboard",
+    "att_ws",
+    "images",
+    "commands.txt",
+)
 
 
 class Run:

@@ -16,7 +16,13 @@ from espnet_spike.bin import asr_train
 from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import CHECKPOINT, SNAPSHOT, best_checkpoint, read_epochs
+from espnet_spike.experiment import (
+    CHECKPOINT,
+    PREVIOUS_CHECKPOINT,
+    SNAPSHOT,
+    best_checkpoint,
+    read_epochs,
+)
 from espnet_spike.training import train as train_module
 from espnet_spike.training.judge import finish, judge
 from espnet_spike.training.request import asr_request
@@ -129,17 +135,43 @@ def test_a_finished_training_makes_anew_what_it_has_lost(work, names):
                 assert (exp / name).read_bytes() == kept, (name, how)
 
 
-def test_a_finished_training_needs_no_model_of_an_epoch(work, caplog):
+def test_a_finished_training_puts_back_what_others_of_its_files_tell(work):
     exp = train(work)
-    best = best_checkpoint(exp).read_bytes()
-    break_file(exp / "1epoch.pth", "delete")
+    made = {path.name: path.read_bytes() for path in exp.glob("*.pth")}
+    epoch = weights(exp / "2epoch.pth")
     break_file(exp / "2epoch.pth", "cut")
-    (exp / CHECKPOINT).unlink()
-    epochs = (exp / "epochs.jsonl").read_bytes()
+    for name in ("latest.pth", "valid.acc.best.pth", "valid.acc.ave.pth"):
+        (exp / name).unlink()
+    break_file(exp / "valid.acc.ave_2best.pth", "cut")  # averaged anew: it is not what is decoded
     train(work)
-    assert not (exp / "2epoch.pth").exists() and "2epoch.pth is damaged" in caplog.text
-    assert best_checkpoint(exp).read_bytes() == best
-    assert (exp / "epochs.jsonl").read_bytes() == epochs
+    assert {path.name for path in exp.glob("*.pth")} == made.keys()
+    assert same(weights(exp / "2epoch.pth"), epoch) and (exp / "latest.pth").is_symlink()
+    average = "valid.acc.ave_2best.pth"
+    assert (exp / average).read_bytes() == made[average]
+
+
+@pytest.mark.parametrize("extra", ["", "--max_epoch 3"])
+def test_a_finished_training_says_what_only_a_new_one_makes_again(work, extra):
+    """Nothing begins again by itself, and no average is made of fewer epochs."""
+    exp = train(work)
+    (exp / PREVIOUS_CHECKPOINT).unlink()  # with it the last epoch is trained again
+    for name in ("1epoch.pth", CHECKPOINT, "epochs.jsonl"):
+        kept = (exp / name).read_bytes()
+        for how in ("delete", "cut"):
+            break_file(exp / name, how)
+            before = {path.name: path.read_bytes() for path in exp.iterdir() if path.is_file()}
+            with pytest.raises(UserError, match=name) as error:
+                train(work, extra)
+            assert "rm -r" in error.value.hint and "valid.cer_ctc.ave.pth" in error.value.hint
+            found = {path.name: path.read_bytes() for path in exp.iterdir() if path.is_file()}
+            assert found == before
+            (exp / name).write_bytes(kept)
+    # who wants to do without says so
+    (exp / "1epoch.pth").unlink()
+    record = json.loads((exp / "spike_finished.json").read_text())
+    del record["made"]["1epoch.pth"]
+    (exp / "spike_finished.json").write_text(json.dumps(record))
+    train(work)
 
 
 def test_a_scan_of_the_worst_batches_changes_nothing(work, data):

@@ -91,6 +91,28 @@ def test_a_refused_rerun_leaves_what_was_finished_before(stage, tmp_path, capsys
     assert not (tmp_path / "exp/.done/x.json").exists()
 
 
+def test_a_refusal_to_make_what_is_lost_leaves_the_rest_to_later_stages(tmp_path):
+    expdir, outputs = tmp_path / "exp", [tmp_path / "model"]
+
+    def call(script):
+        return run_stage(
+            "8 x", "x", shell(script), expdir, (), outputs, optional_outputs=[tmp_path / "state"]
+        )
+
+    # one command: what it does is said by a file that is no input
+    script = f"cd '{tmp_path}'; if [ -f no ]; then echo 'error: state is lost'; exit 1; fi; "
+    script += "touch model state"
+    assert call(script)
+    (tmp_path / "state").unlink()
+    (tmp_path / "no").touch()
+    for _ in range(2):  # it is not forgotten
+        with pytest.raises(UserError, match="failed"):
+            call(script)
+        assert (expdir / ".done/x.json").exists()
+    (tmp_path / "no").unlink()
+    assert call(script) and not call(script)
+
+
 def test_what_starts_a_command_does_not_make_it_another(stage, tmp_path):
     script = f"echo run >>'{tmp_path}/out'"
     assert stage(script, launcher=["env", "RANK=0"])
