@@ -167,7 +167,7 @@ def read_named(
         )
     content = read_yaml(path)
     if wrong := {*content} - {*optional} ^ {*keys}:
-        wrong = ", ".join(sorted(wrong))
+        wrong = ", ".join(sorted(map(str, wrong)))
         raise UserError(f"{path}: missing or unknown keys: {wrong}", f"see the files of {folder}")
     return path, content
 
