@@ -27,9 +27,9 @@ from espnet_spike.utils.shapes import read_state
 UNMOVED = 1e-6
 # what ESPnet writes last into config.yaml
 LAST_KEY = "distributed"
-AVERAGE = re.compile(r".+\.ave(_\d+best)?(\.\d+epoch)?\.pth")
+AVERAGE = re.compile(r"[^/]+\.ave(_\d+best)?(\.\d+epoch)?\.pth")
 """Model files that ESPnet makes of those of epochs, whenever it comes to the end of a training."""
-_MADE = re.compile(rf"checkpoint\.pth|latest\.pth|\d+epoch\.pth|.+\.best\.pth|{AVERAGE.pattern}")
+_MADE = re.compile(rf"checkpoint\.pth|latest\.pth|\d+epoch\.pth|[^/]+\.best\.pth|{AVERAGE.pattern}")
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,23 @@ def finish(exp_dir: Path, request: str) -> Path:
 
 
 def read_finished(exp_dir: Path) -> Finished | None:
-    """Return what `finish` has recorded, None of a training that is not finished."""
+    """Return what `finish` has recorded, None of a training that is not finished.
+
+    Raises:
+        UserError: a name in it is none that a training gives: what is lost is written by these.
+    """
+    path = exp_dir / FINISHED
     try:
-        return read_state(exp_dir / FINISHED, Finished)
+        record = read_state(path, Finished)
     except (OSError, UserError):
         return None
+    for name in filter(None, (*record.made, *record.made.values())):
+        if not _MADE.fullmatch(name):
+            raise UserError(
+                f"{path}: made: {name!r} is no model file that a training leaves",
+                "take it out of that file, or 'rm -r' the folder if it is not yours",
+            )
+    return record
 
 
 def lost(exp_dir: Path, record: Finished) -> list[str]:

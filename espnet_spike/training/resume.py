@@ -263,7 +263,8 @@ def put_back(exp_dir: Path, links: Mapping[str, str], lost: Sequence[str]) -> li
         links: name of a link -> what it leads to.
         lost: names of files that are missing or damaged.
     """
-    if CHECKPOINT not in lost and any(name.endswith("epoch.pth") for name in lost):
+    lost_epoch = any(name.endswith("epoch.pth") for name in lost)
+    if lost_epoch and _is_resumable(exp_dir / CHECKPOINT):
         states = _load(exp_dir / CHECKPOINT)
         last = f"{states['reporter']['epoch']}epoch.pth"
         if last in lost:

@@ -83,12 +83,11 @@ def check_left(exp_dir: Path) -> None:
     again = set()  # what comes of training the last epoch again
     if CHECKPOINT in missing and resume.epoch_before(exp_dir) == record.epochs - 1:
         again = {CHECKPOINT, f"{record.epochs}epoch.pth"}
+    # averages are made at the end of any training, and a link goes with what it leads to
     gone = [
         name
         for name in missing
-        if not AVERAGE.fullmatch(name)
-        and again.isdisjoint((name, target := record.made.get(name)))
-        and (not target or target in record.made)  # else a link to what is done without
+        if name not in again and not record.made.get(name) and not AVERAGE.fullmatch(name)
     ]
     if gone:
         raise UserError(

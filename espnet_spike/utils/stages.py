@@ -196,9 +196,8 @@ class Work:
         markers = {folder: Marker.read(marker_path(folder, self.name)) for folder in folders}
         record = Record.read(record_path(self.home, self.name))
         finished = any(marker is not None and marker.fingerprint for marker in markers.values())
-        if record is None and finished:  # of an earlier version
-            record = Record.take(self.home, self._made())
-        if finished and record is not None and record.difference():
+        # of an earlier version, or something of it is lost
+        if finished and (record is None or record.difference()):
             record = Record.take(self.home, self._made())
         return Before(markers, record if finished else None)
 

@@ -166,12 +166,28 @@ def test_a_finished_training_says_what_only_a_new_one_makes_again(work, extra):
             found = {path.name: path.read_bytes() for path in exp.iterdir() if path.is_file()}
             assert found == before
             (exp / name).write_bytes(kept)
-    # who wants to do without says so
-    (exp / "1epoch.pth").unlink()
+    # who wants to do without says so, of the checkpoint too
     record = json.loads((exp / "spike_finished.json").read_text())
-    del record["made"]["1epoch.pth"]
-    (exp / "spike_finished.json").write_text(json.dumps(record))
-    train(work)
+    for name in ("1epoch.pth", CHECKPOINT):
+        (exp / name).unlink()
+        del record["made"][name]
+        (exp / "spike_finished.json").write_text(json.dumps(record))
+        train(work)
+    (exp / "2epoch.pth").unlink()
+    with pytest.raises(UserError, match=r"2epoch\.pth is missing"):  # nothing to write it from
+        train(work)
+
+
+@pytest.mark.parametrize("made", [{"../mine.pth": "2epoch.pth"}, {"latest.pth": "../mine.pth"}])
+def test_a_record_names_files_of_its_own_folder_alone(work, made):
+    exp = train(work)
+    mine = exp.parent / "mine.pth"
+    mine.write_text("not a model")
+    record = json.loads((exp / "spike_finished.json").read_text())
+    (exp / "spike_finished.json").write_text(json.dumps(record | {"made": made}))
+    with pytest.raises(UserError, match=r"spike_finished\.json: made: '\.\./mine\.pth'"):
+        train(work)
+    assert mine.read_text() == "not a model" and not mine.is_symlink()
 
 
 def test_a_scan_of_the_worst_batches_changes_nothing(work, data):
