@@ -194,9 +194,11 @@ def energy_over_seeds(experiments: Sequence[Experiment]) -> list[str]:
             speakers = [of_utt[key] for key in keys]
             for model in models:
                 energies = [[count["utts"][k]["energy"][model] for k in keys] for count in counts]
+                against = [count["energy"][model]["compute"]["against"] for count in counts]
                 for baseline, said in BASELINES.items():
-                    cells = _pooled_energy(energies, baseline, speakers)
-                    if cells is not None:
+                    # the sum over a set tells what it was compared with
+                    if all(each.get(baseline) is not None for each in against):
+                        cells = _pooled_energy(energies, baseline, speakers)
                         first = [f"asr_{group}", tag, name, len(found), cells[0], model, said]
                         rows.append([*first, *cells[1:]])
                     elif baseline == "trained_twin":
@@ -255,19 +257,14 @@ def _models_of_all(energies: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _pooled_energy(
     energies: Sequence[Sequence[Mapping[str, Any]]], baseline: str, speakers: Sequence[str]
-) -> list[str] | None:
+) -> list[str]:
     """Return over what was drawn, and of each column ratio, interval and each seed's ratio.
 
     Args:
         energies: of each training, of each utterance.
         baseline: a name in ``BASELINES``.
         speakers: of the utterances.
-
-    Returns:
-        None where a training was not compared with that.
     """
-    if any(each.get(baseline) is None for training in energies for each in training):
-        return None
     cells: list[str] = []
     over = ""
     for column in ENERGY_COLUMNS:
