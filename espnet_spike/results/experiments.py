@@ -27,12 +27,12 @@ COMMANDS = "commands.txt"  # the command lines of the user, written by run.sh
 class Rate:
     """An error rate in ``result.json``, in %, its parts, and of how much it is."""
 
-    err: float | None
-    corr: float | None
-    sub: float | None
-    deletions: float | None = field(metadata={"key": "del"})
-    ins: float | None
-    sentence_err: float | None
+    err: float
+    corr: float
+    sub: float
+    deletions: float = field(metadata={"key": "del"})
+    ins: float
+    sentence_err: float
     sentences: int
     units: int
 

@@ -271,6 +271,10 @@ def test_a_rate_without_one_of_its_figures_is_damaged(tmp_path, metric, key):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"result\.json is damaged: {metric}: {key} is missing"):
         experiments_module.find_experiments(tmp_path / "exp")
+    content[metric][key] = None
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"result\.json is damaged: {metric}\.{key}: None"):
+        experiments_module.find_experiments(tmp_path / "exp")
 
 
 def test_a_folder_in_place_of_a_file_is_not_taken_for_none(tmp_path):
