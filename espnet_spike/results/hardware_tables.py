@@ -147,6 +147,8 @@ def notes(found: Simulations) -> str:
             f"`{f['data']}`"
         )
     )
+    loose = {kernel: None for f in found.values() for kernel in f["fit"].get("not_fitted", [])}
+    chosen = {CODINGS[best(f, kind)]: None for f in found.values() for kind in ("dense", "event")}
     # what simulations of before this was recorded left out is not known
     absent = {part: None for f in found.values() for part in f.get("left_out", [])}
     return (
@@ -159,10 +161,12 @@ def notes(found: Simulations) -> str:
         f"{each(lambda f: f['energy'])}. Replay-extrapolated: calls on real operands of "
         f"{operands} ran on the core, every output was bit for bit the model's and within "
         f"{100 * error:.1f} % (root mean square) of the float layer; costs are affine in events, "
-        f"on calls left out of the fit within {100 * worst:.2f} %. Memory answers in one cycle "
-        "unless the core has wait states, which is an ideal. Blocked loops, several outputs in "
-        "registers, are the best that the core allows, of dense and of event-driven kernels; the "
-        "tables below are in them (in unrolled loops where a simulation has no others)."
+        f"on calls left out of the fit within {100 * worst:.2f} %"
+        + (f", beyond 2 % and so not fitted: {', '.join(loose)}" if loose else "")
+        + ". Memory answers in one cycle "
+        "unless the core has wait states, which is an ideal. Blocked loops have several outputs in "
+        "registers; the tables below are in the loops of each kind that took the fewest cycles: "
+        f"{'; '.join(chosen)}."
     )
 
 

@@ -1,6 +1,6 @@
 """Attention as kernel calls: scores, decay or softmax, context; Spikformer's on spikes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -203,6 +203,87 @@ def softmax(name: str, layer: int, p: Probabilities) -> Site:
 
     form = Form("softmax", (heads,), p.keys.number(), make)
     return Site(f"{name}.softmax", "attention", layer, ops.everywhere(form))
+
+
+def dense_products(
+    name: str, layer: int, q: Array, k: Array, v: Array, heads: int, keys: Keys
+) -> list[Site]:
+    """Return the sites of Q K^T V without a softmax ``(frames, D)``, in dense codings.
+
+    In the order of fewer products: Q (K^T V) for utterances of more frames than a head has
+    channels, else (Q K^T) V.
+    """
+    head_dim = q.shape[1] // heads
+    if sum(n * n for n in keys.lengths) <= head_dim * sum(keys.lengths):
+        p = Linear(q, k, heads, keys)
+        sites = [
+            scores(name, layer, q, k, heads, keys)[0],
+            context(name, layer, p, v, None, heads, keys),
+        ]
+    else:
+        sites = _summary_products(name, layer, q, k, v, heads, keys)
+    return [site.only("dense") for site in sites]
+
+
+def _summary_products(
+    name: str, layer: int, q: Array, k: Array, v: Array, heads: int, keys: Keys
+) -> list[Site]:
+    """Return the sites of K^T V, once for each utterance and channel of a head, and of Q on it.
+
+    Both are weighted sums of rows as ``context`` forms them: of the frames of v with a channel of
+    k, and of the rows of K^T V with a query.
+    """
+    dim = q.shape[1]
+    head_dim, utterances = dim // heads, len(keys.lengths)
+
+    def by_channel(x: Array) -> Array:  # (..., D) -> (..., head_dim, heads)
+        return x.reshape(*x.shape[:-1], heads, head_dim).swapaxes(-1, -2)
+
+    def summary(utt: int) -> Array:
+        span = slice(int(keys.starts[utt]), int(keys.starts[utt + 1]))
+        values = v[span].reshape(-1, heads, head_dim)
+        return np.einsum("tch,thd->chd", by_channel(k[span]), values).reshape(head_dim, dim)
+
+    def form(kernel: str, number: Array, of: Callable[[int], tuple[Array, Array]]) -> Form:
+        def make(n: int) -> Sample:
+            weight, rows = of(n)
+            limit = 2.0**15 / np.sqrt(2 * len(rows))
+            (wq, sw), (rq, sr) = ops.quantise(weight, limit), ops.quantise(rows, limit)
+            args = (wq, rq, np.zeros(dim, np.int32), heads, head_dim, len(rows))
+            split = rows.reshape(-1, heads, head_dim)
+            want = np.einsum("jh,jhd->hd", weight, split).reshape(-1)
+            return Sample(Call(kernel, args), -1, sw * sr, want)
+
+        return Form(kernel, (heads, head_dim), number, make)
+
+    def outer(n: int) -> tuple[Array, Array]:
+        span = slice(int(keys.starts[n // head_dim]), int(keys.starts[n // head_dim + 1]))
+        return by_channel(k[span])[:, n % head_dim].copy(), v[span]
+
+    def read(n: int) -> tuple[Array, Array]:
+        return by_channel(q[n]).copy(), summary(int(keys.utt[n]))
+
+    lengths = np.repeat(keys.lengths, head_dim)[:, None]
+    channels = np.full((len(q), 1), head_dim)
+    sums = np.concatenate([summary(utt) for utt in range(utterances)])
+    scale = 2.0**28 / max(float(np.abs(sums).max(initial=0)), 1e-12)
+    sums = np.round(sums * scale).astype(np.int64)
+    part = "attention"
+    return [
+        Site(
+            f"{name}.outer",
+            part,
+            layer,
+            ops.by_loops(lambda loop: form(f"context_dense{loop}", lengths, outer), *ops.KINDS),
+        ),
+        ops.requantize(f"{name}.outer.requantize", part, layer, sums),
+        Site(
+            f"{name}.read",
+            part,
+            layer,
+            ops.by_loops(lambda loop: form(f"context_dense{loop}", channels, read), *ops.KINDS),
+        ),
+    ]
 
 
 def spike_products(

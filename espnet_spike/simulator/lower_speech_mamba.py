@@ -234,10 +234,7 @@ def _spiking_attention(tape: Tape, name: str, layer: int, heads: int) -> list[Si
         spikes.append(y)
     keys = tape.keys()
     q, k, v = spikes
-    dense, _ = attention.scores(name, layer, q, k, heads, keys)
-    p = attention.Linear(q, k, heads, keys)
-    for site in (dense, attention.context(name, layer, p, v, None, heads, keys)):
-        sites.append(site.only("dense"))
+    sites += attention.dense_products(name, layer, q, k, v, heads, keys)
     sites += attention.spike_products(name, layer, q, k, v, heads, keys)
     sites.append(_context_requantize(tape, name, layer, tape.input(f"{name}.neuron_out")))
     more, events, _ = _point(tape, f"{name}.neuron_out", layer)

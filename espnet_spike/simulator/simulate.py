@@ -32,6 +32,7 @@ from espnet_spike.utils.files import replacing_bytes, write_json
 from espnet_spike.utils.provenance import environment
 
 FOLDER = "simulate"
+LARGEST_ERROR = 0.02  # of a cost on calls left out of its fit; beyond, the kernel is not fitted
 _logger = logging.getLogger(__name__)
 
 
@@ -159,8 +160,14 @@ def _fit_figures(costs: dict[Key, Cost]) -> dict[str, Any]:
         "held_out_calls": len(errors),
         "held_out_max": round(max(errors, default=0.0), 6),
         "held_out_mean": round(float(np.mean(errors)) if errors else 0.0, 6),
+        "not_fitted": sorted({key[0] for key, cost in costs.items() if _fitted(cost) is False}),
         "float_error_max": round(max(floats, default=0.0), 5),
     }
+
+
+def _fitted(cost: Cost) -> bool | None:
+    """Tell whether a fit holds on calls left out of it; None where none was."""
+    return max(cost.held_out) <= LARGEST_ERROR if cost.held_out else None
 
 
 def _cost_figures(key: Key, cost: Cost) -> dict[str, Any]:
@@ -170,6 +177,7 @@ def _cost_figures(key: Key, cost: Cost) -> dict[str, Any]:
         "cycles": [round(float(c), 3) for c in cost.coefficients[:, 0] * cost.units],
         "calls": cost.calls,
         "held_out_max": round(max(cost.held_out, default=0.0), 6),
+        "fitted": _fitted(cost),
         "float_error": None if cost.float_error is None else round(cost.float_error, 5),
     }
 

@@ -71,3 +71,15 @@ def test_a_dense_model_has_no_finding_and_its_best_loops_are_the_blocked_ones():
     figures = group.members["d"]
     assert best(figures, "event") == best(figures, "dense") == "dense_blocked"
     assert whole(figures, "dense_blocked")["cycles"] == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("factors", "coding"),
+    [((0.5, 2.0, 1.0), ""), ((2.0, 0.5, 1.0), "_unrolled"), ((1.0, 1.0, 1.0), "_blocked")],
+)
+def test_the_best_loops_are_those_of_the_fewest_cycles(factors, coding):
+    (figures,) = simulations([result("e", "E", 1000.0, 500.0, 0.6)]).values()
+    for kind, cycles in ("dense", 1000.0), ("event", 500.0):
+        for loop, factor in zip(("", "_unrolled", "_blocked"), factors, strict=True):
+            figures["codings"][kind + loop]["cycles"] = factor * cycles
+        assert best(figures, kind) == kind + coding

@@ -26,6 +26,18 @@ def test_notes_say_what_each_simulation_ran_on():
     assert "Front end and encoder, without CTC, decoder speech_mamba. Ibex x" in text
 
 
+def test_notes_name_the_loops_compared_and_the_costs_that_are_not_fitted():
+    made = result("e", "E", 900.0, 500.0, 0.6)
+    figures = made["simulate"]["small"]
+    text = "\n".join(simulation_lines([made]))
+    assert "fewest cycles: dense, blocked; events, blocked." in text and "not fitted" not in text
+    figures["codings"]["dense_unrolled"]["cycles"] = 899.0
+    figures["fit"]["not_fitted"] = ["gate_event", "scan_event"]
+    text = "\n".join(simulation_lines([made]))
+    assert "fewest cycles: dense, unrolled; events, blocked." in text
+    assert "beyond 2 % and so not fitted: gate_event, scan_event. Memory" in text
+
+
 def test_the_report_has_the_section_and_results_keep_it(tmp_path):
     exp = make_experiment(tmp_path, "x", {})
     simulated = result("asr_x", "E", 1000.0, 300.0, 0.5)["simulate"]

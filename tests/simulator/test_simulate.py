@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.simulator import simulate as command
 from espnet_spike.simulator.hardware import Hardware
+from espnet_spike.simulator.replay import Cost
 from tests.helpers.simulated import record
 
 pytestmark = pytest.mark.xdist_group("simulator")
@@ -76,3 +78,14 @@ def test_the_command_says_what_it_lacks():
         main([])
     with pytest.raises(UserError, match="no such file"):
         main(["--asr_exp", "x", "--data_dir", "y", "--hardware", "nowhere.yaml"])
+
+
+def test_a_cost_that_misses_calls_it_has_not_seen_is_not_fitted():
+    def cost(*held_out):
+        return Cost(np.zeros((2, 4)), 3, held_out, None)
+
+    costs = {("near", (1,)): cost(0.001, 0.02), ("far", (1,)): cost(0.001, 0.021)}
+    costs |= {("far", (2,)): cost(0.5), ("alone", (1,)): cost()}
+    assert command._fit_figures(costs)["not_fitted"] == ["far"]
+    fitted = [command._cost_figures(key, made)["fitted"] for key, made in costs.items()]
+    assert fitted == [True, False, False, None]
