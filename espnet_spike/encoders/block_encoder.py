@@ -9,6 +9,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor, nn
 
+from espnet_spike.errors import UserError
 from espnet_spike.utils.options import choose
 
 POS_ENCS = ("abs", "abs_unscaled", "none")
@@ -152,7 +153,15 @@ class BlockEncoder(AbsEncoder):
 
         Raises:
             TooShortUttError: if no utterance gives an output frame.
+            UserError: it reads CTC posteriors and runs without the CTC module.
         """
+        if self.interctc_use_conditioning and (ctc is None or self.conditioning_layer is None):
+            raise UserError(
+                "interctc_use_conditioning: the encoder reads the posteriors of the model's CTC "
+                "layer, which are real values; it cannot run without that layer",
+                "proofs, exports, counts and simulations of the encoder alone take models that "
+                "were trained without the option",
+            )
         x, olens = self.subsample(xs_pad, ilens)
         if x.dtype in (torch.bfloat16, torch.float16):
             # x, the membrane potential in spiking blocks, stays fp32 under autocast: branches add

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from espnet_spike.bin import prove_spikes as command
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
 from espnet_spike.errors import UserError
+from espnet_spike.export.spike_guard import guarded
 from espnet_spike.export.spike_proof import SpikeProof, in_forms, prove, prove_spikes
 from espnet_spike.nn.layers import spiking_attention
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
@@ -208,6 +209,21 @@ def test_mutants_that_only_the_guard_can_see_give_the_same_result(monkeypatch):
     assert proof.holds_in_double and proof.violations and not proof.holds
 
 
+def test_counts_that_differ_are_counted_even_where_the_output_hides_them(monkeypatch):
+    """Condition of the proof: an output of zeros is the same in every form, the counts are not."""
+    norm = IMLSpikeformerEncoder.readout
+    monkeypatch.setattr(IMLSpikeformerEncoder, "readout", lambda self, x: 0 * norm(self, x))
+    with monkeypatch.context() as patch:
+        membrane(charge=0.0)(patch)
+        proof = proof_of(frames=[40])
+    assert proof.fire == 0 == proof.double and proof.double_flips == 0
+    assert proof.fire_flips > 0 and not proof.holds
+    slots(lambda s, t: (s.counts > t).to(s.counts))(monkeypatch)
+    proof = proof_of(frames=[40])
+    assert proof.double == 0 == proof.fire and proof.fire_flips == 0
+    assert proof.double_flips > 0 and not proof.holds
+
+
 def test_each_condition_is_needed():
     right = SpikeProof(utterances=1, products=5)
     assert right.holds and right.failures() == []
@@ -247,6 +263,35 @@ def test_a_twin_has_no_spikes_to_prove(tmp_path):
     exp, data = experiment(tmp_path, neuron="relu")
     with pytest.raises(UserError, match="ReLU"):
         prove_spikes(exp, None, {"test": data})
+
+
+def test_posteriors_that_are_fed_back_are_refused(tmp_path):
+    feedback = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
+    exp, data = experiment(tmp_path, **feedback)
+    with pytest.raises(UserError, match="interctc_use_conditioning"):
+        prove_spikes(exp, None, {"test": data})
+
+
+def test_the_guard_sees_posteriors_that_are_fed_back():
+    """Were the CTC layer there, the proof would fail: weights would read probabilities."""
+
+    class Whole(torch.nn.Module):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder, self.output = encoder, torch.nn.Linear(8, 5)
+
+        def softmax(self, xs):
+            return self.output(xs).softmax(-1)
+
+        def forward(self, speech, lengths):
+            return self.encoder(speech, lengths, ctc=self)
+
+    conf = SMALL | {"num_blocks": 2, "interctc_layer_idx": [1], "interctc_use_conditioning": True}
+    encoder = IMLSpikeformerEncoder(10, **conf).eval()
+    encoder.conditioning_layer = torch.nn.Linear(5, 8)
+    encoder.set_spike_mode("binary")
+    _, guard = guarded(Whole(encoder), torch.randn(1, 40, 10), torch.tensor([40]))
+    assert any("conditioning_layer.weight reads" in what for what in guard.violations)
 
 
 def test_no_utterance_is_no_proof():

@@ -8,6 +8,7 @@ import torch
 from espnet_spike.nn.neurons.base import firing_rates
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF, named_frame_lifs, rate_losses
 from espnet_spike.nn.neurons.lif import LIF
+from espnet_spike.nn.stream_state import Carries
 from tests.helpers.kernels import FORMS, form
 
 LENGTHS = torch.tensor([9, 4, 0])
@@ -154,6 +155,19 @@ def test_stream_equals_the_whole(chunk):
         parts.append(y)
     assert torch.equal(torch.cat(parts, 1), whole)
     assert torch.equal(v, last)
+
+
+def test_a_stream_goes_on_from_the_potential_that_it_left():
+    # tau 2, constant 1.5: potentials .75, 1.125 (spike, reset to 0), again; a chunk ends below
+    # the threshold, the next starts from there
+    neuron, x = FrameLIF(1), torch.full((1, 3, 1), 1.5)
+    stream = Carries(neuron)
+    spikes = []
+    for frame in x.split(1, 1):
+        with stream.active():
+            spikes.append(neuron(frame).item())
+    assert spikes == [0, 1, 0]
+    assert stream.rows()[0][0]["v"].item() == 0.75
 
 
 def test_rate_losses():

@@ -187,3 +187,10 @@ def test_threshold_and_worth_of_each_channel(cls):
     # both learn
     own.train()(x).square().sum().backward()
     assert bool((own.t.grad != 0).any()) and bool((own.u.grad != 0).any())
+
+
+def test_integer_counts_of_several_steps_by_hand():
+    """beta 1/2, threshold 2: h = 5 gives 2.5, to even 2, and leaves 1; h = 1/2 + 2 gives 1."""
+    x = torch.tensor([5.0, 2.0]).view(2, 1, 1)
+    neuron = ILIF(1, T=4, time_steps=2, beta=0.5, v_th=2.0)
+    assert (neuron(x) / neuron.worth()).flatten().tolist() == [2, 1]
