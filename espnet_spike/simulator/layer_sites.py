@@ -281,7 +281,7 @@ def lif(
 def gate(y: Array, g: Array) -> Form:
     """Return the form of a dense product y * g ``(frames, n)``."""
     (yq, sy), (gq, sg) = ops.quantise(y), ops.quantise(g)
-    n, shift = y.shape[1], 15
+    n, shift = y.shape[1], _product_shift(yq, gq)
 
     def make(row: int) -> Sample:
         args = (yq[row].copy(), gq[row].copy(), np.zeros(n, np.int16), n, shift)
@@ -290,10 +290,19 @@ def gate(y: Array, g: Array) -> Form:
     return Form("gate", (n,), ops.no_events(len(y)), make)
 
 
+def _product_shift(y: Array, g: Array) -> int:
+    """Return by how many bits int16 products have to be shifted so that the largest fits again.
+
+    Seldom are both factors large at once: 15 bits would leave few of the product's.
+    """
+    largest = int(np.abs(y.astype(np.int64) * g).max(initial=0))
+    return max(largest.bit_length() - 15, 0)
+
+
 def gate_events(y: Array, g: Array, T: float) -> Form:
     """Return the form of y * g on the events of g, with a FATReLU of threshold T on it."""
     (yq, sy), (gq, sg) = ops.quantise(y), ops.quantise_events(g)
-    n, shift = y.shape[1], 15
+    n, shift = y.shape[1], _product_shift(yq, gq)
     at = max(int(np.ceil(T / (sy * sg * 2**shift))), 1)
     kept = (gq != 0) & ((yq.astype(np.int64) * gq >> shift) >= at)
     number = np.stack([np.count_nonzero(gq, 1), kept.sum(1)], 1)

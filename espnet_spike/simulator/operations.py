@@ -41,8 +41,8 @@ class Sample:
     reference: Array | None = None
     events: bool = False
 
-    def error(self, arrays: Sequence[Array]) -> float | None:
-        """Return the root mean square difference from the float layer over its own size."""
+    def squares(self, arrays: Sequence[Array]) -> Array | None:
+        """Return the sums of squares of the difference from the float layer, and of the layer."""
         if self.reference is None:
             return None
         want = np.asarray(self.reference, np.float64)
@@ -54,8 +54,7 @@ class Sample:
             np.add.at(got, found if spikes else found["index"], 1 if spikes else found["value"])
         got = got.astype(np.float64) * self.scale
         want = want.reshape(got.shape)
-        size = np.sqrt((want**2).mean())
-        return float(np.sqrt(((got - want) ** 2).mean()) / size) if size else 0.0
+        return np.array([((got - want) ** 2).sum(), (want**2).sum()])
 
 
 @dataclass(frozen=True, eq=False)

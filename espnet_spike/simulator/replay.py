@@ -8,7 +8,7 @@ the events; the fit is tried on calls that it has not seen, and then summed over
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.simulator.kernels import expected
 from espnet_spike.simulator.machine import Call, Counters, Machine, processes
 from espnet_spike.simulator.operations import Array, Form, Sample, Site
+from espnet_spike.utils.files import plural
 from espnet_spike.utils.shapes import check_shape
 
 METRICS = ("cycles", "instructions", "loads", "stores")
@@ -27,7 +28,24 @@ FIT, HELD_OUT = 8, 4
 BATCH_BYTES = 24 << 20
 BATCH_CALLS = 24
 ENTERED = 1e-3
+COMPARED = 16  # frames of a layer that are compared with the float layer
 Key = tuple[str, tuple[int, ...]]
+PRODUCT, TRUNCATED, ROUNDED, DECIDED = 0.02, 0.03, 0.01, 0.15
+LIMITS = {
+    **dict.fromkeys(("linear", "conv", "depthwise"), PRODUCT),  # 8-bit weights
+    **dict.fromkeys(("affine", "softmax", "decay"), PRODUCT),
+    # bits are cut off, not rounded
+    **dict.fromkeys(("scan", "gate", "layernorm", "rmsnorm"), TRUNCATED),
+    **dict.fromkeys(("requantize", "lookup", "add", "scores", "context", "relu"), ROUNDED),
+    **dict.fromkeys(("outer", "read"), 0.0),  # integers
+    # an input at the threshold may fall on its other side, which changes a whole spike or value
+    **dict.fromkeys(("imls", "lif", "fatrelu"), DECIDED),
+}
+"""Kind of kernel, the first word of its name -> largest error that a replay may have; ours.
+
+The error is the root mean square difference from the float layer over some frames, relative to the
+root mean square of the layer's values there.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,8 @@ class Cost:
             event; columns as ``METRICS``.
         calls: simulated.
         held_out: relative errors in cycles of the calls that were left out of the fit.
-        float_error: largest difference from the float layer, relative; None if not comparable.
+        float_error: difference from the float layer as in ``LIMITS``, of the layer that is
+            farthest; None if not comparable.
     """
 
     coefficients: Array
@@ -162,6 +181,54 @@ def plan(
     return planned
 
 
+def float_errors(sites: Sequence[Site], codings: Sequence[str]) -> dict[tuple[str, Key], float]:
+    """Return how far the kernels of each layer are from its float values, see ``LIMITS``.
+
+    Silent frames are the first and the last ones; what they are off would say little.
+
+    Returns:
+        (name of the layer, kernel and shape) -> error on ``COMPARED`` frames, infinite where the
+        float layer gives zeros alone and the kernel does not. Kernels without a float counterpart
+        are left out.
+    """
+    sums: dict[tuple[str, Key], Array] = {}
+    for site in sites:
+        for form in {site.forms[coding]: None for coding in codings if coding in site.forms}:
+            for frame in spread(len(form.events), COMPARED):
+                sample = form.make(frame)
+                if sample.reference is not None:
+                    place = site.name, form.key
+                    found = sample.squares(expected(sample.call))
+                    sums[place] = sums.get(place, np.zeros(2)) + found
+    return {
+        place: float(np.sqrt(off / size)) if size else float("inf" if off else 0)
+        for place, (off, size) in sums.items()
+    }
+
+
+def check_float_errors(errors: Mapping[tuple[str, Key], float]) -> None:
+    """Look whether the integer kernels stand for their layers, before hours are simulated.
+
+    Raises:
+        UserError: a kernel is farther from the float layer than its kind may be.
+    """
+    wrong = []
+    for (site, (kernel, _)), error in errors.items():
+        limit = LIMITS[kernel.split("_")[0]]
+        if not error <= limit:
+            wrong.append((error / max(limit, 1e-9), site, kernel, error, limit))
+    if wrong:
+        _, site, kernel, error, limit = max(wrong)
+        more = len({place for _, place, *_ in wrong} - {site})
+        others = f"; {plural(more, 'other layer')} beyond theirs" if more else ""
+        raise UserError(
+            f"{site}: the int8/int16 kernel {kernel} is {error:.1%} off the float layer, "
+            f"{limit:.1%} is the limit{others}",
+            "cycles of another network would be printed; train with weight decay or a norm before "
+            "the layer: few values far above the rest leave few of the bits to the others",
+        )
+
+
 def spread(count: int, wanted: int) -> list[int]:
     """Return ``wanted`` different indices, evenly from the first to the last of ``count``."""
     return sorted(set(np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()))
@@ -220,17 +287,27 @@ def _batches(items: Sequence[tuple[str, Planned]]) -> Iterable[list[tuple[str, P
         yield batch
 
 
-def fit_costs(planned: Sequence[Planned], counters: Sequence[Counters]) -> dict[Key, Cost]:
-    """Return the cost function of every kernel and shape."""
+def fit_costs(
+    planned: Sequence[Planned],
+    counters: Sequence[Counters],
+    errors: Mapping[tuple[str, Key], float],
+) -> dict[Key, Cost]:
+    """Return the cost function of every kernel and shape; ``errors`` are of ``float_errors``."""
     groups: dict[Key, list[int]] = {}
     for index, item in enumerate(planned):
         groups.setdefault(item.key, []).append(index)
+    worst: dict[Key, float] = {}
+    for (_, key), error in errors.items():
+        worst[key] = max(worst.get(key, 0.0), error)
     return {
-        key: _fit([planned[i] for i in g], [counters[i] for i in g]) for key, g in groups.items()
+        key: _fit([planned[i] for i in g], [counters[i] for i in g], worst.get(key))
+        for key, g in groups.items()
     }
 
 
-def _fit(planned: Sequence[Planned], counters: Sequence[Counters]) -> Cost:
+def _fit(
+    planned: Sequence[Planned], counters: Sequence[Counters], float_error: float | None
+) -> Cost:
     rows = design(np.stack([item.events for item in planned]))
     cost = np.array([[getattr(c, metric) for metric in METRICS] for c in counters], float)
     used = np.array([item.for_fit for item in planned])
@@ -240,11 +317,7 @@ def _fit(planned: Sequence[Planned], counters: Sequence[Counters]) -> Cost:
     coefficients = solved / size[:, None]
     predicted = rows[~used] @ coefficients
     errors = np.abs(predicted[:, 0] - cost[~used, 0]) / np.maximum(cost[~used, 0], 1)
-    floats = []
-    for item in planned:
-        if item.sample.reference is not None:
-            floats.append(item.sample.error(expected(item.sample.call)))
-    return Cost(coefficients, len(planned), tuple(errors.tolist()), max(floats) if floats else None)
+    return Cost(coefficients, len(planned), tuple(errors.tolist()), float_error)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from espnet_spike.simulator.replay import (
     Key,
     Log,
     Total,
+    check_float_errors,
     extrapolate,
     fit_costs,
+    float_errors,
     plan,
     simulate,
     sum_totals,
@@ -71,15 +73,18 @@ def simulate_recording(
         compiler: of the firmware, ``zig`` or ``gcc``.
 
     Raises:
-        UserError: a tool is missing, or a kernel's output is wrong.
+        UserError: a tool is missing, a kernel's output is wrong, or it is too far from the float
+            layer.
     """
     machine = Machine(hardware, compiler)
     keys = machine.core.record["key"], machine.firmware.record["key"]
     waits = hardware.data_wait_states, hardware.instruction_wait_states
     sizes = {"fit": 5, "held_out": 1, "fixed": 1} if few else {}
     planned = plan(recording.sites, recording.codings, **sizes)
+    errors = float_errors(recording.sites, recording.codings)
+    check_float_errors(errors)
     counters = simulate(machine, planned, Log(log, toolchain.digest(*keys, *waits)), jobs)
-    costs = fit_costs(planned, counters)
+    costs = fit_costs(planned, counters, errors)
     totals = extrapolate(recording.sites, recording.codings, costs)
     blocks = [total for total in totals if total.site.layer > 0]
     return {

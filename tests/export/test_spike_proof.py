@@ -209,8 +209,8 @@ def test_mutants_that_only_the_guard_can_see_give_the_same_result(monkeypatch):
     assert proof.holds_in_double and proof.violations and not proof.holds
 
 
-def test_counts_that_differ_are_counted_even_where_the_output_hides_them(monkeypatch):
-    """Condition of the proof: an output of zeros is the same in every form, the counts are not."""
+def test_counts_that_the_output_hides_are_a_condition(monkeypatch):
+    """An output of zeros is the same in every form, the counts are not."""
     norm = IMLSpikeformerEncoder.readout
     monkeypatch.setattr(IMLSpikeformerEncoder, "readout", lambda self, x: 0 * norm(self, x))
     with monkeypatch.context() as patch:

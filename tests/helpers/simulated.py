@@ -1,5 +1,6 @@
 """Small encoders that can be simulated, recorded on noise."""
 
+import numpy as np
 import torch
 
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
@@ -8,6 +9,7 @@ from espnet_spike.encoders.speech_mamba import (
     SpeechMambaEncoder,
     SpikingSpeechMambaEncoder,
 )
+from espnet_spike.simulator.kernels import expected
 from espnet_spike.simulator.record import record_encoder
 
 MAMBA = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "d_state": 4}
@@ -47,3 +49,12 @@ def record(name):
     size = 20 if name.startswith(("iml", "ilif", "twin")) else 12
     utterances = [(2 * torch.randn(1, n, size), torch.tensor([n])) for n in (45, 31)]
     return encoder, utterances, record_encoder(encoder, utterances)
+
+
+def float_error(sample):
+    """Return how far a kernel's result is from the float layer's, relative to it; or None."""
+    squares = sample.squares(expected(sample.call))
+    if squares is None:
+        return None
+    off, size = squares
+    return float(np.sqrt(off / size)) if size else 0.0

@@ -7,7 +7,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.simulator import layer_sites as layers
 from espnet_spike.simulator import operations as ops
 from espnet_spike.simulator.attention_sites import Keys
-from espnet_spike.simulator.kernels import expected
+from tests.helpers.simulated import float_error
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +19,7 @@ def close(site, tolerance, codings=None):
         form = site.forms[coding]
         for n in range(len(form.events)):
             sample = form.make(n)
-            error = sample.error(expected(sample.call))
+            error = float_error(sample)
             if error is not None:
                 assert error < tolerance, (site.name, coding, n, error)
                 compared += 1
@@ -62,12 +62,22 @@ def test_a_lif_neuron(reset, decay_input):
         layers.lif("n", 1, x, before, spikes, 3.0, 0.7, reset, decay_input)
 
 
+def test_the_product_of_a_gate_fills_its_bits():
+    """Factors that are large at different places: 15 bits cut off would leave the product 0."""
+    y, g = np.full((1, 8), 1e-3), np.full((1, 8), 1e-3)
+    y[0, 0], g[0, 1] = 1.0, 1.0
+    sample = layers.gate(y, g).make(0)
+    assert float_error(sample) < 0.02
+    found = layers.gate_events(y, g, T=5e-4).events  # 1e-3 at two places, 1e-6 elsewhere
+    assert found.tolist() == [[8, 2]]
+
+
 def test_gates():
     y, g = RNG.normal(size=(4, 9)), np.maximum(RNG.normal(size=(4, 9)), 0)
     form = layers.gate(y, g)
     for n in range(4):
         sample = form.make(n)
-        assert sample.error(expected(sample.call)) < 0.01
+        assert float_error(sample) < 0.01
     kept = layers.gate_events(y, g, T=0.1).events
     assert kept[:, 0].tolist() == np.count_nonzero(g, 1).tolist()
     assert kept[:, 1].tolist() == (y * g > 0.1).sum(1).tolist()
