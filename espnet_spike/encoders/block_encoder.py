@@ -10,6 +10,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import Positional
 from torch import Tensor, nn
 
 from espnet_spike.errors import UserError
+from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.utils.options import choose
 
 POS_ENCS = ("abs", "abs_unscaled", "none")
@@ -47,6 +48,7 @@ class BlockEncoder(AbsEncoder):
         time_steps: that the batch of the blocks carries.
         interctc_layer_idx: blocks with an intermediate CTC loss; none without ``set_interctc``.
         interctc_use_conditioning: whether their posteriors are fed back.
+        gradient_checkpointing: keep only the blocks' inputs while training and run them twice.
     """
 
     embed: Any  # a module with output_lengths
@@ -56,6 +58,7 @@ class BlockEncoder(AbsEncoder):
     time_steps: int = 1
     interctc_layer_idx: Sequence[int] = ()
     interctc_use_conditioning: bool = False
+    gradient_checkpointing: bool = False
     _output_size: int
 
     def set_interctc(self, layers: Sequence[int], use_conditioning: bool) -> None:
@@ -124,6 +127,8 @@ class BlockEncoder(AbsEncoder):
 
     def run_block(self, block: nn.Module, x: Tensor, *inputs: object) -> Tensor:
         """Return the output of a block; ``inputs`` are those of ``block_inputs``."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, x, *inputs)
         return block(x, *inputs)
 
     def readout(self, x: Tensor) -> Tensor:

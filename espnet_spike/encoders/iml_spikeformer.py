@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from espnet_spike.encoders.block_encoder import BlockEncoder, positional_encoding
 from espnet_spike.encoders.spikeformer_blocks import SpikeformerBlock
-from espnet_spike.nn.checkpointing import checkpoint
 from espnet_spike.nn.layers.attention_modes import build_attention
 from espnet_spike.nn.layers.decay_mask import DecayMask
 from espnet_spike.nn.layers.spiking_subsampling import ConvSubsampling
@@ -215,12 +214,6 @@ class IMLSpikeformerEncoder(BlockEncoder):
         """Return the mask ``(time_steps * B, N)`` and the lengths ``(time_steps * B,)``."""
         lengths = olens.repeat(self.time_steps)
         return torch.arange(x.shape[1], device=x.device) < lengths[:, None], lengths
-
-    def run_block(self, block: nn.Module, x: Tensor, *inputs: object) -> Tensor:
-        """Return the output of a block, which may keep its input alone for the gradient."""
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(block, x, *inputs)
-        return block(x, *inputs)
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Return the weighted firing-rate losses of the last forward pass; of the twin none."""

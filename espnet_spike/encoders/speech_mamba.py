@@ -91,6 +91,7 @@ class Backbone:
         init_mode: ``mamba`` (every layer's own) or ``xavier_normal`` (Speech-Mamba's: every
             parameter of more than one dimension behind the convolutions, those of the scan too),
             which holds whatever ESPnet's ``init`` says; that leaves the scan's own alone, too.
+        gradient_checkpointing: keep only the blocks' inputs while training and run them twice.
         interctc_layer_idx: blocks (1-based) whose output feeds an intermediate CTC loss.
         interctc_use_conditioning: feed the intermediate CTC posteriors back.
     """
@@ -118,6 +119,7 @@ class Backbone:
     scan_backend: str = "auto"
     scan_memory: float | None = None
     init_mode: str = "mamba"
+    gradient_checkpointing: bool = False
     interctc_layer_idx: Sequence[int] = ()
     interctc_use_conditioning: bool = False
 
@@ -218,6 +220,7 @@ class SpeechMambaEncoder(BlockEncoder):
         published = conf.block == PUBLISHED
         self.after_norm = LayerNorm(dim, eps=1e-6) if published else RMSNorm(dim)
         self.set_interctc(conf.interctc_layer_idx, conf.interctc_use_conditioning)
+        self.gradient_checkpointing = conf.gradient_checkpointing
         self.init_mode = choose("init_mode", conf.init_mode, INIT_MODES)
         self.espnet_initialization_fn()
         if published:

@@ -582,3 +582,32 @@ def test_streaming_configurations_stream(path):
     encoder = checked.model.encoder.to("meta").eval()  # some parameters start on the CPU
     out = EncoderStream(encoder).step(torch.zeros(1, 9, 80, device="meta"))
     assert out.shape == (1, 3, encoder.output_size())
+
+
+@pytest.mark.parametrize(
+    ("cls", "conf"),
+    [
+        (SpeechMambaEncoder, {}),
+        (EventSpeechMambaEncoder, {"fat_points": "optimized", "fat_threshold": 0.2}),
+        (SpikingSpeechMambaEncoder, {"learn_tau": True}),
+    ],
+)
+def test_gradient_checkpointing_changes_nothing(cls, conf):
+    results, runs = [], []
+    for checkpointing in (False, True):
+        encoder = make(cls, gradient_checkpointing=checkpointing, dropout_rate=0.3, **conf).train()
+        count = []
+        encoder.encoders[0].attn.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        torch.manual_seed(1)
+        xs, _, _ = encoder(batch(), ILENS)
+        losses = getattr(encoder, "auxiliary_losses", dict)()
+        kept = [losses[name] for name in sorted(losses)]
+        rates = [*firing_rates(encoder).values(), *sparsities(encoder).values()]
+        (xs.square().sum() + sum(kept)).backward()
+        after = [*firing_rates(encoder).values(), *sparsities(encoder).values()]
+        grads = [p.grad for p in encoder.parameters() if p.grad is not None]
+        results.append([xs, *kept, *rates, *after, *grads, *encoder.buffers(), torch.rand(1)])
+        runs.append(len(count))
+    assert runs == [1, 2]
+    assert len(results[0]) == len(results[1]) and bool(kept) == (cls is not SpeechMambaEncoder)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_spike.nn.accounting import CostLedger, Counted, count_activation
+from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.ops.fatrelu import SURROGATES, frame_fatrelu, passing
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
@@ -189,7 +190,9 @@ class FATReLU(Counted, nn.Module):
         self.sparsity = Sparsity(numel - (kept * weight).sum(), numel, self.macs)
         if mask is not None:
             total = total * mask
-        self.activation_mean = total.sum() / numel.clamp(min=1).to(total.dtype)
+        activation_mean = total.sum() / numel.clamp(min=1).to(total.dtype)
+        if not is_recomputing():  # the loss has the first run's; a second one would hold its graph
+            self.activation_mean = activation_mean
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

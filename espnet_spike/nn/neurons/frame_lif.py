@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.neurons.base import Firing, Neuron
 from espnet_spike.nn.neurons.lif import LeakyNeuron
 from espnet_spike.nn.norms import MaskedBatchNorm
@@ -113,7 +114,9 @@ class FrameLIF(Stateful, LeakyNeuron):
         frames = counts.new_tensor(counts.numel()) if lengths is None else lengths.sum()
         numel = frames.double() * math.prod(y.shape[2:])
         self.firing = Firing(counts.detach().double().sum(), numel, torch.ones_like(numel))
-        self.mean_rate = counts.sum() / numel.clamp(min=1).to(counts.dtype)
+        mean_rate = counts.sum() / numel.clamp(min=1).to(counts.dtype)
+        if not is_recomputing():  # the loss has the first run's; a second one would hold its graph
+            self.mean_rate = mean_rate
         return self.weigh(y)
 
     def extra_repr(self) -> str:
