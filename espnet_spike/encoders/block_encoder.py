@@ -4,13 +4,13 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor, nn
 
 from espnet_spike.errors import UserError
 from espnet_spike.nn.checkpointing import checkpoint
+from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.utils.options import choose
 
 POS_ENCS = ("abs", "abs_unscaled", "none")
@@ -168,11 +168,9 @@ class BlockEncoder(AbsEncoder):
                 "were trained without the option",
             )
         x, olens = self.subsample(xs_pad, ilens)
-        if x.dtype in (torch.bfloat16, torch.float16):
-            # x, the membrane potential in spiking blocks, stays fp32 under autocast: branches add
-            # up over all blocks
-            x = x.float()
-        x = self.pos_enc(x)
+        # x, the membrane potential in spiking blocks, stays fp32 under autocast: branches add up
+        # over all blocks
+        x = self.pos_enc(at_least_fp32(x))
         inputs = self.block_inputs(x, olens)
         intermediate = []
         for number, block in enumerate(self.encoders, 1):

@@ -7,6 +7,7 @@ from espnet_spike.nn.accounting import CostLedger, Counted
 from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum, distributed
 from espnet_spike.nn.ops.batch_norm import batch_norm, masked_moments
+from espnet_spike.nn.ops.precision import at_least_fp32, without_autocast
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
@@ -39,8 +40,7 @@ class MaskedBatchNorm(Counted, nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise ``x`` ``(B, N, ..., C)``; ``mask`` ``(B, N)`` is true on valid frames."""
         dtype = x.dtype
-        if dtype in (torch.bfloat16, torch.float16):
-            x = x.float()
+        x = at_least_fp32(x)
         if self.training and not distributed():
             y, mean, var, count = batch_norm(x, mask, self.weight, self.bias, self.eps)
             if not is_recomputing():
@@ -85,18 +85,24 @@ class DyT(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Squash ``x`` ``(..., C)``; ``mask`` is not needed."""
-        return torch.addcmul(self.bias, torch.tanh(self.a * x), self.weight)
+        return torch.addcmul(self.bias, torch.tanh(self.a * at_least_fp32(x)), self.weight)
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm over channels (eps as in ESPnet's), called like the masked norms."""
+    """LayerNorm over channels (eps as in ESPnet's), called like the masked norms.
 
-    def __init__(self, dim: int, eps: float = 1e-12) -> None:
+    Args:
+        dim: number of channels, or sizes of the last axes.
+        eps: added to the variance.
+    """
+
+    def __init__(self, dim: int | list[int], eps: float = 1e-12) -> None:
         super().__init__(dim, eps=eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalise every frame of ``x`` ``(..., C)``; ``mask`` is not needed."""
-        return super().forward(x)
+        """Normalise every frame of ``x`` ``(..., C)``, in fp32 at least; ``mask`` is not needed."""
+        with without_autocast(x.device.type):
+            return super().forward(at_least_fp32(x))
 
 
 NORMS = {"ln": LayerNorm, "bn": MaskedBatchNorm, "dyt": DyT}

@@ -80,10 +80,10 @@ OPTIONAL = {"decoder", "specaug", "normalize"}
 DEFAULTS = {"model": "spike_asr", "normalize": "utterance_mvn"}
 # options of the training that leave the sizes of a model as they are
 TRAINING = frozenset(
-    "accum_grad batch_bins batch_size batch_type best_model_criterion early_stopping_criterion"
-    " exclude_weight_decay exclude_weight_decay_conf fold_length grad_clip grad_clip_type init"
-    " keep_nbest_models log_interval max_epoch num_att_plot num_iters_per_epoch num_workers optim"
-    " optim_conf patience scheduler scheduler_conf sort_batch sort_in_batch use_amp"
+    "accum_grad amp_dtype batch_bins batch_size batch_type best_model_criterion"
+    " early_stopping_criterion exclude_weight_decay exclude_weight_decay_conf fold_length"
+    " grad_clip grad_clip_type init keep_nbest_models log_interval max_epoch num_att_plot"
+    " num_iters_per_epoch num_workers optim optim_conf patience scheduler scheduler_conf sort_batch sort_in_batch use_amp"
     " use_matplotlib use_tensorboard val_scheduler_criterion valid_batch_bins valid_batch_size"
     " valid_batch_type".split()
 )
@@ -143,6 +143,7 @@ def check_training_config(
     problems += _fit_schedule(config, args)
     problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
+    problems += _check_precision(args, asked="--ngpu" in words)
     if args.use_wandb and find_spec("wandb") is None:
         problems.append("use_wandb: the package wandb is not installed; install it, or write false")
     if FRONT in actions:  # a language model has none
@@ -429,6 +430,30 @@ def _check_scan(args: argparse.Namespace) -> Problems:
         if isinstance(conf, Mapping) and conf.get("scan_backend") == "triton"
         if not torch.cuda.is_available()
     ]
+
+
+def _check_precision(args: argparse.Namespace, asked: bool) -> Problems:
+    """Find a mixed precision that the device has not.
+
+    Args:
+        args: of ESPnet.
+        asked: whether their number of GPUs is that of the training.
+    """
+    import torch
+
+    if not args.use_amp:
+        unused = "amp_dtype: has no effect without use_amp: true; add that, or remove it"
+        return [unused] if args.amp_dtype is not None else []
+    on_gpu = torch.cuda.is_available() and (args.ngpu > 0 or not asked)
+    if args.amp_dtype == "float16" and not on_gpu:
+        return [
+            "amp_dtype: float16 needs a CUDA GPU, where gradients too small for it are scaled up; "
+            "write bfloat16"
+        ]
+    known = on_gpu and torch.cuda.device_count()
+    if args.amp_dtype == "bfloat16" and known and not torch.cuda.is_bf16_supported():
+        return ["amp_dtype: this GPU has no bfloat16; write float16"]
+    return []
 
 
 def _check_augment(augment: Any) -> Problems:

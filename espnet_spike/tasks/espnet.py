@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from espnet2.bin import asr_inference
 
 LOAD = "safe_torch_load"
-WRITTEN = frozenset({"required", "version", "distributed"})
-"""Keys of ``config.yaml`` that ESPnet's training adds to its options."""
+WRITTEN = frozenset({"required", "version", "distributed", "amp_dtype"})
+"""Keys of ``config.yaml`` that a training adds to the options of ESPnet's tasks."""
 INIT_PARAM = (
     "init_param is FILE[:SOURCE[:TARGET[:EXCLUDED,...]]], such as model.pth:encoder:encoder; "
     "ignore_init_mismatch: true takes what fits"

@@ -17,6 +17,7 @@ from espnet_spike.experiment import best_checkpoint, read_config
 from espnet_spike.nn.augmentation import Augmentation
 from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
 from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
+from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.tasks.output_length import is_too_short
 from espnet_spike.utils.checkpoints import load_tensors
@@ -80,6 +81,9 @@ class SpikeASRModel(ESPnetASRModel):
         if augment is not None:
             specaug = AugmentThenMask(Augmentation(**augment, recordings=_recordings), specaug)
         super().__init__(*args, specaug=specaug, normalize=normalize, **kwargs)
+        if self.ctc is not None:
+            # its softmax and sums over paths are fp32 under autocast, on CPUs as on GPUs
+            self.ctc.ctc_lo.register_forward_hook(_in_fp32)
         self.teacher = None if distill is None else Teacher(**distill)
 
     @property
@@ -168,6 +172,10 @@ class SpikeASRModel(ESPnetASRModel):
             if part is not None:
                 stats |= activity(part, spreads=not self.training, prefix=prefix)
         return loss, stats, weight
+
+
+def _in_fp32(module: nn.Module, args: tuple, logits: torch.Tensor) -> torch.Tensor:
+    return at_least_fp32(logits)
 
 
 def _whole_call(name: str, module: nn.Module, args: tuple, out: Any) -> tuple:

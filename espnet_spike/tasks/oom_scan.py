@@ -121,17 +121,16 @@ def scan(model: "torch.nn.Module", factory: Any, use_amp: bool, distributed: boo
 
 
 def _try(model: "torch.nn.Module", factory: Any, keys: Batch, use_amp: bool) -> None:
-    import torch
     from espnet2.torch_utils.device_funcs import to_device
     from espnet2.train import trainer
 
     utt_ids, batch = factory.collate_fn([factory.dataset[key] for key in keys])
     sizes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items() if v.dim() > 1)
     device = next(model.parameters()).device
-    options: dict[str, Any] = trainer.autocast_args
+    precision: dict[str, Any] = trainer.autocast_args
     try:
         batch = to_device({**batch, "utt_id": utt_ids}, str(device))
-        with torch.autocast("cuda", enabled=use_amp, **options):
+        with trainer.autocast("cuda", enabled=use_amp, **precision):  # see `mixed_precision`
             found = model(**batch)
             loss = found["loss"] if isinstance(found, dict) else found[0]
         loss.mean().backward()

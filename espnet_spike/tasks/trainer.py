@@ -1,6 +1,14 @@
-"""ESPnet's trainer with a record of each epoch, from which training is judged and shown."""
+"""ESPnet's trainer with a record of each epoch, from which training is judged and shown.
 
+With ``use_amp`` it computes in ``amp_dtype``, on CPUs as well, where ESPnet's would say nothing and
+take fp32. What stays in fp32: ``nn.ops.precision``.
+"""
+
+import argparse
 import contextlib
+import dataclasses
+import functools
+import importlib
 import json
 import logging
 import math
@@ -27,7 +35,20 @@ from espnet_spike.utils.files import plural
 with late_imports():
     from espnet2.train.trainer import Trainer, TrainerOptions
 
+AMP_DTYPES = ("bfloat16", "float16")
 PER_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
+
+
+@dataclasses.dataclass
+class SpikeTrainerOptions(TrainerOptions):
+    """ESPnet's options of a training, and ours.
+
+    Attributes:
+        amp_dtype: of ``use_amp``, one of ``AMP_DTYPES``; None for bfloat16 where the device has
+            it, else float16.
+    """
+
+    amp_dtype: str | None = None
 
 
 class SpikeTrainer(Trainer):
@@ -42,6 +63,21 @@ class SpikeTrainer(Trainer):
     _current: ClassVar[dict[str, Any]] = {}
 
     @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options that are ours."""
+        parser.add_argument(
+            "--amp_dtype",
+            choices=AMP_DTYPES,
+            help="precision of use_amp; by default bfloat16 where the device has it, else float16",
+        )
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> SpikeTrainerOptions:
+        """Return the options of a training, see ``Trainer.build_options``."""
+        options = vars(super().build_options(args))
+        return SpikeTrainerOptions(**options, amp_dtype=getattr(args, "amp_dtype", None))
+
+    @classmethod
     def run(cls, *, trainer_options: TrainerOptions, **kwargs: Any) -> None:
         """Train as ESPnet does, after the scan of the worst batches; draw the curves at the end.
 
@@ -53,13 +89,15 @@ class SpikeTrainer(Trainer):
         distributed = kwargs["distributed_option"]
         options = vars(trainer_options)
         partial = options.get("use_adapter") and options.get("save_strategy", "all") != "all"
-        if oom_scan.wanted(trainer_options.ngpu):
-            batches = kwargs["train_iter_factory"]
-            several = distributed.distributed
-            oom_scan.scan(kwargs["model"], batches, trainer_options.use_amp, several)
         epochs = contextlib.nullcontext() if partial else epochs_of(kwargs["model"])
-        with loaders.explained(), epochs:
-            super().run(trainer_options=trainer_options, **kwargs)
+        device = "cuda" if trainer_options.ngpu > 0 else "cpu"
+        with mixed_precision(device, options.get("amp_dtype")):
+            if oom_scan.wanted(trainer_options.ngpu):
+                batches = kwargs["train_iter_factory"]
+                several = distributed.distributed
+                oom_scan.scan(kwargs["model"], batches, trainer_options.use_amp, several)
+            with loaders.explained(), epochs:
+                super().run(trainer_options=trainer_options, **kwargs)
         if draw and (not distributed.distributed or distributed.dist_rank == 0):
             _draw_curves(Path(trainer_options.output_dir))
 
@@ -165,6 +203,31 @@ class SpikeTrainer(Trainer):
             logging.warning("epoch %d: %s", record["epoch"], odd)
         if (output_dir / CHECKPOINT).exists():
             os.replace(output_dir / CHECKPOINT, output_dir / PREVIOUS_CHECKPOINT)
+
+
+@contextlib.contextmanager
+def mixed_precision(device: str, dtype: str | None) -> Iterator[None]:
+    """Let ``use_amp`` of ESPnet's trainer mean a device and a precision, within the context.
+
+    Args:
+        device: ``cuda``, or ``cpu``, which ESPnet's trainer computes on in fp32 whatever is asked.
+        dtype: one of ``AMP_DTYPES``; None for bfloat16 on a CPU, and ESPnet's choice on a GPU.
+    """
+    module = importlib.import_module("espnet2.train.trainer")
+    changes: dict[str, Any] = {}
+    if dtype is not None:
+        changes["autocast_args"] = {"dtype": getattr(torch, dtype)}
+    if device == "cpu":
+        changes.setdefault("autocast_args", {"dtype": torch.bfloat16})
+        changes["autocast"] = lambda _, **conf: torch.autocast("cpu", **conf)
+        # bfloat16 reaches as far as fp32: there is no loss to scale
+        changes["GradScaler"] = functools.partial(torch.amp.GradScaler, "cpu", enabled=False)
+    before = {name: vars(module)[name] for name in changes}
+    vars(module).update(changes)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
 
 
 def _length(scheduler: Any) -> dict[str, Any] | None:

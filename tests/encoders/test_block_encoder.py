@@ -1,5 +1,6 @@
 """What all encoders share: intermediate CTC and its conditioning, sizes."""
 
+import functools
 import math
 
 import pytest
@@ -13,6 +14,8 @@ from espnet_spike.encoders.speech_mamba import (
     SpeechMambaEncoder,
     SpikingSpeechMambaEncoder,
 )
+from espnet_spike.nn.layers.fatrelu import FATReLU
+from espnet_spike.nn.neurons.base import Neuron, named_neurons
 
 SMALL = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 3}
 MAMBA = {"d_state": 4, "conv_channels": 8}
@@ -109,3 +112,63 @@ def test_positions_are_sines_of_geometric_wavelengths_or_nothing():
     torch.testing.assert_close(positional_encoding("abs_unscaled", 8, 0.0)(ones)[0], encoded + 1)
     with pytest.raises(ValueError, match="pos_enc: 'sin' is unknown"):
         positional_encoding("sin", 8, 0.0)
+
+
+@functools.cache
+def exact_step(name):
+    """Losses, gradients and neurons' inputs of a training step in fp32."""
+    inputs = {}
+    return *training_step(name, None, inputs), inputs
+
+
+def training_step(name, dtype, inputs):
+    """Return loss, gradients and counts; with a dtype, neurons get the inputs they had in fp32.
+
+    What half precision rounds moves some spikes, and with them the gradient by far more than its
+    rounding does: gradients can be compared where the spikes are the same, and what passes a
+    FATReLU or the kink of a LeakyReLU.
+    """
+    torch.manual_seed(0)
+    cls, own = ENCODERS[name]
+    sizes = {"output_size": 64, "attention_heads": 2, "linear_units": 96, "num_blocks": 2}
+    encoder = cls(20, **sizes, **own, dropout_rate=0.0, positional_dropout_rate=0.0).train()
+    ctc = CTC(6, 64)
+
+    def hold(neuron, args, of):
+        if dtype is None:
+            inputs[of] = args[0].detach().clone()
+            return args
+        x = args[0].float()
+        return x + (inputs[of] - x).detach(), *args[1:]
+
+    steps = (Neuron, FATReLU, torch.nn.LeakyReLU)
+    for of, neuron in encoder.named_modules():
+        if not isinstance(neuron, steps):
+            continue
+        neuron.register_forward_pre_hook(functools.partial(hold, of=of))
+    x, lengths = torch.randn(2, 121, 20), torch.tensor([121, 90])
+    text = torch.tensor([[1, 2, 3], [4, 5, 2]])
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        xs, olens, _ = encoder(x, lengths)
+        loss = ctc(xs, olens, text, torch.tensor([3, 2]))
+        loss = loss + sum(getattr(encoder, "auxiliary_losses", dict)().values())
+    assert xs.dtype == loss.dtype == torch.float32
+    loss.backward()
+    counts = {n: neuron.firing.count_sum for n, neuron in named_neurons(encoder).items()}
+    grads = {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}
+    return loss.item(), grads, counts
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.01), (torch.float16, 0.002)])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_of_mixed_precision_are_those_of_fp32(name, dtype, most):
+    exact, wanted, spikes, inputs = exact_step(name)
+    loss, grads, counts = training_step(name, dtype, inputs)
+    assert math.isfinite(loss) and loss == pytest.approx(exact, rel=most)
+    assert counts == spikes and (counts or name in ("dense", "event"))
+    assert grads.keys() == wanted.keys()
+    norm = torch.cat([g.flatten() for g in wanted.values()]).norm()
+    # a bias that a batch norm or a softmax takes out again has no gradient but rounding
+    kept = [n for n, g in wanted.items() if g.norm() > 1e-5 * norm]
+    away = torch.cat([(grads[n] - wanted[n]).flatten() for n in kept]).norm()
+    assert len(kept) > 0.6 * len(wanted) and away < most * norm, float(away / norm)

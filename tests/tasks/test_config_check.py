@@ -313,3 +313,26 @@ def test_a_scan_that_cannot_run_here_is_found_at_the_check(monkeypatch):
             continue
         with pytest.raises(UserError, match=r"encoder_conf\.scan_backend: triton needs a CUDA GPU"):
             check(config, "--encoder_conf scan_backend=triton")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"amp_dtype": "bfloat16"}, "amp_dtype: has no effect without use_amp: true"),
+        ({"use_amp": True, "amp_dtype": "bf16"}, "amp_dtype: .*bf16"),
+        ({"use_amp": True, "amp_dtype": "float16"}, "amp_dtype: float16 needs a CUDA GPU"),
+    ],
+)
+def test_a_mixed_precision_that_cannot_be(change, message):
+    with pytest.raises(UserError, match=message):
+        check(changed(change), words=["--ngpu", "0"])
+
+
+def test_a_mixed_precision_that_can_be(monkeypatch):
+    args = check(changed({"use_amp": True, "amp_dtype": "bfloat16"})).args
+    assert args.use_amp and args.amp_dtype == "bfloat16"
+    check(changed({"use_amp": True}), task=SpikeASRTask)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    check(changed({"use_amp": True, "amp_dtype": "float16"}), words=["--ngpu", "1"])
+    with pytest.raises(UserError, match="float16 needs a CUDA GPU"):
+        check(changed({"use_amp": True, "amp_dtype": "float16"}), words=["--ngpu", "0"])

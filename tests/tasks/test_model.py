@@ -65,6 +65,16 @@ def test_each_way_of_decoding_trains(encoder, ctc_weight):
     assert (model.decoder is None) == (ctc_weight == 1)
 
 
+def test_logits_of_ctc_are_fp32_under_autocast():
+    model, logits = build(ctc_weight=1.0), []
+    model.ctc.ctc_loss.register_forward_pre_hook(lambda _, args: logits.append(args[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _, _ = model(**batch())
+    assert loss.dtype == torch.float32
+    total = logits[0].double().exp().sum(-1)  # of a softmax in bf16 they are 1e-2 off
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-6, rtol=0)
+
+
 def test_intermediate_ctc():
     model = build(encoder_conf={"interctc_layer_idx": [1]}, ctc_weight=1.0, interctc_weight=0.5)
     _, stats, _ = model(**batch())

@@ -3,9 +3,11 @@
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from espnet2.train import trainer as espnet_trainer
 from espnet2.train.reporter import Average, Reporter
 from torch import nn
 
@@ -133,3 +135,35 @@ def test_a_finished_or_unfinished_cycle_goes_on_as_a_longer_one(tmp_path, caplog
     assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(expected[done - 1])
     assert _take(longer, 25 - done) == pytest.approx(expected[done:])
     assert f"25 updates in place of 10: after {done} of them" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "computes"),
+    [(None, "cpu", torch.bfloat16), ("bfloat16", "cpu", torch.bfloat16), ("float16", "cuda", None)],
+)
+def test_mixed_precision_is_that_of_device_and_option(dtype, device, computes):
+    before = dict(vars(espnet_trainer))
+    x = torch.ones(2, 2)
+    with trainer.mixed_precision(device, dtype):
+        conf: dict[str, Any] = espnet_trainer.autocast_args
+        assert conf["dtype"] == (computes or torch.float16)
+        if device == "cpu":
+            with espnet_trainer.autocast("cuda", enabled=True, **conf):
+                assert (x @ x).dtype == computes
+            with espnet_trainer.autocast("cuda", enabled=False, **conf):
+                assert (x @ x).dtype == torch.float32
+            assert not espnet_trainer.GradScaler().is_enabled()
+        else:
+            assert espnet_trainer.autocast is before["autocast"]
+    assert vars(espnet_trainer) == before
+
+
+def test_the_precision_is_an_option_of_every_training():
+    from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.lm import SpikeLMTask
+
+    for task in (SpikeASRTask, SpikeLMTask):
+        args = task.get_parser().parse_args(["--output_dir", "x", "--amp_dtype", "float16"])
+        assert SpikeTrainer.build_options(args).amp_dtype == "float16"
+        args = task.get_parser().parse_args(["--output_dir", "x"])
+        assert SpikeTrainer.build_options(args).amp_dtype is None

@@ -198,6 +198,17 @@ def test_a_scan_of_the_worst_batches_changes_nothing(work, data):
     assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
 
 
+def test_mixed_precision_on_a_cpu_is_no_silent_fp32(work, data):
+    write_config(work, use_amp=True, spike_meta={"scan_batches": True})
+    exp = train(work)
+    epochs, exact = read_epochs(exp), read_epochs(data / "exp")
+    assert all(e["applied"] == e["steps"] == 2 for e in epochs)
+    losses = [[e["train"]["loss"] for e in found] for found in (epochs, exact)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert config["use_amp"] and config["amp_dtype"] is None
+
+
 def test_lists_read_in_parts_train_on_every_utterance(work):
     write_config(work, spike_meta={"scan_batches": True})
     words = ["--num_splits", "2", "--asr_args", "--max_epoch 2"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.nn.layers.fatrelu import FatPoints
+from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.nn.stream_state import Stateful
 from espnet_spike.utils.options import choose
 
@@ -42,7 +43,7 @@ class Skip(nn.Module):
     def __init__(self, channels: int, bins: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 1)
-        self.norm = nn.LayerNorm([bins, channels])
+        self.norm = LayerNorm([bins, channels], eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every position."""
@@ -87,7 +88,7 @@ class ConvFrontEnd(Stateful, nn.Module):
             conv: nn.Module = nn.Conv2d(inputs, outputs, kernel, stride)
             self.convs.append(conv.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
             inputs, bins = outputs, (bins - 1) // stride + 1
-            self.norms.append(nn.LayerNorm([bins, inputs]))
+            self.norms.append(LayerNorm([bins, inputs], eps=1e-5))
         # what a value of each map feeds: the positions of the next kernel that cover it
         macs = [(kernel / stride) ** 2 * out for kernel, stride, out in self.layers[1:]]
         self.skip = None

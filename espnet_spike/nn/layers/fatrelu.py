@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from espnet_spike.nn.accounting import CostLedger, Counted, count_activation
 from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.ops.fatrelu import SURROGATES, frame_fatrelu, passing
+from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
@@ -163,10 +164,8 @@ class FATReLU(Counted, nn.Module):
             x = self.activation(x)
         if torch.jit.is_tracing():  # the graph has no statistics
             return passing(x, self.T.to(x.dtype), self.two_sided)
-        unit = x.detach().std().clamp(min=1e-5) if self.scale_k else None
-        y, kept, total = frame_fatrelu(
-            x, self.T.to(x.dtype), self.k, self.two_sided, self.surrogate, unit
-        )
+        unit = at_least_fp32(x.detach()).std().clamp(min=1e-5) if self.scale_k else None
+        y, kept, total = frame_fatrelu(x, self.T, self.k, self.two_sided, self.surrogate, unit)
         self._report(kept.detach(), total, mask, y[0, 0].numel() if kept.numel() else 1)
         return y
 

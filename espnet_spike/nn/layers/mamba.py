@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost, CostLedger, counted
 from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
+from espnet_spike.nn.ops.precision import at_least_fp32, without_autocast
 from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan
 from espnet_spike.nn.stream_state import Stateful
 from espnet_spike.nn.weight_decay import without_weight_decay
@@ -44,8 +45,9 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(dim, eps=eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalise every frame of ``x`` ``(..., C)``; ``mask`` is not needed."""
-        return super().forward(x)
+        """Normalise every frame of ``x`` ``(..., C)``, in fp32 at least; ``mask`` is not needed."""
+        with without_autocast(x.device.type):
+            return super().forward(at_least_fp32(x))
 
 
 class CausalConv(nn.Module):
@@ -220,7 +222,9 @@ class SelectiveSSM(Stateful, nn.Module):
         x = self.activation(x, mask)
         dt_r, B, C = self.x_proj(self.f9(x, mask)).split(self.sizes, -1)
         B, C = self.f11_b(B, mask), self.f11_c(C, mask)
-        delta = F.softplus(self.dt_proj(self.f10(dt_r, mask)))
+        dt_r = self.f10(dt_r, mask)
+        with without_autocast(x.device.type):  # its bias is about -5: bf16 would be 2 % away
+            delta = F.softplus(self.dt_proj(at_least_fp32(dt_r)))
         valid = None if mask is None else lengths
         y, h = self.scan(x.mT, delta.mT, B.mT, C.mT, valid, h)
         if self.carry is not None:

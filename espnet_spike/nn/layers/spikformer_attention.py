@@ -10,7 +10,7 @@ from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.decay import decay_matrix
 from espnet_spike.nn.ops.decay_attention import decay_attention
-from espnet_spike.nn.ops.precision import full_matmul
+from espnet_spike.nn.ops.precision import at_least_fp32, full_matmul
 from espnet_spike.nn.stream_state import Stateful
 
 
@@ -87,13 +87,14 @@ class SpikformerAttention(Stateful, nn.Module):
             )
             for name in "qkv"
         )
-        # the neurons are silent on padding, so K and V are zero there
+        # the neurons are silent on padding, so K and V are zero there; sums of spikes, which half
+        # precision cannot hold, go on to the neuron in fp32
         if self.log_gamma is None:
             if self.carry is not None:
                 raise ValueError("a stream needs causal: true")
-            context = full_matmul(q, full_matmul(k.mT, v)).to(v.dtype)
+            context = full_matmul(q, full_matmul(k.mT, v))
         elif self.carry is None:
-            context = decay_attention(q, k, v, self.log_gamma, causal=True).to(v.dtype)
+            context = decay_attention(q, k, v, self.log_gamma, causal=True)
         else:
             context = self._chunk(self.carry, self.log_gamma, q, k, v)
         context = context * self.scale
@@ -105,6 +106,7 @@ class SpikformerAttention(Stateful, nn.Module):
     ) -> Tensor:
         """Attend within a chunk ``(B, H, n, ...)`` and, through one matrix a head, before it."""
         frames = q.shape[2]
+        q, k, v = (at_least_fp32(x) for x in (q, k, v))
         t = torch.arange(1, frames + 1, device=q.device, dtype=q.dtype)
         log_gamma = log_gamma.to(q.dtype)[:, None]
         rising, falling = torch.exp(t * log_gamma), torch.exp((frames - t) * log_gamma)
@@ -116,4 +118,4 @@ class SpikformerAttention(Stateful, nn.Module):
             context = context + full_matmul(q * rising[..., None], past)
             new = new + rising[:, -1, None, None] * past
         carry["kv"] = new
-        return context.to(v.dtype)
+        return context

@@ -29,6 +29,7 @@ from espnet_spike.nn.neurons.factory import NeuronFactory
 from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, real_values
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.nn.ops.decay_attention import decay_attention, fused
+from espnet_spike.nn.ops.precision import at_least_fp32, full_matmul
 from espnet_spike.utils.options import choose
 
 FORMS = ("auto", "quadratic", "chunkwise")
@@ -188,7 +189,7 @@ class SpikingAttention(nn.Module):
         contexts = []
         for start in range(0, length, size):
             rows = start, min(start + size, length)
-            scores = map_of(*rows)
+            scores = at_least_fp32(map_of(*rows))
             matrix = self.decay.matrix(length, rows)
             if matrix is not None:
                 scores = scores * matrix.to(scores.dtype)
@@ -196,7 +197,7 @@ class SpikingAttention(nn.Module):
             if isinstance(value, SpikeTrain):
                 contexts.append(map_times_slots(scores, value, shown))
             else:
-                contexts.append(scores @ shown[0])
+                contexts.append(full_matmul(scores, shown[0]))
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, 2)
         context = self._join_heads(context, lengths)
         return context * value.channel if isinstance(value, SpikeTrain) else context
@@ -261,7 +262,7 @@ class FoldedMap(nn.Module):
         """Return what makes rows of the scaled map of ``xs`` ``(B, N, D)``."""
         if not isinstance(xs, SpikeTrain):
             query, key = self.operands(xs)
-            return lambda start, stop: query[:, :, start:stop] @ key.transpose(-1, -2)
+            return lambda start, stop: full_matmul(query[:, :, start:stop], key.mT)
         slots = [xs.slot(t) for t in range(1, xs.levels + 1)]
         weight = xs.channel[:, None] * self.weight * xs.channel
         left = over_slots(slot[:, None] @ weight for slot in slots)
@@ -313,7 +314,7 @@ def attention_map(query: Tensor, key: Spikes, heads: int) -> RowsOfMap:
     """Return what makes rows of Q K^T per head; additions only where K is a spike train."""
     if not isinstance(key, SpikeTrain):
         q, k = split_heads(query, heads), split_heads(key, heads).transpose(-1, -2)
-        return lambda start, stop: q[:, :, start:stop] @ k
+        return lambda start, stop: full_matmul(q[:, :, start:stop], k)
     train, q = key, split_heads(query * key.channel, heads)
     slots = range(1, train.levels + 1)
     keys = [split_heads(train.slot(t), heads).transpose(-1, -2) for t in slots]

@@ -19,6 +19,7 @@ from espnet_spike.nn.neurons.base import Firing, Neuron
 from espnet_spike.nn.neurons.lif import LeakyNeuron
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.lif import run_frames
+from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.stream_state import Stateful
 from espnet_spike.nn.weight_decay import without_weight_decay
 
@@ -71,7 +72,7 @@ class FrameLIF(Stateful, LeakyNeuron):
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return the potential before the first frame of ``x`` ``(B, L, ..., C)``, at rest."""
-        return torch.full_like(x[:, 0], self.v_reset, dtype=_float(x.dtype))
+        return torch.full_like(x[:, 0], self.v_reset, dtype=at_least_fp32(x[:0]).dtype)
 
     def run(self, x: Tensor, v: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run frame after frame.
@@ -91,7 +92,7 @@ class FrameLIF(Stateful, LeakyNeuron):
     def _run(self, x: Tensor, v: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return spikes, last potential, and the number of spikes in each frame ``(B, L)``."""
         dtype, shape = x.dtype, v.shape
-        x = x.to(_float(dtype))
+        x = self.charge(at_least_fp32(x))
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         rate = None if self.rate is None else self.rate.to(x.dtype)
@@ -107,7 +108,7 @@ class FrameLIF(Stateful, LeakyNeuron):
         """
         lengths = None if mask is None else mask.sum(1)
         v = self.initial_state(x) if not self.carry else self.carry["v"]
-        y, v, counts = self._run(self.charge(x), v, lengths)
+        y, v, counts = self._run(x, v, lengths)
         if self.carry is not None:
             self.carry["v"] = v
         # there is no spike on padding
@@ -123,10 +124,6 @@ class FrameLIF(Stateful, LeakyNeuron):
         """Return what ``print(model)`` shows."""
         learnt = " learnt" if self.w is not None else ""
         return f"{self.dim}, tau={self.tau:.4g}{learnt}, v_th={self.v_th}, reset={self.reset}"
-
-
-def _float(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 class NormedLIF(nn.Module):

@@ -19,6 +19,7 @@ from espnet_spike.nn.neurons.response import (
 from espnet_spike.nn.neurons.spike_train import FiredTrain, LIFRecompute, SpikeTrain, keep_recipe
 from espnet_spike.nn.ops.imls import integrate_and_fire
 from espnet_spike.nn.ops.lif import LIFDynamics, run_steps
+from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.ops.surrogate import integer_spike
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
@@ -86,8 +87,10 @@ class FixedThreshold(Neuron):
     def note_rate(self, y: Tensor, mask: Tensor | None, levels: int) -> None:
         """Leave ``mean_rate`` where it is asked for, of spikes ``y`` ``(B, N, ..., C)``."""
         if self.keeps_rate:
-            valid = y if mask is None else y[mask]
-            self.mean_rate = valid.sum() / max(valid.numel() * levels, 1)
+            per_frame = at_least_fp32(y).flatten(2).sum(-1)
+            weight = torch.ones_like(per_frame) if mask is None else mask.to(per_frame.dtype)
+            slots = weight.sum() * (y[0, 0].numel() * levels)
+            self.mean_rate = (per_frame * weight).sum() / slots.clamp(min=1)
 
     def worth(self) -> Tensor:
         """Return what a spike of each channel is worth over the usual, ``(C,)``."""
@@ -253,9 +256,7 @@ class LIF(LeakyNeuron):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
         """Emit 0/1 spikes (times their worth), shaped and typed as ``x`` ``(T * B, N, ..., C)``."""
-        dtype = x.dtype
-        if dtype in (torch.bfloat16, torch.float16):
-            x = x.float()
+        dtype, x = x.dtype, at_least_fp32(x)
         y, counts, h = run_steps(self.charge(x), self.T, self.dynamics)
         y = y.to(dtype)
         self.firing = frame_firing(counts, mask, y[0, 0].numel(), levels=1)
@@ -321,10 +322,7 @@ class ILIF(FixedThreshold):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
         """Emit counts (times 1/T with ``divide``), shaped as ``x`` ``(time_steps * B, N, ...)``."""
-        steps = x.view(self.time_steps, -1, *x.shape[1:])
-        if x.dtype in (torch.bfloat16, torch.float16):
-            steps = steps.float()
-        steps = self.charge(steps)
+        steps = self.charge(at_least_fp32(x.view(self.time_steps, -1, *x.shape[1:])))
         v = torch.zeros_like(steps[0])
         fires = self.spike_mode == "fire" and not self.training
         counts, spikes = [], []

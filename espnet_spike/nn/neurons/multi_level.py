@@ -27,7 +27,7 @@ from espnet_spike.nn.neurons.base import LEVEL_RULES, Firing, Neuron, check_tail
 from espnet_spike.nn.neurons.fitting import Piece, inverse_softplus, peaks, search
 from espnet_spike.nn.neurons.spike_train import IMLSRecompute, add_up, keep_recipe
 from espnet_spike.nn.ops import imls
-from espnet_spike.nn.ops.precision import full_einsum
+from espnet_spike.nn.ops.precision import at_least_fp32, full_einsum
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
 
@@ -258,7 +258,7 @@ class MultiLevel(Neuron):
             return
         sums, frames = [], []
         for x, mask in pieces:
-            x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+            x = at_least_fp32(x).contiguous()
             m = imls.mean_abs(frame_rows(x)).view(x.shape[:2])
             sums.append((m * mask).sum(1))
             frames.append(mask.sum(1))
@@ -394,6 +394,7 @@ class MultiLevel(Neuron):
 
     def prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x in fp32 at least, the factors of its threshold and the weight of each frame."""
+        # a bf16 ratio cannot tell neighbouring counts apart; the output can be rounded after
         x = at_least_fp32(x).contiguous()
         level = self.frame_level(x.detach() if self.detach_stat else x, mask)
         weight = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
@@ -423,12 +424,6 @@ class MultiLevel(Neuron):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{self.dim}, T={self.T}, stat={self.stat}"
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Return ``x`` in single precision at least."""
-    # a bf16 ratio cannot tell neighbouring counts apart; the output can be rounded after
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def frame_rows(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from espnet_spike.nn.ops import backends
+from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.ops.surrogate import rational
 from espnet_spike.utils.options import choose
 
@@ -66,20 +67,25 @@ def frame_fatrelu(
     """Return ``fatrelu`` of ``x`` ``(B, N, ..., C)``, and of each frame what passes ``(B, N)``.
 
     Args:
-        x, T, k, two_sided, surrogate: as of ``fatrelu``.
+        x, T, k, two_sided, surrogate: as of ``fatrelu``; values in half precision are compared
+            with T in fp32.
         unit: what the surrogate measures u in, 0-dim, without gradient; None for 1.
 
     Returns:
-        y, shaped as ``x``; how many values pass, without gradient; the sum of their magnitudes.
+        y, shaped and typed as ``x``; how many values pass, without gradient; the sum of their
+        magnitudes; both in fp32 at least.
     """
+    T = T.to(torch.promote_types(x.dtype, torch.float32))
     usual = SURROGATES[choose("surrogate", surrogate, SURROGATES)]
-    slope = torch.full((), usual if k is None else k, dtype=x.dtype, device=x.device)
+    slope = torch.full((), usual if k is None else k, dtype=T.dtype, device=x.device)
     unit = torch.ones_like(slope) if unit is None else unit
     rational = surrogate == "rational"
     kernels = backends.fused(x, "fatrelu")
     if kernels is not None:
         return _Fused.apply(x, T, slope, unit, two_sided, rational, kernels)
-    return _FATReLU.apply(x, T, slope, unit, two_sided, rational)
+    single = at_least_fp32(x)
+    y, kept, total = _FATReLU.apply(single, T, slope, unit, two_sided, rational)
+    return y.to(x.dtype), kept, total
 
 
 def _least(T: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from espnet_spike.nn.ops import backends
+from espnet_spike.nn.ops.precision import full_matmul
 from espnet_spike.nn.ops.surrogate import window
 
 ROUNDINGS = ("half_up", "even", "off")
@@ -145,7 +146,7 @@ def backward(
     kernels = _kernels(x)
     if kernels is None:
         grad_x, e = backward_terms(x, grad, level, scale, levels, rounding, tail)
-        return grad_x, torch.mv(e.flatten(1).t(), weight).view(e.shape[1:]).sum(0)
+        return grad_x, full_matmul(e.flatten(1).t(), weight).view(e.shape[1:]).sum(0)
     grad_x = torch.empty_like(x)
     e = torch.zeros_like(scale)
     mode = ROUNDINGS.index(rounding)

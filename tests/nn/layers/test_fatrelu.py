@@ -229,3 +229,15 @@ def test_compiled_result_does_not_depend_on_threads():
         results.append(torch.autograd.grad(loss, [a, layer.tau]))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_compared_and_counted_in_fp32(dtype):
+    x = torch.full((1, 2, 1001), 0.5, dtype=dtype)
+    above, below = FATReLU(0.5001, learn=False), FATReLU(0.4999)
+    assert not above(x).any() and above.sparsity.fraction == 1
+    y = below(x)
+    assert y.dtype == dtype and torch.equal(y, x)
+    assert below.sparsity.zeros == 0 and below.activation_mean == 0.5
+    (y.sum() + below.activation_mean).backward()
+    assert below.tau.grad.dtype == torch.float32 and below.tau.grad != 0

@@ -55,6 +55,28 @@ def test_causal_attention_in_chunks_is_the_sum_over_earlier_frames():
     torch.testing.assert_close(torch.cat(parts, 1), whole)
 
 
+class Spikes(torch.nn.Module):
+    def forward(self, x, mask=None):
+        return torch.ones_like(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decay", [None, (30.0, 30.0)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_of_more_spikes_than_half_precision_holds(dtype, decay):
+    attention = SpikformerAttention(128, 1, {}, decay=decay)
+    attention.neuron_q = attention.neuron_k = attention.neuron_v = Spikes()
+    context = []
+    attention.neuron_out.register_forward_pre_hook(lambda _, args: context.append(args[0]))
+    with torch.autocast("cpu", dtype):
+        attention(torch.randn(1, 601, 128))
+        if decay is not None:
+            with Carries(attention).active():
+                attention(torch.randn(1, 601, 128))
+    for found in context:  # 0.125 times 128 spikes of Q with each of 601 frames
+        assert found[0, -1].unique().tolist() == pytest.approx([9616.0])
+
+
 def test_a_stream_needs_the_causal_form_and_heads_divide():
     attention = SpikformerAttention(8, 2, {})
     with Carries(attention).active(), pytest.raises(ValueError, match="causal: true"):

@@ -18,6 +18,19 @@ def test_every_neuron_has_one_calling_convention(name):
         assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NEURONS)
+def test_inputs_in_fp32_make_the_spikes_of_fp32_under_autocast(name, dtype):
+    x = torch.randn(4, 3, 300).mul_(2)
+    per_channel = {"per_channel": True} if name in ("ilif", "lif") else {}
+    neuron = NeuronFactory(name, 4, per_channel)(300).train()
+    wanted = neuron(x)
+    firing = getattr(neuron, "firing", None)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(neuron(x), wanted) and wanted.any()
+    assert getattr(neuron, "firing", None) == firing
+
+
 def test_the_twin_is_relu():
     x = torch.randn(2, 5, 3)
     assert torch.equal(NeuronFactory("relu", 6)(3)(x), x.clamp(min=0))

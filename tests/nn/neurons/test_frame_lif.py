@@ -237,3 +237,13 @@ def test_neurons_begin_at_rest():
     for neuron in (FrameLIF(1, v_reset=0.25), LIF(1, T=1, v_reset=0.25)):
         assert neuron(torch.full((1, 1, 1), 1.5)).tolist() == [[[1.0]]]
     assert FrameLIF(1, v_reset=0.25).initial_state(torch.zeros(2, 3, 4)).unique() == 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_threshold_of_a_channel_is_not_rounded_to_half_precision(dtype):
+    neuron = FrameLIF(1, tau=1.0, per_channel=True)
+    # a threshold a little above the input, which half precision takes for equal to it
+    torch.nn.init.constant_(neuron.t, 1e-4)
+    assert not neuron(torch.ones(1, 1, 1, dtype=dtype)).any()
+    torch.nn.init.constant_(neuron.t, -1e-4)
+    assert neuron(torch.ones(1, 1, 1, dtype=dtype)).all()

@@ -194,3 +194,10 @@ def test_integer_counts_of_several_steps_by_hand():
     x = torch.tensor([5.0, 2.0]).view(2, 1, 1)
     neuron = ILIF(1, T=4, time_steps=2, beta=0.5, v_th=2.0)
     assert (neuron(x) / neuron.worth()).flatten().tolist() == [2, 1]
+
+
+def test_a_rate_in_half_precision_counts_more_spikes_than_it_holds():
+    neuron = LIF(70_000, T=1, tau=1.0)
+    neuron.keeps_rate = True
+    neuron(torch.full((1, 2, 70_000), 2.0, dtype=torch.float16), torch.tensor([[True, False]]))
+    assert neuron.mean_rate == 1 and neuron.mean_rate.dtype == torch.float32
