@@ -85,6 +85,8 @@ class IMLSpikeformerEncoder(BlockEncoder):
         ValueError: for an unknown value, naming the known ones.
     """
 
+    training_steps: Tensor
+
     def __init__(
         self,
         input_size: int,
@@ -187,6 +189,7 @@ class IMLSpikeformerEncoder(BlockEncoder):
         self.warm_start_steps = warm_start_steps if neurons.cls.takes_threshold_options else 0
         if self.warm_start_steps:
             self.register_buffer("training_steps", torch.zeros((), dtype=torch.long))
+            self._known_steps: tuple[Tensor | None, int, int] = None, 0, 0
         self.rate_loss = RateLoss(r_min, r_max, lambda_q, lambda_b)
         if lambda_q or lambda_b:
             if gradient_checkpointing:
@@ -219,13 +222,23 @@ class IMLSpikeformerEncoder(BlockEncoder):
         """Return the weighted firing-rate losses of the last forward pass; of the twin none."""
         return self.rate_loss(named_neurons(self).values())
 
+    def _steps_done(self) -> int:
+        """Return the training steps so far; the buffer is read only where others wrote into it."""
+        steps, version, done = self._known_steps
+        if steps is self.training_steps and version == self.training_steps._version:
+            return done
+        return int(self.training_steps)
+
     def _advance_warm_start(self) -> None:
-        warm = int(self.training_steps) < self.warm_start_steps
+        done = self._steps_done()
+        warm = done < self.warm_start_steps
         neurons: list[Any] = [*named_neurons(self).values()]
         for neuron in neurons:
             neuron.warm = warm
         if self.training:
-            self.training_steps += 1
+            self.training_steps.add_(1)
+            done += 1
+        self._known_steps = self.training_steps, self.training_steps._version, done
 
     def reparameterize(self, fold_qk: bool = True) -> None:
         """Turn the attention into its inference form, in place; outputs stay the same.

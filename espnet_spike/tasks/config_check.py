@@ -83,9 +83,9 @@ TRAINING = frozenset(
     "accum_grad amp_dtype batch_bins batch_size batch_type best_model_criterion"
     " early_stopping_criterion exclude_weight_decay exclude_weight_decay_conf fold_length"
     " grad_clip grad_clip_type init keep_nbest_models log_interval max_epoch num_att_plot"
-    " num_iters_per_epoch num_workers optim optim_conf patience scheduler scheduler_conf sort_batch sort_in_batch use_amp"
-    " use_matplotlib use_tensorboard val_scheduler_criterion valid_batch_bins valid_batch_size"
-    " valid_batch_type".split()
+    " num_iters_per_epoch num_workers optim optim_conf patience scheduler scheduler_conf sort_batch"
+    " sort_in_batch use_amp use_matplotlib use_tensorboard val_scheduler_criterion"
+    " valid_batch_bins valid_batch_size valid_batch_type".split()
 )
 
 

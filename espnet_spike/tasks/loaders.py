@@ -11,10 +11,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.oom_scan import RemembersShapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARED = Path("/dev/shm")
 SHARE = 0.8  # of the free shared memory that batches may take
@@ -156,3 +159,23 @@ class BoundedLoaders(RemembersShapes):
         if num_workers:
             loader.timeout = TIMEOUT
         return loader
+
+
+def check_finite(speech: "Tensor", utt_ids: list[str] | None) -> None:
+    """Stop at a non-finite feature: ESPnet would skip every update and end with status 0.
+
+    Args:
+        speech: ``(B, T, D)`` or ``(B, N)``; on a GPU the look would wait for all work before.
+        utt_ids: names of the B utterances.
+
+    Raises:
+        UserError: names the utterances.
+    """
+    finite = speech.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        rows = (~finite).nonzero().flatten().tolist()
+        names = [utt_ids[row] for row in rows] if utt_ids is not None else [f"row {rows}"]
+        raise UserError(
+            f"features are NaN or infinite in utterance {', '.join(names[:5])}",
+            "fix or remove the audio and extract the features again (stage 3)",
+        )

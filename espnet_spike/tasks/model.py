@@ -17,8 +17,10 @@ from espnet_spike.experiment import best_checkpoint, read_config
 from espnet_spike.nn.augmentation import Augmentation
 from espnet_spike.nn.layers.fatrelu import mean_sparsity, sparsities
 from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
+from espnet_spike.nn.ops import backends
 from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.tasks.late_imports import late_imports
+from espnet_spike.tasks.loaders import check_finite
 from espnet_spike.tasks.output_length import is_too_short
 from espnet_spike.utils.checkpoints import load_tensors
 from espnet_spike.utils.cli import quiet
@@ -153,7 +155,8 @@ class SpikeASRModel(ESPnetASRModel):
         Raises:
             UserError: a feature of some utterance is NaN or infinite; names the utterance.
         """
-        _check_finite(speech, kwargs.get("utt_id"))
+        if not backends.on_gpu(speech):  # there the trainer has looked before the transfer
+            check_finite(speech, kwargs.get("utt_id"))
         encoder: Any = self.encoder
         taught = self.teacher is not None and self.training
         with captured({"encoder": encoder} if taught else {}, _whole_call) as calls:
@@ -202,6 +205,7 @@ class Teacher:
         self.exp = exp
         self.weight = weight
         self.temperature = temperature
+        self.compared = False
         self.model: Any = None  # loaded when training asks, so that decoding does without it
 
     def _loaded(self, device: torch.device) -> Any:
@@ -230,7 +234,10 @@ class Teacher:
         teacher = self._loaded(xs.device)
         with torch.no_grad():
             shown, their_lengths = _frames(teacher.encoder(*inputs[:2]))
-            if shown.shape[:2] != xs.shape[:2] or not torch.equal(their_lengths, olens):
+            # lengths are looked at in the first batch alone: a GPU has to be waited for
+            others = not self.compared and not torch.equal(their_lengths, olens)
+            self.compared = True
+            if shown.shape[:2] != xs.shape[:2] or others:
                 raise UserError(
                     f"distill: {self.exp} makes {plural(shown.shape[1], 'frame')} where the model "
                     f"that learns makes {xs.shape[1]}",
@@ -333,15 +340,3 @@ class AugmentThenMask(AbsSpecAug):
 
 def _recordings(folder: str) -> RecordedNoise:
     return RecordedNoise(Path(folder))
-
-
-def _check_finite(speech: torch.Tensor, utt_ids: list[str] | None) -> None:
-    """Stop at a non-finite feature: ESPnet would skip every update and end with status 0."""
-    finite = torch.isfinite(speech).flatten(1).all(1)
-    if not bool(finite.all()):
-        rows = (~finite).nonzero().flatten().tolist()
-        names = [utt_ids[row] for row in rows] if utt_ids is not None else [f"row {rows}"]
-        raise UserError(
-            f"features are NaN or infinite in utterance {', '.join(names[:5])}",
-            "fix or remove the audio and extract the features again (stage 3)",
-        )

@@ -144,7 +144,7 @@ class SpikeTrainer(Trainer):
         before = _fingerprint(model)
         all_invalid = super().train_one_epoch(
             model=model,
-            iterator=probe,
+            iterator=_Checked(probe) if options.ngpu > 0 else probe,
             optimizers=optimizers,
             schedulers=schedulers,
             scaler=scaler,
@@ -186,7 +186,7 @@ class SpikeTrainer(Trainer):
         """
         super().validate_one_epoch(
             model=model,
-            iterator=iterator,
+            iterator=_Checked(iterator) if options.ngpu > 0 else iterator,
             reporter=reporter,
             options=options,
             distributed_option=distributed_option,
@@ -253,6 +253,24 @@ def _lengthen(scheduler: torch.optim.lr_scheduler.OneCycleLR, length: dict[str, 
         *(plural(length["total_steps"], "update"), before, scheduler.last_epoch, rates[0], old),
         extra={ON_TERMINAL: True},
     )
+
+
+class _Checked:
+    """Hand on the batches of an iterator; look at them before they go to a GPU."""
+
+    def __init__(self, iterator: Iterable[Any]) -> None:
+        self.iterator = iterator
+
+    def __len__(self) -> int:
+        # lists read in parts come without a length: ESPnet expects the TypeError of len
+        iterator: Any = self.iterator
+        return len(iterator)
+
+    def __iter__(self) -> Iterator[Any]:
+        for utt_ids, batch in self.iterator:
+            if "speech" in batch:
+                loaders.check_finite(batch["speech"], utt_ids)
+            yield utt_ids, batch
 
 
 class _Probe:

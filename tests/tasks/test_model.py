@@ -3,17 +3,20 @@ import torch
 from torch import nn
 
 from espnet_spike.errors import UserError
+from espnet_spike.nn.layers import spiking_attention
 from espnet_spike.nn.neurons.base import firing_rates, threshold_spreads
 from espnet_spike.tasks.arguments import parse_espnet
 from espnet_spike.tasks.asr import SpikeASRTask
 from espnet_spike.tasks.config_check import check_training_config
 from tests.helpers.features import TOKENS
+from tests.helpers.synchronising import ESPNET, Watch, the_way_of_a_gpu
 
 ENCODERS = {
     "iml_spikeformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
     "transformer": {"output_size": 16, "attention_heads": 2, "linear_units": 32},
     "speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 3},
     "event_speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 4},
+    "spiking_speech_mamba": {"output_size": 16, "attention_heads": 2, "d_state": 4},
 }
 
 
@@ -268,3 +271,64 @@ def test_a_waveform_is_refused_where_features_are_taken():
     assert "load_model(MODEL).transcribe(wave, fs)" in found.value.hint
     with torch.no_grad():
         model.encode(torch.zeros(1, 60, 80), torch.tensor([60]))
+
+
+# what ESPnet's own code reads outside of the encoder, once a batch or an utterance
+ESPNET_WAITS = {
+    "asr/espnet_model.py:forward": "cuts the text to the longest of the batch",
+    "asr/espnet_model.py:_extract_feats": "cuts the features to the longest of the batch",
+    "asr/espnet_model.py:encode": "compares the encoder's length with the longest",
+    "asr/ctc.py:forward": "puts the texts of the batch behind one another",
+    "asr/ctc.py:loss_fn": "torch's CTC takes its lengths from the CPU",
+    "torch_utils/device_funcs.py:force_gatherable": "makes a tensor of the batch's size",
+}
+STEPS = {
+    "iml_spikeformer": {"warm_start_steps": 1, "learn_decay": True},
+    "iml_spikeformer lif": {"neuron": "lif", "T": 2, "lambda_q": 0.1, "lambda_b": 0.1},
+    "iml_spikeformer ilif": {"neuron": "ilif", "T": 2, "lambda_q": 0.1},
+    "iml_spikeformer checkpointed": {"gradient_checkpointing": True, "imls_stat": "ema"},
+    "speech_mamba": {"bidirectional": True},
+    "event_speech_mamba": {"fat_points": "optimized", "fat_threshold": 0.05, "fat_scale_k": True},
+    "spiking_speech_mamba": {"learn_tau": True},
+    "spiking_speech_mamba causal": {"causal": True, "per_channel": True},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_nothing_of_a_training_step_waits_for_a_gpu(name):
+    """Nor does Python go from frame to frame: there are as many operations for any length."""
+    encoder, _, _ = name.partition(" ")
+    conf = {"conv_channels": 4} | STEPS[name]
+    model, counted = build(encoder, conf, ctc_weight=1.0).train(), []
+    model.normalize = None  # ESPnet's reads the lengths
+    with the_way_of_a_gpu() as launches, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spiking_attention, "FUSED_FROM", 8)
+        model(**batch())  # what is read once in a training has been
+        for frames in ((60, 40), (90, 70)):
+            launches.clear()
+            model.zero_grad()
+            data = batch(frames)
+            with Watch() as watch:
+                model(**data)[0].backward()
+            counted.append(watch.operations | launches)
+            own = [wait for wait in watch.waits if wait[0] != ESPNET]
+            assert launches and not own, own
+            assert {place for _, place, _ in watch.waits} == ESPNET_WAITS.keys()
+    assert counted[0] == counted[1], counted[0] - counted[1] | counted[1] - counted[0]
+
+
+def test_what_waits_is_seen():
+    x, mask = torch.rand(3, 3), torch.eye(3).bool()
+    for call in (
+        *(x.tolist, x.cpu, x.numpy, x.sum().item, mask.nonzero, lambda: x[mask], lambda: x[x > 2]),
+        *(lambda: float(x.sum()), lambda: bool(mask.any()), lambda: torch.equal(x, x)),
+        *(lambda: x.new_tensor(2.0), lambda: torch.tensor([1.0]), lambda: x[: mask.sum()]),
+    ):
+        with Watch() as watch:
+            call()
+        assert watch.waits, call
+    one = torch.zeros(())
+    with Watch() as watch:
+        x[mask] = one
+        torch.where(mask, x, 0).masked_fill(~mask, 1.0)[:, 0].sum()
+    assert not watch.waits

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from espnet2.train import trainer as espnet_trainer
 from espnet2.train.reporter import Average, Reporter
 from torch import nn
 
+from espnet_spike.errors import UserError
 from espnet_spike.tasks import trainer
 from espnet_spike.tasks.trainer import SpikeTrainer
 
@@ -85,7 +87,7 @@ def test_an_epoch_is_a_line_and_the_last_checkpoint_is_set_aside(tmp_path, monke
             model=Model(),
             iterator=[],
             reporter=sub,
-            options=SimpleNamespace(output_dir=tmp_path),
+            options=SimpleNamespace(output_dir=tmp_path, ngpu=0),
             distributed_option=SimpleNamespace(distributed=rank is not None, dist_rank=rank),
         )
         sub.next()
@@ -156,6 +158,20 @@ def test_mixed_precision_is_that_of_device_and_option(dtype, device, computes):
         else:
             assert espnet_trainer.autocast is before["autocast"]
     assert vars(espnet_trainer) == before
+
+
+def test_a_batch_is_looked_at_before_it_goes_to_a_gpu(monkeypatch):
+    speech = torch.ones(2, 3, 4)
+    speech[1, 2] = math.nan
+    batches = [(["a", "b"], {"speech": speech})]
+    monkeypatch.setattr(trainer.Trainer, "validate_one_epoch", lambda iterator, **_: list(iterator))
+    conf = {"model": Model(), "iterator": batches, "reporter": None}
+    distributed = SimpleNamespace(distributed=True, dist_rank=1)
+    for ngpu in (0, 1):
+        options = SimpleNamespace(output_dir="", ngpu=ngpu)
+        with pytest.raises(UserError, match="in utterance b") if ngpu else nullcontext():
+            SpikeTrainer.validate_one_epoch(options=options, distributed_option=distributed, **conf)
+    assert len(trainer._Checked(batches)) == 1
 
 
 def test_the_precision_is_an_option_of_every_training():

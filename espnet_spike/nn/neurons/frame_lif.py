@@ -96,7 +96,9 @@ class FrameLIF(Stateful, LeakyNeuron):
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         rate = None if self.rate is None else self.rate.to(x.dtype)
-        spikes, last, counts = run_frames(x.flatten(2), v.flatten(1), lengths, self.dynamics, rate)
+        # a learnt tau is handed on as a tensor: a GPU has to be waited for before it is read
+        dynamics = self._dynamics(self.fixed_tau)
+        spikes, last, counts = run_frames(x.flatten(2), v.flatten(1), lengths, dynamics, rate)
         return spikes.view(x.shape).to(dtype), last.view(shape), counts
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -112,7 +114,8 @@ class FrameLIF(Stateful, LeakyNeuron):
         if self.carry is not None:
             self.carry["v"] = v
         # there is no spike on padding
-        frames = counts.new_tensor(counts.numel()) if lengths is None else lengths.sum()
+        all_frames = counts.new_full((), counts.numel())
+        frames = all_frames if lengths is None else lengths.sum()
         numel = frames.double() * math.prod(y.shape[2:])
         self.firing = Firing(counts.detach().double().sum(), numel, torch.ones_like(numel))
         mean_rate = counts.sum() / numel.clamp(min=1).to(counts.dtype)

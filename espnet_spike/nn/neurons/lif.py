@@ -169,8 +169,11 @@ class LeakyNeuron(FixedThreshold):
     @property
     def dynamics(self) -> LIFDynamics:
         """How the neuron charges, fires and resets now."""
+        return self._dynamics(self.tau)
+
+    def _dynamics(self, tau: float) -> LIFDynamics:
         return LIFDynamics(
-            self.tau,
+            tau,
             self.v_th,
             self.v_reset,
             self.reset,

@@ -186,9 +186,9 @@ def run_frames(
     if fused is not None:
         return _FusedFrames.apply(x, v, lengths, dynamics, fused, rate)
     kernels = backends.compiled(x, "lif")
+    if rate is not None and (kernels is not None or torch.jit.is_tracing()):
+        dynamics = replace(dynamics, tau=1 / float(rate.detach()))
     if kernels is not None:
-        if rate is not None:
-            dynamics = replace(dynamics, tau=1 / float(rate.detach()))
         return _Frames.apply(x, v, lengths, dynamics, kernels, rate)
     if torch.jit.is_tracing():
         conf = (*map(float, (dynamics.tau, dynamics.v_th, dynamics.v_reset)), dynamics.soft)

@@ -74,8 +74,9 @@ def selective_scan(
         y ``(B, D, L)`` in the dtype of ``u``, or ``(y, last_state)`` with ``(B, D, N)``.
 
     Raises:
-        UserError: the package the backend needs is not installed.
-        ValueError: an unknown backend, or one that cannot do what is asked.
+        UserError: the package the backend needs is not installed, or a backend that was chosen by
+            its name cannot run here, or do what is asked.
+        ValueError: an unknown backend.
     """
     backend = _choose_backend(backend, u, A, initial_state is None)
     dtype = u.dtype
@@ -196,7 +197,7 @@ def _choose_backend(backend: str, u: Tensor, A: Tensor, from_zero: bool) -> str:
         backend = "numba"
     if backend == "numba":
         if u.device.type != "cpu":
-            raise ValueError(f"scan backend: numba runs on a CPU, not on {u.device.type}")
+            raise _elsewhere(f"numba runs on a CPU, not on {u.device.type}")
         if not backends.available():
             raise UserError(
                 "the selective scan on a CPU needs the package numba, which is not installed",
@@ -205,16 +206,24 @@ def _choose_backend(backend: str, u: Tensor, A: Tensor, from_zero: bool) -> str:
     if backend == "triton":
         kernels = backends.fused(u, "selective_scan") if u.numel() else None
         if u.numel() and kernels is None:
-            raise ValueError(
-                f"scan backend: triton runs on a CUDA GPU in half or single precision, not on "
-                f"{u.device.type} in {u.dtype}"
+            where = f"{u.device.type} in {u.dtype}"
+            raise _elsewhere(
+                f"triton runs on a CUDA GPU in half or single precision, not on {where}"
             )
         if kernels and A.shape[1] > kernels.MOST_STATES:
             most = kernels.MOST_STATES
-            raise ValueError(f"scan backend: triton takes {most} states, not {A.shape[1]}")
+            raise _elsewhere(f"triton takes {most} states, not {A.shape[1]}")
     if backend == "mamba" and not from_zero:
-        raise ValueError("scan backend: mamba takes no initial state")
+        raise _elsewhere("mamba takes no initial state, which streams and decoders have")
     return backend
+
+
+def _elsewhere(why: str) -> UserError:
+    return UserError(
+        f"scan_backend: {why}",
+        "write scan_backend: auto, for a trained model into the encoder_conf (or decoder_conf) of "
+        "its config.yaml: parameters are the same, results are up to rounding",
+    )
 
 
 def _numba_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001

@@ -148,7 +148,7 @@ def test_backends_that_cannot(monkeypatch):
     arguments = [x[n] for n in "u delta A B C".split()]
     with pytest.raises(ValueError, match="did you mean 'numba'"):
         selective_scan(*arguments, backend="numab")
-    with pytest.raises(ValueError, match="takes no initial state"):
+    with pytest.raises(UserError, match="takes no initial state"):
         selective_scan(*arguments, initial_state=torch.zeros(1, 2, 2), backend="mamba")
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
     with pytest.raises(UserError, match="mamba-ssm"):
@@ -157,8 +157,11 @@ def test_backends_that_cannot(monkeypatch):
     with pytest.raises(UserError, match="scan_backend: torch"):
         selective_scan(*arguments)
     meta = [a.to("meta") for a in arguments]
-    with pytest.raises(ValueError, match="runs on a CPU"):
+    with pytest.raises(UserError, match="runs on a CPU"):
         selective_scan(*meta, backend="numba")
+    with pytest.raises(UserError, match=r"triton runs on a CUDA GPU[^\n]*, not on cpu") as caught:
+        selective_scan(*arguments, backend="triton")
+    assert "scan_backend: auto, for a trained model into the encoder_conf" in caught.value.hint
 
 
 @pytest.mark.parametrize("lengths", [None, [10, 6]])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from espnet_spike.errors import UserError
 from espnet_spike.nn.ops.selective_scan import selective_scan
 from espnet_spike.nn.ops.triton import selective_scan as kernels
 from tests.helpers.interpreter import compare, grid, interpreted, kernels_on, on_each_device
@@ -122,5 +123,5 @@ def test_memory_is_at_most_a_64th_of_all_states(length):
 
 def test_a_cpu_is_refused():
     x = inputs_of(1, 2, 2, 3, (3,))
-    with pytest.raises(ValueError, match="triton runs on a CUDA GPU in half or single precision"):
+    with pytest.raises(UserError, match="triton runs on a CUDA GPU in half or single precision"):
         scan("triton")(**x)
