@@ -6,8 +6,8 @@ set -euo pipefail
 here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 expdir=exp/ablation
 
-# shellcheck source=egs/fsdd/local/row_options.sh
-source "$here/local/row_options.sh"
+# shellcheck source=local/rows.sh
+source "$here/../../local/rows.sh"
 row_options \
   "imls relu no_decay one_decay fixed_ln fixed_bn imls_t1 asym ssa ternary lif warm transformer" "$@"
 for row in $rows; do

@@ -6,8 +6,8 @@
 set -euo pipefail
 here=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 
-# shellcheck source=egs/fsdd/local/row_options.sh
-source "$here/local/row_options.sh"
+# shellcheck source=local/rows.sh
+source "$here/../../local/rows.sh"
 row_options "dense naive relu e optimized spiking" "$@"
 
 row() { # row NAME: options of run.sh; any of the commands can be given by hand

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 STAGES = (
     "data perturb fbank filter token lm stats train sparsify decode score count simulate report "
@@ -474,6 +475,30 @@ def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
     assert result.returncode == 0
     assert result.stdout == 4 * run_sh("--list_stages").stdout
     assert "no row 'rely'" in run_sh("--rows", "rely", "--list_stages", script=script).stderr
+
+
+@pytest.mark.parametrize(("recipe", "ending"), [("fsdd", ""), ("an4", "_cepstra")])
+def test_augmented_rows_are_trained_alike(run_sh, root, recipe, ending):
+    script = root / "egs" / recipe / "augmented.sh"
+    result = run_sh("--seeds", "1", "--rows", "twin e", "--list_stages", script=script)
+    assert result.returncode == 0 and result.stdout == 2 * run_sh("--list_stages").stdout
+    refused = run_sh("--rows", "iml rely", "--list_stages", script=script)
+    assert "no row 'rely'" in refused.stderr and not refused.stdout  # before the first row
+
+    def but_for_the_encoder(path):
+        conf = yaml.safe_load(path.read_text())
+        options = conf.pop("encoder_conf")
+        assert f"train_{conf.pop('encoder')}_augmented" in path.name
+        conf["spike_meta"].pop("sparsify", None)
+        rates = options["dropout_rate"], options["positional_dropout_rate"]
+        return conf, rates, bool(options.get("interctc_layer_idx"))
+
+    first, *others = map(
+        but_for_the_encoder,
+        (root / "egs" / recipe / "conf").glob(f"train_*_augmented{ending}.yaml"),
+    )
+    assert len(others) == 5  # the twin is a row of IML-Spikeformer's file
+    assert all(other == first for other in others)
 
 
 def test_stage_count_compares_with_the_twin_and_counts_the_forms_that_are_asked_for(
