@@ -48,6 +48,7 @@ PARTS = {  # in the order of the network, with the names that tables have
     "qkv": "attention, Q K V",
     "attention": "attention, map",
     "attention output": "attention, output",
+    "convolution module": "convolution module",
     "feed-forward": "feed-forward",
     "residual": "residual",
     "front end": "front end",

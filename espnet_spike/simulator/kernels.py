@@ -187,7 +187,7 @@ def _conv_spike_blocked(w, spikes, *rest) -> None:
     _conv_events_blocked(w, spikes, 1, *rest)
 
 
-@model("depthwise_dense", "depthwise_dense_unrolled")
+@model("depthwise_dense", "depthwise_dense_unrolled", "depthwise_dense_blocked")
 def _depthwise(w, x, bias, y, taps, channels) -> None:
     y[:] = wrap(bias + (_wide(w) * _wide(x)).sum(0))
 
@@ -208,6 +208,20 @@ def _depthwise_spike(w, spikes, starts, bias, y, taps, channels) -> None:
         part = spikes[starts[t] : starts[t + 1]]
         np.add.at(out, part, w[t, part])
     y[:] = wrap(out)
+
+
+@model("depthwise_spike_scaled")
+def _depthwise_spike_scaled(w, spikes, starts, unit, bias, y, taps, channels) -> None:
+    out = _wide(bias)
+    for t in range(taps):
+        part = spikes[starts[t] : starts[t + 1]]
+        np.add.at(out, part, _wide(w[t, part]) * int(unit[t]))
+    y[:] = wrap(out)
+
+
+@model("scale_events")
+def _scale_events(events, count, unit) -> None:
+    events["value"][:count] = (_wide(events["value"][:count]) * unit).astype(np.int16)
 
 
 @model("relu")

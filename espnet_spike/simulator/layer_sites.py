@@ -1,5 +1,7 @@
 """Convolutions, neurons, gates and the scan as kernel calls; see ``operations``."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from espnet_spike.errors import UserError
@@ -18,7 +20,7 @@ from espnet_spike.simulator.kernels import (
     to_events,
 )
 from espnet_spike.simulator.machine import Call
-from espnet_spike.simulator.operations import Array, Form, Sample, Site
+from espnet_spike.simulator.operations import Array, Events, Form, Sample, Site
 
 FADING = ops.frozen(fading_table())
 
@@ -162,8 +164,19 @@ def _turns(spikes: Array, width: int, stride: int, positions: int) -> Array:
     return -(-(before[:, :, first + width] - before[:, :, first]) // SPIKES_A_TURN).sum((1, 2))
 
 
-def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Site]:
-    """Return the sites of a causal depthwise convolution.
+def depthwise(
+    name: str,
+    layer: int,
+    w: Array,
+    bias: Array,
+    x: Array,
+    events: Events | None = None,
+    over: Callable[[Array], Array] = np.asarray,
+) -> list[Site]:
+    """Return the sites of a depthwise convolution over time.
+
+    Frames of spikes may have different units: an event's value is multiplied by that of its frame
+    once, when it is made, and kept for all taps; spikes in slots bring it with each addition.
 
     Args:
         name: of the module.
@@ -171,6 +184,8 @@ def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Si
         w: ``(taps, channels)``, the oldest first.
         bias: ``(channels,)``.
         x: windows ``(frames, taps, channels)``.
+        events: the input, of each frame once; None if it is dense.
+        over: values ``(frames, C)`` -> their windows ``(frames, taps, C)``.
     """
     taps, channels = w.shape
     wq, sw = ops.quantise_weight(w)
@@ -178,12 +193,15 @@ def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Si
     xq, sx = ops.quantise(x, limit, ops.with_bias(x, bias, sw, limit))
     w8, start = ops.frozen(wq), ops.frozen(np.round(bias / (sw * sx)).astype(np.int32))
 
+    def reference(n: int) -> Array:
+        return (w * x[n]).sum(0) + bias
+
     def form(loop: str) -> Form:
-        kernel = "depthwise_dense_unrolled" if loop else "depthwise_dense"
+        kernel = f"depthwise_dense{loop}"
 
         def make(n: int) -> Sample:
             args = (w8, xq[n].copy(), start, np.zeros(channels, np.int32), taps, channels)
-            return Sample(Call(kernel, args), -1, sw * sx, (w * x[n]).sum(0) + bias)
+            return Sample(Call(kernel, args), -1, sw * sx, reference(n))
 
         return Form(kernel, (taps, channels), ops.no_events(len(x)), make)
 
@@ -192,7 +210,64 @@ def depthwise(name: str, layer: int, w: Array, bias: Array, x: Array) -> list[Si
     forms = ops.by_loops(form, *ops.KINDS)
     site = Site(name, "conv1d", layer, forms)
     requantized = ops.requantize(f"{name}.requantize", "conv1d", layer, sums)
-    return [site, ops.stand_for_all(requantized, len(x))]
+    sites = [site, ops.stand_for_all(requantized, len(x))]
+    if events is None:
+        return sites
+    folded, se = ops.quantise_weight(w * events.channel)
+    by_channel = ops.frozen(folded)
+    units = over(events.frame[:, None])[:, :, 0]
+    counts = over(events.counts).astype(np.int64)
+    same = bool(np.all(events.frame == events.frame[0]))
+    largest = float((events.counts * events.frame[:, None]).max(initial=0)) or 1.0
+    room = ops.headroom(folded, (0,)) / 2
+    unit = events.frame[0] if same else largest / min(room, ops.INT16)
+    # what an event of each tap's frame is multiplied by
+    of_frame = np.ones(units.shape) if same else np.round(units / unit)
+    of_frame = of_frame.clip(0, ops.INT16).astype(np.int64)
+    level = np.round(bias / (se * unit)).clip(-(2**29), 2**29).astype(np.int32)
+    begin = ops.frozen(level)
+
+    def lists(n: int, values: Array) -> tuple[Array, Array]:
+        found = [to_events(row) for row in values]
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in found])])
+        return np.concatenate(found), starts.astype(np.uint32)
+
+    def event(n: int) -> Sample:
+        made, starts = lists(n, (counts[n] * of_frame[n][:, None]).astype(np.int16))
+        args = (by_channel, made, starts, begin, np.zeros(channels, np.int32), taps, channels)
+        return Sample(Call("depthwise_event", args), -1, se * unit, reference(n))
+
+    def spike(n: int) -> Sample:
+        made, starts = lists(n, counts[n].astype(np.int16))
+        index = np.repeat(made["index"], made["value"])
+        times = np.concatenate([[0], np.cumsum(made["value"].astype(np.int64))])
+        starts, y = times[starts].astype(np.uint32), np.zeros(channels, np.int32)
+        args = (by_channel, index, starts, begin, y, taps, channels)
+        if not same:
+            args = (by_channel, index, starts, of_frame[n].astype(np.int16), *args[3:])
+        return Sample(Call(spikes_kernel, args), -1, se * unit, reference(n))
+
+    spikes_kernel = "depthwise_spike" if same else "depthwise_spike_scaled"
+    number, shape = np.count_nonzero(counts, (1, 2))[:, None], (taps, channels)
+    slots = counts.sum((1, 2))[:, None]
+    as_events = Form("depthwise_event", shape, number, event)
+    as_spikes = Form(spikes_kernel, shape, slots, spike)
+    forms |= ops.of_kinds(event=as_events, spike=as_spikes if events.spiking else as_events)
+    if events.spiking and not same:
+        sites.append(_scale(f"{name}.unit", layer, events, unit).only("event"))
+    return sites
+
+
+def _scale(name: str, layer: int, events: Events, unit: float) -> Site:
+    """Return the site that multiplies the events of a frame by the frame's unit."""
+    of_frame = np.round(events.frame / unit).clip(0, ops.INT16).astype(np.int64)
+
+    def make(n: int) -> Sample:
+        found = to_events(events.counts[n])
+        return Sample(Call("scale_events", (found, len(found), int(of_frame[n]))))
+
+    form = Form("scale_events", (), events.number(), make)
+    return Site(name, "conv1d", layer, ops.everywhere(form))
 
 
 def imls(

@@ -45,14 +45,9 @@ def _check(tape: Tape) -> None:
                 raise unsupported(f"{name}: imls_stat {response.statistic}")
         elif isinstance(module, Activation) and not isinstance(module, ReLU):
             raise unsupported(f"{name}: {type(module).__name__}")
-    for name, module in tape.modules.items():
-        if isinstance(module, NormedNeuron):
-            raise unsupported(f"{name}: {type(module).__name__}")
     for block in tape.encoder.encoders:
         if type(block.attn).__name__ != "SpikingAttention" or block.attn.folded is not None:
             raise unsupported("qk_mode: other than bilinear, or an inference form,")
-        if block.conv is not None:
-            raise unsupported("conv_module")
         if block.attn.decay.causal:
             raise unsupported("causal")
 
@@ -73,8 +68,34 @@ def _counts(neuron: Neuron, x: Array, y: Array) -> tuple[Array, Array]:
     return counts, neuron.frame_level(inputs)[0].double().numpy()
 
 
+def _affine(tape: Tape, norm: str) -> tuple[Array, Array]:
+    """Return what a batch norm does in evaluation: scale and offset, each ``(C,)``."""
+    scale, offset = (x.detach().double().numpy() for x in tape.modules[norm].affine())
+    return scale, offset
+
+
+def _before(tape: Tape, neuron: str) -> tuple[Array, Array] | None:
+    """Return scale and offset of the norm that a neuron has; None where it has none."""
+    normed = isinstance(tape.modules[neuron], NormedNeuron)
+    return _affine(tape, f"{neuron}.norm") if normed else None
+
+
+def _folded(tape: Tape, name: str, affine: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    """Return weights ``(outputs, ...)`` and bias of a layer, with the batch norm behind it."""
+    weight, bias = tape.parameter(f"{name}.weight"), tape.bias(name)
+    bias = np.zeros(len(weight)) if bias is None else bias
+    if affine is None:
+        return weight, bias
+    scale, offset = affine
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias * scale + offset
+
+
 def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events, Array]:
-    """Return the site of a neuron, its output as events, and its output as real values."""
+    """Return the site of a neuron, its output as events, and its output as real values.
+
+    A batch norm before it is none of it: the layer before holds it, see ``_folded``.
+    """
+    name = f"{name}.neuron" if isinstance(tape.modules[name], NormedNeuron) else name
     module, x, y = tape.modules[name], tape.input(name), tape.output(name)
     flat = x.reshape(len(x), -1)
     if isinstance(module, ReLU):
@@ -91,9 +112,19 @@ def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events,
     return site, Events(counts, frame, unit), y
 
 
-def _linear(tape: Tape, name: str, part: str, layer: int, x: Array, events: Events) -> list[Site]:
-    weight, bias = tape.parameter(f"{name}.weight"), tape.bias(name)
-    return ops.linear(name, part, layer, weight, bias, x.reshape(len(x), -1), events)
+def _linear(
+    tape: Tape,
+    name: str,
+    part: str,
+    layer: int,
+    x: Array,
+    events: Events,
+    affine: tuple[Array, Array] | None = None,
+) -> list[Site]:
+    """Return the sites of a linear layer with the batch norm behind it, if there is one."""
+    weight, bias = _folded(tape, name, affine)
+    given = bias if affine is not None or tape.bias(name) is not None else None
+    return ops.linear(name, part, layer, weight, given, x.reshape(len(x), -1), events)
 
 
 def _front_end(tape: Tape) -> list[Site]:
@@ -107,7 +138,7 @@ def _front_end(tape: Tape) -> list[Site]:
         if counts is not None:
             lengths = np.cumsum([len(x) for x in maps])[:-1]
             spikes = windows(np.split(counts, lengths), kernel, stride, 0, 0).astype(np.int16)
-        weight, bias = tape.parameter(f"{name}.weight"), tape.parameter(f"{name}.bias")
+        weight, bias = _folded(tape, name, _before(tape, f"embed.neurons.{index}"))
         sites += layers.conv(name, "front end", weight, bias, x, stride, index > 0, spikes)
         site, events, y = _neuron(tape, f"embed.neurons.{index}", "neuron", 0)
         counts = events.counts.reshape(y.shape) if events.spiking else None
@@ -116,43 +147,85 @@ def _front_end(tape: Tape) -> list[Site]:
 
 
 def _block(tape: Tape, name: str, layer: int, block: Any) -> list[Site]:
-    attn, ffn, keys = f"{name}.attn", f"{name}.ffn", tape.keys()
-    heads = block.attn.heads
+    sites = _attention(tape, name, layer, block.attn)
+    if block.conv is not None:
+        sites += _conv_module(tape, name, layer)
+    ffn = f"{name}.ffn"
+    sites.append(_norm(tape, f"{name}.norm_ffn", layer))
+    site, events, x = _neuron(tape, f"{ffn}.neuron_in", "neuron", layer)
+    affine = _before(tape, f"{ffn}.neuron_hidden")
+    sites += [site, *_linear(tape, f"{ffn}.linear_in", "feed-forward", layer, x, events, affine)]
+    site, events, x = _neuron(tape, f"{ffn}.neuron_hidden", "neuron", layer)
+    sites += [site, *_linear(tape, f"{ffn}.linear_out", "feed-forward", layer, x, events)]
+    sites.append(ops.add(f"{ffn}.residual", "residual", layer, tape.output(f"{ffn}.linear_out")))
+    return sites
+
+
+def _attention(tape: Tape, name: str, layer: int, module: Any) -> list[Site]:
+    attn, keys, heads = f"{name}.attn", tape.keys(), module.heads
     sites = [_norm(tape, f"{name}.norm_attn", layer)]
     site, events, x = _neuron(tape, f"{attn}.neuron_in", "neuron", layer)
     sites.append(site)
     for part in "qkv":
-        sites += _linear(tape, f"{attn}.linear_{part}", "qkv", layer, x, events)
-    q = tape.output(f"{attn}.linear_q") * block.attn.scale
+        affine = _before(tape, f"{attn}.neuron_v") if part == "v" else None
+        sites += _linear(tape, f"{attn}.linear_{part}", "qkv", layer, x, events, affine)
+    q = tape.output(f"{attn}.linear_q") * module.scale
     k = tape.output(f"{attn}.linear_k")
-    if isinstance(block.attn.norm_v, LayerNorm):
+    if isinstance(module.norm_v, LayerNorm):
         sites.append(_norm(tape, f"{attn}.norm_v", layer))
     site, values, v = _neuron(tape, f"{attn}.neuron_v", "neuron", layer)
     sites.append(site)
     scores, _ = attention.scores(attn, layer, q, k, heads, keys)
-    gamma = np.exp(block.attn.decay.log_gamma.detach().double().numpy())
-    p = attention.Probabilities(q, k, heads, keys, gamma, block.attn.decay.norm)
-    counts = values.counts
-    context = attention.context(attn, layer, p, v, counts, heads, keys)
+    gamma = np.exp(module.decay.log_gamma.detach().double().numpy())
+    p = attention.Probabilities(q, k, heads, keys, gamma, module.decay.norm)
+    context = attention.context(attn, layer, p, v, values.counts, heads, keys)
     out = tape.input(f"{attn}.norm_out")
     sites += [scores, attention.decay(attn, layer, p), context]
     sites.append(ops.requantize(f"{attn}.context.requantize", "attention", layer, _sums(out)))
-    if values.spiking:  # the units of V's channels, once a frame
-        form = ops.affine(values.channel, np.zeros(len(values.channel)), out)
-        sites.append(
-            Site(f"{attn}.context.unit", "attention", layer, ops.of_kinds(event=form, spike=form))
-        )
-    if isinstance(block.attn.norm_out, LayerNorm):
+    sites += _units(tape, attn, layer, values, out)
+    if isinstance(module.norm_out, LayerNorm):
         sites.append(_norm(tape, f"{attn}.norm_out", layer))
     site, events, x = _neuron(tape, f"{attn}.neuron_out", "neuron", layer)
     sites += [site, *_linear(tape, f"{attn}.linear_out", "attention output", layer, x, events)]
     sites.append(ops.add(f"{attn}.residual", "residual", layer, tape.output(f"{attn}.linear_out")))
-    sites.append(_norm(tape, f"{name}.norm_ffn", layer))
-    for neuron, linear in ("neuron_in", "linear_in"), ("neuron_hidden", "linear_out"):
-        site, events, x = _neuron(tape, f"{ffn}.{neuron}", "neuron", layer)
-        sites += [site, *_linear(tape, f"{ffn}.{linear}", "feed-forward", layer, x, events)]
-    sites.append(ops.add(f"{ffn}.residual", "residual", layer, tape.output(f"{ffn}.linear_out")))
     return sites
+
+
+def _units(tape: Tape, attn: str, layer: int, values: Events, out: Array) -> list[Site]:
+    """Return the site of the units of V's channels, once a frame, and of the norm behind them."""
+    given = _before(tape, f"{attn}.neuron_out")
+    scale, offset = given if given is not None else (np.ones(out.shape[1]), np.zeros(out.shape[1]))
+    forms = {}
+    if given is not None:
+        forms |= ops.of_kinds(dense=(dense := ops.affine(scale, offset, out)), event=dense)
+    if values.spiking:
+        form = ops.affine(values.channel * scale, offset, out / values.channel)
+        forms |= ops.of_kinds(event=form, spike=form)
+    return [Site(f"{attn}.context.unit", "attention", layer, forms)] if forms else []
+
+
+def _conv_module(tape: Tape, name: str, layer: int) -> list[Site]:
+    """Return the sites of the convolution module: pointwise, depthwise, pointwise."""
+    conv, part = f"{name}.conv", "convolution module"
+    sites = [_norm(tape, f"{name}.norm_conv", layer)]
+    site, events, x = _neuron(tape, f"{conv}.neuron_in", "neuron", layer)
+    affine = _before(tape, f"{conv}.neuron_depthwise")
+    sites += [site, *_linear(tape, f"{conv}.pointwise_in", part, layer, x, events, affine)]
+    site, events, x = _neuron(tape, f"{conv}.neuron_depthwise", "neuron", layer)
+    weight, bias = _folded(tape, f"{conv}.depthwise", _affine(tape, f"{conv}.norm"))
+    sites.append(site)
+    weight = weight[:, 0].T
+    taps, ends = len(weight), np.cumsum(tape.lengths)[:-1]
+
+    def over(values: Array) -> Array:
+        maps = [part[:, None] for part in np.split(values, ends)]
+        return windows(maps, taps, 1, taps // 2, 0)[:, :, 0]
+
+    sites += layers.depthwise(f"{conv}.depthwise", layer, weight, bias, over(x), events, over)
+    site, events, x = _neuron(tape, f"{conv}.neuron_out", "neuron", layer)
+    sites += [site, *_linear(tape, f"{conv}.pointwise_out", part, layer, x, events)]
+    y = tape.output(f"{conv}.pointwise_out")
+    return [*sites, ops.add(f"{conv}.residual", "residual", layer, y)]
 
 
 def _sums(x: Array) -> Array:

@@ -256,17 +256,21 @@ def linear(
     folded, se = quantise_weight(w * events.channel)
     by_input, packed = frozen(folded.T), frozen(pack(folded))
     spiking = events.spiking
-    zero = frozen(np.zeros(outputs, np.int32))
+    # sums of spikes get the unit of their frame first, and the bias by a sum of its own after that
+    inside = np.zeros(outputs) if spiking else wide
+    first = inside / (se * events.frame[0])
+    begin = frozen(np.round(first).clip(-(2**29), 2**29).astype(np.int32))
 
     def reference(n: int) -> tuple[float, Array]:
-        return se * events.frame[n], w @ (events.channel * events.counts[n]) * events.frame[n]
+        want = w @ (events.channel * events.counts[n]) * events.frame[n]
+        return se * events.frame[n], want + inside
 
     def event(loop: str) -> Form:
         def make(n: int) -> Sample:
             found, y = to_events(events.counts[n]), np.zeros(outputs, np.int32)
-            args = (by_input, found, zero, y, len(found), outputs)
+            args = (by_input, found, begin, y, len(found), outputs)
             if loop == "_blocked":
-                args = (packed, found, zero, y, len(found), inputs, outputs)
+                args = (packed, found, begin, y, len(found), inputs, outputs)
             return Sample(Call(f"linear_event{loop}", args), -1, *reference(n))
 
         return Form(f"linear_event{loop}", (outputs,), events.number(), make)
@@ -277,9 +281,9 @@ def linear(
         def make(n: int) -> Sample:
             index = np.repeat(np.arange(inputs), events.counts[n]).astype(np.uint16)
             y = np.zeros(outputs, np.int32)
-            args = (by_input, rows, index, zero, y, len(index), outputs)
+            args = (by_input, rows, index, begin, y, len(index), outputs)
             if loop == "_blocked":
-                args = (packed, index, zero, y, len(index), inputs, outputs)
+                args = (packed, index, begin, y, len(index), inputs, outputs)
             return Sample(Call(f"linear_spike{loop}", args), -1, *reference(n))
 
         return Form(f"linear_spike{loop}", (outputs,), events.spikes(), make)

@@ -36,7 +36,7 @@ LIMITS = {
     **dict.fromkeys(("affine", "softmax", "decay"), PRODUCT),
     # bits are cut off, not rounded
     **dict.fromkeys(("scan", "gate", "layernorm", "rmsnorm"), TRUNCATED),
-    **dict.fromkeys(("requantize", "lookup", "add", "scores", "context", "relu"), ROUNDED),
+    **dict.fromkeys(("requantize", "lookup", "add", "scores", "context", "relu", "scale"), ROUNDED),
     **dict.fromkeys(("outer", "read"), 0.0),  # integers
     # an input at the threshold may fall on its other side, which changes a whole spike or value
     **dict.fromkeys(("imls", "lif", "fatrelu"), DECIDED),

@@ -9,6 +9,7 @@ from espnet_spike.encoders.speech_mamba import (
     SpeechMambaEncoder,
     SpikingSpeechMambaEncoder,
 )
+from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.simulator.kernels import expected
 from espnet_spike.simulator.record import record_encoder
 
@@ -21,6 +22,21 @@ IML = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks"
 IML |= {"conv_channels": 4}
 
 
+NORMED = {"neuron_norm": True, "conv_module": True, "conv_module_kernel": 5}
+
+
+def with_statistics(encoder):
+    """Give the batch norms of an encoder running statistics and factors that are not those of new
+    ones."""
+    for module in encoder.modules():
+        if isinstance(module, MaskedBatchNorm):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return encoder
+
+
 TWO_SIDED = [f"F{number}" for number in range(1, 8)]
 
 
@@ -28,6 +44,13 @@ ENCODERS = {
     "iml": lambda: IMLSpikeformerEncoder(20, **IML),
     "iml_options": lambda: IMLSpikeformerEncoder(
         20, T=1, qkv_bias=True, inner_norm=True, imls_stat="ema", hdm=False, decay_norm=False, **IML
+    ),
+    "iml_normed": lambda: with_statistics(IMLSpikeformerEncoder(20, **IML | NORMED)),
+    "iml_normed_fixed": lambda: with_statistics(
+        IMLSpikeformerEncoder(20, imls_stat="ema", **IML | NORMED)
+    ),
+    "twin_normed": lambda: with_statistics(
+        IMLSpikeformerEncoder(20, neuron="relu", **IML | NORMED)
     ),
     "ilif": lambda: IMLSpikeformerEncoder(20, neuron="ilif", **IML),
     "twin": lambda: IMLSpikeformerEncoder(20, neuron="relu", **IML),

@@ -96,6 +96,9 @@ def depthwise(kernel, rng, count, taps=4, channels=13):
     events = np.concatenate([to_events(row) for row in x])
     if "spike" in kernel:
         events = events["index"].copy()
+    if kernel == "depthwise_spike_scaled":
+        unit = rng.integers(0, 999, taps).astype(np.int16)
+        return Call(kernel, (w, events, starts, unit, bias, y, taps, channels))
     return Call(kernel, (w, events, starts, bias, y, taps, channels))
 
 
@@ -139,6 +142,9 @@ def elementwise(kernel, rng, n=40):
         g = to_events(sparse(rng, n, 25, low=0))
         room = np.zeros(n, EVENT), np.zeros(1, np.uint32)
         return Call(kernel, (x, g, *room, len(g), 9, 100))
+    if kernel == "scale_events":
+        found = to_events(sparse(rng, n, 25, low=0, high=7))
+        return Call(kernel, (found, len(found), 321))
     if kernel == "gate_spike":
         a, b = (np.sort(rng.permutation(n)[:20]).astype(np.uint16) for _ in range(2))
         return Call(kernel, (a, b, np.zeros(n, np.uint16), np.zeros(1, np.uint32), 20, 20))

@@ -101,7 +101,7 @@ def test_event_driven_and_dense_agree_at_every_sparsity(machine, share):
         assert all(np.array_equal(y, outputs[0]) for y in outputs)
     for make, names in (
         (conv, CONVS),
-        (depthwise, ("depthwise_dense", "depthwise_dense_unrolled", "depthwise_event")),
+        (depthwise, (*(f"depthwise_dense{loop}" for loop in LOOPS), "depthwise_event")),
     ):
         calls = [make(k, np.random.default_rng(5), int(share * 52)) for k in names]
         outputs = [result.arrays[-1] for result in run(machine(), calls)]
@@ -169,6 +169,17 @@ def test_blocked_kernels_load_an_activation_once_for_sixteen_outputs(machine):
         each = 256 * 256 * (1 / 4 + once / 16)
         assert counters.loads == pytest.approx(each, rel=0.05)
         assert counters.stores < 3 * 256
+
+
+def test_eight_channels_share_the_addresses_of_a_depthwise_convolution(machine):
+    calls = [
+        depthwise(f"depthwise_dense{loop}", np.random.default_rng(0), 100, taps=15, channels=96)
+        for loop in LOOPS
+    ]
+    plain, unrolled, blocked = (
+        result.counters.cycles / (15 * 96) for result in run(machine(), calls)
+    )
+    assert blocked < 9.5 < unrolled < plain
 
 
 def test_neurons_cost_memory_and_thresholds_do_not(machine):

@@ -49,6 +49,31 @@ def test_a_depthwise_convolution():
     assert close(product, 0.02) == 9 * 5
 
 
+@pytest.mark.parametrize("level", [0.2, None], ids=["one unit", "a unit for each frame"])
+def test_a_depthwise_convolution_of_spikes(level):
+    taps, channels, frames = 3, 6, 7
+    w, bias = RNG.normal(size=(taps, channels)), RNG.normal(size=channels)
+    counts = RNG.integers(0, 4, (frames, channels)).astype(np.int16)
+    frame = np.full(frames, level) if level else RNG.uniform(0.1, 0.9, frames)
+    events = ops.Events(counts, frame, RNG.uniform(0.5, 2, channels))
+
+    def over(values):
+        return np.stack([np.pad(values, ((1, 1), (0, 0)))[n : n + taps] for n in range(frames)])
+
+    x = over(counts * frame[:, None] * events.channel)
+    sites = layers.depthwise("d", 1, w, bias, x, events, over)
+    assert close(sites[0], 0.02) == 9 * frames
+    forms = sites[0].forms
+    for n in range(frames):
+        assert forms["event"].make(n).reference == pytest.approx((w * x[n]).sum(0) + bias)
+    reads = [np.count_nonzero(over(counts)[n]) for n in range(frames)]
+    assert forms["event"].events[:, 0].tolist() == reads
+    assert forms["spike"].events[:, 0].tolist() == over(counts).sum((1, 2)).tolist()
+    # slots without a unit of their own are added only
+    assert forms["spike"].kernel == ("depthwise_spike" if level else "depthwise_spike_scaled")
+    assert len(sites) == (2 if level else 3)
+
+
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 @pytest.mark.parametrize("decay_input", [True, False])
 def test_a_lif_neuron(reset, decay_input):

@@ -309,6 +309,33 @@ void depthwise_dense_unrolled(const struct depthwise *a) {
   }
 }
 
+enum { CHANNELS = 8 };
+
+/* eight channels at once: their sums stay in registers over all taps, and addresses are shared */
+void depthwise_dense_blocked(const struct depthwise *a) {
+  const uint32_t taps = a->taps, channels = a->channels;
+  uint32_t c = 0;
+  for (; c + CHANNELS <= channels; c += CHANNELS) {
+    const int8_t *w = a->w + c;
+    const int16_t *x = a->x + c;
+    int32_t sums[CHANNELS];
+    UNROLL for (int k = 0; k < CHANNELS; k++) sums[k] = a->bias[c + k];
+    for (uint32_t t = 0; t < taps; t++, w += channels, x += channels)
+      UNROLL for (int k = 0; k < CHANNELS; k++) {
+        ONE_BY_ONE;
+        sums[k] += w[k] * x[k];
+      }
+    UNROLL for (int k = 0; k < CHANNELS; k++) a->y[c + k] = sums[k];
+  }
+  for (; c < channels; c++) {
+    const int8_t *w = a->w + c;
+    const int16_t *x = a->x + c;
+    int32_t sum = a->bias[c];
+    for (uint32_t t = 0; t < taps; t++, w += channels, x += channels) sum += *w * *x;
+    a->y[c] = sum;
+  }
+}
+
 struct depthwise_event {
   const int8_t *w; /* [taps][channels] */
   const struct event *events;
@@ -346,5 +373,27 @@ void depthwise_spike(const struct depthwise_spike *a) {
   for (uint32_t t = 0; t < a->taps; t++, w += channels) {
     const uint16_t *spike = a->spikes + a->starts[t], *end = a->spikes + a->starts[t + 1];
     for (; spike < end; spike++) y[*spike] += w[*spike];
+  }
+}
+
+struct depthwise_spike_scaled {
+  const int8_t *w; /* [taps][channels] */
+  const uint16_t *spikes;
+  const uint32_t *starts;
+  const int16_t *unit; /* [taps]: what a spike of the frame at each tap is worth */
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t taps, channels;
+};
+
+void depthwise_spike_scaled(const struct depthwise_spike_scaled *a) {
+  const uint32_t channels = a->channels;
+  const int8_t *w = a->w;
+  int32_t *y = a->y;
+  for (uint32_t c = 0; c < channels; c++) y[c] = a->bias[c];
+  for (uint32_t t = 0; t < a->taps; t++, w += channels) {
+    const uint16_t *spike = a->spikes + a->starts[t], *end = a->spikes + a->starts[t + 1];
+    const int32_t unit = a->unit[t];
+    for (; spike < end; spike++) y[*spike] += w[*spike] * unit;
   }
 }

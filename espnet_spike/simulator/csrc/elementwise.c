@@ -75,6 +75,18 @@ void gate_event(const struct gate_event *a) {
   *a->out_count = (uint32_t)(out - a->out);
 }
 
+struct scale_events {
+  struct event *events;
+  uint32_t count;
+  int32_t unit; /* of the frame */
+};
+
+void scale_events(const struct scale_events *a) {
+  const int32_t unit = a->unit;
+  for (struct event *e = a->events, *end = e + a->count; e < end; e++)
+    e->value = (int16_t)(e->value * unit);
+}
+
 struct gate_spike {
   const uint16_t *a, *b; /* ascending */
   uint16_t *out;
