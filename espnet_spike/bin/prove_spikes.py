@@ -1,9 +1,10 @@
 """Prove on whole test sets that a trained encoder computes the same with 0/1 spikes as with counts.
 
 In float64 every spike count has to be equal in three forms: counts, slots of 0/1 spikes, and
-membranes that fire and are reset slot by slot; and no weight may meet anything but 0 and 1, the
-layer that reads the features apart. In fp32 a rounding can flip a count, which changes what
-follows: the shares of flipped counts and of equal greedy CTC results are printed.
+membranes that fire and are reset slot by slot (LIF over frames: frame by frame); and no weight may
+meet anything but 0 and 1, the layer that reads the features apart, and what a layer says is
+real-valued by design: those weights are named. In fp32 a rounding can flip a count, which changes
+what follows: the shares of flipped counts and of equal greedy CTC results are printed.
 """
 
 import argparse
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     analog = {weight for proof in proofs.values() for weight in proof.analog}
     print(f"\nReads the features, which are no spikes: {', '.join(sorted(analog))}")
+    if real := {weight for proof in proofs.values() for weight in proof.real}:
+        selects = sum(proof.selects for proof in proofs.values())
+        print(f"Scans that select by 0/1 spikes: {selects}")
+        print(f"Real-valued by design, not on spikes: {', '.join(sorted(real))}")
     if args.json:
         figures = {name: asdict(proof) for name, proof in proofs.items()}
         write_json(args.json, figures)

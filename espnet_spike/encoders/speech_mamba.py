@@ -26,6 +26,7 @@ from espnet_spike.nn.layers.conv_subsampling import ConvFrontEnd, front_end_laye
 from espnet_spike.nn.layers.fatrelu import FatPoints, SparsityLoss, named_fatrelus
 from espnet_spike.nn.layers.mamba import INIT_MODES, RMSNorm, xavier_normal
 from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_mask
+from espnet_spike.nn.neurons.base import set_spike_mode
 from espnet_spike.nn.neurons.frame_lif import RateLoss, named_frame_lifs
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.utils.options import choose
@@ -455,6 +456,18 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             return None
         places = {"neuron_in": "f3", "neuron_out": "f4"}
         return f"{parent}.{places.get(own, own)}"
+
+    def set_spike_mode(self, mode: str) -> None:
+        """Choose how the neurons run outside training.
+
+        Args:
+            mode: ``integer`` or ``binary``, which are one here, as every neuron emits one spike a
+                frame at most; or ``fire``: membranes are charged and reset frame by frame.
+
+        Raises:
+            ValueError: an unknown mode, or spikes that are worth something (``per_channel``).
+        """
+        set_spike_mode(self, mode)
 
     def make_block(self, block: str, conf: BlockConfig) -> nn.Module:
         """Return one spiking block of the kind that ``block`` names."""

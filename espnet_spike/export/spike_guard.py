@@ -9,17 +9,23 @@ each product while it runs:
 * no tensor of weights is multiplied, element by element, with real values that come from the input;
 * each tensor of weights was seen in a product, so that none is read behind the guard's back.
 
-Weights are what is made of parameters of two dimensions or more. The layer that reads the features
-is the one exception: its weights run first, and are named by `SpikeGuard.analog`.
+Weights are what is made of parameters of two dimensions or more, norms apart. There are two
+exceptions, and both are named: the layer that reads the features, whose weights run first
+(`SpikeGuard.analog`), and what a layer says meets real values by design, by a method
+``real_valued`` that names the weights (`SpikeGuard.real`; the scan of a spiking Mamba block). A
+scan is claimed to select by its input, so that has to be 0 and 1 as well.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from espnet_spike.nn.layers.mamba import SelectiveSSM
 
 PRODUCTS = {  # operation -> places of its two operands
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "matmul", "linear"), (0, 1)),
@@ -42,6 +48,8 @@ class SpikeGuard(TorchDispatchMode):
         products: parameter -> products in which it met 0/1 spikes alone.
         pairs: products of two operands that come from the input.
         analog: parameters that met the features.
+        real: parameters that meet real values by design, and do so here.
+        selects: scans whose input was 0 and 1.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -50,12 +58,19 @@ class SpikeGuard(TorchDispatchMode):
         self.products: dict[str, int] = {}
         self.pairs = 0
         self.analog: tuple[str, ...] = ()
+        self.real: set[str] = set()
+        self.selects = 0
+        self._by_design = real_by_design(network)
         self._origin: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> what it is made of
-        self._weights = [name for name, p in network.named_parameters() if p.dim() > 1]
+        norms = _norms(network)
+        weights = {
+            name: p.dim() > 1 and name not in norms for name, p in network.named_parameters()
+        }
+        self._weights = [name for name, is_weight in weights.items() if is_weight]
         self._met: set[str] = set()
         self._last = "the first layer"
         for name, parameter in network.named_parameters():
-            self._origin[parameter] = frozenset([name] if parameter.dim() > 1 else [])
+            self._origin[parameter] = frozenset([name] if weights[name] else [])
         for buffer in network.buffers():
             self._origin[buffer] = frozenset()
         for module in network.modules():
@@ -70,7 +85,16 @@ class SpikeGuard(TorchDispatchMode):
 
     def unseen(self) -> list[str]:
         """Return the weights that no product has met so far."""
-        return [name for name in self._weights if name not in self._met]
+        return [name for name in self._weights if name not in self._met | self._by_design]
+
+    def select(self, name: str, u: Tensor) -> None:
+        """Look at the input of a scan."""
+        if is_binary(u):
+            self.selects += 1
+            # a compiled scan shows none of its operations; its state is real-valued in any case
+            self.real.add(f"{name}.A_log")
+        else:
+            self._report(f"the scan {name} reads {describe(u)}")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
         """Run an operation; look at its operands before."""
@@ -115,6 +139,8 @@ class SpikeGuard(TorchDispatchMode):
                 self.products[weight] = self.products.get(weight, 0) + 1
         elif weights and self._is_first_layer(weights):
             self.analog = tuple(sorted(weights))
+        elif weights and weights <= self._by_design:
+            self.real |= weights
         else:
             self._report(f"{name} of {shown} reads {describe(from_input[0])}")
         self._last = shown
@@ -126,9 +152,49 @@ class SpikeGuard(TorchDispatchMode):
         origins = [(x, self._made_of(x)) for x in operands]
         weights = frozenset[str]().union(*(o for _, o in origins if INPUT not in o))
         real = [x for x, o in origins if INPUT in o and not is_binary(x)]
-        if weights and real:
+        if weights and real and weights <= self._by_design:
+            self.real |= weights
+        elif weights and real:
             shown = ", ".join(sorted(weights))
             self._report(f"{name} of {shown} with {describe(real[0])}")
+
+
+def real_by_design(network: nn.Module) -> set[str]:
+    """Return the weights of which their layers say that they meet real values."""
+    found = set()
+    for prefix, module in network.named_modules():
+        claimed = getattr(module, "real_valued", None)
+        if claimed is not None:
+            found |= {f"{prefix}.{name}".lstrip(".") for name in claimed()}
+    return found
+
+
+def _norms(network: nn.Module) -> set[str]:
+    return {
+        f"{prefix}.{name}"
+        for prefix, module in network.named_modules()
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+
+
+@contextmanager
+def watching_scans(network: nn.Module, guard: SpikeGuard) -> Iterator[None]:
+    """Show a guard the input of every scan, within the context."""
+
+    def watched(name: str, scan: Any) -> Any:
+        def run(u: Tensor, *rest: Any) -> Any:
+            guard.select(name, u)
+            return scan(u, *rest)
+
+        return run
+
+    with ExitStack() as stack:
+        for name, ssm in network.named_modules():
+            if isinstance(ssm, SelectiveSSM):
+                vars(ssm)["scan"] = watched(name, ssm.scan)
+                stack.callback(vars(ssm).pop, "scan")
+        yield
 
 
 def is_binary(x: Tensor) -> bool:
@@ -159,7 +225,7 @@ def guarded(network: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Any,
     """Return the network's output for features ``(1, F, D)``, and the guard that watched."""
     guard = SpikeGuard(network)
     guard.watch(features)
-    with guard:
+    with watching_scans(network, guard), guard:
         out = network(features, lengths)
     for name in guard.unseen():
         guard.violations[f"{name} was seen in no product"] = 1

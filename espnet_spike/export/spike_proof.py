@@ -6,8 +6,12 @@ Three forms of one trained encoder run on every utterance, in float64:
 2. *binary*: T slots of 0/1 spikes, cut from the counts;
 3. *fire*: membranes that fire and are reset slot by slot (``nn.ops.imls.integrate_and_fire``).
 
+A neuron that runs over frames emits one spike a frame at most: its first two forms are one, and its
+third is a membrane that is carried from frame to frame (``nn.ops.lif.fire_frames``).
+
 All spike counts have to be equal and so have the outputs, and in forms 2 and 3 a guard looks at
-every product: what meets weights is 0 or 1 (``spike_guard``).
+every product: what meets weights is 0 or 1, but for what a layer says is real-valued,
+which is named (``spike_guard``).
 """
 
 import copy
@@ -49,6 +53,8 @@ class SpikeProof(Proof):
         fire_flips: its spike counts that differ.
         products: products with weights that read nothing but 0/1 spikes.
         analog: the weights that read the features.
+        real: the weights that meet real values by design, and are not claimed as spikes'.
+        selects: scans that read nothing but 0/1 spikes.
         violations: what read anything else -> how often.
     """
 
@@ -57,6 +63,8 @@ class SpikeProof(Proof):
     fire_flips: int = 0
     products: int = 0
     analog: tuple[str, ...] = ()
+    real: tuple[str, ...] = ()
+    selects: int = 0
     violations: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -182,6 +190,8 @@ def _watched(
         proof.violations[what] = proof.violations.get(what, 0) + times
     proof.products += sum(guard.products.values())
     proof.analog = guard.analog
+    proof.real = tuple(sorted(guard.real.union(proof.real)))
+    proof.selects += guard.selects
     xs = out[0]
     return (xs[0] if isinstance(xs, tuple) else xs), counts
 

@@ -11,12 +11,16 @@ from torch.nn import functional as F
 
 from espnet_spike.bin import prove_spikes as command
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+from espnet_spike.encoders.speech_mamba import SpikingSpeechMambaEncoder
 from espnet_spike.errors import UserError
 from espnet_spike.export.spike_guard import guarded
 from espnet_spike.export.spike_proof import SpikeProof, in_forms, prove, prove_spikes
-from espnet_spike.nn.layers import spiking_attention
+from espnet_spike.nn.layers import spiking_attention, spiking_mamba
+from espnet_spike.nn.layers.mamba import SelectiveSSM
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
 from espnet_spike.nn.layers.spiking_attention import FoldedMap, SpikingAttention
+from espnet_spike.nn.layers.spiking_mamba import SpikingMamba
+from espnet_spike.nn.neurons import frame_lif
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.spike_train import FiredTrain, SpikeTrain, real_values
 from espnet_spike.nn.ops import imls
@@ -292,6 +296,118 @@ def test_the_guard_sees_posteriors_that_are_fed_back():
     encoder.set_spike_mode("binary")
     _, guard = guarded(Whole(encoder), torch.randn(1, 40, 10), torch.tensor([40]))
     assert any("conditioning_layer.weight reads" in what for what in guard.violations)
+
+
+def speech_mamba_proof(frames=(40, 23), **conf):
+    """Prove an untrained spiking SpeechMamba on noise."""
+    torch.manual_seed(1)
+    small = {"output_size": 8, "attention_heads": 2, "num_blocks": 1, "d_state": 3, "v_th": 0.3}
+    encoder = SpikingSpeechMambaEncoder(10, conv_channels=4, **(small | conf)).eval()
+    inputs = [(2 * torch.randn(1, n, 10), torch.tensor([n])) for n in frames]
+    model = types.SimpleNamespace(encoder=encoder, ctc=None)
+    return prove(model, in_forms(encoder), inputs)
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"causal": True},
+        {"block": "mhsa_mamba", "input_layer": "speechbrain", "conv_skip": True},
+        {"learn_tau": True, "reset": "soft", "decay_input": False},
+    ],
+    ids=str,
+)
+def test_spikes_over_frames_are_proved_and_real_values_are_named(conf):
+    proof = speech_mamba_proof(**conf)
+    assert proof.failures() == [] and proof.holds
+    assert (proof.utterances, proof.longest, proof.analog) == (2, 10, ("embed.convs.0.weight",))
+    # in 2 forms of 2 utterances: a block has two Mambas in a row, or one of two directions
+    assert proof.selects == 2 * 2 * 2
+    assert {name.partition(".ssm")[2].partition(".")[2] for name in proof.real} == {
+        *("conv.weight", "dt_proj.weight", "A_log")
+    }
+
+
+def real_scan(monkeypatch):
+    """Let a scan read half of each spike, which x_proj does not show."""
+
+    def forward(right, ssm, *args):
+        spikes = type(ssm.activation).forward
+        ssm.activation.forward = lambda x, mask: 0.5 * spikes(ssm.activation, x, mask)
+        ssm.f9.forward = lambda x, mask: 2 * x
+        return right(ssm, *args)
+
+    keep(monkeypatch, SelectiveSSM, "forward", forward)
+
+
+def frame_membrane(**wrong):
+    """Return a mutant of the membrane that is carried over frames."""
+
+    def mutate(monkeypatch):
+        right = frame_lif.fire_frames
+        monkeypatch.setattr(
+            frame_lif,
+            "fire_frames",
+            lambda x, v, lengths, dynamics, rate: right(
+                x, v, lengths, replace(dynamics, **wrong), rate
+            ),
+        )
+
+    return mutate
+
+
+def forgets(monkeypatch):
+    def fire(x, v, lengths, dynamics, rate):
+        frames = [
+            right(x[:, t : t + 1], v, lengths - t, dynamics, rate)[0] for t in range(len(x[0]))
+        ]
+        return torch.cat(frames, 1), v
+
+    right = frame_lif.fire_frames
+    monkeypatch.setattr(frame_lif, "fire_frames", fire)
+
+
+def silent(point):
+    """Return a mutant in which a neuron of each Mamba hands on its input."""
+
+    def mutate(monkeypatch):
+        def run(right, mamba, *args):
+            getattr(mamba, point).lif.forward = lambda x, mask=None: x
+            return right(mamba, *args)
+
+        keep(monkeypatch, SpikingMamba, "forward", run)
+
+    return mutate
+
+
+OVER_FRAMES = {
+    "the scan reads half spikes": (real_scan, "the scan encoders.0.mamba_in.sublayer.ssm reads"),
+    "in_proj reads the norm": (silent("f5"), "in_proj.weight reads"),
+    "out_proj reads the scan": (silent("f7"), "out_proj.weight reads"),
+    "a layer less is named as real": (
+        lambda monkeypatch: monkeypatch.setattr(spiking_mamba, "REAL_VALUED", ("A_log",)),
+        "dt_proj.weight reads",
+    ),
+    "the membrane does not leak": (frame_membrane(tau=1e9), "fire: spikes give"),
+    "a threshold too low": (frame_membrane(v_th=0.29), "fire: spikes give"),
+    "soft reset for hard": (frame_membrane(reset="soft"), "fire: spikes give"),
+    "the membrane is not carried": (forgets, "fire: spikes give"),
+}
+
+
+@pytest.mark.parametrize("name", OVER_FRAMES)
+def test_every_mutant_over_frames_breaks_the_proof(name, monkeypatch):
+    mutate, notice = OVER_FRAMES[name]
+    mutate(monkeypatch)
+    proof = speech_mamba_proof(frames=[40])
+    assert not proof.holds
+    assert any(notice in line for line in proof.failures()), proof.failures()
+
+
+def test_spikes_that_are_worth_something_have_no_proof_and_are_told_so():
+    with pytest.raises(UserError, match=r"FrameLIF \(embed.f1.0\) does not emit 0/1 spikes"):
+        speech_mamba_proof(per_channel=True)
 
 
 def test_no_utterance_is_no_proof():

@@ -93,10 +93,11 @@ class SpikformerAttention(Stateful, nn.Module):
             if self.carry is not None:
                 raise ValueError("a stream needs causal: true")
             context = full_matmul(q, full_matmul(k.mT, v))
-        elif self.carry is None:
+        elif self.carry is None and self.neuron_out.spike_mode == "integer":
             context = decay_attention(q, k, v, self.log_gamma, causal=True)
-        else:
-            context = self._chunk(self.carry, self.log_gamma, q, k, v)
+        else:  # nothing but spikes is weighed within a chunk: there, gamma weighs sums alone
+            carry = {} if self.carry is None else self.carry
+            context = self._chunk(carry, self.log_gamma, q, k, v)
         context = context * self.scale
         context = self.neuron_out(merge_heads(context), mask)
         return self.norm_out(self.linear_out(context), mask)

@@ -7,15 +7,18 @@ many as published. Neurons run over frames (``neurons.frame_lif``).
     (dt_r, B, C) = x_proj(s1);  y = selective_scan(s1, softplus(dt_proj(dt_r)), A, B, C) + D s1
     out = out_proj(LIF(BN(y)) * LIF(BN(z)))
 
-in_proj, x_proj and out_proj read spikes only, and the scan's input is a select; its state is real.
+in_proj, x_proj and out_proj read spikes only, and the scan's input is a select. Real values meet
+weights at three places, ``REAL_VALUED``: the convolution, dt_proj and the scan's state.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from espnet_spike.nn.layers.mamba import Mamba
+from espnet_spike.nn.layers.mamba import Mamba, SelectiveSSM
 from espnet_spike.nn.neurons.frame_lif import NormedLIF
+
+REAL_VALUED = ("conv.weight", "dt_proj.weight", "A_log")
 
 
 class SpikingMamba(Mamba):
@@ -36,6 +39,15 @@ class SpikingMamba(Mamba):
         for ssm in (self.ssm, self.ssm_reverse):
             if ssm is not None:
                 ssm.activation = NormedLIF(inner, lif)
+
+    def real_valued(self) -> list[str]:
+        """Return the weights that are multiplied with real values, see the module."""
+        return [
+            f"{name}.{weight}"
+            for name, ssm in self.named_children()
+            if isinstance(ssm, SelectiveSSM)
+            for weight in REAL_VALUED
+        ]
 
     def gated(self, y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
         """Return LIF(BN(y)) * LIF(BN(z)): a spike again."""

@@ -18,7 +18,7 @@ from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.neurons.base import Firing, Neuron
 from espnet_spike.nn.neurons.lif import LeakyNeuron
 from espnet_spike.nn.norms import MaskedBatchNorm
-from espnet_spike.nn.ops.lif import run_frames
+from espnet_spike.nn.ops.lif import fire_frames, run_frames
 from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.stream_state import Stateful
 from espnet_spike.nn.weight_decay import without_weight_decay
@@ -27,6 +27,7 @@ from espnet_spike.nn.weight_decay import without_weight_decay
 class FrameLIF(Stateful, LeakyNeuron):
     """LIF over frames, called as ``neuron(x, mask)`` with ``x`` ``(B, L, ..., C)``.
 
+    Its spikes are 0 or 1 in every mode; in ``fire`` a membrane is charged and reset frame by frame.
     With ``learn_tau`` it is the parametric LIF of Fang et al. (2021, arXiv 2007.05785): all neurons
     of the layer share 1/tau = sigmoid(w), and w is learnt.
 
@@ -98,7 +99,12 @@ class FrameLIF(Stateful, LeakyNeuron):
         rate = None if self.rate is None else self.rate.to(x.dtype)
         # a learnt tau is handed on as a tensor: a GPU has to be waited for before it is read
         dynamics = self._dynamics(self.fixed_tau)
-        spikes, last, counts = run_frames(x.flatten(2), v.flatten(1), lengths, dynamics, rate)
+        rows, v = x.flatten(2), v.flatten(1)
+        if self.spike_mode == "fire" and not self.training:
+            fired, last = fire_frames(rows, v, lengths, dynamics, rate)
+            spikes, counts = fired.to(x.dtype), fired.sum(-1, dtype=torch.long).to(x.dtype)
+        else:
+            spikes, last, counts = run_frames(rows, v, lengths, dynamics, rate)
         return spikes.view(x.shape).to(dtype), last.view(shape), counts
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

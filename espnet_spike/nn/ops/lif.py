@@ -205,6 +205,32 @@ def run_frames(
     return spikes, v, spikes.sum(-1)
 
 
+def fire_frames(
+    x: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    dynamics: LIFDynamics,
+    rate: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run membranes frame after frame, as a machine would: charge, compare, reset where it fires.
+
+    Without gradients; arguments as of ``run_frames``, whose result it is on spikes of one bit.
+
+    Returns:
+        spikes ``(B, L, C)``, uint8, and the potential after the last frame ``(B, C)``.
+    """
+    tau = dynamics.tau if rate is None else 1 / float(rate.detach())
+    potential, fired = v, []
+    for t in range(x.shape[1]):
+        charged = charge(potential, x[:, t], tau, dynamics.v_reset, dynamics.decay_input)
+        valid = (t < lengths)[:, None]
+        fires = (charged >= dynamics.v_th) & valid
+        left = charged - dynamics.v_th if dynamics.soft else dynamics.v_reset
+        potential = torch.where(valid, torch.where(fires, left, charged), potential)
+        fired.append(fires.to(torch.uint8))
+    return torch.stack(fired, 1), potential
+
+
 def frame_loop(
     x: Tensor,
     v: Tensor,

@@ -115,6 +115,33 @@ def test_by_hand():
     assert v.item() == 0.15625
 
 
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("learn_tau", [True, False])
+def test_membranes_that_fire_frame_by_frame_are_the_neuron(reset, decay_input, learn_tau):
+    conf = {"tau": 3.0, "v_reset": -0.1, "learn_tau": learn_tau}
+    neuron = FrameLIF(5, reset=reset, decay_input=decay_input, **conf).double().eval()
+    x = currents().double()
+    x[0, 0, 0] = 3.0 if decay_input else 1.0
+    with torch.no_grad():
+        expected, last = neuron.run(x, neuron.initial_state(x), MASK.sum(1))
+        rates = neuron(x, MASK), neuron.firing.rate, neuron.mean_rate
+        neuron.set_spike_mode("fire")
+        got, v = neuron.run(x, neuron.initial_state(x), MASK.sum(1))
+        assert torch.equal(neuron(x, MASK), rates[0])
+    assert torch.equal(got, expected) and torch.allclose(v, last, atol=1e-12)
+    assert (neuron.firing.rate, neuron.mean_rate) == rates[1:]
+    assert 0.04 < rates[1] < 0.9
+
+
+def test_a_membrane_at_its_threshold_fires():
+    """From rest, x / tau is 1, the threshold, and then 1 + (1 - 1) / 2 after a hard reset."""
+    neuron = FrameLIF(1, tau=2.0).eval()
+    neuron.set_spike_mode("fire")
+    x = torch.tensor([2.0, 1.9999, 2.0])[None, :, None]
+    assert neuron(x).flatten().tolist() == [1, 0, 1]
+
+
 def test_convolution_maps_and_half_precision():
     neuron = FrameLIF(5)
     x = currents(torch.float32, (2, 6, 4, 5))
