@@ -265,29 +265,27 @@ def cases(batch: int, frames: int, channels: int) -> list[Case]:
         updates = float(B) * L * D * N
         u, bc, A, skip = x.mT, new(B, L, N).mT, new(D, N), new(D)
         chunks = -(-L // selective_scan.CHUNK)
-        states, last = new(B, chunks - 1, D, N), new(B, D, N)
+        direction = selective_scan.Direction(u, u, A, bc, bc, skip)
+        for S, name in ((1, ""), (2, ", both directions")):
+            states, last = new(S, B, chunks - 1, D, N), new(S, B, D, N)
 
-        def forward(u=u, bc=bc, A=A, skip=skip):
-            selective_scan.forward(u, u, A, bc, bc, skip, lengths, None, True)
+            def forward(scans=[direction] * S):
+                selective_scan.forward(scans, lengths, None, True)
 
-        def backward(u=u, bc=bc, A=A, skip=skip, states=states, last=last):
-            args = (u, u, A, bc, bc, skip, lengths, None, states, u, last)
-            selective_scan.backward(*args)
+            def backward(scans=[direction] * S, ys=[u] * S, states=states, last=last):
+                selective_scan.backward(scans, lengths, None, states, ys, last)
 
-        found += [
-            Case(f"selective scan, N = {N}, forward", forward, False, 1, {"walk": updates}),
-            Case(
-                f"selective scan, N = {N}, backward",
-                backward,
-                False,
-                1,
-                # twice for each frame of whole chunks
-                {
-                    "walk_back": updates,
-                    "chunk_gradients": 2.0 * B * D * N * chunks * selective_scan.CHUNK,
-                },
-            ),
-        ]
+            # twice for each frame of whole chunks
+            of_chunks = 2.0 * S * B * D * N * chunks * selective_scan.CHUNK
+            exponentials = {
+                "walk": S * updates,
+                "walk_back": S * updates,
+                "chunk_gradients": of_chunks,
+            }
+            found += [
+                Case(f"selective scan, N = {N}{name}, {way}", call, False, 1, exponentials)
+                for way, call in (("forward", forward), ("backward", backward))
+            ]
     q = new(B, L, 8, 64).transpose(1, 2)
     factors = new(B, 8, L)
     # of a frame and 32 channels of values: with its chunk, with a state, and into it

@@ -19,10 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_spike.errors import UserError
-from espnet_spike.nn.accounting import Cost, CostLedger, counted
+from espnet_spike.nn.accounting import Cost, CostLedger, counted, open_ledger
 from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
 from espnet_spike.nn.ops.precision import at_least_fp32, without_autocast
-from espnet_spike.nn.ops.selective_scan import reverse_valid, selective_scan
+from espnet_spike.nn.ops.selective_scan import (
+    reverse_valid,
+    scan_both,
+    selective_scan,
+    takes_both,
+)
 from espnet_spike.nn.stream_state import Stateful
 from espnet_spike.nn.weight_decay import without_weight_decay
 from espnet_spike.utils.options import choose
@@ -210,26 +215,35 @@ class SelectiveSSM(Stateful, nn.Module):
         Returns:
             y ``(B, L, E)``, 0 on padding.
         """
-        inputs, h = x, None
+        u, delta, B, C = self.inputs(x, mask)
+        h = None if self.carry is None else self.carry.get("h")
+        valid = None if mask is None else lengths
+        y, h = self.scan(u, delta, B, C, valid, h)
+        if self.carry is not None:
+            self.carry["h"] = h
+        return y.mT
+
+    def inputs(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return u, delta, B and C of the scan; arguments as of ``forward``."""
         if self.carry is None:
             x = self.conv(x)
         else:
             kept = self.conv.kernel - 1
             before = self.carry.get("inputs", x.new_zeros(len(x), kept, x.shape[2]))
+            self.carry["inputs"] = torch.cat([before, x], 1)[:, x.shape[1] :]
             x = self.conv(x, before)
-            self.carry["inputs"] = torch.cat([before, inputs], 1)[:, inputs.shape[1] :]
-            h = self.carry.get("h")
         x = self.activation(x, mask)
         dt_r, B, C = self.x_proj(self.f9(x, mask)).split(self.sizes, -1)
         B, C = self.f11_b(B, mask), self.f11_c(C, mask)
         dt_r = self.f10(dt_r, mask)
         with without_autocast(x.device.type):  # its bias is about -5: bf16 would be 2 % away
             delta = F.softplus(self.dt_proj(at_least_fp32(dt_r)))
-        valid = None if mask is None else lengths
-        y, h = self.scan(x.mT, delta.mT, B.mT, C.mT, valid, h)
-        if self.carry is not None:
-            self.carry["h"] = h
-        return y.mT
+        return x.mT, delta.mT, B.mT, C.mT
+
+    @property
+    def rates(self) -> Tensor:
+        """A ``(E, N)``, negative."""
+        return -torch.exp(self.A_log)
 
     @counted(count_scan)
     def scan(
@@ -255,7 +269,7 @@ class SelectiveSSM(Stateful, nn.Module):
             y ``(B, E, L)`` and the last state ``(B, E, N)``.
         """
         found: Any = selective_scan(
-            *(u, delta, -torch.exp(self.A_log), B, C, self.D),
+            *(u, delta, self.rates, B, C, self.D),
             lengths=lengths,
             initial_state=state,
             return_last_state=True,
@@ -326,14 +340,33 @@ class Mamba(nn.Module):
             ValueError: a bidirectional block in a stream.
         """
         x, z = self.in_proj(self.f5(u, mask)).chunk(2, -1)
-        y = self.ssm(x, lengths, mask)
-        if self.ssm_reverse is not None:
+        if self.ssm_reverse is None:
+            y = self.ssm(x, lengths, mask)
+        else:
             if self.ssm.carry is not None:
                 raise ValueError("a bidirectional Mamba block cannot stream")
-            valid = None if mask is None else lengths
-            y_reverse = self.ssm_reverse(reverse_valid(x, valid), lengths, mask)
-            y = 0.5 * (y + reverse_valid(y_reverse, valid))
+            y = self._both_directions(self.ssm_reverse, x, lengths, mask)
         return self.out_proj(self.gated(y, z, mask))
+
+    def _both_directions(
+        self, reverse: SelectiveSSM, x: Tensor, lengths: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Return the mean of both scans ``(B, L, E)``, in one launch where that can be."""
+        valid, backend = None if mask is None else lengths, self.ssm.scan_backend
+        # what counts or records follows each direction by its module
+        if open_ledger() is None and takes_both(x, self.ssm.A_log.shape[1], backend):
+            forwards, backwards = (
+                (u, delta, ssm.rates, B, C, ssm.D)
+                for ssm, (u, delta, B, C) in (
+                    (self.ssm, self.ssm.inputs(x, mask)),
+                    (reverse, reverse.inputs(reverse_valid(x, valid), mask)),
+                )
+            )
+            y, y_reverse = (y.mT for y in scan_both(forwards, backwards, valid, backend))
+        else:
+            y = self.ssm(x, lengths, mask)
+            y_reverse = reverse_valid(reverse(reverse_valid(x, valid), lengths, mask), valid)
+        return 0.5 * (y + y_reverse)
 
     def gated(self, y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
         """Return the scan's output ``(B, L, E)`` under the gate z."""

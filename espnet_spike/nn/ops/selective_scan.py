@@ -17,6 +17,9 @@ For every channel d with N states, input u_t and step size delta_t, B_t and C_t 
 """
 
 import importlib.util
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,8 +100,9 @@ def selective_scan(
         if lengths is None:
             lengths = torch.full((u.shape[0],), u.shape[2], device=u.device)
         lengths = lengths.to(u.device, torch.int64)
-        kernels = backends.fused_kernels("selective_scan")
-        y, state = _TritonScan.apply(u, delta, A, B, C, D, initial_state, lengths, kernels)
+        first = None if initial_state is None else initial_state[None]
+        y, state = _TritonScan.apply(lengths, first, u, delta, A, B, C, D)
+        state = state.squeeze(0)
     else:
         if initial_state is None:
             initial_state = u.new_zeros(u.shape[0], *A.shape)
@@ -110,6 +114,56 @@ def selective_scan(
         conf = (torch_chunk(u, A.shape[1], memory),) if backend == "torch" else ()
         y, state = scan(u, delta, A, B, C, D, lengths, initial_state.to(compute), *conf)
     return (y.to(dtype), state) if return_last_state else y.to(dtype)
+
+
+def takes_both(u: Tensor, states: int, backend: str = "auto") -> bool:
+    """Return whether both directions of an utterance can go in one launch: on a GPU, by Triton.
+
+    Args:
+        u: of the scan, or of its device and type.
+        states: N.
+        backend: one of ``BACKENDS``; ``auto`` prefers mamba-ssm, which has one direction a launch.
+    """
+    if backend == "auto" and importlib.util.find_spec("mamba_ssm"):
+        return False
+    kernels = backends.fused(u, "selective_scan") if backend in ("auto", "triton") else None
+    return kernels is not None and states <= kernels.MOST_STATES
+
+
+def scan_both(
+    forwards: Sequence[Tensor],
+    backwards: Sequence[Tensor],
+    lengths: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Scan an utterance in both directions, in one launch where ``takes_both``.
+
+    Args:
+        forwards: u, delta, A, B, C and D as of ``selective_scan``, delta after bias and softplus.
+        backwards: the same of the utterance turned round by ``reverse_valid``: what makes them
+            runs backwards as well.
+        lengths: valid frames ``(B,)``; None when all are.
+        backend: one of ``BACKENDS``.
+
+    Returns:
+        y ``(B, D, L)`` of each direction, both in the order of the utterance. Values and gradients
+        are those of two scans, to the bit.
+
+    Raises:
+        UserError: as of ``selective_scan``.
+    """
+    u, A = forwards[0], forwards[2]
+    if not takes_both(u, A.shape[1], backend):
+        scan: Any = selective_scan
+        y, turned = (
+            scan(*inputs, lengths=lengths, backend=backend) for inputs in (forwards, backwards)
+        )
+        return y, reverse_valid(turned.mT, lengths).mT
+    if lengths is None:
+        lengths = torch.full((u.shape[0],), u.shape[2], device=u.device)
+    lengths = lengths.to(u.device, torch.int64)
+    y, turned, _ = _TritonScan.apply(lengths, None, *forwards, *backwards)
+    return y, turned
 
 
 def selective_scan_ref(
@@ -235,22 +289,35 @@ def _numba_scan(u, delta, A, B, C, D, lengths, state):  # noqa: ANN001
 
 
 class _TritonScan(torch.autograd.Function):
-    """The scan of Triton kernels; half precision comes in and goes out as it is."""
+    """The scan of Triton kernels; half precision comes in and goes out as it is.
+
+    Takes the inputs of one direction or of two; returns y of each and the last states.
+    """
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, state, lengths, kernels):  # noqa: ANN001
-        ctx.kernels = kernels
+    def forward(ctx, lengths, state, *inputs):  # noqa: ANN001
+        ctx.kernels = backends.fused_kernels("selective_scan")
         keep = any(ctx.needs_input_grad)
-        y, last, states = kernels.forward(u, delta, A, B, C, D, lengths, state, keep)
-        ctx.save_for_backward(u, delta, A, B, C, D, lengths, state, states)
-        return y, last
+        y, last, states = ctx.kernels.forward(
+            _directions(ctx.kernels, inputs), lengths, state, keep
+        )
+        ctx.save_for_backward(lengths, state, states, *inputs)
+        return *y, last
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y, grad_last):  # noqa: ANN001
-        *grads, grad_state = ctx.kernels.backward(*ctx.saved_tensors, grad_y, grad_last)
-        state = ctx.saved_tensors[7]
-        return *grads, None if state is None else grad_state.to(state.dtype), None, None
+    def backward(ctx, *grads):  # noqa: ANN001
+        lengths, state, states, *inputs = ctx.saved_tensors
+        directions = _directions(ctx.kernels, inputs)
+        found, grad_state = ctx.kernels.backward(
+            directions, lengths, state, states, grads[:-1], grads[-1]
+        )
+        grad_state = None if state is None else grad_state.to(state.dtype)
+        return None, grad_state, *(grad for direction in found for grad in direction)
+
+
+def _directions(kernels: ModuleType, inputs: Sequence[Tensor]) -> list:
+    return [kernels.Direction(*inputs[n : n + 6]) for n in range(0, len(inputs), 6)]
 
 
 def _mamba_scan(u, delta, A, B, C, D, lengths):  # noqa: ANN001

@@ -1,13 +1,17 @@
 """The Mamba block: against a step-by-step reading of its equations, and its symmetries."""
 
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from espnet_spike.nn.accounting import opened
 from espnet_spike.nn.layers.fatrelu import FatPoints, named_fatrelus
 from espnet_spike.nn.layers.mamba import Mamba
 from espnet_spike.nn.ops.selective_scan import reverse_valid
 from espnet_spike.nn.stream_state import Carries
+from tests.helpers.interpreter import interpreted, kernels_on
 
 LENGTHS = torch.tensor([13, 8, 1])
 
@@ -128,6 +132,20 @@ def test_start_values_survive_espnet_init():
         assert ssm.conv.bias.any()
         assert ssm.A_log._no_weight_decay and ssm.D._no_weight_decay
     assert {round(float(m.T.detach()), 5) for m in named_fatrelus(mamba).values()} == {0.1}
+
+
+@interpreted
+def test_both_directions_go_in_one_launch_unless_someone_counts():
+    mamba, results, calls = make(bidirectional=True).float(), [], []
+    mamba.ssm_reverse.register_forward_hook(lambda *_: calls.append(1))
+    for counted in (False, True):
+        u = batch().float().requires_grad_()
+        with kernels_on(True), opened(MagicMock() if counted else None):
+            y = mamba(u, LENGTHS, mask())
+        leaves = [u, *mamba.parameters()]
+        results.append((y, *torch.autograd.grad(y.square().sum(), leaves)))
+        assert len(calls) == counted
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_learns_to_remember():

@@ -13,8 +13,16 @@ and those of A, and ``2 splits B N L`` for those of B and C, a split having ``SP
 more than 300 frames and whole splits less than ``B D N L / 64``. Every sum has its one place and
 order, so runs are equal to the bit.
 
+Both directions of an utterance go in one launch: programs of the second half of the rows take the
+second direction's tensors. Those are in its own order, the last valid frame first, as what made
+them (a convolution, neurons) runs in that order; y and its gradient are in the utterance's, so
+that nothing has to be turned round. Results are those of two launches, to the bit.
+
 Tensors may be views. Inputs are in half or single precision, all sums and states fp32.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -23,13 +31,32 @@ from torch import Tensor
 from espnet_spike.nn.ops.triton import launch
 from espnet_spike.nn.ops.triton.launch import constexpr
 
-CHUNK = 256  # frames between stored states
+CHUNK = 256  # frames between stored states, whole steps of AHEAD
 SPLIT = 256  # channels that share a place for the gradients of B and C
 STATES = 1024  # that a program of 4 warps holds while it walks
-TILE = 512  # frames times channels of a program on a chunk
+TILE = 1024  # frames times channels of a program on a chunk
+WARPS = 8  # of such a program
 MOST_STATES = 256  # N
 AHEAD = tl.constexpr(4)  # frames loaded at once
 LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+class Direction(NamedTuple):
+    """The inputs of a scan.
+
+    Attributes:
+        u, delta: ``(B, D, L)``.
+        A: ``(D, N)``, N at most ``MOST_STATES``.
+        B, C: ``(B, N, L)``.
+        D: ``(D,)``.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
 
 
 @triton.jit
@@ -39,14 +66,44 @@ def follow(a, x, later_a, later_x):
 
 
 @triton.jit
+def row_of(row, rows, BOTH: tl.constexpr):
+    """Return the utterance of a row, and whether the row is of the second direction."""
+    if BOTH:
+        second = row >= rows // 2
+        b = tl.where(second, row - rows // 2, row)
+    else:
+        second, b = row < 0, row
+    return b, second
+
+
+@triton.jit
+def in_utterance(t, length, second, BOTH: tl.constexpr):
+    """Return where a direction's frame t is in the utterance; padding stays where it is."""
+    if BOTH:
+        t = tl.where(second & (t < length), length.to(tl.int32) - 1 - t, t)
+    return t
+
+
+@triton.jit
 def walk(
-    u, delta, A, B, C, D, lengths, first, y, last, states,
+    u, delta, A, B, C, D, u_2, delta_2, A_2, B_2, C_2, D_2, lengths, first, y, last, states,
     u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_n, B_t, C_b, C_n, C_t,
     L: constexpr, DIM: tl.constexpr, N: tl.constexpr, STARTED: tl.constexpr, KEEP: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK: tl.constexpr, BLOCK_N: tl.constexpr,
+    BOTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Write y ``(B, L, D)``, the last state, with ``KEEP`` those before chunks ``(B, c, D, N)``."""
-    b, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    """Write y ``(B, L, D)``, the last state, with ``KEEP`` those before chunks ``(B, c, D, N)``.
+
+    With ``BOTH`` there are twice as many rows of results, those of the second direction last.
+    """
+    row, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    b, second = row_of(row, tl.num_programs(1), BOTH)
+    if BOTH:
+        u, delta, A = (
+            tl.where(second, u_2, u),
+            tl.where(second, delta_2, delta),
+            tl.where(second, A_2, A),
+        )
+        B, C, D = tl.where(second, B_2, B), tl.where(second, C_2, C), tl.where(second, D_2, D)
     d, n = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, BLOCK_N)
     inside_d, inside_n = d < DIM, n < N
     inside = inside_d[:, None] & inside_n[None]
@@ -55,7 +112,7 @@ def walk(
     skip = tl.load(D + d, mask=inside_d, other=0.0)
     length = tl.load(lengths + b)
     if STARTED:
-        h = tl.load(first + b * DIM * N + place, mask=inside, other=0.0)
+        h = tl.load(first + row * DIM * N + place, mask=inside, other=0.0)
     else:
         h = tl.zeros((BLOCK, BLOCK_N), tl.float32)
     kept = (L + CHUNK - 1) // CHUNK - 1
@@ -63,74 +120,83 @@ def walk(
     delta += b * delta_b + d * delta_d
     B += b * B_b + n * B_n
     C += b * C_b + n * C_n
-    for start in range(0, L, AHEAD):
-        if KEEP:
-            at = (b * kept + (start // CHUNK - 1)) * DIM * N
-            tl.store(states + at + place, h, mask=inside & (start % CHUNK == 0) & (start > 0))
-        us, deltas, Bs, Cs = (), (), (), ()
-        for k in tl.static_range(AHEAD):
-            t = start + k
-            of_d, of_n = inside_d & (t < length), inside_n & (t < length)
-            us += (tl.load(u + t * u_t, mask=of_d, other=0.0).to(tl.float32),)
-            deltas += (tl.load(delta + t * delta_t, mask=of_d, other=0.0).to(tl.float32),)
-            Bs += (tl.load(B + t * B_t, mask=of_n, other=0.0).to(tl.float32),)
-            Cs += (tl.load(C + t * C_t, mask=of_n, other=0.0).to(tl.float32),)
-        for k in tl.static_range(AHEAD):
-            x = deltas[k] * us[k]
-            h = tl.exp2(deltas[k][:, None] * rate) * h + x[:, None] * Bs[k][None]
-            out = tl.sum(h * Cs[k][None], 1) + skip * us[k]
-            out = tl.where(start + k < length, out, 0.0)
-            tl.store(y + (b * L + start + k) * DIM + d, out, mask=inside_d & (start + k < L))
-    tl.store(last + b * DIM * N + place, h, mask=inside)
+    y += row * L * DIM + d
+    last += row * DIM * N
+    for begin in range(0, L, CHUNK):
+        for start in range(begin, min(begin + CHUNK, L), AHEAD):
+            us, deltas, Bs, Cs = (), (), (), ()
+            for k in tl.static_range(AHEAD):
+                t = start + k
+                of_d, of_n = inside_d & (t < length), inside_n & (t < length)
+                us += (tl.load(u + t * u_t, mask=of_d, other=0.0).to(tl.float32),)
+                deltas += (tl.load(delta + t * delta_t, mask=of_d, other=0.0).to(tl.float32),)
+                Bs += (tl.load(B + t * B_t, mask=of_n, other=0.0).to(tl.float32),)
+                Cs += (tl.load(C + t * C_t, mask=of_n, other=0.0).to(tl.float32),)
+            for k in tl.static_range(AHEAD):
+                t = start + k
+                x = deltas[k] * us[k]
+                h = tl.exp2(deltas[k][:, None] * rate) * h + x[:, None] * Bs[k][None]
+                out = tl.sum(h * Cs[k][None], 1) + skip * us[k]
+                out = tl.where(t < length, out, 0.0)
+                to = in_utterance(t, length, second, BOTH)
+                tl.store(y + to * DIM, out, mask=inside_d & (t < L))
+        if KEEP:  # before the next chunk, or the last state of all
+            of_chunk = states + (row * kept + begin // CHUNK) * DIM * N
+            tl.store(tl.where(begin + CHUNK < L, of_chunk, last) + place, h, mask=inside)
+    if not KEEP:
+        tl.store(last + place, h, mask=inside)
 
 
 @triton.jit
 def walk_back(
-    delta, A, C, lengths, grad_y, grad_last, ends, grad_first,
+    delta, A, C, grad_y, delta_2, A_2, C_2, grad_y_2, lengths, grad_last, ends, grad_first,
     delta_b, delta_d, delta_t, C_b, C_n, C_t, y_b, y_d, y_t,
-    L: constexpr, DIM: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    L: constexpr, DIM: tl.constexpr, N: tl.constexpr, BOTH: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of the first state, and of that at each chunk's end ``(B, c, D, N)``.
 
     With p_t the gradient of h_{t-1}: p_t = exp(delta_t A) (C_t dy_t + p_{t+1}).
     """
-    b, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    row, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    b, second = row_of(row, tl.num_programs(1), BOTH)
+    if BOTH:
+        delta, A = tl.where(second, delta_2, delta), tl.where(second, A_2, A)
+        C, grad_y = tl.where(second, C_2, C), tl.where(second, grad_y_2, grad_y)
     d, n = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, BLOCK_N)
     inside_d, inside_n = d < DIM, n < N
     inside = inside_d[:, None] & inside_n[None]
     place = d[:, None] * N + n[None]
     rate = tl.load(A + place, mask=inside, other=0.0) * LOG2_E
     length = tl.load(lengths + b)
-    p = tl.load(grad_last + b * DIM * N + place, mask=inside, other=0.0)
+    p = tl.load(grad_last + row * DIM * N + place, mask=inside, other=0.0)
     chunks = (L + CHUNK - 1) // CHUNK
-    tl.store(ends + (b * chunks + chunks - 1) * DIM * N + place, p, mask=inside)
     delta += b * delta_b + d * delta_d
     C += b * C_b + n * C_n
     grad_y += b * y_b + d * y_d
-    for back in range(0, L, AHEAD):
-        start = (L + AHEAD - 1) // AHEAD * AHEAD - back - AHEAD
-        deltas, dys, Cs = (), (), ()
-        for k in tl.static_range(AHEAD):
-            t = start + k
-            of_d, of_n = inside_d & (t < length), inside_n & (t < length)
-            deltas += (tl.load(delta + t * delta_t, mask=of_d, other=0.0).to(tl.float32),)
-            dys += (tl.load(grad_y + t * y_t, mask=of_d, other=0.0).to(tl.float32),)
-            Cs += (tl.load(C + t * C_t, mask=of_n, other=0.0).to(tl.float32),)
-        for k in tl.static_range(AHEAD - 1, -1, -1):
-            p = tl.exp2(deltas[k][:, None] * rate) * (Cs[k][None] * dys[k][:, None] + p)
-        at = (b * chunks + (start // CHUNK - 1)) * DIM * N
-        tl.store(ends + at + place, p, mask=inside & (start % CHUNK == 0) & (start > 0))
-    tl.store(grad_first + b * DIM * N + place, p, mask=inside)
+    for begin in range((L - 1) // CHUNK * CHUNK, -1, -CHUNK):
+        tl.store(ends + (row * chunks + begin // CHUNK) * DIM * N + place, p, mask=inside)
+        for start in range((min(begin + CHUNK, L) - 1) // AHEAD * AHEAD, begin - 1, -AHEAD):
+            deltas, dys, Cs = (), (), ()
+            for k in tl.static_range(AHEAD):
+                t = start + k
+                of_d, of_n = inside_d & (t < length), inside_n & (t < length)
+                of_y = in_utterance(t, length, second, BOTH) * y_t
+                deltas += (tl.load(delta + t * delta_t, mask=of_d, other=0.0).to(tl.float32),)
+                dys += (tl.load(grad_y + of_y, mask=of_d, other=0.0).to(tl.float32),)
+                Cs += (tl.load(C + t * C_t, mask=of_n, other=0.0).to(tl.float32),)
+            for k in tl.static_range(AHEAD - 1, -1, -1):
+                p = tl.exp2(deltas[k][:, None] * rate) * (Cs[k][None] * dys[k][:, None] + p)
+    tl.store(grad_first + row * DIM * N + place, p, mask=inside)
 
 
 @triton.jit
 def chunk_gradients(
-    u, delta, A, B, C, D, lengths, first, states, ends, grad_y,
-    grad_u, grad_delta, grad_B, grad_C, grad_D,
+    u, delta, A, B, C, D, grad_y, u_2, delta_2, A_2, B_2, C_2, D_2, grad_y_2,
+    lengths, first, states, ends, grad_u, grad_delta, grad_B, grad_C, grad_D,
     u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_n, B_t, C_b, C_n, C_t, y_b, y_d, y_t,
-    L, DIM: tl.constexpr, N: tl.constexpr, STARTED: tl.constexpr, CHUNK: tl.constexpr,
-    SPLIT: tl.constexpr, BLOCK: tl.constexpr, FRAMES: tl.constexpr,
+    L, DIM: tl.constexpr, N: tl.constexpr, STARTED: tl.constexpr, BOTH: tl.constexpr,
+    CHUNK: tl.constexpr, SPLIT: tl.constexpr, BLOCK: tl.constexpr, FRAMES: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of a chunk and of the channels of a split.
 
@@ -138,7 +204,16 @@ def chunk_gradients(
     ``(B, c, D)``; of A in place of ``ends``.
     """
     chunk, split = tl.program_id(0), tl.program_id(1)
-    b = tl.program_id(2).to(tl.int64)
+    row, rows = tl.program_id(2).to(tl.int64), tl.num_programs(2)
+    b, second = row_of(row, rows, BOTH)
+    if BOTH:
+        u, delta, A = (
+            tl.where(second, u_2, u),
+            tl.where(second, delta_2, delta),
+            tl.where(second, A_2, A),
+        )
+        B, C, D = tl.where(second, B_2, B), tl.where(second, C_2, C), tl.where(second, D_2, D)
+        grad_y = tl.where(second, grad_y_2, grad_y)
     chunks = tl.num_programs(0)
     t = chunk * CHUNK + tl.arange(0, FRAMES)
     length = tl.load(lengths + b)
@@ -146,33 +221,34 @@ def chunk_gradients(
     is_first, is_last = tl.arange(0, FRAMES) == 0, tl.arange(0, FRAMES) == FRAMES - 1
     # no frame follows inside of the chunk: its state's gradient comes from ``ends``
     follows = (t + 1 < length) & (tl.arange(0, FRAMES) < FRAMES - 1)
-    sums = ((split * tl.num_programs(2) + b) * N) * L + t
+    sums = ((split * rows + row) * N) * L + t
+    t_y = in_utterance(t, length, second, BOTH)
     for step in range(SPLIT // BLOCK):
         d = split * SPLIT + step * BLOCK + tl.arange(0, BLOCK)
         inside_d = d < DIM
         inside = inside_d[:, None] & valid[None]
         of_u = u + b * u_b + d[:, None] * u_d + t[None] * u_t
         of_delta = delta + b * delta_b + d[:, None] * delta_d + t[None] * delta_t
-        of_y = grad_y + b * y_b + d[:, None] * y_d + t[None] * y_t
+        of_y = grad_y + b * y_b + d[:, None] * y_d + t_y[None] * y_t
         us = tl.load(of_u, mask=inside, other=0.0).to(tl.float32)
         deltas = tl.load(of_delta, mask=inside, other=0.0).to(tl.float32)
         dys = tl.load(of_y, mask=inside, other=0.0).to(tl.float32)
         next_delta = inside_d[:, None] & follows[None]
         later = tl.load(of_delta + delta_t, mask=next_delta, other=0.0).to(tl.float32)
         skip = tl.load(D + d, mask=inside_d, other=0.0)
-        tl.store(grad_D + (b * chunks + chunk) * DIM + d, tl.sum(dys * us, 1), mask=inside_d)
+        tl.store(grad_D + (row * chunks + chunk) * DIM + d, tl.sum(dys * us, 1), mask=inside_d)
         x = deltas * us
         dx = tl.zeros((BLOCK, FRAMES), tl.float32)
         d_delta = tl.zeros((BLOCK, FRAMES), tl.float32)
         for n in range(N):
             a = tl.load(A + d * N + n, mask=inside_d, other=0.0)
             rate = a * LOG2_E
-            of_state = (b * (chunks - 1) + (chunk - 1)) * DIM * N + d * N + n
+            of_state = (row * (chunks - 1) + (chunk - 1)) * DIM * N + d * N + n
             before = tl.load(states + of_state, mask=inside_d & (chunk > 0), other=0.0)
             if STARTED:
                 of_first = inside_d & (chunk == 0)
-                before += tl.load(first + (b * DIM + d) * N + n, mask=of_first, other=0.0)
-            of_end = ends + (b * chunks + chunk) * DIM * N + d * N + n
+                before += tl.load(first + (row * DIM + d) * N + n, mask=of_first, other=0.0)
+            of_end = ends + (row * chunks + chunk) * DIM * N + d * N + n
             end = tl.load(of_end, mask=inside_d, other=0.0)
             Bs = tl.load(B + b * B_b + n * B_n + t * B_t, mask=valid, other=0.0).to(tl.float32)
             Cs = tl.load(C + b * C_b + n * C_n + t * C_t, mask=valid, other=0.0).to(tl.float32)
@@ -194,7 +270,7 @@ def chunk_gradients(
             d_delta += pull * a[:, None]
             tl.store(of_end, tl.sum(pull * deltas, 1), mask=inside_d)
         written = inside_d[:, None] & (t < L)[None]
-        at = (b * L + t[None]) * DIM + d[:, None]
+        at = (row * L + t[None]) * DIM + d[:, None]
         du = tl.where(inside, dx * deltas + skip[:, None] * dys, 0.0)
         tl.store(grad_u + at, du, mask=written)
         tl.store(grad_delta + at, tl.where(inside, dx * us + d_delta, 0.0), mask=written)
@@ -202,99 +278,103 @@ def chunk_gradients(
 
 
 def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    lengths: Tensor,
-    state: Tensor | None,
-    keep: bool,
+    directions: Sequence[Direction], lengths: Tensor, state: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scan; shapes as of ``ops.selective_scan``, no axis empty.
+    """Scan in one launch; no axis is empty.
 
     Args:
-        u, delta: ``(B, D, L)``.
-        A: ``(D, N)``, N at most ``MOST_STATES``.
-        B, C: ``(B, N, L)``.
-        D: ``(D,)``.
+        directions: one, or two (S) of the same shapes and types, see the module.
         lengths: ``(B,)``, int64.
-        state: before the first frame ``(B, D, N)``; None for zeros.
+        state: before the first frame ``(S, B, D, N)``; None for zeros.
         keep: whether a backward pass follows.
 
     Returns:
-        y ``(B, D, L)`` typed as ``u``, stored as ``(B, L, D)``; the last state ``(B, D, N)``; the
-        states before all chunks but the first ``(B, chunks - 1, D, N)``, empty without ``keep``.
+        y ``(S, B, D, L)`` typed as ``u``, stored as ``(S, B, L, D)``; the last states
+        ``(S, B, D, N)``; the states before all chunks but the first ``(S, B, chunks - 1, D, N)``,
+        empty without ``keep``.
     """
-    batch, dim, length = u.shape
-    N = A.shape[1]
-    A, D, first = _single(A), _single(D), None if state is None else _single(state)
-    y, last = u.new_empty(batch, length, dim), A.new_empty(batch, dim, N)
+    S, (batch, dim, length) = len(directions), directions[0].u.shape
+    N = directions[0].A.shape[1]
+    u, delta, A, B, C, D = (_alike(x) for x in zip(*map(_prepared, directions), strict=True))
+    first = None if state is None else _single(state)
+    y, last = u[0].new_empty(S, batch, length, dim), A[0].new_empty(S, batch, dim, N)
     kept = launch.blocks(length, CHUNK) - 1 if keep else 0
-    states = A.new_empty(batch, kept, dim, N)
+    states = A[0].new_empty(S, batch, kept, dim, N)
     block, block_n = _sizes(dim, N)
-    walk[(launch.blocks(dim, block), batch)](
-        u, delta, A, B, C, D, lengths, last if first is None else first, y, last,
-        states if kept else last, *u.stride(), *delta.stride(), *B.stride(), *C.stride(),
-        length, dim, N, first is not None, kept > 0, CHUNK, block, block_n, num_warps=4,
+    walk[(launch.blocks(dim, block), S * batch)](
+        *(x[0] for x in (u, delta, A, B, C, D)), *(x[-1] for x in (u, delta, A, B, C, D)),
+        lengths, last if first is None else first, y, last, states if kept else last,
+        *u[0].stride(), *delta[0].stride(), *B[0].stride(), *C[0].stride(),
+        length, dim, N, first is not None, kept > 0, S == 2, CHUNK, block, block_n, num_warps=4,
     )  # fmt: skip
-    return y.transpose(1, 2), last, states
+    return y.mT, last, states
 
 
 def backward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
+    directions: Sequence[Direction],
     lengths: Tensor,
     state: Tensor | None,
     states: Tensor,
-    grad_y: Tensor,
+    grad_y: Sequence[Tensor],
     grad_last: Tensor,
-) -> tuple[Tensor, ...]:
-    """Return the gradients of u, delta, A, B, C, D and of the first state.
+) -> tuple[list[Direction], Tensor]:
+    """Return the gradients of each direction's inputs, and those of the first states.
 
     Args:
         states: of the forward pass.
-        grad_y: ``(B, D, L)``.
-        grad_last: ``(B, D, N)``.
-        u, delta, A, B, C, D, lengths, state: as of ``forward``.
+        grad_y: ``(B, D, L)`` of each direction.
+        grad_last: ``(S, B, D, N)``.
+        directions, lengths, state: as of ``forward``.
     """
-    batch, dim, length = u.shape
-    N = A.shape[1]
-    rates, skip, first = _single(A), _single(D), None if state is None else _single(state)
+    S, (batch, dim, length) = len(directions), directions[0].u.shape
+    N = directions[0].A.shape[1]
+    u, delta, A, B, C, D = (_alike(x) for x in zip(*map(_prepared, directions), strict=True))
+    dy, first = _alike(grad_y), None if state is None else _single(state)
     chunks, splits = launch.blocks(length, CHUNK), launch.blocks(dim, SPLIT)
-    ends, grad_first = rates.new_empty(batch, chunks, dim, N), rates.new_empty(batch, dim, N)
+    ends, grad_first = A[0].new_empty(S, batch, chunks, dim, N), A[0].new_empty(S, batch, dim, N)
     block, block_n = _sizes(dim, N)
-    walk_back[(launch.blocks(dim, block), batch)](
-        delta, rates, C, lengths, grad_y, _single(grad_last), ends, grad_first,
-        *delta.stride(), *C.stride(), *grad_y.stride(), length, dim, N, CHUNK, block, block_n,
-        num_warps=4,
+    walk_back[(launch.blocks(dim, block), S * batch)](
+        *(x[0] for x in (delta, A, C, dy)), *(x[-1] for x in (delta, A, C, dy)), lengths,
+        _single(grad_last), ends, grad_first,
+        *delta[0].stride(), *C[0].stride(), *dy[0].stride(),
+        length, dim, N, S == 2, CHUNK, block, block_n, num_warps=4,
     )  # fmt: skip
-    grad_u, grad_delta = (x.new_empty(batch, length, dim) for x in (u, delta))
-    grad_B, grad_C = rates.new_empty(2, splits, batch, N, length)
-    grad_D = rates.new_empty(batch, chunks, dim)
+    grad_u, grad_delta = (x[0].new_empty(S, batch, length, dim) for x in (u, delta))
+    grad_B, grad_C = A[0].new_empty(2, splits, S, batch, N, length)
+    grad_D = A[0].new_empty(S, batch, chunks, dim)
     frames = launch.power_of_2(length, CHUNK)
     block = max(1, min(TILE // frames, launch.power_of_2(dim, SPLIT)))
-    chunk_gradients[(chunks, splits, batch)](
-        u, delta, rates, B, C, skip, lengths, ends if first is None else first,
-        states if states.numel() else ends, ends, grad_y, grad_u, grad_delta, grad_B, grad_C,
-        grad_D, *u.stride(), *delta.stride(), *B.stride(), *C.stride(), *grad_y.stride(),
-        length, dim, N, first is not None, CHUNK, min(SPLIT, launch.power_of_2(dim, SPLIT)),
-        block, frames, num_warps=4,
+    chunk_gradients[(chunks, splits, S * batch)](
+        *(x[0] for x in (u, delta, A, B, C, D, dy)), *(x[-1] for x in (u, delta, A, B, C, D, dy)),
+        lengths, ends if first is None else first, states if states.numel() else ends, ends,
+        grad_u, grad_delta, grad_B, grad_C, grad_D,
+        *u[0].stride(), *delta[0].stride(), *B[0].stride(), *C[0].stride(), *dy[0].stride(),
+        length, dim, N, first is not None, S == 2, CHUNK,
+        min(SPLIT, launch.power_of_2(dim, SPLIT)), block, frames, num_warps=WARPS,
     )  # fmt: skip
-    return (
-        grad_u.transpose(1, 2),
-        grad_delta.transpose(1, 2),
-        ends.sum((0, 1)).to(A.dtype),
-        grad_B.sum(0).to(B.dtype),
-        grad_C.sum(0).to(C.dtype),
-        grad_D.sum((0, 1)).to(D.dtype),
-        grad_first,
-    )
+    found = [
+        Direction(
+            grad_u[s].mT,
+            grad_delta[s].mT,
+            ends[s].sum((0, 1)).to(of.A.dtype),
+            grad_B[:, s].sum(0).to(of.B.dtype),
+            grad_C[:, s].sum(0).to(of.C.dtype),
+            grad_D[s].sum((0, 1)).to(of.D.dtype),
+        )
+        for s, of in enumerate(directions)
+    ]
+    return found, grad_first
+
+
+def _prepared(of: Direction) -> Direction:
+    return of._replace(A=_single(of.A), D=_single(of.D))
+
+
+def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors of one stride, copies where theirs differ."""
+    if len({x.stride() for x in tensors}) == 1:
+        return list(tensors)
+    return [x.contiguous() for x in tensors]
 
 
 def _single(x: Tensor) -> Tensor:

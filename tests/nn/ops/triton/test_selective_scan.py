@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from espnet_spike.errors import UserError
-from espnet_spike.nn.ops.selective_scan import selective_scan
+from espnet_spike.nn.ops.selective_scan import reverse_valid, scan_both, selective_scan
 from espnet_spike.nn.ops.triton import selective_scan as kernels
-from tests.helpers.interpreter import compare, grid, interpreted, kernels_on, on_each_device
+from tests.helpers.interpreter import compare, grid, interpreted, kernels_on, on_each_device, randn
 from tests.helpers.scans import make_inputs
 
 SIZES = kernels.CHUNK, kernels.SPLIT  # before tests make them small
@@ -104,11 +104,59 @@ def test_what_is_kept_for_the_backward_pass():
         small(patch)
         x = {k: v.float() for k, v in inputs_of(B, D, N, L, (L,)).items() if k != "lengths"}
         lengths = torch.tensor([L])
-        names = ("u", "delta", "A", "B", "C", "D")
-        args = [x[name] for name in names]
+        state = x.pop("state")[None]
         for keep, chunks in ((False, 0), (True, L // 8 - 1)):
-            _, last, states = kernels.forward(*args, lengths, x["state"], keep)
-            assert states.shape == (B, chunks, D, N) and last.shape == (B, D, N)
+            _, last, states = kernels.forward([kernels.Direction(**x)], lengths, state, keep)
+            assert states.shape == (1, B, chunks, D, N) and last.shape == (1, B, D, N)
+
+
+def in_two_launches(forwards, backwards, lengths, backend="auto"):
+    y, turned = (
+        selective_scan(*x, lengths=lengths, backend=backend) for x in (forwards, backwards)
+    )
+    return y, reverse_valid(turned.mT, lengths).mT
+
+
+@interpreted
+@pytest.mark.parametrize("lengths", grid([[9, 0, 5]], [[9, 1, 8], [1, 1, 1], [3, 9, 7], None]))
+@pytest.mark.parametrize("dtype", grid(["float32"], ["bfloat16"]))
+def test_both_directions_in_one_launch_are_two_to_the_bit(lengths, dtype):
+    B, D, N, L = 3, 5, 2, 9
+    directions = []
+    for seed in (0, 1):
+        x = make_inputs(B, D, N, L, seed=seed)
+        names = ("u", "delta", "A", "B", "C", "D")
+        x = {n: x[n].float() if n in "AD" else x[n].to(getattr(torch, dtype)) for n in names}
+        if seed:  # stored time-major, the first direction's is not
+            x["B"] = x["B"].mT.contiguous().mT
+        directions.append([x[n].detach().requires_grad_() for n in names])
+    lengths = None if lengths is None else torch.tensor(lengths)
+    results, launches = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        small(patch)
+        forward = kernels.forward
+        patch.setattr(
+            kernels, "forward", lambda x, *rest: launches.append(len(x)) or forward(x, *rest)
+        )
+        for run in (scan_both, in_two_launches):
+            with kernels_on(True):
+                ys = run(*directions, lengths)
+            loss = sum((y.float() * randn(*y.shape, seed=n)).sum() for n, y in enumerate(ys))
+            results.append((*ys, *torch.autograd.grad(loss, [x for d in directions for x in d])))
+    assert launches == [2, 1, 1]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(x.isfinite().all() and x.any() for x in results[0])
+
+
+def test_both_directions_on_a_cpu_are_two_scans():
+    forwards, backwards = (
+        [make_inputs(2, 3, 2, 5, seed=n)[name] for name in ("u", "delta", "A", "B", "C", "D")]
+        for n in (0, 1)
+    )
+    lengths = torch.tensor([5, 2])
+    found = scan_both(forwards, backwards, lengths, "torch")
+    wanted = in_two_launches(forwards, backwards, lengths, "torch")
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 @pytest.mark.parametrize("length", [400, 1500])
