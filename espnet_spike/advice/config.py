@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from espnet_spike.advice.plan import Plan
+from espnet_spike.advice.spectrum import spectrum_options
 
 SPECAUG = {
     "apply_time_warp": False,
@@ -34,6 +35,10 @@ SPIKING = {  # as in egs/fsdd: with a threshold of 1.0 layers begin nearly silen
 }
 EVENT = {"fat_points": "e", "fat_threshold": 0.0, "lambda_act": 0.0001}
 FINETUNE = {"encoder_conf": {"lambda_act": 0.001, "lambda_T": 0.000001}}
+INTERCTC = 0.3  # weight of the intermediate CTC loss, after half of the blocks
+TEMPO = (0.9, 1.0, 1.1)
+VOCAL_TRACT = (0.9, 1.1)
+FEWEST_CHANNELS, CHANNEL_STEP = 32, 16  # of a front end
 RELATIVE = {"rel_pos_type": "latest", "pos_enc_layer_type": "rel_pos"}
 
 
@@ -51,7 +56,12 @@ def training_config(plan: Plan, base: Mapping[str, Any] | None = None) -> dict[s
         "encoder_conf": encoder_conf(plan),
         "model": "spike_asr",
         # CTC alone: on so little data an attention decoder learns slowly and hinders
-        "model_conf": {"ctc_weight": 1.0, "specaug_after_normalize": True},
+        "model_conf": {
+            "ctc_weight": 1.0,
+            "interctc_weight": INTERCTC,
+            "specaug_after_normalize": True,
+            "augment": augment(plan),
+        },
         "specaug": "specaug",
         "specaug_conf": _specaug(plan, SPECAUG),
         "normalize": "utterance_mvn",
@@ -77,7 +87,7 @@ def training_config(plan: Plan, base: Mapping[str, Any] | None = None) -> dict[s
         },
         "grad_clip": 5.0,
         "best_model_criterion": [["valid", "cer_ctc", "min"]],
-        "keep_nbest_models": 5,
+        "keep_nbest_models": min(max(plan.epochs // 10, 5), 10),
         "spike_meta": _meta(plan),
     }
     if plan.encoder == "event_speech_mamba":
@@ -95,24 +105,53 @@ def training_config(plan: Plan, base: Mapping[str, Any] | None = None) -> dict[s
     return config
 
 
+def augment(plan: Plan) -> dict[str, Any]:
+    """Return what a small model's training draws anew for each utterance.
+
+    The tempo of any features; the vocal tract where it is known how they are made.
+    """
+    found: dict[str, Any] = {"time_stretch": {"factors": list(TEMPO)}}
+    data = plan.measured
+    if data.convention is None:
+        return found
+    rate = plan.fs or (data.rates[0] if len(data.rates) == 1 else None)
+    features = spectrum_options(data.convention, data.dims, rate)
+    return {"features": features, **found, "vtlp": {"alpha": list(VOCAL_TRACT)}}
+
+
+def front_end_channels(width: int, dims: int) -> int:
+    """Return the channels of a front end ``conv2d``, which keeps a quarter of the dims.
+
+    As many as the blocks have, unless its second convolution, 9 C^2 products at each of the dims
+    that are left, does more than 18 of the blocks' D^2; a multiple of 16, from 32 on.
+    """
+    left = max(((dims - 1) // 2 - 1) // 2, 1)
+    most = math.isqrt(2 * width**2 // left) // CHANNEL_STEP * CHANNEL_STEP
+    return min(max(most, FEWEST_CHANNELS), width)
+
+
 def encoder_conf(plan: Plan) -> dict[str, Any]:
     """Return the options of a small encoder."""
     size = plan.size
+    blocks = size.blocks // 2 if "mamba" in plan.encoder else size.blocks
     conf: dict[str, Any] = {
         "output_size": size.width,
         "attention_heads": 4,
-        "num_blocks": size.blocks,
+        "num_blocks": blocks,
         "dropout_rate": size.dropout,
         "positional_dropout_rate": size.dropout,
+        "interctc_layer_idx": [blocks // 2],
     }
     if "mamba" in plan.encoder:
         more = {"event_speech_mamba": EVENT, "spiking_speech_mamba": SPIKING}
-        own = SPEECH_MAMBA | more.get(plan.encoder, {})
-        return conf | {"num_blocks": size.blocks // 2} | own
+        return conf | SPEECH_MAMBA | more.get(plan.encoder, {})
     conf |= {"linear_units": 4 * size.width, "input_layer": "conv2d"}
     if plan.encoder == "iml_spikeformer":
-        own = {"conv_channels": 32, "pos_enc": "none", "neuron": "imls", "T": 6}
-        return conf | own | {"conv_module": True, "conv_module_kernel": 15}
+        channels = front_end_channels(size.width, plan.measured.dims)
+        own = {"conv_channels": channels, "pos_enc": "none", "neuron": "imls", "T": 6}
+        # without the norms neurons fall silent: egs/an4/README.md
+        own |= {"neuron_norm": True, "conv_module": True, "conv_module_kernel": 15}
+        return conf | own
     conf["attention_dropout_rate"] = 0.0
     if plan.encoder == "transformer":
         return conf | {"normalize_before": True}

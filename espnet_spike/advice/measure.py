@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from espnet_spike.advice.spectrum import LOG_MEL, recognise
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.audio import AudioInfo
 from espnet_spike.data.kaldi_dir import DataDir
@@ -15,6 +16,7 @@ FRAME_RATE = 100  # a second, of features: Kaldi's frame shift of 10 ms
 FILTERS = 80  # of conf/fbank.yaml
 LETTERS_A_SECOND = 15  # of read speech, to guess the length of what cannot be opened
 DECILES = 10
+SAMPLE = 50  # utterances to recognise features by
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class Measured:
         lengths: of utterances in seconds, the nine deciles.
         longest: utterance in seconds.
         rates: sampling rates in Hz; empty of features.
+        convention: how the features are made, see `recognise`; None: not known.
     """
 
     seconds: float
@@ -46,6 +49,7 @@ class Measured:
     lengths: tuple[float, ...]
     longest: float
     rates: tuple[int, ...] = ()
+    convention: str | None = LOG_MEL
 
     @property
     def hours(self) -> float:
@@ -72,10 +76,10 @@ def measure(data: DataDir, recordings: Mapping[str, AudioInfo]) -> Measured:
     texts = data.text.values()
     letters = "".join(letter for text in texts for letter in text if not letter.isspace())
     if data.feats:
-        lengths, dims = _feature_lengths(data)
+        lengths, dims, convention = _look_at_features(data)
         rates: set[int] = set()
     else:
-        lengths, dims = _audio_lengths(data, recordings), FILTERS
+        lengths, dims, convention = _audio_lengths(data, recordings), FILTERS, LOG_MEL
         rates = {info.rate for info in recordings.values()}
     ideographs = sum("\u2e80" <= letter <= "\u9fff" for letter in letters)
     values = list(lengths.values())
@@ -92,10 +96,12 @@ def measure(data: DataDir, recordings: Mapping[str, AudioInfo]) -> Measured:
         lengths=tuple(min(max(value, min(values)), max(values)) for value in deciles),
         longest=max(values),
         rates=tuple(sorted(rates)),
+        convention=convention,
     )
 
 
-def _feature_lengths(data: DataDir) -> tuple[dict[str, float], int]:
+def _look_at_features(data: DataDir) -> tuple[dict[str, float], int, str | None]:
+    """Return lengths in seconds, the dimension, and the convention of the features."""
     lengths, dims = {}, {}
     with ArkReader() as reader:
         for utt, entry in data.feats.items():
@@ -107,7 +113,10 @@ def _feature_lengths(data: DataDir) -> tuple[dict[str, float], int]:
         raise UserError(
             f"the feature dimension differs: {some}", "features of a set are made alike"
         )
-    return lengths, next(iter(dims))
+    sample = [*data.feats][:: max(len(data.feats) // SAMPLE, 1)]
+    with ArkReader() as reader:
+        matrices = [reader.read_matrix(utt, data.feats[utt]) for utt in sample]
+    return lengths, next(iter(dims)), recognise(matrices)
 
 
 def _audio_lengths(data: DataDir, recordings: Mapping[str, AudioInfo]) -> dict[str, float]:

@@ -75,7 +75,11 @@ class Sized:
             ("speech", f"{data.hours:.2f} hours, {plural(data.utterances, 'utterance')}"),
             ("speakers", f"{data.speakers}"),
             ("alphabet", f"{plural(data.alphabet, 'letter')}, {plural(data.words, 'word')}"),
-            ("features", f"{data.dims} dims" + (f", {plan.fs} Hz" if plan.fs else "")),
+            (
+                "features",
+                f"{data.dims} dims, {data.convention or 'of a kind that is not known'}"
+                + (f", {plan.fs} Hz" if plan.fs else ""),
+            ),
             ("model", model),
             ("vocabulary", f"{plural(plan.vocabulary, 'token')}, {unit}"),
             ("batch", batch),
@@ -90,6 +94,7 @@ class Sized:
                 f"masks of up to {plural(plan.freq_mask, 'dim')} and "
                 f"{plural(plan.time_mask, 'frame')}",
             ),
+            ("augmentation", self._augmentation()),
         ]
         if self.trial is not None and self.minutes is not None:
             figure = f"{self.minutes:.1f}, measured by {plural(self.trial.updates, 'update')} of "
@@ -99,6 +104,18 @@ class Sized:
                 figure += f"; this machine is busy, a free core would take {free:.1f}"
             lines.append(("minutes here", figure))
         return lines
+
+    def _augmentation(self) -> str:
+        """Return what is drawn anew for each utterance, in words."""
+        drawn = self.config["model_conf"].get("augment")
+        if drawn is None:
+            return "that of the file"
+        factors = drawn["time_stretch"]["factors"]
+        said = f"tempo {min(factors):g} to {max(factors):g}"
+        if (tract := drawn.get("vtlp")) is None:
+            return f"{said}; no vocal tracts, which need log-mel features or cepstra"
+        low, high = tract["alpha"]
+        return f"{said}, vocal tract {low:g} to {high:g}"
 
     def doubts(self, budget: float | None) -> list[str]:
         """Return what speaks against the plan, in sentences.

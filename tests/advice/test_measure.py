@@ -28,7 +28,7 @@ def test_audio_with_segments_speed_and_a_command():
     assert found.seconds == pytest.approx(2.0 + 6.0 / 2 + 30 / 15)
     assert (found.utterances, found.speakers, found.words) == (3, 2, 4)
     assert (found.letters, found.alphabet, found.dims) == (35, 3, 80)
-    assert found.rates == (8000,) and found.longest == 3.0
+    assert found.rates == (8000,) and found.longest == 3.0 and found.convention == "log mel"
     assert len(found.lengths) == 9 and min(found.lengths) >= 2.0 and not found.ideographic
 
 
@@ -45,6 +45,7 @@ def test_features_tell_their_dimension_and_have_to_agree(tmp_path):
         measure(data, {})
     found = measure(data.subset(["a", "b"]), {})
     assert (found.dims, found.seconds, found.rates) == (13, 3.0, ())
+    assert found.convention is None  # of zeros
     assert found.ideographic and found.units_a_second == pytest.approx(4 / 3)
 
 

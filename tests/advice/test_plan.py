@@ -148,5 +148,8 @@ def test_the_documentation_shows_the_rule(root):
             f"{sized.parameters / 1e6:.1f}",
             f"{plan.batch_seconds * plan.accum_grad:.0f}",
             *(str(plan.epochs), str(plan.updates), str(plan.warm_up), str(plan.vocabulary)),
+            "that of the file" if plan.base else "tempo, vocal tract",
         ]
+        drawn = sized.config["model_conf"].get("augment", {})
+        assert bool(plan.base) != (drawn.keys() == {"features", "time_stretch", "vtlp"})
         assert "| " + " | ".join(row) + " |" in text, row

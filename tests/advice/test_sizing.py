@@ -1,5 +1,7 @@
 """The training that fits data, machine and budget."""
 
+from dataclasses import replace
+
 import pytest
 
 from espnet_spike.advice.plan import make_plan
@@ -27,10 +29,19 @@ def test_without_a_budget_the_rule_holds_and_the_minutes_are_told():
     spoken = passes * 0.63 * 3600 + epochs * 300 / 3
     assert sized.minutes == pytest.approx(0.005 * spoken / 60)
     lines = dict(sized.lines())
-    assert lines["features"] == "13 dims, 16000 Hz" or lines["features"] == "13 dims"
+    assert lines["features"] == "13 dims, log mel"
+    assert lines["augmentation"] == "tempo 0.9 to 1.1, vocal tract 0.9 to 1.1"
     assert lines["SpecAug"] == "masks of up to 3 dims and 12 frames"
     assert lines["minutes here"].startswith(f"{sized.minutes:.1f}, measured by 20 updates of 30 s")
     assert "busy" not in lines["minutes here"] and not sized.doubts(None)
+
+
+def test_what_is_not_drawn_is_told():
+    unknown = dict(size_training(replace(SMALL, convention=None), 0.0, trial=at(0.005)).lines())
+    assert unknown["features"] == "13 dims, of a kind that is not known"
+    assert "no vocal tracts, which need log-mel" in unknown["augmentation"]
+    large = dict(size_training(speech(100), 0.0, trial=lambda *_: Trial(1, 1.0, 1.0, 2)).lines())
+    assert large["augmentation"] == "that of the file"
 
 
 def test_a_busy_machine_is_told():

@@ -1,0 +1,76 @@
+"""Features told apart by their statistics, on speech under each convention."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torchaudio.compliance import kaldi
+from torchaudio.functional import compute_deltas
+
+from espnet_spike.advice.spectrum import CONVENTIONS, LOG_MEL, recognise, spectrum_options
+from espnet_spike.nn.augmentation import Spectrum
+
+KALDI, SPHINX, TORCHAUDIO = list(CONVENTIONS)[1:]
+
+
+@pytest.fixture(scope="module")
+def speech(root):
+    """Samples ``(1, N)`` of spoken digits, 8 kHz, at the level of 16-bit integers."""
+    samples, rate = soundfile.read(root / "egs/fsdd/pretrained/example.flac", dtype="int16")
+    assert rate == 8000
+    return torch.from_numpy(samples).float()[None]
+
+
+def fbank(speech, bins):
+    return kaldi.fbank(speech, num_mel_bins=bins, sample_frequency=8000.0).numpy()
+
+
+def mfcc(speech, **options):
+    return kaldi.mfcc(speech, sample_frequency=8000.0, **options).numpy()
+
+
+def sphinx(speech, dims=13, bins=40):
+    angle = np.pi * np.arange(dims) * (np.arange(bins)[:, None] + 0.5) / bins
+    return fbank(speech, bins) @ np.cos(angle) / bins
+
+
+def with_deltas(matrix):
+    first = compute_deltas(torch.from_numpy(matrix).T)
+    return torch.cat([torch.from_numpy(matrix).T, first, compute_deltas(first)]).T.numpy()
+
+
+def with_noise(matrix, dims):
+    extra = np.random.default_rng(0).normal(size=(len(matrix), dims))
+    return np.concatenate([matrix, extra], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("made", "convention"),
+    [
+        (lambda x: fbank(x, 80), LOG_MEL),
+        (lambda x: fbank(x, 40), LOG_MEL),
+        (lambda x: fbank(x, 23), LOG_MEL),
+        (mfcc, KALDI),
+        (lambda x: mfcc(x, num_ceps=40, num_mel_bins=40), KALDI),
+        (lambda x: mfcc(x, cepstral_lifter=0.0), TORCHAUDIO),
+        (sphinx, SPHINX),
+        (lambda x: with_deltas(mfcc(x)), None),
+        (lambda x: with_deltas(fbank(x, 80)), None),
+        (lambda x: with_noise(fbank(x, 80), 3), None),  # with pitch
+        (lambda x: mfcc(x) / mfcc(x).std(0), None),
+        (lambda x: fbank(x, 80)[:, :3], None),
+        (lambda x: fbank(x, 80) * 0.0, None),
+        (lambda x: with_noise(fbank(x, 40), 40), None),
+    ],
+)
+def test_conventions_are_told_apart(speech, made, convention):
+    assert recognise([made(speech)]) == convention
+
+
+@pytest.mark.parametrize("dims", [12, 13, 20, 40, 80])
+def test_what_is_recognised_can_be_augmented(dims):
+    for convention in CONVENTIONS:
+        if dims == 80 and convention != LOG_MEL:
+            continue
+        assert Spectrum(**spectrum_options(convention, dims, None)).bins(dims) >= dims
+    assert spectrum_options(LOG_MEL, dims, 8000) == {"kind": "log_mel", "fs": 8000}
