@@ -291,6 +291,13 @@ class _Watch:
         self.outside: list[str] = []
 
     def __call__(self, event: str, args: tuple) -> None:
+        if self.changed(event, args):
+            if self.changes == self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.changes += 1
+
+    def changed(self, event: str, args: tuple) -> bool:
+        """Return whether an event is a change inside; note it if it is one outside."""
         name: Any = None
         if event == "open" and isinstance(args[2], int) and args[2] & self.MODES:
             name = args[0]
@@ -299,14 +306,13 @@ class _Watch:
         elif event in ("os.rename", "os.link", "os.symlink"):
             name = args[1]
         if not isinstance(name, str | bytes | os.PathLike):
-            return
+            return False
         path = os.path.abspath(os.fsdecode(name))
         if path.startswith(self.inside):
-            if self.changes == self.kill:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.changes += 1
-        elif not path.startswith(self.allowed) and "__pycache__" not in path:
+            return True
+        if not path.startswith(self.allowed) and "__pycache__" not in path:
             self.outside.append(f"{event} {path}")
+        return False
 
 
 @contextlib.contextmanager

@@ -194,20 +194,20 @@ def _made(folder: str, names: list[str]) -> set[str]:
 
 
 class _Killer(_Watch):
-    """Counts changes of all processes of a run together, and kills them all."""
+    """Counts changes of all processes of a run together, and kills them all.
+
+    Threads of a process come here at once: nothing is written but the count, and a moment that two
+    of them have passed together is not missed.
+    """
 
     def __init__(self, folder: Path, kill: int, count: mmap.mmap) -> None:
         super().__init__(folder, kill)
         self.inside, self.count = str(folder), count
 
     def __call__(self, event: str, args: tuple) -> None:
-        before = self.changes
-        self.kill_at, self.kill = self.kill, -1
-        super().__call__(event, args)
-        self.kill = self.kill_at
-        if self.changes > before:
+        if self.changed(event, args):
             number = int.from_bytes(self.count[:], "little")
-            if number == self.kill:
+            if 0 <= self.kill <= number:
                 os.killpg(0, signal.SIGKILL)
             self.count[:] = (number + 1).to_bytes(8, "little")
 
@@ -281,20 +281,26 @@ def damage(path: Path, rng: random.Random) -> str:
 def damaged(run: Run, cases: Sequence[tuple[str, str]], rng: random.Random) -> Iterator[str]:
     """Damage outputs in turn, and give the same command; yield what is wrong after it.
 
-    It heals, or names a command.
+    It heals, or names a command. A file whose loss is refused is put back for the next case.
     """
     wanted = run.contents()
     for name, file in cases:
-        done = damage(run.folder / file, rng)
+        path = run.folder / file
+        kept = path.read_bytes()
+        done = damage(path, rng)
         status, said, _ = run()
         told = status == 1 and "error: " in said and "hint: " in said
         lost = differences(wanted, run.contents())
-        if (status or lost) and not told:
+        if not status and not lost:
+            continue
+        if told:
+            print(f"{name}: {file} {done}: {said[said.rindex('error: ') :][:500]}")
+        else:
             yield f"{name}: {file} {done}: status {status}, not healed: {lost[:5]}\n{said[-1500:]}"
-        if status or lost:
-            if told:
-                print(f"{name}: {file} {done}: {said[said.rindex('error: ') :][:500]}")
-            return
+        path.write_bytes(kept)
+        status, said, _ = run()
+        if status or differences(wanted, run.contents()):
+            yield f"{name}: {file} put back: status {status}\n{said[-1500:]}"
 
 
 def prepared(root: Path) -> Run:
@@ -311,11 +317,15 @@ def prepared(root: Path) -> Run:
 
 
 def killed(like: Run, root: Path, wanted: dict[str, str], moment: int) -> str:
-    """Kill a run at a change of files and call it again; return what is wrong."""
+    """Kill a run at a change of files and call it again; return what is wrong.
+
+    Raises:
+        NotKilled: it came to its end before.
+    """
     run = like.anew(root)
     status, said, _ = run(moment)
     if status != -signal.SIGKILL:
-        return f"it came to its end: {status}\n{said[-1500:]}"
+        raise NotKilled(f"change {moment} never came: status {status}\n{said[-1500:]}")
     status, said, _ = run()
     if status:
         return f"killed at change {moment}: status {status}\n{said[-1500:]}"
@@ -323,9 +333,15 @@ def killed(like: Run, root: Path, wanted: dict[str, str], moment: int) -> str:
     return f"killed at change {moment}: not the same: {lost[:8]}" if lost else ""
 
 
+class NotKilled(Exception):
+    """A run that came to its end before it was killed."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run both, print what is wrong; return 1 if anything is."""
     import tempfile
+
+    from espnet_spike.utils.files import plural
 
     parser = argparse.ArgumentParser(prog="python -m tests.robustness.recipe")
     parser.add_argument("--seed", type=int, default=1)
@@ -333,25 +349,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--damages", type=int, default=100, help="outputs, at most")
     args = parser.parse_args(argv)
     rng = random.Random(args.seed)
-    wrong = []
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="recipe ") as name:
         start = time.monotonic()
         run = prepared(Path(name) / "whole")
         wanted = run.contents()
         print(f"{len(run.steps)} steps, {len(wanted)} files, {time.monotonic() - start:.0f} s")
-        cases = [(step, file) for step, files in run.outputs().items() for file in files]
-        for step, file in rng.sample(cases, min(args.damages, len(cases))):
-            wrong += damaged(run, [(step, file)], rng)
-            print(f"{step}: {file} {'WRONG ' + wrong[-1] if wrong else ''}", flush=True)
         first = run.anew(Path(name) / "first")
         _, _, changes = first()
         wrong += differences(wanted, first.contents())
-        for number in range(args.kills):
-            found = killed(run, Path(name) / f"killed {number}", wanted, rng.randrange(changes))
+        shutil.rmtree(first.root)
+        deaths = 0
+        for number in range(args.kills):  # spread over the whole run
+            moment = int((number + rng.random()) / args.kills * changes)
+            root = Path(name) / f"killed {number}"
+            try:
+                found = killed(run, root, wanted, moment)
+                deaths += 1
+            except NotKilled as error:
+                found = str(error)
             wrong += [found] * bool(found)
-            shutil.rmtree(Path(name) / f"killed {number}")
+            print(f"kill at change {moment} of {changes}: {found or 'the same'}", flush=True)
+            shutil.rmtree(root)
+        print(f"{deaths} of {args.kills} killed, {time.monotonic() - start:.0f} s", flush=True)
+        cases = [(step, file) for step, files in run.outputs().items() for file in files]
+        for step, file in rng.sample(cases, min(args.damages, len(cases))):
+            found = [*damaged(run, [(step, file)], rng)]
+            wrong += found
+            print(f"{step}: {file}: {' '.join(['WRONG', *found]) if found else 'ok'}", flush=True)
         print("\n".join(wrong) or "nothing wrong")
-        print(f"{args.kills} kills, {time.monotonic() - start:.0f} s")
+        print(
+            f"{deaths} of {args.kills} killed, {min(args.damages, len(cases))} outputs damaged, "
+            f"{plural(len(wrong), 'fault')}, {time.monotonic() - start:.0f} s"
+        )
     return int(bool(wrong))
 
 

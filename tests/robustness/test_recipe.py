@@ -1,8 +1,14 @@
 """Outputs that are lost or cut come back by the same command; see ``recipe.py`` for all stages."""
 
+import mmap
+import os
 import random
 import re
+import signal
+import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +33,36 @@ def test_what_is_deleted_or_cut_is_made_again(tmp_path, seed=1):
     wanted = run.contents()
     for share in (0.3, 0.6, 0.9):
         assert not recipe.killed(run, tmp_path / str(share), wanted, int(share * changes))
+
+
+def test_a_kill_is_not_lost_among_threads(tmp_path):
+    """What one thread of a process asks for must not keep another from being killed."""
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+            sys.setswitchinterval(1e-6)
+            sys.addaudithook(recipe._Killer(tmp_path, 400, mmap.mmap(-1, 8)))
+            others = [threading.Thread(target=_read_for_ever, daemon=True) for _ in range(3)]
+            for other in others:
+                other.start()
+            for number in range(500):
+                (tmp_path / f"{number}").write_text("")
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 400
+
+
+def _read_for_ever():
+    while True:
+        os.listdir("/")
+
+
+def test_a_run_that_is_not_killed_is_told(tmp_path, monkeypatch):
+    like = SimpleNamespace(anew=lambda root: lambda moment: (0, "at its end", 7))
+    with pytest.raises(recipe.NotKilled, match="change 9 never came: status 0\nat its end"):
+        recipe.killed(like, tmp_path, {}, 9)
 
 
 def test_every_stage_of_run_sh_is_in_the_long_form():
