@@ -41,7 +41,7 @@ class FeatureExtractor:
     def find(
         cls, folder: Path, fbank_config: Path | None = None, fs: int | None = None
     ) -> "FeatureExtractor":
-        """Read what lies beside a model; ``fbank_config`` comes first when given.
+        """Read what lies beside a model.
 
         Args:
             folder: of the model.
@@ -49,25 +49,15 @@ class FeatureExtractor:
             fs: rate in Hz, where it is not known.
 
         Raises:
-            UserError: something is neither given nor there, or ``fs`` is not the model's.
+            UserError: something is neither given nor there, or what is given is not the model's.
         """
         found = cls.read(folder)
-        if found is not None and fs not in (None, found.fs):
-            raise UserError(
-                f"--fs {fs}: the model of {folder} takes audio of {found.fs} Hz ({FEATURES})",
-                f"give --fs {found.fs} or leave it out; it is for models whose rate is not known",
-            )
-        if found is not None and found.fbank is None:
-            if fbank_config is not None:
-                raise UserError(f"{folder}: {RAW}", "leave out --fbank_config")
-            return found
         if found is not None:
-            fs, fbank = found.fs, found.fbank
-        elif fbank_config is None and (folder / "fbank.yaml").is_file():
+            found.check_given(folder, fbank_config, fs)
+            return found
+        if fbank_config is None and (folder / "fbank.yaml").is_file():
             fbank_config = folder / "fbank.yaml"
-        if fbank_config is not None:
-            fbank = load_config(fbank_config)
-        elif found is None:
+        if fbank_config is None:
             raise UserError(
                 f"{folder}: no {FEATURES}, so it is not known what features the model takes",
                 "give --fbank_config and --fs as in training (of features that were extracted "
@@ -75,7 +65,7 @@ class FeatureExtractor:
             )
         if fs is None:
             raise UserError(f"{folder}: the sampling rate is not known", "give --fs, in Hz")
-        return cls(fs, fbank)
+        return cls(fs, load_config(fbank_config))
 
     @classmethod
     def read(cls, folder: Path) -> "FeatureExtractor | None":
@@ -108,6 +98,36 @@ class FeatureExtractor:
                 f"{path} cannot be used: {getattr(error, 'message', error)}",
                 "run the stage that makes the folder again",
             ) from error
+
+    def check_given(self, folder: Path, fbank_config: Path | None, fs: int | None) -> None:
+        """Check that what is given is what lies in ``folder``, of which this was read.
+
+        Raises:
+            UserError: the rate or a key differs, which it names with both values; or the model
+                takes audio.
+        """
+        if fs not in (None, self.fs):
+            raise UserError(
+                f"--fs {fs}: the model of {folder} takes audio of {self.fs} Hz ({FEATURES})",
+                f"give --fs {self.fs} or leave it out; it is for models whose rate is not known",
+            )
+        if fbank_config is None:
+            return
+        if self.fbank is None:
+            raise UserError(f"{folder}: {RAW}", "leave out --fbank_config")
+        given = FeatureExtractor(self.fs, load_config(fbank_config))
+        if differing := self.differing(given):
+            raise UserError(
+                f"--fbank_config {fbank_config} defines other features than those that the model "
+                f"was trained on ({folder / FEATURES}): {differing}",
+                "leave out --fbank_config: it is for models whose features are not known",
+            )
+
+    def differing(self, other: "FeatureExtractor") -> str:
+        """Name the keys in which another definition differs, with both values; empty if in none."""
+        ours, theirs = flatten(asdict(self)), flatten(asdict(other))
+        keys = [key for key in ours if key not in STORAGE and ours[key] != theirs[key]]
+        return name_some(f"{key} is {theirs[key]}, not {ours[key]}" for key in keys)
 
     def write(self, folder: Path) -> None:
         """Write ``features.yaml``."""
@@ -188,12 +208,10 @@ def check_same_features(model: Path, folders: Iterable[Path]) -> None:
                 f"{kinds[known.fbank is None]}",
                 "give the folder that stage 3 made with the --feats_type of the model",
             )
-        ours, theirs = flatten(asdict(known)), flatten(asdict(found))
-        keys = [key for key in ours if key not in STORAGE and ours[key] != theirs[key]]
-        if keys:
+        if differing := known.differing(found):
             raise UserError(
                 f"the features of {folder} are of another definition than those of {model}: "
-                + name_some(f"{key} is {theirs[key]}, not {ours[key]}" for key in keys),
+                + differing,
                 "extract them again with the --fbank_config and --fs of the model (run.sh: the "
                 "stages from fbank on, with --force true), or train a model on these",
             )

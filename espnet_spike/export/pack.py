@@ -157,9 +157,11 @@ def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
         contents.token_list: asr / "tokens.txt",
         contents.fbank_config: asr / "fbank.yaml",
     }
-    FeatureExtractor.read(contents.asr_exp)  # says what is wrong with it
+    known = FeatureExtractor.read(contents.asr_exp)  # says what is wrong with it
     if contents.fbank_config is not None:
         load_config(contents.fbank_config)
+    if known is not None:
+        known.check_given(contents.asr_exp, contents.fbank_config, contents.fs)
     if contents.token_list is not None:
         read_token_list(contents.token_list)
     for source, target in copies.items():

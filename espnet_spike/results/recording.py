@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from espnet_spike import __version__
-from espnet_spike.data.ark import parse_entry
+from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
+from espnet_spike.errors import UserError
 from espnet_spike.inference.ctc import Word
-from espnet_spike.utils.files import read_table, text_digest, write_bytes
+from espnet_spike.utils.archives import load_arrays
+from espnet_spike.utils.files import digest, file_digest, read_table, text_digest, write_bytes
 
 RECORDING = "recording.npz"  # in the folder of a decoded set
 SECONDS = 4.0  # how long the utterance is that is looked for
@@ -89,11 +91,21 @@ class DecodedUtterance:
 
     @property
     def hypothesis(self) -> list[int] | None:
-        """Ids of the recognised tokens; None where they are not known."""
+        """Ids of the recognised tokens; None where they are not known.
+
+        Raises:
+            UserError: the table is damaged.
+        """
         path = self.set_dir / "token_int"
         if not path.is_file():
             return None
-        return [int(token) for token in read_table(path)[self.utt].split()]
+        try:
+            return [int(token) for token in read_table(path)[self.utt].split()]
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{path}: {self.utt}: no ids of tokens ({error})",
+                "decode the set again: --stage decode --force true",
+            ) from None
 
     @property
     def spike_options(self) -> SpikeOptions:
@@ -102,13 +114,17 @@ class DecodedUtterance:
 
     @property
     def digest(self) -> str:
-        """Identifies what a recording of it holds."""
-        place = self.data.feats[self.utt]
-        ark = Path(parse_entry(self.utt, place).path)
-        files = [self.checkpoint, self.checkpoint.parent / "config.yaml", ark]
-        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        known = self.utt, place, self.data.durations[self.utt], self.hypothesis
-        return text_digest(json.dumps([__version__, known, asdict(self.spike_options), stats]))
+        """Identifies what a recording of it holds, by content: times of files are of no concern.
+
+        Raises:
+            UserError: the features of the utterance are damaged.
+        """
+        files = [self.checkpoint, self.checkpoint.parent / "config.yaml"]
+        with ArkReader() as reader:
+            features = reader.read(self.utt, self.data.feats[self.utt]).tobytes()
+        contents = [*map(file_digest, files), digest(features)]
+        known = self.utt, self.data.durations[self.utt], self.hypothesis
+        return text_digest(json.dumps([__version__, known, asdict(self.spike_options), contents]))
 
     def kept(self) -> Recording | None:
         """Return the recording that is kept in ``set_dir``; None if it is another, or none is."""
@@ -128,34 +144,47 @@ def write_recording(path: Path, recording: Recording, digest: str) -> None:
         "layers": [[layer.name, layer.levels] for layer in recording.layers],
         "decays": list(recording.log_gammas),
     }
-    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts)), "features": recording.features}
+    arrays: dict[str, Any] = {"features": recording.features}
     for number, layer in enumerate(recording.layers):
         arrays[f"counts{number}"] = _small(layer.counts)
     for number, decay in enumerate(recording.log_gammas.values()):
         arrays[f"decay{number}"] = decay
+    arrays["facts"] = np.array(json.dumps(facts))
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **arrays, check=np.array(_check(arrays)))
     write_bytes(path, content.getvalue())
 
 
 def read_recording(path: Path, digest: str) -> Recording | None:
-    """Return the recording in a file; None if it is of something else, or there is none."""
+    """Return the recording in a file; None if it is of something else, damaged, or there is none.
+
+    One without a check sum is of an earlier version, and made anew.
+    """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            if facts["of"] != digest:
-                return None
-            layers = [
-                LayerSpikes(name, arrays[f"counts{number}"].astype(np.float32), levels)
-                for number, (name, levels) in enumerate(facts["layers"])
-            ]
-            decays = {n: arrays[f"decay{number}"] for number, n in enumerate(facts["decays"])}
-            features = arrays["features"]
-            words = facts["words"] and [Word(**word) for word in facts["words"]]
-            more = facts["events"], words, decays, facts["frames"]
-            return Recording(facts["utt"], facts["seconds"], features, layers, *more)
-    except Exception:  # a damaged one raises nearly anything; it is recorded anew
+        arrays = load_arrays(path)
+        if str(arrays.pop("check")) != _check(arrays):
+            return None
+        facts = json.loads(str(arrays["facts"]))
+        if facts["of"] != digest:
+            return None
+        layers = [
+            LayerSpikes(name, arrays[f"counts{number}"].astype(np.float32), levels)
+            for number, (name, levels) in enumerate(facts["layers"])
+        ]
+        decays = {n: arrays[f"decay{number}"] for number, n in enumerate(facts["decays"])}
+        words = facts["words"] and [Word(**word) for word in facts["words"]]
+        more = facts["events"], words, decays, facts["frames"]
+        return Recording(facts["utt"], facts["seconds"], arrays["features"], layers, *more)
+    except (OSError, UserError, LookupError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _check(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the digest of arrays with their names, types and shapes."""
+    parts: list[str | bytes] = []
+    for name, array in sorted(arrays.items()):
+        parts += [f"{name} {array.dtype} {array.shape}", array.tobytes()]
+    return digest(*parts)
 
 
 def _small(counts: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from espnet_spike.results.bootstrap import SEED, Interval, error_interval
 from espnet_spike.utils.files import (
     name_some,
     plural,
+    read_json,
     read_lines,
     read_table,
     write_json,
@@ -420,8 +421,10 @@ def read_counts(set_dir: Path, metric: str = "wer") -> Counts:
     """Read the counts of a scored set.
 
     Raises:
-        UserError: the set has not been scored, or its counts are damaged.
+        UserError: the set has not been scored, or its counts are damaged, or not those of the
+            ``result.json`` beside them.
     """
+    cure = "score the set again: --stage score --stop_stage score --force true"
     path = set_dir / f"score_{metric}" / "counts.tsv"
     if not path.is_file():
         raise UserError(f"{path} does not exist", "score the set first (--stage score)")
@@ -433,10 +436,17 @@ def read_counts(set_dir: Path, metric: str = "wer") -> Counts:
             raise ValueError("a line without all counts")
         table = np.array([row[2:] for row in rows], dtype=np.int64).reshape(-1, len(COLUMNS))
     except (ValueError, IndexError, OverflowError) as error:
-        raise UserError(
-            f"{path} is damaged: {error}",
-            "score the set again: --stage score --stop_stage score --force true",
-        ) from None
+        raise UserError(f"{path} is damaged: {error}", cure) from None
+    if (result := set_dir / "result.json").is_file():
+        known, found = read_json(result, cure), rates(table)
+        known = known.get(metric) if isinstance(known, dict) else None
+        known = known if isinstance(known, dict) else {}
+        for key in ("sentences", "units", "counts"):  # whole numbers; the last came later
+            if key in known and known[key] != found[key]:
+                raise UserError(
+                    f"{path} is damaged: its {key} are {found[key]}, and in {result} {known[key]}",
+                    cure,
+                )
     return Counts(set_dir, [row[0] for row in rows], [row[1] for row in rows], table)
 
 

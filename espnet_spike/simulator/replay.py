@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.simulator.kernels import expected
 from espnet_spike.simulator.machine import Call, Counters, Machine, processes
 from espnet_spike.simulator.operations import Array, Form, Sample, Site
-from espnet_spike.utils.files import plural
+from espnet_spike.utils.files import plural, text_digest
 from espnet_spike.utils.shapes import check_shape
 
 METRICS = ("cycles", "instructions", "loads", "stores")
@@ -102,6 +102,13 @@ class Entry:
     machine: str
     call: str
     counters: list[int]
+    check: str = ""  # of the others; earlier versions wrote none
+
+    @classmethod
+    def of(cls, machine: str, call: str, counters: list[int]) -> "Entry":
+        """Return an entry with its check."""
+        check = text_digest(json.dumps([machine, call, counters]))[:16]
+        return cls(machine, call, counters, check)
 
 
 class Log:
@@ -116,14 +123,16 @@ class Log:
         self.path, self.key = path, key
         self.counters: dict[str, Counters] = {}
         if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    entry = json.loads(line)
-                    check_shape(path, entry, Entry)
-                    if entry["machine"] == key:
-                        self.counters[entry["call"]] = Counters(*entry["counters"])
-                except (ValueError, TypeError, UserError):
-                    continue  # the run ended while it wrote
+                    content = json.loads(line)
+                    check_shape(path, content, Entry)
+                    entry = Entry(**content)
+                    made = Entry.of(entry.machine, entry.call, entry.counters)
+                    if entry.machine == key and entry.check in ("", made.check):
+                        self.counters[entry.call] = Counters(*entry.counters)
+                except (ValueError, TypeError, RecursionError, UserError):
+                    continue  # the run ended while it wrote, or it is damaged: simulated again
 
     def add(self, entries: Iterable[tuple[str, Counters]]) -> None:
         """Keep results, on disk at once."""
@@ -131,8 +140,8 @@ class Log:
         with self.path.open("a", encoding="utf-8") as file:
             for call, counters in entries:
                 self.counters[call] = counters
-                entry = {"machine": self.key, "call": call, "counters": astuple(counters)}
-                file.write(json.dumps(entry) + "\n")
+                entry = Entry.of(self.key, call, list(astuple(counters)))
+                file.write(json.dumps(asdict(entry)) + "\n")
 
 
 def call_key(call: Call) -> str:

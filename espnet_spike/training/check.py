@@ -8,6 +8,7 @@ from pathlib import Path
 
 from espnet_spike.data.ark import parse_entry
 from espnet_spike.errors import UserError
+from espnet_spike.utils.archives import load_arrays
 from espnet_spike.utils.files import has_mark, iter_all_lines, name_some, plural, read_table
 
 
@@ -95,15 +96,14 @@ def check_finite(stats_dir: Path, data_dir: Path) -> None:
     path = stats_dir / "feats_stats.npz"
     if not path.is_file():
         raise UserError(f"missing: {path}", "run the stats stage (7) first")
+    cure = "run the stats stage (7) again"
+    stats = load_arrays(path, cure)
     try:
-        with np.load(path, allow_pickle=False) as stats:
-            if all(np.isfinite(stats[key]).all() for key in ("count", "sum", "sum_square")):
-                return
-    except Exception as error:  # of damaged bytes numpy makes nearly anything
-        raise UserError(f"{path} is damaged: {error}", "run the stats stage (7) again") from error
-    raise damage(data_dir) or UserError(
-        f"{path} is not finite, but the features now are", "run the stats stage (7) again"
-    )
+        if all(np.isfinite(stats[key]).all() for key in ("count", "sum", "sum_square")):
+            return
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}", cure) from error
+    raise damage(data_dir) or UserError(f"{path} is not finite, but the features now are", cure)
 
 
 def check_complete(stats_dir: Path, data_dir: Path) -> None:

@@ -19,10 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.files import file_digest, iter_lines, temporary_name, write_lines
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SUMS = "SHA256SUMS"
 """File with the digests of those beside it."""
@@ -226,6 +229,33 @@ def opened_zip(path: Path, limits: Limits = LIMITS) -> Iterator[zipfile.ZipFile]
         with zipfile.ZipFile(file) as archive:
             _check_zip(archive, left)
             yield archive
+
+
+def load_arrays(path: Path, cure: str = "", limits: Limits = TEXT) -> dict[str, "np.ndarray"]:
+    """Return what an ``.npz`` file of numpy holds; it is read to its end, with all its checksums.
+
+    Args:
+        path: the file.
+        cure: what to do about a damaged one.
+        limits: of what it unpacks to.
+
+    Raises:
+        OSError: no such file.
+        UserError: it is damaged, or holds what is no array of numbers or text.
+    """
+    from numpy.lib.format import read_array
+
+    found = {}
+    try:
+        with opened_zip(path, limits) as archive:
+            for name in archive.namelist():
+                content = io.BytesIO(archive.read(name))
+                found[name.removesuffix(".npy")] = read_array(content, allow_pickle=False)
+                if content.read(1):
+                    raise ValueError(f"{name} is longer than its array")
+    except (*DAMAGE, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}", cure) from error
+    return found
 
 
 class _BoundedGzip(io.RawIOBase):

@@ -17,7 +17,7 @@ from espnet_spike.errors import UserError
 EIGHT = FeatureExtractor(8000, FbankConfig(num_mel_bins=20))
 
 
-def test_what_was_written_is_found_and_what_is_given_comes_first(tmp_path):
+def test_what_was_written_is_found_and_what_is_given_must_not_differ(tmp_path):
     EIGHT.write(tmp_path)
     assert FeatureExtractor.find(tmp_path) == EIGHT
     assert FeatureExtractor.find(tmp_path, fs=8000) == EIGHT
@@ -25,9 +25,12 @@ def test_what_was_written_is_found_and_what_is_given_comes_first(tmp_path):
         with pytest.raises(UserError, match=rf"--fs {fs}: the model of .* audio of 8000 Hz"):
             FeatureExtractor.find(tmp_path, fs=fs)
     given = tmp_path / "given.yaml"
-    given.write_text("num_mel_bins: 30\n")
-    assert FeatureExtractor.find(tmp_path, given).fbank.num_mel_bins == 30
-    assert FeatureExtractor.find(tmp_path, given).fs == 8000
+    given.write_text("num_mel_bins: 20\ncompression_method: 3\n")  # how they are stored only
+    assert FeatureExtractor.find(tmp_path, given) == EIGHT
+    given.write_text("num_mel_bins: 30\ndither: 0.5\n")
+    keys = r"fbank\.num_mel_bins is 30, not 20, fbank\.dither is 0\.5, not 0\.0"
+    with pytest.raises(UserError, match=rf"given\.yaml .*features\.yaml\): {keys}\n"):
+        FeatureExtractor.find(tmp_path, given)
 
 
 def test_beside_an_old_model_the_definition_alone_may_lie(tmp_path):

@@ -215,6 +215,17 @@ def test_a_file_that_is_asked_for_is_not_left_out_in_silence(recipe, option):
         run_pack()
 
 
+def test_what_is_given_of_the_features_is_what_the_model_has(recipe):
+    from espnet_spike.data.fbank import FbankConfig
+    from espnet_spike.data.feature_extractor import FeatureExtractor
+
+    FeatureExtractor(16000, FbankConfig(num_mel_bins=77)).write(Path("exp/asr_tiny"))
+    for given, key in (("--fbank_config conf/fbank.yaml", "num_mel_bins"), ("--fs 8000", "16000")):
+        with pytest.raises(UserError, match=key):
+            run_pack(*given.split())
+    assert not Path("exp/asr_tiny/pack.zip").exists()
+
+
 def test_files_of_one_name_do_not_meet_in_the_pack(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -2,11 +2,14 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from espnet_spike.data.ark import parse_entry
 from espnet_spike.data.feature_dir import FeatureDir
+from espnet_spike.errors import UserError
 from espnet_spike.inference.ctc import Word
 from espnet_spike.results.recording import (
     RECORDING,
@@ -18,6 +21,7 @@ from espnet_spike.results.recording import (
     write_recording,
 )
 from espnet_spike.results.utterance import record_decoded
+from espnet_spike.utils.archives import load_arrays
 from tests.export.test_reparameterize import MODEL, experiment
 
 
@@ -101,9 +105,51 @@ def test_what_changes_a_recording_makes_it_another(decoded):
     tokens.write_text("".join(f"{key} 3 4\n" for key in decoded.data.feats))
     assert not decoded.kept()
     assert record_decoded(decoded).words is not None and decoded.kept().words is not None
-    for file in (decoded.checkpoint, decoded.checkpoint.parent / "config.yaml"):
-        before = file.stat().st_mtime_ns
-        os.utime(file, ns=(0, before + 1))
+    for file in (decoded.checkpoint, decoded.checkpoint.parent / "config.yaml", ark(decoded)):
+        content, times = file.read_bytes(), file.stat()
+        os.utime(file, ns=(0, times.st_mtime_ns + 1))
+        assert decoded.kept()  # a copy is as good
+        changed = bytearray(content)
+        changed[content.index(b"\0B") + 40 if file.suffix == ".ark" else -1] ^= 1
+        file.write_bytes(changed)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert not decoded.kept()
-        os.utime(file, ns=(0, before))
+        file.write_bytes(content)
     assert decoded.kept()
+
+
+def ark(decoded):
+    return Path(parse_entry(decoded.utt, decoded.data.feats[decoded.utt]).path)
+
+
+def test_a_damaged_recording_is_none(tmp_path):
+    """Whatever is damaged in it, also where it is a whole file again."""
+    path = tmp_path / RECORDING
+    write_recording(path, RECORDINGS["spikes"], "digest")
+    content = path.read_bytes()
+    arrays = load_arrays(path)
+    assert read_recording(path, "digest") is not None
+    for change in (
+        {"features": np.zeros((7, 3), np.float32)},
+        {"counts0": arrays["counts0"] + np.uint8(1)},
+        {"facts": np.array(str(arrays["facts"]).replace("1.234567", "9.234567"))},
+        {"more": np.zeros(1)},
+        {"check": np.array("x")},
+        {"facts": np.array("{}")},
+    ):
+        np.savez_compressed(path, allow_pickle=False, **(arrays | change))
+        assert read_recording(path, "digest") is None
+    for bad in (content[:-30], content[:200] + b"\xff" + content[201:]):
+        path.write_bytes(bad)
+        assert read_recording(path, "digest") is None
+
+
+@pytest.mark.parametrize("line", ["", "3 x", "other 3"])
+def test_damaged_ids_of_tokens_are_named(decoded, line):
+    key = "other" if line.startswith("other") else decoded.utt
+    (decoded.set_dir / "token_int").write_text(f"{key} {line.removeprefix('other ')}\n")
+    if line:
+        with pytest.raises(UserError, match=rf"token_int: {decoded.utt}: no ids of tokens"):
+            _ = decoded.hypothesis
+    else:
+        assert decoded.hypothesis == []

@@ -118,6 +118,21 @@ def test_counts_can_be_read_back(decoded):
     assert counts.speakers[:4] == ["s0", "s1", "s2", "s0"]
 
 
+def test_counts_that_are_not_those_of_the_result_are_refused(decoded):
+    data, refs, put = decoded
+    folder = put("decode", refs | {"u03": "three"})
+    run_score(data, folder)
+    path = folder / "score_wer" / "counts.tsv"
+    content = path.read_text()
+    row = next(line for line in content.splitlines() if line.startswith("u03"))
+    fields = row.split("\t")
+    more = "\t".join([*fields[:-1], "1"])  # an insertion: neither words nor rows change
+    for changed in ((row, more), (row + "\n", ""), (row, row + "\n" + row), ("\t0", "\t-1")):
+        path.write_text(content.replace(*changed))
+        with pytest.raises(UserError, match=r"counts\.tsv is damaged: its \w+ are .*result\.json"):
+            scoring.read_counts(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -1,5 +1,6 @@
 """Lowering of encoders to kernel calls, replay, fits, extrapolation."""
 
+import json
 import unittest.mock
 from pathlib import Path
 
@@ -83,6 +84,21 @@ def test_a_run_goes_on_from_where_it_was(machine, tmp_path, monkeypatch):
     assert set(log.counters) == {call_key(item.sample.call) for item in planned[:9]}
     both = simulate(machine(), planned, log, jobs=2)
     assert both[:9] == first
+    lines = path.read_text().splitlines()
+    entry = json.loads(lines[0])
+    number = str(entry["counters"][0])
+    bad = [
+        lines[0].replace(number, f"{number}1", 1),  # a whole line, but not what was simulated
+        lines[0].replace('"call": "', '"call": "0'),
+        lines[0].replace('"call"', '"cull"'),
+        "[" * 100_000,
+        "\x1f",
+    ]
+    path.write_bytes("\n".join([*bad, *lines[1:]]).encode() + b"\n\xff\xfe")
+    assert Log(path, "a").counters == dict(list(log.counters.items())[1:])
+    del entry["check"]  # of an earlier version
+    path.write_text("\n".join([json.dumps(entry), *lines[1:]]) + "\n")
+    assert Log(path, "a").counters == log.counters
     assert not Log(path, "another machine").counters
     # now nothing is left to run
     monkeypatch.setattr(type(machine()), "run", None)

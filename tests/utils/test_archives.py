@@ -8,13 +8,14 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils import archives
-from espnet_spike.utils.archives import Limits, unpack, unpack_into
+from espnet_spike.utils.archives import Limits, load_arrays, unpack, unpack_into
 
 PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 LONG = "/".join(["a folder with a long name"] * 12) + "/ünï語"
@@ -267,3 +268,37 @@ def test_digests_tell_what_has_changed(tmp_path):
     (tmp_path / "a/x y").write_text("2")
     with pytest.raises(UserError, match="a/x y is not what was packed"):
         archives.check_sums(tmp_path)
+
+
+def test_arrays_are_what_numpy_wrote(tmp_path):
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array("text"), "c": np.zeros((0, 4))}
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "x.npz", **arrays)
+        found = load_arrays(tmp_path / "x.npz")
+        assert list(found) == list(arrays)
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
+
+
+def test_damaged_arrays_are_refused_by_name(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.arange(100.0))
+    whole = path.read_bytes()
+    damaged = [b"", b"\x93NUMPY", whole[:-9], whole[:300] + b"\1" + whole[301:], bytes(len(whole))]
+    for objects in (np.array([print]), np.array([{}])):
+        np.savez(path, allow_pickle=True, a=objects)
+        damaged.append(path.read_bytes())
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("a.npy", whole)
+    damaged.append(path.read_bytes())
+    # more than a file of its size can hold
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("a.npy", bytes(1 << 27))
+    damaged.append(path.read_bytes())
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.npz is damaged: .*") as caught:
+            load_arrays(path, "make it again")
+        assert caught.value.hint == "make it again"
+    with pytest.raises(OSError, match="none"):
+        load_arrays(tmp_path / "none.npz")
