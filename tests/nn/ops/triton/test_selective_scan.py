@@ -33,7 +33,7 @@ def _small():
 
 
 def small(patch):
-    for name, value in {"CHUNK": 8, "SPLIT": 4, "TILE": 16, "STATES": 16}.items():
+    for name, value in {"CHUNK": 8, "SPLIT": 4, "TILE": 16, "HALF_TILE": 16, "STATES": 16}.items():
         patch.setattr(kernels, name, value)
 
 
