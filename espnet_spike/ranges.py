@@ -211,6 +211,7 @@ PRICE = Number(0, 1e6, above=True, unit="pJ")
 SEED = Number(0, 2**32 - 1, whole=True)
 
 MULTIPLIERS = ("none", "slow", "fast", "single_cycle")
+BIT_MANIPULATION = ("none", "balanced", "full")
 WINDOWS = ("povey", "hamming", "hanning", "rectangular")
 
 # conf/fbank.yaml
@@ -287,6 +288,7 @@ HARDWARE: Table = {
     "data_wait_states": _CYCLES,
     "instruction_wait_states": _CYCLES,
     "clock_mhz": Number(0, 100_000, above=True, unit="MHz"),
+    "bit_manipulation": OneOf(BIT_MANIPULATION),
 }
 
 # conf/cluster; options are those of the class that cluster names

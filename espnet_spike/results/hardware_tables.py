@@ -26,6 +26,8 @@ from espnet_spike.utils.files import plural
 HOT_SPOTS = 3
 ABSENT = "–"
 KINDS = {"dense": "dense", "event": "events", "spike": "binary spikes"}
+MEMORY_OF = {"weights": 0, "activations": 0, "state": 0, "fetches": 0}  # figure -> digits
+MEMORY = ("weights", "activations", "state", "instruction words")
 LOOP_NAMES = {"": "plain loops", "_unrolled": "unrolled", "_blocked": "blocked"}
 CODINGS = {k + loop: f"{kind}, {LOOP_NAMES[loop]}" for k, kind in KINDS.items() for loop in LOOPS}
 MODELS = {
@@ -239,13 +241,30 @@ def _with_sum(figures: Mapping[str, Any], coding: str) -> dict[str, Mapping[str,
 
 
 def layers_table(found: Simulations) -> Table:
-    """Return cycles by block; 0 is the front end and what follows the blocks."""
+    """Return cycles, accesses, latency and energy by block.
+
+    Block 0 is the front end and what follows the blocks.
+    """
     rows = []
     for (experiment, core), figures in found.items():
         codings = best(figures, "dense"), best(figures, "event")
         for layer, forms in sorted(figures["layers"].items(), key=lambda item: int(item[0])):
             dense, event = (forms[coding] for coding in codings)
-            counts = f"{dense['cycles']:.0f}", f"{event['cycles']:.0f}"
-            rows.append([experiment, core, layer, *counts, _percent(saved(event, dense))])
+            rows.append([experiment, core, layer, *_layer_cells(dense, event)])
+        whole_network = (figures["codings"][coding] for coding in codings)
+        rows.append([experiment, core, "sum", *_layer_cells(*whole_network)])
     head = ["experiment", "core", "layer", "dense", "event-driven", "saved, %"]
-    return Table("Cycles by layer", head, rows, 2)
+    head += [f"event-driven: accesses of {MEMORY[0]}", *MEMORY[1:]]
+    head += ["latency of an utterance, ms", "energy of an utterance, µJ"]
+    return Table("Cycles, memory and latency by layer", head, rows, 2)
+
+
+def _layer_cells(dense: Mapping[str, float], event: Mapping[str, float]) -> list[str]:
+    """Return cycles of both codings; of events, accesses by kind, and an utterance's figures.
+
+    Simulations of before these were counted have none.
+    """
+    cells = [f"{dense['cycles']:.0f}", f"{event['cycles']:.0f}", _percent(saved(event, dense))]
+    for name, digits in {**MEMORY_OF, "utterance_latency_ms": 1, "utterance_energy_uj": 0}.items():
+        cells.append(f"{event[name]:.{digits}f}" if name in event else ABSENT)
+    return cells

@@ -192,16 +192,27 @@ def softmax(name: str, layer: int, p: Probabilities) -> Site:
     """Return the site of the softmax over keys."""
     heads = p.heads
 
-    def make(n: int) -> Sample:
+    def operands(n: int) -> tuple[Array, Array, int]:
         s = p.scores(n)
         scale = max(np.abs(s).max(), 1e-3) / 2**29
+        return s, np.round(s / scale).astype(np.int32), round(scale * 4096 * 2**32)
+
+    def work(n: int) -> tuple[int, int, int]:
+        """Return keys, how often a larger score was met, and values that the table gives."""
+        _, wide, multiplier = operands(n)
+        top = np.maximum.accumulate(wide, 1)
+        below = (top[:, -1:].astype(np.int64) - wide).astype(np.uint64)
+        near = (below * np.uint64(multiplier)) >> np.uint64(32) < 65536
+        return wide.shape[1], int((top[:, 1:] > top[:, :-1]).sum()), int(near.sum())
+
+    def make(n: int) -> Sample:
+        s, wide, multiplier = operands(n)
         out = np.zeros((s.shape[1], heads), np.int16)
-        multiplier = round(scale * 4096 * 2**32)
-        wide = np.round(s / scale).astype(np.int32)
         call = Call("softmax", (wide, TABLE, out, heads, s.shape[1], multiplier))
         return Sample(call, 2, 2.0**-15, p(n))
 
-    form = Form("softmax", (heads,), p.keys.number(), make)
+    number = np.array([work(n) for n in range(len(p.q))])
+    form = Form("softmax", (heads,), number, make)
     return Site(f"{name}.softmax", "attention", layer, ops.everywhere(form))
 
 

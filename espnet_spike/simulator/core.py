@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_spike.simulator import toolchain
-from espnet_spike.simulator.hardware import MULTIPLIERS, Hardware
+from espnet_spike.simulator.hardware import BIT_MANIPULATION, MULTIPLIERS, Hardware
 from espnet_spike.utils.files import write_json
 
 RTL = Path(__file__).parent / "rtl"
@@ -65,9 +65,10 @@ def build_core(hardware: Hardware) -> Core:
     """
     folder, version = toolchain.rtl_folder()
     verilator, cxx = toolchain.find_verilator(), toolchain.find_cxx()
-    multiplier, writeback, target_alu = hardware.core
+    multiplier, writeback, target_alu, bits = hardware.core
     parameters = [
         f"+define+RV32M=ibex_pkg::{MULTIPLIERS[multiplier]}",
+        f"+define+RV32B=ibex_pkg::{BIT_MANIPULATION[bits]}",
         f"-GWritebackStage={int(writeback)}",
         f"-GBranchTargetALU={int(target_alu)}",
     ]

@@ -22,6 +22,8 @@ ZIG_FLAGS = (
     *("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+c+zicsr"),
     *("-fno-sanitize=undefined", "-fno-stack-protector", "-Wl,--no-gc-sections"),
 )
+# the ratified parts that Ibex's bit manipulation has in any of its sizes
+BITS = {"zig": ("+zicsr", "+zicsr+zba+zbb+zbs"), "gcc": ("_zicsr", "_zicsr_zba_zbb_zbs")}
 GCC_FLAGS = ("-march=rv32imc_zicsr", "-mabi=ilp32", "-nostartfiles", "-falign-jumps=4")
 FLAGS = {"zig": ZIG_FLAGS, "gcc": GCC_FLAGS}
 
@@ -95,12 +97,13 @@ def is_multiplication(instruction: int) -> bool:
     return instruction & 0x7F == 0x33 and instruction >> 25 == 1
 
 
-def build_firmware(compiler: str = "zig") -> Firmware:
+def build_firmware(compiler: str = "zig", bit_manipulation: bool = False) -> Firmware:
     """Return the firmware, built on first use.
 
     Args:
         compiler: ``zig``, or ``gcc`` for a ``riscv64-unknown-elf-gcc`` of the system; they give
             other cycle numbers.
+        bit_manipulation: use the instructions of Zba, Zbb and Zbs.
 
     Raises:
         UserError: the compiler is missing or unknown, or the build failed.
@@ -109,6 +112,8 @@ def build_firmware(compiler: str = "zig") -> Firmware:
         raise UserError(f"compiler: {compiler} is unknown", f"one of {', '.join(FLAGS)}")
     tool = toolchain.find_riscv_compiler(compiler)
     flags = [*FLAGS[compiler], *COMMON_FLAGS]
+    if bit_manipulation:
+        flags = [flag.replace(*BITS[compiler]) for flag in flags]
     files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".c", ".S"))
     depends = sorted(path for path in SOURCES.iterdir() if path.is_file())
     record: dict[str, object] = {"compiler": tool.name, "flags": flags}

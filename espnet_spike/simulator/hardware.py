@@ -17,6 +17,11 @@ MULTIPLIERS = {
     "fast": "RV32MFast",
     "single_cycle": "RV32MSingleCycle",
 }
+BIT_MANIPULATION = {
+    "none": "RV32BNone",
+    "balanced": "RV32BBalanced",
+    "full": "RV32BFull",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Hardware:
         multiplier: a name in ``MULTIPLIERS``; ``none`` traps on multiplication and division.
         writeback_stage: third pipeline stage.
         branch_target_alu: separate adder for branch targets.
+        bit_manipulation: a name in ``BIT_MANIPULATION``; kernels are compiled for Zba, Zbb and Zbs
+            unless it is ``none``.
         data_wait_states: cycles that memory makes a load or store wait.
         instruction_wait_states: cycles that memory makes an instruction fetch wait.
         clock_mhz: turns cycles into seconds.
@@ -41,20 +48,23 @@ class Hardware:
     data_wait_states: int = 0
     instruction_wait_states: int = 0
     clock_mhz: float = 100.0
+    bit_manipulation: str = "none"
 
     def __post_init__(self) -> None:
         check(HARDWARE, vars(self), "hardware")
 
     @property
-    def core(self) -> tuple[str, bool, bool]:
+    def core(self) -> tuple[str, bool, bool, str]:
         """What the hardware is built from; the rest are options of a run."""
-        return self.multiplier, self.writeback_stage, self.branch_target_alu
+        options = self.writeback_stage, self.branch_target_alu
+        return self.multiplier, *options, self.bit_manipulation
 
     @property
     def name(self) -> str:
         """A short name, unique apart from the clock."""
         parts = [self.multiplier]
         parts += ["wb"] * self.writeback_stage + ["bta"] * self.branch_target_alu
+        parts += [f"b_{self.bit_manipulation}"] * (self.bit_manipulation != "none")
         if self.data_wait_states or self.instruction_wait_states:
             parts.append(f"wait{self.data_wait_states}_{self.instruction_wait_states}")
         return "-".join(parts)

@@ -17,6 +17,7 @@ CELL = np.dtype([("h", "<i4"), ("a", "<u4")])
 BLEND = np.dtype([("b", "<i4"), ("c", "<i4")])
 CONV_EVENT = np.dtype([("source", "<u2"), ("bin", "<u2"), ("value", "<i2"), ("unused", "<i2")])
 SPIKES_A_TURN = 256  # that a blocked spike kernel sums in 16 bits
+PLANES = 4  # bits of a count at most, as lists
 MAX_TAPS = 8
 NOWHERE = 0xFFFF
 
@@ -128,6 +129,14 @@ def _linear_spike_blocked(w, spikes, bias, y, count, inputs, outputs) -> None:
     _linear_spike(unpack(w, inputs, outputs).T, None, spikes, bias, y, count, outputs)
 
 
+@model("linear_planes_blocked")
+def _linear_planes_blocked(w, lists, lengths, bias, y, planes, inputs, outputs) -> None:
+    rows, out = _wide(unpack(w, inputs, outputs).T), _wide(bias)
+    for plane in range(planes):
+        out += rows[lists[plane, : lengths[plane]]].sum(0) << plane
+    y[:] = wrap(out)
+
+
 @model("conv_dense", "conv_dense_unrolled")
 def _conv(w, x, bias, y, taps, span, row, step, positions, outputs) -> None:
     for p in range(positions):
@@ -156,6 +165,24 @@ def _conv_event(w, rows, target, events, *rest) -> None:
 @model("conv_spike", "conv_spike_unrolled")
 def _conv_spike(w, rows, target, events, *rest) -> None:
     _conv_events(w, rows, target, events, np.ones(len(events), np.int64), *rest)
+
+
+def _conv_list(index, values, starts, out, taps, channels) -> None:
+    tap = np.repeat(np.arange(taps), np.diff(starts))
+    part = out[: len(index)]
+    part["source"], part["bin"] = tap * channels + index % channels, index // channels
+    if values is not None:
+        part["value"] = values
+
+
+@model("conv_list")
+def _conv_list_event(events, starts, out, taps, channels) -> None:
+    _conv_list(events["index"], events["value"], starts, out, taps, channels)
+
+
+@model("conv_list_spike")
+def _conv_list_spike(spikes, starts, out, taps, channels) -> None:
+    _conv_list(spikes, None, starts, out, taps, channels)
 
 
 @model("conv_dense_blocked")
@@ -210,8 +237,8 @@ def _depthwise_spike(w, spikes, starts, bias, y, taps, channels) -> None:
     y[:] = wrap(out)
 
 
-@model("depthwise_spike_scaled")
-def _depthwise_spike_scaled(w, spikes, starts, unit, bias, y, taps, channels) -> None:
+@model("depthwise_scaled")
+def _depthwise_scaled(w, spikes, starts, unit, bias, y, taps, channels) -> None:
     out = _wide(bias)
     for t in range(taps):
         part = spikes[starts[t] : starts[t + 1]]
@@ -251,6 +278,15 @@ def _imls(x, inverse_alpha, events, count, n, levels, level) -> None:
     _put(events, count, to_events(imls_counts(x, inverse_alpha, levels, level)))
 
 
+@model("imls_planes")
+def _imls_planes(x, inverse_alpha, lists, lengths, n, planes, levels, level) -> None:
+    counts = imls_counts(x, inverse_alpha, levels, level)
+    for plane in range(planes):
+        found = np.flatnonzero(counts >> plane & 1)
+        lists[plane, : len(found)] = found
+        lengths[plane] = len(found)
+
+
 @model("imls_spikes")
 def _imls_spikes(x, inverse_alpha, spikes, count, n, levels, level) -> None:
     _put(spikes, count, np.repeat(np.arange(n), imls_counts(x, inverse_alpha, levels, level)))
@@ -287,6 +323,17 @@ def _lif_soft_full(x, v, spikes, count, n, threshold, tau_shift) -> None:
 @model("requantize")
 def _requantize(x, y, n, multiplier, shift) -> None:
     y[:] = saturate16((((_wide(x) * multiplier) >> 32) + (1 << (shift - 1))) >> shift)
+
+
+@model("requantize_outputs")
+def _requantize_outputs(x, y, multiplier, n, shift) -> None:
+    _requantize(x, y, n, multiplier, shift)
+
+
+@model("requantize_units")
+def _requantize_units(x, y, multiplier, offset, n, shift, unit, down) -> None:
+    _requantize(x, y, n, multiplier, shift)
+    y[:] = saturate16(((_wide(y) * unit) >> down) + offset)
 
 
 @model("lookup")

@@ -14,6 +14,7 @@ from espnet_spike.simulator.kernels import (
     EVENT,
     MAX_TAPS,
     NOWHERE,
+    PLANES,
     SPIKES_A_TURN,
     fading_table,
     pack,
@@ -87,10 +88,11 @@ def conv(
 
     product = ops.by_loops(dense, *ops.KINDS)
     sample = np.stack([sums(n, xq) for n in range(0, frames, max(frames // 16, 1))])
+    flat, scales = sample.reshape(len(sample), -1), np.tile(sw * sx, positions)
     sites = [
         Site(name, part, 0, product, x[0].size),
         ops.stand_for_all(
-            ops.requantize(f"{name}.requantize", part, 0, sample.reshape(len(sample), -1)), frames
+            ops.requantize_outputs(f"{name}.requantize", part, 0, flat, scales), frames
         ),
     ]
     if not sparse:
@@ -140,21 +142,49 @@ def conv(
         sizes = (*sizes, taps * width * channels, positions, outputs)
         return (w_packed, found, starts, room, start, y, *sizes)
 
+    def listed(kernel: str, values: Array, repeat: bool) -> Form:
+        """The list that plain loops read, of what neurons made of each frame."""
+        weight = values.astype(np.int64) if repeat else (values != 0).astype(np.int64)
+        bins_of_taps = np.where(weight.sum(3) > 0, np.arange(bins), 0).max(2).sum(1)
+        number = np.stack([weight.sum((1, 2, 3)), bins_of_taps], 1)
+
+        def make(n: int) -> Sample:
+            t, b, c = np.nonzero(values[n])
+            times = values[n, t, b, c] if repeat else np.ones(len(t), int)
+            found = np.zeros(int(times.sum()), EVENT)
+            found["index"] = np.repeat(b * channels + c, times)
+            found["value"] = np.repeat(values[n, t, b, c], times)
+            starts = np.searchsorted(np.repeat(t, times), np.arange(taps + 1)).astype(np.uint32)
+            given = found["index"].copy() if repeat else found
+            return Sample(Call(kernel, (given, starts, np.zeros(len(found), CONV_EVENT), *sizes)))
+
+        sizes = taps, channels
+        return Form(kernel, (taps, channels), number, make)
+
     product |= ops.by_loops(lambda loop: event(f"conv_event{loop}", xq, False), "event", "spike")
+    lists = ops.of_kinds(event=(of_events := listed("conv_list", xq, False)), spike=of_events)
     if counts is not None:
         kinds = ["spike"]
+        of_spikes = listed("conv_list_spike", counts, True)
+        lists |= ops.of_kinds(spike=of_spikes)
         if counts.max(initial=0) <= 1:
+            lists |= ops.of_kinds(event=of_spikes)
             kinds.append("event")
         else:
             # frames have different units, which multiply the sums of each tap before they add up
-            one, n = sample.reshape(len(sample), -1), positions * outputs
+            none, units = np.zeros(positions * outputs), np.ones(len(flat))
+            form = ops.requantize_units(flat, units, scales, none)
             for tap in range(1, taps):
-                extra = ops.requantize(f"{name}.tap{tap}", part, 0, one)
-                more = ops.add(f"{name}.tap{tap}.add", part, 0, one.astype(np.float64)[:, :n])
+                extra = Site(f"{name}.tap{tap}", part, 0, ops.everywhere(form))
+                more = ops.add(f"{name}.tap{tap}.add", part, 0, flat.astype(np.float64))
                 for site in (extra, more):
                     sites.append(ops.stand_for_all(site.only(*kinds), frames))
+            first = ops.stand_for_all(Site("", part, 0, ops.of_kinds(spike=form)), frames)
+            sites[1] = ops.merge(sites[1], first)
         product |= ops.by_loops(lambda loop: event(f"conv_spike{loop}", counts, True), *kinds)
-    return sites
+    # blocked loops find their events themselves
+    plain = {coding: form for coding, form in lists.items() if not coding.endswith("_blocked")}
+    return [*sites, Site(f"{name}.list", part, 0, plain)]
 
 
 def _turns(spikes: Array, width: int, stride: int, positions: int) -> Array:
@@ -188,7 +218,7 @@ def depthwise(
         over: values ``(frames, C)`` -> their windows ``(frames, taps, C)``.
     """
     taps, channels = w.shape
-    wq, sw = ops.quantise_weight(w)
+    wq, sw = ops.quantise_weight(w, 1)
     limit = ops.headroom(wq, (0,))
     xq, sx = ops.quantise(x, limit, ops.with_bias(x, bias, sw, limit))
     w8, start = ops.frozen(wq), ops.frozen(np.round(bias / (sw * sx)).astype(np.int32))
@@ -209,15 +239,15 @@ def depthwise(
     sums = (wq.astype(np.int64) * some).sum(1) + start
     forms = ops.by_loops(form, *ops.KINDS)
     site = Site(name, "conv1d", layer, forms)
-    requantized = ops.requantize(f"{name}.requantize", "conv1d", layer, sums)
+    requantized = ops.requantize_outputs(f"{name}.requantize", "conv1d", layer, sums, sw * sx)
     sites = [site, ops.stand_for_all(requantized, len(x))]
     if events is None:
         return sites
-    folded, se = ops.quantise_weight(w * events.channel)
+    folded, se = ops.quantise_weight(w * events.channel, 1)
     by_channel = ops.frozen(folded)
     units = over(events.frame[:, None])[:, :, 0]
     counts = over(events.counts).astype(np.int64)
-    same = bool(np.all(events.frame == events.frame[0]))
+    same = events.one_unit
     largest = float((events.counts * events.frame[:, None]).max(initial=0)) or 1.0
     room = ops.headroom(folded, (0,)) / 2
     unit = events.frame[0] if same else largest / min(room, ops.INT16)
@@ -247,7 +277,7 @@ def depthwise(
             args = (by_channel, index, starts, of_frame[n].astype(np.int16), *args[3:])
         return Sample(Call(spikes_kernel, args), -1, se * unit, reference(n))
 
-    spikes_kernel = "depthwise_spike" if same else "depthwise_spike_scaled"
+    spikes_kernel = "depthwise_spike" if same else "depthwise_scaled"
     number, shape = np.count_nonzero(counts, (1, 2))[:, None], (taps, channels)
     slots = counts.sum((1, 2))[:, None]
     as_events = Form("depthwise_event", shape, number, event)
@@ -279,6 +309,7 @@ def imls(
     alpha: Array,
     levels: int,
     level: float,
+    planes: bool,
 ) -> Site:
     """Return the site of an IMLS neuron; its dense twin is a ReLU.
 
@@ -291,6 +322,8 @@ def imls(
         alpha: threshold factor of each value ``(n,)``.
         levels: largest count.
         level: of every frame; 0: the frame's mean magnitude.
+        planes: its events are read by linear layers alone, whose blocked loops take them as a list
+            for each bit of the counts.
     """
     q, sx = ops.quantise(x, ops.INT16)
     n = x.shape[1]
@@ -307,16 +340,22 @@ def imls(
 
         return Form(kernel, (n, levels), events, make)
 
-    return Site(
-        name,
-        part,
-        layer,
-        ops.of_kinds(
-            dense=ops.relu(x),
-            event=form("imls", EVENT, n, number),
-            spike=form("imls_spikes", np.uint16, n * levels, np.concatenate([number, spikes], 1)),
-        ),
+    def lists(row: int) -> Sample:
+        bits = levels.bit_length()
+        found = np.zeros((bits, n), np.uint16), np.zeros(bits, np.uint32)
+        call = Call("imls_planes", (q[row].copy(), inverse, *found, n, bits, levels, fixed))
+        return Sample(call, 2, 1.0, counts[row], events=True)
+
+    forms = ops.of_kinds(
+        dense=ops.relu(x),
+        event=form("imls", EVENT, n, number),
+        spike=form("imls_spikes", np.uint16, n * levels, np.concatenate([number, spikes], 1)),
     )
+    if planes and levels < 2**PLANES:
+        bits = ops.bits(counts).sum(1)[:, None]
+        listed = np.concatenate([number, bits], 1)
+        forms["event_blocked"] = Form("imls_planes", (n, levels), listed, lists)
+    return Site(name, part, layer, forms)
 
 
 def lif(
@@ -393,7 +432,7 @@ def gate_events(y: Array, g: Array, T: float) -> Form:
 def gate_spikes(a: Array, b: Array) -> Form:
     """Return the form of the product of two spike vectors ``(frames, n)``."""
     n = a.shape[1]
-    number = np.stack([np.count_nonzero(x, 1) for x in (a, b, a * b)], 1)
+    number = np.stack([merged(*pair) for pair in zip(a, b, strict=True)])
 
     def make(row: int) -> Sample:
         one, two = (np.flatnonzero(x[row]).astype(np.uint16) for x in (a, b))
@@ -401,6 +440,19 @@ def gate_spikes(a: Array, b: Array) -> Form:
         return Sample(Call("gate_spike", (one, two, *room, len(one), len(two))))
 
     return Form("gate_spike", (), number, make)
+
+
+def merged(a: Array, b: Array) -> tuple[int, int, int]:
+    """Return the steps of ``gate_spike`` on two spike vectors ``(n,)``.
+
+    Spikes of a alone, of b alone and of both that it passes until one of its lists ends.
+    """
+    if not a.any() or not b.any():
+        return 0, 0, 0
+    last = min(int(np.flatnonzero(x)[-1]) for x in (a, b)) + 1
+    both = int(np.count_nonzero(a[:last] * b[:last]))
+    one, other = (int(np.count_nonzero(x[:last])) - both for x in (a, b))
+    return one, other, both
 
 
 class Scan:
@@ -449,8 +501,8 @@ class Scan:
         state_shift = min(max(int(np.ceil(np.log2(max(fit, 1.0)))), 0), 31)
         sh = unit * 2.0**state_shift
         sy = sh * sc * 2.0**16
-        d = np.round(self.D * su / sy).clip(-(2.0**30), 2.0**30).astype(np.int32)
-        a = np.round(-self.A * 2.0**ka).clip(0, 65535).astype(np.uint16)
+        d = ops.frozen(np.round(self.D * su / sy).clip(-(2.0**30), 2.0**30).astype(np.int32))
+        a = ops.frozen(np.round(-self.A * 2.0**ka).clip(0, 65535).astype(np.uint16))
         h = np.round(before / sh).astype(np.int32)
         y = np.zeros(channels, np.int32)
         sizes = (channels, states, input_shift, state_shift)

@@ -90,7 +90,9 @@ def _folded(tape: Tape, name: str, affine: tuple[Array, Array] | None) -> tuple[
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias * scale + offset
 
 
-def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events, Array]:
+def _neuron(
+    tape: Tape, name: str, part: str, layer: int, to_linear: bool = True
+) -> tuple[Site, Events, Array]:
     """Return the site of a neuron, its output as events, and its output as real values.
 
     A batch norm before it is none of it: the layer before holds it, see ``_folded``.
@@ -108,7 +110,9 @@ def _neuron(tape: Tape, name: str, part: str, layer: int) -> tuple[Site, Events,
     counts = counts.reshape(len(x), -1)
     # the levels of stat ema are part of the channels' factors
     level = STATISTICS[response.statistic]
-    site = layers.imls(name, part, layer, flat, counts, scale, response.levels, level)
+    # where all counts are 0 or 1 there are no bits to tell apart
+    planes = to_linear and counts.max(initial=0) > 1
+    site = layers.imls(name, part, layer, flat, counts, scale, response.levels, level, planes)
     return site, Events(counts, frame, unit), y
 
 
@@ -140,7 +144,8 @@ def _front_end(tape: Tape) -> list[Site]:
             spikes = windows(np.split(counts, lengths), kernel, stride, 0, 0).astype(np.int16)
         weight, bias = _folded(tape, name, _before(tape, f"embed.neurons.{index}"))
         sites += layers.conv(name, "front end", weight, bias, x, stride, index > 0, spikes)
-        site, events, y = _neuron(tape, f"embed.neurons.{index}", "neuron", 0)
+        last = index + 1 == len(embed.layers)
+        site, events, y = _neuron(tape, f"embed.neurons.{index}", "neuron", 0, last)
         counts = events.counts.reshape(y.shape) if events.spiking else None
         sites.append(site)
     return [*sites, *_linear(tape, "embed.out", "front end", 0, y, events)]
@@ -173,7 +178,7 @@ def _attention(tape: Tape, name: str, layer: int, module: Any) -> list[Site]:
     k = tape.output(f"{attn}.linear_k")
     if isinstance(module.norm_v, LayerNorm):
         sites.append(_norm(tape, f"{attn}.norm_v", layer))
-    site, values, v = _neuron(tape, f"{attn}.neuron_v", "neuron", layer)
+    site, values, v = _neuron(tape, f"{attn}.neuron_v", "neuron", layer, False)
     sites.append(site)
     scores, _ = attention.scores(attn, layer, q, k, heads, keys)
     gamma = np.exp(module.decay.log_gamma.detach().double().numpy())
@@ -211,7 +216,7 @@ def _conv_module(tape: Tape, name: str, layer: int) -> list[Site]:
     site, events, x = _neuron(tape, f"{conv}.neuron_in", "neuron", layer)
     affine = _before(tape, f"{conv}.neuron_depthwise")
     sites += [site, *_linear(tape, f"{conv}.pointwise_in", part, layer, x, events, affine)]
-    site, events, x = _neuron(tape, f"{conv}.neuron_depthwise", "neuron", layer)
+    site, events, x = _neuron(tape, f"{conv}.neuron_depthwise", "neuron", layer, False)
     weight, bias = _folded(tape, f"{conv}.depthwise", _affine(tape, f"{conv}.norm"))
     sites.append(site)
     weight = weight[:, 0].T

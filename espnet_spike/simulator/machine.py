@@ -1,7 +1,8 @@
 """Run calls of firmware kernels on a simulated core and read the core's counters.
 
 All calls of a run go through one memory image: their arguments and arrays go in, and come out as
-the kernels left them, with twelve counters a call (Ibex's own, lowRISC's CSR numbers).
+the kernels left them, with the counters of each call beside (Ibex's own, by lowRISC's CSR numbers,
+and those of the memory around it).
 """
 
 import json
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +25,22 @@ IMAGE_BASE = 0x80200000
 IMAGE_LIMIT = 60 << 20
 MAGIC = 0x49424558
 MAX_CYCLES = 20_000_000_000
+# kernel -> place among its arguments of what it keeps from frame to frame
+STATE = {
+    **dict.fromkeys(("lif_hard", "lif_soft", "lif_hard_full_input", "lif_soft_full_input"), 1),
+    **dict.fromkeys(("scan_dense", "scan_event"), 7),
+    **dict.fromkeys(("scan_dense_blocked", "scan_event_blocked"), 2),
+    **dict.fromkeys(("outer_spike", "read_spike"), 0),
+}
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What the core counted over one call, without the call itself; cycles unless said."""
+    """What the core counted over one call, without the call itself; cycles unless said.
+
+    The last three are of the memory around it: loads and stores of weights (all that calls share:
+    weights, biases, tables) and of state (what is kept from frame to frame), and words fetched.
+    """
 
     cycles: int
     instructions: int
@@ -41,6 +54,9 @@ class Counters:
     compressed: int
     multiply_wait: int
     divide_wait: int
+    weights: int
+    state: int
+    fetches: int
 
     @property
     def memory(self) -> int:
@@ -109,7 +125,7 @@ class Machine:
     def __init__(self, hardware: Hardware, compiler: str = "zig") -> None:
         self.hardware = hardware
         self.core = build_core(hardware)
-        self.firmware = build_firmware(compiler)
+        self.firmware = build_firmware(compiler, hardware.bit_manipulation != "none")
         self.record = {
             "hardware": hardware.as_dict(),
             "core": self.core.record,
@@ -124,12 +140,12 @@ class Machine:
             UserError: the firmware trapped or did not end.
             ValueError: the calls do not fit the memory.
         """
-        image, offsets = self._image(calls)
+        image, offsets, starts = self._image(calls)
         with tempfile.TemporaryDirectory(prefix="espnet_spike_sim") as folder:
             path = Path(folder) / "image"
             path.write_bytes(image)
             waits = (self.hardware.data_wait_states, self.hardware.instruction_wait_states)
-            words = [self.core.binary, self.firmware.elf, path, max_cycles, *waits]
+            words = [self.core.binary, self.firmware.elf, path, max_cycles, *waits, *starts]
             done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
             if done.returncode:
                 names = ", ".join(dict.fromkeys(call.kernel for call in calls))
@@ -139,48 +155,60 @@ class Machine:
         self.speed = Speed(report["cycles"], report["seconds"])
         return _results(calls, image, offsets)
 
-    def _image(self, calls: Sequence[Call]) -> tuple[bytes, list[list[int]]]:
-        """Return the memory image, and where in it the arrays of every call lie."""
+    def _image(self, calls: Sequence[Call]) -> tuple[bytes, list[list[int]], list[int]]:
+        """Return the memory image, where in it the arrays of every call lie, and three addresses.
+
+        These are where weights, state and activations start, in this order.
+        """
         symbols = self.firmware.symbols
         args = [len(call.args) for call in calls]
         results = 12 + 8 * len(calls)
         descriptors = results + 4 * len(COUNTERS) * len(calls)
         heap = -(-(descriptors + 4 * sum(args)) // 16) * 16
+        kinds: tuple[dict[Any, np.ndarray], ...] = ({}, {}, {})
+        for number, call in enumerate(calls):
+            for place, arg in enumerate(call.args):
+                if isinstance(arg, np.ndarray):
+                    kept = STATE.get(call.kernel) == place
+                    kind = (1 if kept else 2) if arg.flags.writeable else 0
+                    kinds[kind][_identity(arg, number, place)] = arg
+        places: dict[Any, int] = {}
+        starts = []
+        for kind in kinds:
+            starts.append(IMAGE_BASE + heap)
+            for key, array in kind.items():
+                places[key] = heap
+                heap = -(-(heap + max(array.nbytes, 1)) // 16) * 16
+        if heap > IMAGE_LIMIT:
+            raise ValueError(f"{heap >> 20} MiB of operands do not fit the simulated memory")
         header = [MAGIC, len(calls), IMAGE_BASE + results]
         words: list[int] = []
-        shared: dict[int, int] = {}
-        blobs: list[tuple[int, np.ndarray]] = []
-        offsets = []
-        for call in calls:
+        offsets: list[list[int]] = []
+        for number, call in enumerate(calls):
             if call.kernel not in symbols:
                 raise ValueError(f"the firmware has no kernel {call.kernel}")
             header += [symbols[call.kernel].address, IMAGE_BASE + descriptors + 4 * len(words)]
-            places = []
-            for arg in call.args:
-                if not isinstance(arg, np.ndarray):
+            offsets.append([])
+            for place, arg in enumerate(call.args):
+                if isinstance(arg, np.ndarray):
+                    offsets[-1].append(places[_identity(arg, number, place)])
+                    words.append(IMAGE_BASE + offsets[-1][-1])
+                else:
                     words.append(int(arg) & 0xFFFFFFFF)
-                    continue
-                place = shared.get(id(arg))
-                if place is None:
-                    place, heap = heap, -(-(heap + max(arg.nbytes, 1)) // 16) * 16
-                    blobs.append((place, arg))
-                    if not arg.flags.writeable:
-                        shared[id(arg)] = place
-                places.append(place)
-                words.append(IMAGE_BASE + place)
-            offsets.append(places)
-        if heap > IMAGE_LIMIT:
-            raise ValueError(f"{heap >> 20} MiB of operands do not fit the simulated memory")
         image = np.zeros(heap, np.uint8)
-        image[: 4 * len(header)] = np.array(header, np.uint32).view(np.uint8)
-        if words:
-            image[descriptors : descriptors + 4 * len(words)] = np.array(words, np.uint32).view(
-                np.uint8
-            )
-        for place, array in blobs:
-            flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            image[place : place + array.nbytes] = flat
-        return image.tobytes(), offsets
+        for start, values in (0, header), (descriptors, words):
+            data = np.array(values, np.uint32).view(np.uint8)
+            image[start : start + len(data)] = data
+        for kind in kinds:
+            for key, array in kind.items():
+                flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                image[places[key] : places[key] + array.nbytes] = flat
+        return image.tobytes(), offsets, starts
+
+
+def _identity(array: np.ndarray, call: int, place: int) -> Any:
+    """Return what tells arrays apart: what is not writeable is placed once for all calls."""
+    return (call, place) if array.flags.writeable else id(array)
 
 
 def _results(calls: Sequence[Call], image: bytes, offsets: list[list[int]]) -> list[Result]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from espnet_spike.simulator.kernels import EVENT, pack, to_events
+from espnet_spike.simulator.kernels import EVENT, PLANES, SPIKES_A_TURN, pack, to_events
 from espnet_spike.simulator.machine import Call
 
 # dense, event-driven with one product an event, and binary spikes that are only added
@@ -20,6 +20,7 @@ LOOPS = ("", "_unrolled", "_blocked")
 CODINGS = tuple(kind + loop for kind in KINDS for loop in LOOPS)
 INT16 = 32000  # a little less than the range: rounding stays inside
 SOME = 32
+SCALES = 32  # most that scales of a layer's outputs differ by
 Array = np.ndarray
 
 
@@ -32,7 +33,8 @@ class Sample:
         output: place of the result among the call's arrays.
         scale: what one unit of the result is worth; a number or an array.
         reference: the float result; None where the kernel has no float counterpart of its own.
-        events: the output is a list of events with its length behind it, or of spikes.
+        events: the output is a list of events with its length behind it, or of spikes, or lists
+            of the bits of counts.
     """
 
     call: Call
@@ -48,10 +50,13 @@ class Sample:
         want = np.asarray(self.reference, np.float64)
         got = arrays[self.output]
         if self.events:
-            found = got[: int(arrays[self.output + 1][0])]
-            spikes = found.dtype == np.uint16
+            lengths, lists = arrays[self.output + 1], got.reshape(-1, got.shape[-1])
             got = np.zeros(want.size, np.int64)
-            np.add.at(got, found if spikes else found["index"], 1 if spikes else found["value"])
+            for plane, (row, length) in enumerate(zip(lists, lengths, strict=True)):
+                found = row[: int(length)]
+                spikes = found.dtype == np.uint16
+                value = 1 << plane if spikes else found["value"]
+                np.add.at(got, found if spikes else found["index"], value)
         got = got.astype(np.float64) * self.scale
         want = want.reshape(got.shape)
         return np.array([((got - want) ** 2).sum(), (want**2).sum()])
@@ -153,10 +158,15 @@ def quantise_events(
     return q, scale
 
 
-def quantise_weight(w: Array) -> tuple[Array, float]:
-    """Return w as int8 and its scale."""
-    scale = max(float(np.abs(w).max(initial=0)), 1e-12) / 127
-    return np.round(w / scale).astype(np.int8), scale
+def quantise_weight(w: Array, output: int = 0) -> tuple[Array, Array]:
+    """Return w as int8, and the scale of each output ``(outputs,)``; ``output`` is its axis.
+
+    No output has less than a 32nd of the largest scale: its bias has to fit the accumulator, too.
+    """
+    size = np.abs(w).max(tuple(axis for axis in range(w.ndim) if axis != output), initial=0)
+    scale = np.maximum(size, max(float(size.max()), 1e-12) / SCALES) / 127
+    shape = [len(scale) if axis == output else 1 for axis in range(w.ndim)]
+    return np.round(w / scale.reshape(shape)).astype(np.int8), scale
 
 
 def headroom(wq: Array, axes: tuple[int, ...]) -> float:
@@ -165,9 +175,9 @@ def headroom(wq: Array, axes: tuple[int, ...]) -> float:
     return float(min(INT16, 2.0**30 / max(total, 1.0)))
 
 
-def with_bias(x: Array, bias: Array, sw: float, limit: float) -> float:
+def with_bias(x: Array, bias: Array, sw: Array, limit: float) -> float:
     """Return the ``largest`` of ``quantise`` with which the accumulators hold the bias, too."""
-    return max(float(np.abs(x).max(initial=0)), float(np.abs(bias).max()) * limit / (sw * 2.0**29))
+    return max(float(np.abs(x).max(initial=0)), float(np.abs(bias / sw).max()) * limit / 2.0**29)
 
 
 def rescale(factor: float) -> tuple[int, int]:
@@ -201,6 +211,11 @@ class Events:
         return cls(q, np.full(len(x), scale), np.ones(x.shape[1]), False)
 
     @property
+    def one_unit(self) -> bool:
+        """Whether events of all frames have the same unit."""
+        return bool(np.all(self.frame == self.frame[0]))
+
+    @property
     def binary(self) -> bool:
         """Whether every event is a single spike."""
         return self.spiking and self.counts.max(initial=0) <= 1
@@ -212,6 +227,13 @@ class Events:
     def spikes(self) -> Array:
         """Return the spikes of every frame ``(frames, 1)``."""
         return self.counts.sum(1, dtype=np.int64)[:, None]
+
+
+def bits(counts: Array, by_plane: bool = False) -> Array:
+    """Return how many bits of counts ``(frames, n)`` are set, or each: ``(bits, frames, n)``."""
+    number = max(int(counts.max(initial=0)).bit_length(), 1)
+    planes = np.stack([counts >> plane & 1 for plane in range(number)])
+    return planes if by_plane else planes.sum(0)
 
 
 def linear(
@@ -249,17 +271,18 @@ def linear(
     # accumulators of some frames are enough: the cost of turning them into activations is fixed
     some = xq[:: max(len(xq) // SOME, 1)].astype(np.int64)
     sums = some @ wq.T.astype(np.int64) + start
-    requantized = requantize(f"{name}.requantize", part, layer, sums)
+    requantized = requantize_outputs(f"{name}.requantize", part, layer, sums, sw * sx)
     sites.append(stand_for_all(requantized, len(x)))
     if events is None:
         return sites
     folded, se = quantise_weight(w * events.channel)
     by_input, packed = frozen(folded.T), frozen(pack(folded))
     spiking = events.spiking
-    # sums of spikes get the unit of their frame first, and the bias by a sum of its own after that
-    inside = np.zeros(outputs) if spiking else wide
-    first = inside / (se * events.frame[0])
-    begin = frozen(np.round(first).clip(-(2**29), 2**29).astype(np.int32))
+    # where frames have units of their own, sums get them first, and the bias after that
+    first = np.round(wide / (se * events.frame[0]))
+    starts = events.one_unit and float(np.abs(first).max()) < 2**29
+    inside = wide if starts else np.zeros(outputs)
+    begin = frozen((first if starts else inside).astype(np.int32))
 
     def reference(n: int) -> tuple[float, Array]:
         want = w @ (events.channel * events.counts[n]) * events.frame[n]
@@ -288,16 +311,36 @@ def linear(
 
         return Form(f"linear_spike{loop}", (outputs,), events.spikes(), make)
 
+    def planes() -> Form:
+        turns = -(-bits(events.counts, by_plane=True).sum(2) // SPIKES_A_TURN)
+        many = events.spikes()[:, 0] > SPIKES_A_TURN
+        number = np.stack([bits(events.counts).sum(1), many * turns.sum(0), many], 1)
+
+        def make(n: int) -> Sample:
+            many = bits(events.counts, by_plane=True)[:, n]
+            lists, lengths = np.zeros((len(many), inputs), np.uint16), many.sum(1)
+            for plane, row in enumerate(many):
+                lists[plane, : lengths[plane]] = np.flatnonzero(row)
+            args = (packed, lists, lengths.astype(np.uint32), begin, np.zeros(outputs, np.int32))
+            args = (*args, len(many), inputs, outputs)
+            return Sample(Call("linear_planes_blocked", args), 4, *reference(n))
+
+        return Form("linear_planes_blocked", (inputs, outputs), number, make)
+
     if events.binary:  # one spike an event: nothing to multiply
         product |= by_loops(spike, "event", "spike")
     elif spiking:
         product |= by_loops(event, "event") | by_loops(spike, "spike")
+        if events.counts.max() < 2**PLANES:
+            product["event_blocked"] = planes()
     else:  # real values cannot be added up without a product
         product |= by_loops(event, "event", "spike")
-    if bias is not None and spiking:
-        # the unit of a frame is applied after the sum, and the bias after the unit
-        added = add(f"{name}.bias", part, layer, np.broadcast_to(bias, (len(x), outputs)))
-        sites.append(added.only("event", "spike"))
+    if not starts:
+        sums = events.counts[:: max(len(x) // SOME, 1)].astype(np.int64) @ folded.T.astype(np.int64)
+        units = events.frame[:: max(len(x) // SOME, 1)]
+        form = requantize_units(sums, units, se, wide)
+        last = Site(f"{name}.requantize", part, layer, of_kinds(event=form, spike=form))
+        sites[1] = merge(sites[1], stand_for_all(last, len(x)))
     return sites
 
 
@@ -313,6 +356,70 @@ def requantize(name: str, part: str, layer: int, sums: Array) -> Site:
         return Sample(Call("requantize", args), -1, 1 / factor, x)
 
     return Site(name, part, layer, everywhere(Form("requantize", (n,), no_events(len(sums)), make)))
+
+
+def merge(site: Site, other: Site) -> Site:
+    """Return a site with the forms of another in place of its own."""
+    return Site(site.name, site.part, site.layer, site.forms | other.forms, site.inputs)
+
+
+def requantize_outputs(name: str, part: str, layer: int, sums: Array, scale: Array) -> Site:
+    """Return the site that turns accumulators into activations, each output with its scale.
+
+    Args:
+        name: of the site.
+        part: kind of sub-module.
+        layer: block.
+        sums: ``(frames, n)``.
+        scale: what a unit of each accumulator is worth ``(n,)``.
+    """
+    n, real = sums.shape[1], sums * scale
+    unit = max(float(np.abs(real).max(initial=0)) / INT16, float(scale.max()) / 0.24)
+    multiplier, shift = rescale_outputs(scale / unit)
+
+    def make(row: int) -> Sample:
+        x = sums[row].clip(-(2**31), 2**31 - 1).astype(np.int32)
+        args = (x, np.zeros(n, np.int16), multiplier, n, shift)
+        return Sample(Call("requantize_outputs", args), 1, unit, real[row])
+
+    form = Form("requantize_outputs", (n,), no_events(len(sums)), make)
+    return Site(name, part, layer, everywhere(form))
+
+
+def requantize_units(sums: Array, frame: Array, scale: Array, bias: Array) -> Form:
+    """Return the form that also multiplies by the unit of the frame, and adds the bias.
+
+    Args:
+        sums: accumulators ``(frames, n)``.
+        frame: units ``(frames,)``.
+        scale: what a unit of each accumulator is worth, over that of the frame ``(n,)``.
+        bias: ``(n,)``.
+    """
+    n = sums.shape[1]
+    want = sums * scale * frame[:, None] + bias
+    sy = max(float(np.abs(want).max(initial=0)), float(np.abs(bias).max()), 1e-12) / INT16
+    largest = max(float(np.abs(sums * scale).max(initial=0)), 1e-12)
+    inner = max(largest / INT16, float(scale.max()) / 0.24)
+    multiplier, shift = rescale_outputs(scale / inner)
+    # unit / 2^down of the frame turns what the multiplier gives into the output's unit
+    factor = frame * inner / sy
+    down = int(np.clip(15 - np.ceil(np.log2(max(float(factor.max()), 1e-9))), 0, 15))
+    unit = np.round(factor * 2.0**down).clip(0, 32767).astype(np.int64)
+    offset = frozen(np.round(bias / sy).clip(-32768, 32767).astype(np.int16))
+
+    def make(row: int) -> Sample:
+        x = sums[row].clip(-(2**31), 2**31 - 1).astype(np.int32)
+        args = (x, np.zeros(n, np.int16), multiplier, offset, n, shift, int(unit[row]), down)
+        return Sample(Call("requantize_units", args), 1, sy, want[row])
+
+    return Form("requantize_units", (n,), no_events(len(sums)), make)
+
+
+def rescale_outputs(factors: Array) -> tuple[Array, int]:
+    """Return multipliers and the shift they share, as ``rescale`` does for one factor."""
+    _, shift = rescale(float(factors.max()))
+    wide = np.round(factors * 2.0 ** (32 + shift)).clip(0, 2**31 - 1)
+    return frozen(wide.astype(np.int32)), shift
 
 
 def stand_for_all(site: Site, frames: int) -> Site:

@@ -23,7 +23,7 @@ from espnet_spike.simulator.operations import Array, Form, Sample, Site
 from espnet_spike.utils.files import plural, text_digest
 from espnet_spike.utils.shapes import check_shape
 
-METRICS = ("cycles", "instructions", "loads", "stores")
+METRICS = ("cycles", "instructions", "loads", "stores", "weights", "state", "fetches")
 FIT, HELD_OUT = 8, 4
 BATCH_BYTES = 24 << 20
 BATCH_CALLS = 24
@@ -53,7 +53,7 @@ class Cost:
     """What a kernel of one shape costs.
 
     Attributes:
-        coefficients: ``(2 + k, 4)``: fixed, once if there is any event, then for each kind of
+        coefficients: ``(2 + k, 7)``: fixed, once if there is any event, then for each kind of
             event; columns as ``METRICS``.
         calls: simulated.
         held_out: relative errors in cycles of the calls that were left out of the fit.
@@ -72,7 +72,7 @@ class Cost:
         return np.array([1.0, ENTERED, *[1.0] * (len(self.coefficients) - 2)])
 
     def of(self, events: Array) -> Array:
-        """Return the cost of frames with ``events`` ``(frames, k)``: ``(frames, 4)``."""
+        """Return the cost of frames with ``events`` ``(frames, k)``: ``(frames, 7)``."""
         return design(events) @ self.coefficients
 
 

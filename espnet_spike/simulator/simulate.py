@@ -130,10 +130,15 @@ def _per_frame(
             place = place.setdefault(name, {})
         figures = {name: round(total[name] / recording.frames, 1) for name in METRICS}
         figures["memory"] = round((total["loads"] + total["stores"]) / recording.frames, 1)
+        figures["activations"] = round(figures["memory"] - figures["weights"] - figures["state"], 1)
         seconds = hardware.seconds(total["cycles"] / recording.frames)
+        energy, frames = energy_uj(figures, read_prices()), recording.frames / recording.utterances
         figures |= {
             "latency_ms": round(seconds * 1e3, 4),
-            "energy_uj": round(energy_uj(figures, read_prices()), 3),
+            "energy_uj": round(energy, 3),
+            # of all frames of an utterance: from its first event to the last output
+            "utterance_latency_ms": round(seconds * 1e3 * frames, 2),
+            "utterance_energy_uj": round(energy * frames, 1),
         }
         place[key[-1]] = figures
     return nested

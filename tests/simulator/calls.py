@@ -37,6 +37,13 @@ def linear(kernel, rng, inputs, outputs, count):
     y = np.zeros(outputs, np.int32)
     x = sparse(rng, inputs, count, spikes="spike" in kernel)
     spikes = np.flatnonzero(x).astype(np.uint16)
+    if kernel == "linear_planes_blocked":
+        counts = np.where(x != 0, rng.integers(1, 8, inputs), 0)
+        lists, lengths = np.zeros((3, inputs), np.uint16), np.zeros(3, np.uint32)
+        for plane in range(3):
+            found = np.flatnonzero(counts >> plane & 1)
+            lists[plane, : len(found)], lengths[plane] = found, len(found)
+        return Call(kernel, (pack(w), lists, lengths, bias, y, 3, inputs, outputs))
     if kernel.endswith("_blocked"):
         given = {"event": to_events(x), "spike": spikes}.get(kernel.split("_")[1], x)
         sizes = (inputs, outputs) if given is x else (count, inputs, outputs)
@@ -61,11 +68,14 @@ def conv(kernel, rng, count, taps=3, width=3, bins=15, channels=3, outputs=7, st
         sizes = (taps, width * channels, bins * channels, stride * channels, positions, outputs)
         given = pack(w.reshape(outputs, -1)) if kernel.endswith("_blocked") else w
         return Call(kernel, (given, x.reshape(taps, -1).copy(), bias, y, *sizes))
-    if kernel.endswith("_blocked"):
+    if kernel.endswith("_blocked") or "list" in kernel:
         found = [to_events(row.reshape(-1)) for row in x]
         starts = np.cumsum([0, *map(len, found)]).astype(np.uint32)
         events = np.concatenate(found)
         events = events["index"].copy() if "spike" in kernel else events
+        if "list" in kernel:
+            room = np.zeros(len(events), CONV_EVENT)
+            return Call(kernel, (events, starts, room, taps, channels))
         room = np.zeros((taps, bins + 1), np.uint32)
         sizes = (taps, bins, channels, width, stride, width * channels, stride * channels)
         args = (pack(w.reshape(outputs, -1)), events, starts, room, bias, y, *sizes)
@@ -96,7 +106,8 @@ def depthwise(kernel, rng, count, taps=4, channels=13):
     events = np.concatenate([to_events(row) for row in x])
     if "spike" in kernel:
         events = events["index"].copy()
-    if kernel == "depthwise_spike_scaled":
+    if kernel == "depthwise_scaled":
+        events = events["index"].copy()
         unit = rng.integers(0, 999, taps).astype(np.int16)
         return Call(kernel, (w, events, starts, unit, bias, y, taps, channels))
     return Call(kernel, (w, events, starts, bias, y, taps, channels))
@@ -114,6 +125,9 @@ def imls(kernel, rng, n=40, levels=6, level=0):
     """A call of an IMLS kernel."""
     x = rng.integers(-9000, 9000, n).astype(np.int16)
     inverse_alpha = np.round(1024 / rng.uniform(0.3, 0.9, n)).astype(np.uint16)
+    if kernel == "imls_planes":
+        room = np.zeros((3, n), np.uint16), np.zeros(3, np.uint32)
+        return Call(kernel, (x, inverse_alpha, *room, n, 3, levels, level))
     room = np.zeros(n, EVENT) if kernel == "imls" else np.zeros(n * levels, np.uint16)
     return Call(kernel, (x, inverse_alpha, room, np.zeros(1, np.uint32), n, levels, level))
 
@@ -134,6 +148,13 @@ def elementwise(kernel, rng, n=40):
     if kernel == "requantize":
         wide = rng.integers(-(2**31), 2**31, n).astype(np.int32)
         return Call(kernel, (wide, y, n, int(rng.integers(2**30, 2**31)), int(rng.integers(1, 20))))
+    if kernel.startswith("requantize_"):
+        wide = rng.integers(-(2**31), 2**31, n).astype(np.int32)
+        each = rng.integers(2**28, 2**31, n).astype(np.int32)
+        if kernel == "requantize_outputs":
+            return Call(kernel, (wide, y, each, n, int(rng.integers(1, 20))))
+        unit = int(rng.integers(0, 32768))
+        return Call(kernel, (wide, y, each, x, n, int(rng.integers(1, 20)), unit, 12))
     if kernel == "lookup":
         return Call(kernel, (x, y, np.sort(_int16(rng, 257)), n))
     if kernel == "gate":

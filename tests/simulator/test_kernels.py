@@ -326,6 +326,35 @@ def test_imls_spikes_repeat_what_imls_counts(machine):
     assert np.array_equal(np.repeat(counts["index"], counts["value"]), spikes)
 
 
+def test_planes_of_counts_are_the_counts_and_only_add(machine):
+    """Few spikes are doubled from plane to plane; more than 16 bits hold go plane by plane."""
+    rng = np.random.default_rng(0)
+    w = rng.integers(-127, 128, (36, 90)).astype(np.int8)
+    for top in (1, 3, 7):
+        counts = rng.integers(0, top + 1, 90)
+        lists, lengths = np.zeros((3, 90), np.uint16), np.zeros(3, np.uint32)
+        for plane in range(3):
+            found = np.flatnonzero(counts >> plane & 1)
+            lists[plane, : len(found)], lengths[plane] = found, len(found)
+        y = np.zeros(36, np.int32)
+        args = (pack(w), lists, lengths, y, y.copy(), 3, 90, 36)
+        (result,) = run(machine(), [Call("linear_planes_blocked", args)])
+        assert np.array_equal(result.arrays[-1], w.astype(np.int32) @ counts), top
+        assert result.counters.multiply_wait < 20  # of addresses
+    assert counts.sum() > 256  # the last went plane by plane
+    levels, planes = (
+        result.arrays
+        for result in run(
+            machine(), [imls(k, np.random.default_rng(3)) for k in ("imls", "imls_planes")]
+        )
+    )
+    events = levels[2][: levels[3][0]]
+    counts = np.zeros(40, int)
+    for plane, (row, length) in enumerate(zip(planes[2], planes[3], strict=True)):
+        counts[row[:length]] += 1 << plane
+    assert np.array_equal(to_events(counts), events)
+
+
 def test_ties_at_every_threshold(machine):
     """What is as large as the threshold passes or fires; by hand, not by the models."""
     n, at = 5, 700

@@ -166,3 +166,33 @@ def test_counters_add_up(machine):
     counters = [result.counters for result in machine().run(calls)]
     assert sum_counters(counters).cycles == sum(c.cycles for c in counters)
     assert sum_counters(counters).memory == sum(c.loads + c.stores for c in counters)
+
+
+def test_memory_is_told_apart_by_kind(machine):
+    """By hand: four taps of weights shared by all calls, potentials that stay, the rest."""
+    n, rng = 32, np.random.default_rng(0)
+    x, v = (rng.integers(-99, 99, n).astype(np.int16) for _ in range(2))
+    weight = rng.integers(-9, 9, n).astype(np.int16)
+    weight.flags.writeable = False
+    silent = np.zeros(n, np.uint16), np.zeros(1, np.uint32)
+    calls = [
+        Call("lif_hard", (x, v, *silent, n, 4096, 1)),
+        Call("affine", (x, weight, weight, np.zeros(n, np.int16), n, 3)),
+        Call("add", (x.copy(), x.copy(), n)),
+    ]
+    lif, affine, add = (result.counters for result in machine().run(calls))
+    assert (lif.weights, lif.state) == (0, 2 * n)  # read and written back
+    assert (affine.weights, affine.state) == (2 * n, 0)
+    assert (add.weights, add.state) == (0, 0)
+    assert add.memory >= 3 * n
+    for counters in lif, affine, add:  # words of one or two instructions, and what jumps throw away
+        assert counters.instructions / 2 < counters.fetches < 2 * counters.instructions
+
+
+def test_bit_manipulation_changes_instructions_and_no_result(machine):
+    rng = np.random.default_rng(1)
+    calls = [any_call(kernel, rng) for kernel in ("add", "gate", "relu", "layernorm")]
+    plain, bits = machine(), machine(bit_manipulation="balanced")
+    for call, one, two in zip(calls, plain.run(calls), bits.run(calls), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one.arrays, two.arrays, strict=True))
+        assert two.counters.instructions < one.counters.instructions, call.kernel

@@ -99,6 +99,45 @@ struct conv_event {
   uint32_t count, width, tap, positions, outputs; /* frequency taps, weights from tap to tap */
 };
 
+struct conv_list {
+  const void *events;     /* of one tap after the other, ascending; index = bin * channels + channel */
+  const uint32_t *starts; /* [taps + 1]: the events of each tap */
+  struct conv_event_source *list;
+  uint32_t taps, channels;
+};
+
+/* the events that conv_event reads, from those that the neurons made of each frame */
+void conv_list(const struct conv_list *a) {
+  struct conv_event_source *out = a->list;
+  const uint32_t channels = a->channels;
+  uint32_t first = 0;
+  for (uint32_t t = 0; t < a->taps; t++, first += channels) {
+    const struct event *e = a->events, *end = e + a->starts[t + 1];
+    uint32_t bin = 0, before = 0;
+    for (e += a->starts[t]; e < end; e++, out++) {
+      for (; e->index - before >= channels; before += channels) bin++;
+      out->source = (uint16_t)(first + e->index - before);
+      out->bin = (uint16_t)bin;
+      out->value = e->value;
+    }
+  }
+}
+
+void conv_list_spike(const struct conv_list *a) {
+  struct conv_event_source *out = a->list;
+  const uint32_t channels = a->channels;
+  uint32_t first = 0;
+  for (uint32_t t = 0; t < a->taps; t++, first += channels) {
+    const uint16_t *e = a->events, *end = e + a->starts[t + 1];
+    uint32_t bin = 0, before = 0;
+    for (e += a->starts[t]; e < end; e++, out++) {
+      for (; *e - before >= channels; before += channels) bin++;
+      out->source = (uint16_t)(first + *e - before);
+      out->bin = (uint16_t)bin;
+    }
+  }
+}
+
 static inline void spread_bias(const struct conv_event *a) {
   int32_t *y = a->y;
   for (uint32_t p = 0; p < a->positions; p++)
@@ -242,7 +281,7 @@ INLINE void conv_spikes(int32_t *y, uint32_t outputs, const struct conv_events_b
   uint32_t at = -before;
   for (uint32_t t = 0; t < a->taps; t++, first += a->bins + 1, at += a->span)
     add_spikes(y, outputs, row_at(w, at * (uint32_t)n), n, spikes + first[0],
-               spikes + first[a->width]);
+               spikes + first[a->width], 0);
 }
 
 /* an index that comes n times adds its weights n times */
@@ -376,7 +415,7 @@ void depthwise_spike(const struct depthwise_spike *a) {
   }
 }
 
-struct depthwise_spike_scaled {
+struct depthwise_scaled {
   const int8_t *w; /* [taps][channels] */
   const uint16_t *spikes;
   const uint32_t *starts;
@@ -386,7 +425,7 @@ struct depthwise_spike_scaled {
   uint32_t taps, channels;
 };
 
-void depthwise_spike_scaled(const struct depthwise_spike_scaled *a) {
+void depthwise_scaled(const struct depthwise_scaled *a) {
   const uint32_t channels = a->channels;
   const int8_t *w = a->w;
   int32_t *y = a->y;

@@ -18,6 +18,45 @@ void requantize(const struct requantize *a) {
     y[i] = (int16_t)saturate16((multiply_high(x[i], multiplier) + half) >> shift);
 }
 
+struct requantize_outputs {
+  const int32_t *x;
+  int16_t *y;
+  const int32_t *multiplier; /* of each output */
+  uint32_t n, shift;         /* at least 1 */
+};
+
+void requantize_outputs(const struct requantize_outputs *a) {
+  const int32_t *x = a->x, *multiplier = a->multiplier;
+  int16_t *y = a->y;
+  const uint32_t n = a->n, shift = a->shift;
+  const int32_t round = 1 << (shift - 1);
+  for (uint32_t i = 0; i < n; i++)
+    y[i] = (int16_t)saturate16((multiply_high(x[i], multiplier[i]) + round) >> shift);
+}
+
+struct requantize_units {
+  const int32_t *x;
+  int16_t *y;
+  const int32_t *multiplier; /* of each output */
+  const int16_t *offset;
+  uint32_t n, shift; /* at least 1 */
+  int32_t unit;      /* of the frame, * 2^down */
+  uint32_t down;
+};
+
+/* and times the unit of the frame, plus the bias */
+void requantize_units(const struct requantize_units *a) {
+  const int32_t *x = a->x, *multiplier = a->multiplier;
+  const int16_t *offset = a->offset;
+  int16_t *y = a->y;
+  const uint32_t n = a->n, shift = a->shift, down = a->down;
+  const int32_t round = 1 << (shift - 1), unit = a->unit;
+  for (uint32_t i = 0; i < n; i++) {
+    const int32_t v = saturate16((multiply_high(x[i], multiplier[i]) + round) >> shift);
+    y[i] = (int16_t)saturate16(((v * unit) >> down) + offset[i]);
+  }
+}
+
 struct lookup {
   const int16_t *x;
   int16_t *y;

@@ -122,31 +122,42 @@ INLINE void unpack_some(int32_t *y, const int32_t *bias, const uint32_t *t, uint
   for (uint32_t k = 0; k < n; k++) y[k] = four[k];
 }
 
-/* Spikes only add. The bytes of a word are summed in 16 bits each, the odd ones apart; the even ones
+/* Spikes only add, 2^plane times in a bit plane of counts. The bytes of a word are summed in 16 bits each, the odd ones apart; the even ones
    are what remains of the sum of whole words. That holds for 256 spikes; then they are added to y. */
 enum { SPIKES_A_TURN = 256 };
 
+INLINE void add_rows(uint32_t *all, uint32_t *odd, const uint32_t *w, int n, const uint16_t *spike,
+                     const uint16_t *end) {
+  for (; spike < end; spike++) {
+    const uint32_t *row = w + *spike * n;
+    UNROLL for (int k = 0; k < n; k++) {
+      ONE_BY_ONE;
+      const uint32_t q = row[k];
+      all[k] += q;
+      odd[k] += (q >> 8) & 0xff00ff;
+    }
+  }
+}
+
+INLINE void add_sums(int32_t *y, uint32_t outputs, const uint32_t *all, const uint32_t *odd, int n,
+                     uint32_t plane) {
+  UNROLL for (int k = 0; k < n; k++) {
+    const uint32_t even = all[k] - (odd[k] << 8);
+    const uint32_t sums[4] = {even & 0xffff, odd[k] & 0xffff, even >> 16, odd[k] >> 16};
+    UNROLL for (uint32_t j = 0; j < 4; j++)
+      if (4 * (uint32_t)k + j < outputs) y[4 * k + j] += (int32_t)(sums[j] << plane);
+  }
+}
+
 INLINE void add_spikes(int32_t *y, uint32_t outputs, const uint32_t *w, int n,
-                       const uint16_t *spike, const uint16_t *end) {
+                       const uint16_t *spike, const uint16_t *end, uint32_t plane) {
   while (spike < end) {
     const uint16_t *stop = end - spike > SPIKES_A_TURN ? spike + SPIKES_A_TURN : end;
     uint32_t all[BLOCK / 4], odd[BLOCK / 4];
     UNROLL for (int k = 0; k < n; k++) all[k] = odd[k] = 0;
-    for (; spike < stop; spike++) {
-      const uint32_t *row = w + *spike * n;
-      UNROLL for (int k = 0; k < n; k++) {
-        ONE_BY_ONE;
-        const uint32_t q = row[k];
-        all[k] += q;
-        odd[k] += (q >> 8) & 0xff00ff;
-      }
-    }
-    UNROLL for (int k = 0; k < n; k++) {
-      const uint32_t even = all[k] - (odd[k] << 8);
-      const uint32_t sums[4] = {even & 0xffff, odd[k] & 0xffff, even >> 16, odd[k] >> 16};
-      UNROLL for (uint32_t j = 0; j < 4; j++)
-        if (4 * (uint32_t)k + j < outputs) y[4 * k + j] += (int32_t)sums[j];
-    }
+    add_rows(all, odd, w, n, spike, stop);
+    add_sums(y, outputs, all, odd, n, plane);
+    spike = stop;
   }
 }
 

@@ -192,7 +192,55 @@ void linear_spike_blocked(const struct linear_spike_blocked *a) {
   uint32_t o = 0;
   for (; o < outputs; o++) a->y[o] = a->bias[o] - total;
   for (o = 0; o + BLOCK <= outputs; o += BLOCK, w += inputs * (BLOCK / 4))
-    add_spikes(a->y + o, BLOCK, w, BLOCK / 4, spikes, end);
+    add_spikes(a->y + o, BLOCK, w, BLOCK / 4, spikes, end, 0);
   for (; o < outputs; o += WORD, w += inputs)
-    add_spikes(a->y + o, at_most(WORD, outputs - o), w, 1, spikes, end);
+    add_spikes(a->y + o, at_most(WORD, outputs - o), w, 1, spikes, end, 0);
+}
+
+struct linear_planes {
+  const uint32_t *w;       /* packed */
+  const uint16_t *lists;   /* [planes][inputs]: inputs whose counts have that bit */
+  const uint32_t *lengths; /* [planes] */
+  const int32_t *bias;
+  int32_t *y;
+  uint32_t planes, inputs, outputs;
+};
+
+/* Counts of spikes by their bits: what has the same bit is only added. The highest comes first, and
+   the sums are doubled before the next. More spikes than 16 bits hold go plane by plane. */
+INLINE void add_planes(int32_t *y, uint32_t outputs, const struct linear_planes *a, const uint32_t *w,
+                       int n, int few) {
+  const uint16_t *list = a->lists + a->planes * a->inputs;
+  if (!few) {
+    for (uint32_t p = a->planes; p--;) {
+      list -= a->inputs;
+      add_spikes(y, outputs, w, n, list, list + a->lengths[p], p);
+    }
+    return;
+  }
+  uint32_t all[BLOCK / 4], odd[BLOCK / 4];
+  UNROLL for (int k = 0; k < n; k++) all[k] = odd[k] = 0;
+  for (uint32_t p = a->planes; p--;) {
+    UNROLL for (int k = 0; k < n; k++) {
+      all[k] <<= 1;
+      odd[k] <<= 1;
+    }
+    list -= a->inputs;
+    add_rows(all, odd, w, n, list, list + a->lengths[p]);
+  }
+  add_sums(y, outputs, all, odd, n, 0);
+}
+
+void linear_planes_blocked(const struct linear_planes *a) {
+  const uint32_t inputs = a->inputs, outputs = a->outputs;
+  const uint32_t *w = a->w;
+  uint32_t total = 0, o = 0;
+  for (uint32_t p = 0; p < a->planes; p++) total += a->lengths[p] << p;
+  const int few = total <= SPIKES_A_TURN;
+  total <<= 7;
+  for (; o < outputs; o++) a->y[o] = a->bias[o] - (int32_t)total;
+  for (o = 0; o + BLOCK <= outputs; o += BLOCK, w += inputs * (BLOCK / 4))
+    add_planes(a->y + o, BLOCK, a, w, BLOCK / 4, few);
+  for (; o < outputs; o += WORD, w += inputs)
+    add_planes(a->y + o, at_most(WORD, outputs - o), a, w, 1, few);
 }

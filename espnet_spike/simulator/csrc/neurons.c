@@ -115,6 +115,35 @@ void imls_spikes(const struct imls *a) {
   *a->count = (uint32_t)(spike - (uint16_t *)a->events);
 }
 
+enum { PLANES = 4 };
+
+struct planes {
+  const int16_t *x;
+  const uint16_t *inverse_alpha;
+  uint16_t *lists;   /* [planes][n] */
+  uint32_t *lengths; /* [planes] */
+  uint32_t n, planes; /* at most PLANES */
+  uint32_t levels, level;
+};
+
+/* the same as a list for each bit of the counts */
+void imls_planes(const struct planes *a) {
+  const struct imls all = {a->x, a->inverse_alpha, 0, 0, a->n, a->levels, a->level};
+  const int16_t *x = a->x;
+  const uint16_t *inverse_alpha = a->inverse_alpha;
+  const int32_t reciprocal = (int32_t)(0x7fffffffu / frame_level(&all)), levels = (int32_t)a->levels;
+  const uint32_t n = a->n;
+  uint16_t *at[PLANES];
+  for (uint32_t p = 0; p < PLANES; p++) at[p] = a->lists + p * n;
+  for (uint32_t i = 0; i < n; i++) {
+    const int32_t s = spike_count(x[i], inverse_alpha[i], reciprocal, levels);
+    if (s <= 0) continue;
+    UNROLL for (int p = 0; p < PLANES; p++)
+      if (s >> p & 1) *at[p]++ = (uint16_t)i;
+  }
+  for (uint32_t p = 0; p < a->planes; p++) a->lengths[p] = (uint32_t)(at[p] - (a->lists + p * n));
+}
+
 struct lif {
   const int16_t *x;
   int16_t *v; /* membrane potentials, read and written back */

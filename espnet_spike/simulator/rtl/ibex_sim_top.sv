@@ -1,4 +1,4 @@
-// ibex_top with its two memory ports brought out; RV32M is defined on the command line.
+// ibex_top with its two memory ports brought out; RV32M and RV32B are defined on the command line.
 module ibex_sim_top #(
   parameter bit WritebackStage  = 1'b0,
   parameter bit BranchTargetALU = 1'b0
@@ -29,7 +29,7 @@ module ibex_sim_top #(
   ibex_top #(
     .RV32E           (1'b0),
     .RV32M           (`RV32M),
-    .RV32B           (ibex_pkg::RV32BNone),
+    .RV32B           (`RV32B),
     .RegFile         (ibex_pkg::RegFileFPGA),
     .BranchTargetALU (BranchTargetALU),
     .WritebackStage  (WritebackStage),

@@ -1,7 +1,10 @@
 // Memory, reset and exit around ibex_sim_top.
 //
-//   sim FIRMWARE.elf IMAGE MAX_CYCLES DATA_WAIT INSTRUCTION_WAIT
+//   sim FIRMWARE.elf IMAGE MAX_CYCLES DATA_WAIT INSTRUCTION_WAIT WEIGHTS STATE ACTIVATIONS
 //
+// The last three are addresses: where weights, state and activations start in the image, in this
+// order. Loads and stores of the first two are counted, as are instruction fetches; the firmware
+// reads the counts at kCounts.
 // IMAGE is loaded at IMAGE_BASE and written back when the firmware exits. One line of JSON goes to
 // standard output. The status is 0 when the firmware exited with 0.
 #include <chrono>
@@ -21,6 +24,7 @@ constexpr uint32_t kRamBase = 0x80000000u;
 constexpr uint32_t kRamSize = 64u << 20;
 constexpr uint32_t kImageBase = 0x80200000u;
 constexpr uint32_t kExit = 0x10000000u;  // a store here ends the run with the value stored
+constexpr uint32_t kCounts = 0x10000010u;
 
 using Bytes = std::vector<uint8_t>;
 
@@ -65,9 +69,12 @@ void load_elf(const Bytes& elf, Bytes& ram) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 6) fail("usage: sim FIRMWARE.elf IMAGE MAX_CYCLES DATA_WAIT INSTRUCTION_WAIT");
+  if (argc != 9)
+    fail("usage: sim FIRMWARE.elf IMAGE MAX_CYCLES DATA_WAIT INSTRUCTION_WAIT WEIGHTS STATE ACTIVATIONS");
   const uint64_t max_cycles = strtoull(argv[3], nullptr, 0);
   const int data_wait = atoi(argv[4]), instr_wait = atoi(argv[5]);
+  uint32_t starts[3], counts[3] = {0, 0, 0};  // of weights, state; words fetched
+  for (int i = 0; i < 3; i++) starts[i] = strtoul(argv[6 + i], nullptr, 0);
 
   Bytes ram(kRamSize);
   load_elf(read_file(argv[1]), ram);
@@ -113,6 +120,7 @@ int main(int argc, char** argv) {
     top.eval();
     cycles++;
     if (instr_req) {
+      counts[2]++;
       instr_left = instr_wait + 1;
       instr_error = !in_ram(instr_addr);
       if (!instr_error) memcpy(&instr_read, &ram[instr_addr - kRamBase], 4);
@@ -120,6 +128,7 @@ int main(int argc, char** argv) {
     if (data_req) {
       data_left = data_wait + 1;
       data_error = false;
+      if (data_addr >= starts[0] && data_addr < starts[2]) counts[data_addr >= starts[1]]++;
       if (in_ram(data_addr)) {
         uint8_t* cell = &ram[data_addr - kRamBase];
         memcpy(&data_read, cell, 4);
@@ -129,6 +138,8 @@ int main(int argc, char** argv) {
           const uint32_t merged = (data_read & ~mask) | (data_write & mask);
           memcpy(cell, &merged, 4);
         }
+      } else if (data_addr - kCounts < sizeof counts && !write) {
+        data_read = counts[(data_addr - kCounts) / 4];
       } else if (data_addr == kExit && write) {
         status = static_cast<int>(data_write);
         done = true;
