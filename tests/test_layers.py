@@ -41,7 +41,7 @@ LAYERS = (  # from the ground up; packages on one floor do not know each other
     "advice",
     "results",
     "counting simulator",
-    "export",
+    "export simulator.integer",
     "bin",
     "__main__",
 )
@@ -659,5 +659,5 @@ def test_a_message_says_where_the_code_could_go(tmp_path):
         "(floor 13) may not know inference (floor 13), only lower floors: move what is needed down "
         "to errors, ranges, utils, experiment, nn.ops.triton, data, nn.ops, corpora, nn, "
         "nn.neurons, nn.layers, decoders, encoders, tasks, training, or what needs it up to "
-        "advice, results, counting, simulator, export, bin"
+        "advice, results, counting, simulator, export, simulator.integer, bin"
     )

@@ -2,6 +2,9 @@
 
 Writes EXP/simulate/NAME.json, NAME.png and events.npz, and a summary into EXP/results.json. The
 same command again takes what has been simulated before from EXP/simulate/calls.jsonl.
+
+With --integer_wer nothing is simulated: the whole set is decoded, once by the float encoder and
+once by the encoder in int8 weights and int16 activations, and both word error rates are printed.
 """
 
 import argparse
@@ -39,14 +42,72 @@ def get_parser() -> argparse.ArgumentParser:
         help="of the kernels: the extra's, or riscv64-unknown-elf-gcc of the system [zig]",
     )
     parser.add_argument(
+        "--integer_wer",
+        action="store_true",
+        help="decode --data_dir with the encoder in integers, in numpy (greedy CTC)",
+    )
+    parser.add_argument(
+        "--calibration_dir",
+        type=Path,
+        help="features on whose first --utterances the ranges of activations are measured, "
+        "for --integer_wer [--data_dir]",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures of --integer_wer here too"
+    )
+    parser.add_argument(
         "--check", action="store_true", help="only say what is missing to simulate, if anything"
     )
     return parser
 
 
+def check_needed(args: argparse.Namespace) -> None:
+    """See that there is something to work on.
+
+    Raises:
+        UserError: an option is missing or out of range.
+    """
+    if args.asr_exp is None or args.data_dir is None:
+        raise UserError("--asr_exp and --data_dir are needed")
+    if args.utterances < 1:
+        raise UserError(f"--utterances {args.utterances} must be at least 1")
+
+
+def print_integer_wer(args: argparse.Namespace) -> None:
+    """Decode a set by both forms of the encoder; print where they differ, and the error rates."""
+    check_needed(args)
+    from dataclasses import asdict
+
+    from espnet_spike.simulator.integer.decode import decode_in_integers
+    from espnet_spike.utils.files import write_json
+
+    calibration = args.calibration_dir or args.data_dir
+    found = decode_in_integers(args.asr_exp, args.data_dir, calibration, args.utterances)
+    for utt, (ref, of_float, of_integer) in found.differing.items():
+        print(f"{utt}\n  ref      {ref}\n  float    {of_float}\n  integer  {of_integer}")
+    print("| set | utterances | words | WER float | WER integer | other hypotheses | same counts |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(
+        f"| {args.data_dir.name} | {found.utterances} | {found.words} | {found.float_wer:.1f} "
+        f"| {found.integer_wer:.1f} | {len(found.differing)} | {found.same_counts:.1%} |"
+    )
+    print(
+        f"int8 weights with a scale for each output channel, int16 activations; ranges of "
+        f"{calibration.name}; the encoder's output is {found.output_error:.1%} off; greedy CTC"
+    )
+    if args.json:
+        figures = {"float_wer": found.float_wer, "integer_wer": found.integer_wer}
+        write_json(args.json, asdict(found) | figures, ensure_ascii=False)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = get_parser().parse_args(argv)
+    if args.integer_wer:
+        print_integer_wer(args)
+        return
+    if args.calibration_dir or args.json:
+        raise UserError("--calibration_dir and --json are of --integer_wer", "add --integer_wer")
     from espnet_spike.simulator import toolchain
     from espnet_spike.simulator.hardware import read_hardware
 
@@ -54,10 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(lack, toolchain.install_hint())
     if args.check:
         return
-    if args.asr_exp is None or args.data_dir is None:
-        raise UserError("--asr_exp and --data_dir are needed")
-    if args.utterances < 1:
-        raise UserError(f"--utterances {args.utterances} must be at least 1")
+    check_needed(args)
     hardware = {path.stem: read_hardware(path) for path in args.hardware}
     if len(hardware) < len(args.hardware):
         raise UserError("--hardware: two files have the same name")

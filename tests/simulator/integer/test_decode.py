@@ -1,0 +1,86 @@
+"""The word error rate of an encoder in integers beside that of the float one."""
+
+import json
+
+import pytest
+
+from espnet_spike.bin import simulate as command
+from espnet_spike.errors import UserError
+from espnet_spike.simulator.integer import decode, network
+from tests.export.test_reparameterize import experiment
+
+
+def words(exp, data, *more):
+    return ["--integer_wer", "--asr_exp", str(exp), "--data_dir", str(data), *more]
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """Which form of the encoder runs, one after the other."""
+    found, right = [], decode._encode
+
+    def encode(model, speech, lengths):
+        replaced = "forward" in vars(model.encoder.after_norm)
+        found.append("integer" if replaced else "float")
+        return right(model, speech, lengths)
+
+    monkeypatch.setattr(decode, "_encode", encode)
+    return found
+
+
+def test_both_hypotheses_are_scored(tmp_path, capsys, order, monkeypatch):
+    exp, data = experiment(tmp_path)
+    keys = [line.split()[0] for line in (data / "feats.scp").read_text().splitlines()]
+    (data / "text").write_text("".join(f"{key} A B C\n" for key in keys))
+    load = decode.load_model
+
+    def trained(*args):
+        made = load(*args)
+        hypotheses = iter(["A B C", "A C"] * 4 + ["A B B", "A B B"])
+        return type(made)(made.model, made.options, made.checkpoint, lambda _: next(hypotheses))
+
+    monkeypatch.setattr(decode, "load_model", trained)
+    command.main(words(exp, data, "--json", str(tmp_path / "w.json")))
+    assert order == ["float", "integer"] * 5
+    printed = capsys.readouterr().out
+    # 15 words; the float encoder has 1 wrong, the one in integers 4 + 1
+    assert "| feats | 5 | 15 | 6.7 | 33.3 | 4 | " in printed
+    assert f"{keys[0]}\n  ref      A B C\n  float    A B C\n  integer  A C" in printed
+    assert keys[4] not in printed
+    figures = json.loads((tmp_path / "w.json").read_text())
+    assert (figures["float_errors"], figures["integer_errors"]) == (1, 5)
+    assert figures["integer_wer"] == pytest.approx(100 / 3)
+    assert 0.9 < figures["same_counts"] < 1 and 0.001 < figures["output_error"] < 0.3
+
+
+def test_equal_encoders_give_equal_figures(tmp_path, monkeypatch):
+    """With nothing put in the place of any layer, all is the same."""
+    exp, data = experiment(tmp_path)
+    monkeypatch.setattr(network._Network, "replacements", lambda self: iter(()))
+    found = decode.decode_in_integers(exp, data, data, 2)
+    assert (found.same_counts, found.output_error, found.differing) == (1.0, 0.0, {})
+    assert found.float_errors == found.integer_errors > 0
+
+
+def test_no_utterance_is_left_out(tmp_path, monkeypatch):
+    exp, data = experiment(tmp_path)
+    inputs = decode.encoder_inputs
+    monkeypatch.setattr(
+        decode, "encoder_inputs", lambda model, data, most=None: list(inputs(model, data, 4))
+    )
+    with pytest.raises(UserError, match="feats: 1 utterance too short"):
+        decode.decode_in_integers(exp, data, data, 2)
+
+
+def test_what_cannot_be_decoded_is_told(tmp_path):
+    exp, data = experiment(tmp_path)
+    text = (data / "text").read_text().splitlines()
+    (data / "text").write_text("\n".join(text[1:]) + "\n")
+    with pytest.raises(UserError, match=f"feats.scp and text differ.*{text[0].split()[0]}"):
+        command.main(words(exp, data))
+    with pytest.raises(UserError, match="--utterances 0"):
+        command.main(words(exp, data, "--utterances", "0"))
+    with pytest.raises(UserError, match="of --integer_wer"):
+        command.main(["--calibration_dir", str(data)])
+    with pytest.raises(UserError, match="needed"):
+        command.main(["--integer_wer"])
