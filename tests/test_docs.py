@@ -15,7 +15,7 @@ PAGES = sorted(
     key=lambda path: path.relative_to(ROOT).as_posix(),
 )
 PYTHON = re.compile(r"(^|/)python3?$|^\$python$")
-SCRIPT = re.compile(r"^(\./|\S*/)?(run|speech_mamba|ablation|iml_spikeformer)\.sh$")
+SCRIPT = re.compile(r"^(\./|\S*/)?(run|speech_mamba|ablation|augmented|curve)\.sh$")
 
 
 def name_of(page: Path) -> str:
@@ -93,7 +93,8 @@ def test_options_of_the_driver_exist(page, options):
         named = words[words.index("--recipe") + 1] if "--recipe" in words else recipe
         known = options.get(named or "", set().union(*options.values()))
         if not words[0].endswith("run.sh"):
-            known = known | {"--seeds", "--rows"}
+            (script,) = ROOT.glob(f"egs/{recipe or '*'}/{Path(words[0]).name}")
+            known = known | set(re.findall(r"\[(--\w+)", script.read_text(encoding="utf-8")))
         unknown = sorted(set(used) - known)
         assert not unknown, f"{shlex.join(words)}: no option {unknown}"
 

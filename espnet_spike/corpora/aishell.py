@@ -18,6 +18,7 @@ from espnet_spike.corpora.sets import (
     divide,
     find_files,
     no_valid_set,
+    tell_absent,
     write_sets,
 )
 from espnet_spike.data.kaldi_dir import DataDir
@@ -118,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     divide(sets, "train", "dev", args.valid_from_train)
     if "dev" not in sets:
         raise no_valid_set("dev", f"{corpus}/wav/dev is missing")
+    tell_absent(corpus, sets, ["dev", "test"])
     write_sets(sets, args.data_dir)
 
 

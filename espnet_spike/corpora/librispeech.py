@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_spike.corpora.download import Archive, download, obtain
-from espnet_spike.corpora.sets import collect, corpus_parser, divide, join, no_valid_set, write_sets
+from espnet_spike.corpora.sets import (
+    collect,
+    corpus_parser,
+    divide,
+    join,
+    no_valid_set,
+    tell_absent,
+    write_sets,
+)
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.archives import open_gzip_text
@@ -235,13 +243,7 @@ def compose(parts: dict[str, DataDir], train_subset: str, share: float) -> dict[
     for part in (*DEV, *TEST):
         if part in parts:
             sets[part.replace("-", "_")] = parts[part]
-    tests = [part.replace("-", "_") for part in (*DEV, *TEST)]
-    absent = [name for name in tests if name not in sets]
-    if absent:
-        there = " ".join(name for name in tests if name in sets)
-        logger.warning(
-            'no sets %s; what can be decoded: --test_sets "%s"', ", ".join(absent), there or "dev"
-        )
+    tell_absent("LibriSpeech", sets, [part.replace("-", "_") for part in (*DEV, *TEST)])
     return sets
 
 

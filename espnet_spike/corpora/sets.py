@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from espnet_spike.corpora.download import MIRRORS
@@ -159,6 +159,17 @@ def divide(sets: dict[str, DataDir], train: str, valid: str, share: float) -> No
         plural(len(set(sets[valid].utt2spk.values())), "speaker"),
         share,
     )
+
+
+def tell_absent(corpus: Path | str, sets: Mapping[str, DataDir], tests: Sequence[str]) -> None:
+    """Warn of test sets that could not be made, and name the option that leaves them out."""
+    absent = [name for name in tests if name not in sets]
+    if absent:
+        there = " ".join(name for name in tests if name in sets)
+        logger.warning(
+            '%s: no sets %s; what can be decoded: --test_sets "%s"',
+            *(corpus, ", ".join(absent), there or "dev"),
+        )
 
 
 def no_valid_set(name: str, missing: str) -> UserError:

@@ -1,3 +1,4 @@
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -91,3 +92,11 @@ def test_a_missing_dev_set_is_an_error_that_shows_the_way(corpus):
 def test_a_folder_that_is_no_aishell_is_refused(tmp_path):
     with pytest.raises(UserError, match="no AISHELL-1 corpus"):
         aishell.main(["--corpus_dir", str(tmp_path)])
+
+
+def test_a_copy_without_a_test_set_says_what_can_be_decoded(corpus, caplog):
+    aishell.main(["--corpus_dir", str(corpus)])
+    assert "what can be decoded" not in caplog.text
+    shutil.rmtree(corpus / "wav/test")
+    aishell.main(["--corpus_dir", str(corpus)])
+    assert f'{corpus}: no sets test; what can be decoded: --test_sets "dev"' in caplog.text

@@ -501,6 +501,49 @@ def test_augmented_rows_are_trained_alike(run_sh, root, recipe, ending):
     assert all(other == first for other in others)
 
 
+@pytest.mark.parametrize("recipe", ["librispeech", "speechocean762"])
+def test_a_learning_curve_goes_on_where_it_ended(run_sh, root, tmp_path, recipe):
+    log = tmp_path / "log"
+    for name in (f"egs/{recipe}/curve.sh", "local/curve.sh"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    script = f'#!/bin/sh\necho "$(basename "$(dirname "$0")") $*" >>"{log}"\n'
+    python = tmp_path / "bin/python"  # new_recipe makes a recipe that can be called
+    makes = """case $2 in *new_recipe) mkdir -p "$made" && cp "$theirs" "$made";; esac"""
+    paths = f"""made="{tmp_path}/egs/$3"\ntheirs="{tmp_path}/egs/{recipe}/run.sh"\n"""
+    for path, text in (
+        (tmp_path / f"egs/{recipe}/run.sh", script),
+        (python, script + paths + makes),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    options = ("--minutes", "10 20", "--seed", "3", "--budget", "5", "--env", str(tmp_path))
+    options += ("--corpus_dir", "somewhere", "--nj", "1")
+
+    def called():
+        log.unlink(missing_ok=True)
+        result = run_sh(*options, script=tmp_path / f"egs/{recipe}/curve.sh")
+        assert result.returncode == 0, result.stderr
+        return log.read_text().splitlines()
+
+    first, again = called(), called()
+    assert [line.split()[0] for line in first] == [
+        *(recipe, "bin", "bin", f"{recipe}_10min_iml_spikeformer"),
+        *("bin", "bin", f"{recipe}_20min_iml_spikeformer", "bin"),
+    ]
+    assert "--stop_stage data" in first[0] and "--corpus_dir somewhere" in first[0]
+    for number, minutes in ((1, 10), (4, 20)):
+        part, sized, trained = first[number : number + 3]
+        assert f"_{minutes}min --minutes {minutes} --seed 3" in part
+        assert f"min_iml_spikeformer --train {tmp_path}/egs/{recipe}/data/train" in sized
+        assert "--encoder iml_spikeformer" in sized and "--budget 5" in sized
+        assert "--seed 3 --stop_stage report" in trained and trained.endswith("--nj 1")
+        assert "somewhere" not in part + sized + trained
+    assert "bin.compare" in first[-1]
+    assert again == [first[0], first[3], first[6], first[7]]  # nothing is made twice
+
+
 def test_stage_count_compares_with_the_twin_and_counts_the_forms_that_are_asked_for(
     run_sh, tmp_path
 ):
