@@ -24,10 +24,11 @@ from benchmarks import bench_train_step
 from benchmarks.harness import machine, markdown_table, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.nn.neurons.imls import IMLS
+from espnet_spike.nn.ops.batch_norm import batch_norm
 from espnet_spike.nn.ops.decay_attention import decay_attention
 from espnet_spike.nn.ops.fatrelu import frame_fatrelu
 from espnet_spike.nn.ops.lif import LIFDynamics, run_frames, run_steps
-from espnet_spike.nn.ops.selective_scan import selective_scan
+from espnet_spike.nn.ops.selective_scan import scan_both, selective_scan
 from espnet_spike.tasks.registry import ENCODERS, load_class
 from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.yaml import read_yaml
@@ -77,8 +78,21 @@ def functions(B: int, L: int, D: int) -> dict[str, tuple[Callable, dict]]:
         delta = torch.nn.functional.softplus(delta - 2)
         return (selective_scan(u, delta, -A.exp(), B, C, D, lengths=lengths),)
 
+    def scan_twice(u, delta, A, B, C, D, lengths):
+        inputs = u, torch.nn.functional.softplus(delta - 2), -A.exp(), B, C, D
+        return scan_both(inputs, [x.flip(-1) if x.dim() == 3 else x for x in inputs], lengths)
+
+    def norm(x, mask, weight, bias):
+        return batch_norm(x, mask, weight, bias, 1e-5)[:1]
+
     x, E = randn(B, L, D), min(64, D)
+    of_scan = {
+        **{"u": randn(B, D, L), "delta": randn(B, D, L), "A": randn(D, 16) / 2},
+        **{"B": randn(B, 16, L), "C": randn(B, 16, L), "D": randn(D)},
+        "lengths": lengths,
+    }
     return {
+        "batch norm": (norm, {"x": x + 3, "mask": mask, "weight": randn(D), "bias": randn(D)}),
         "IMLS": (imls, {"x": x, "a": torch.zeros(D), "mask": mask}),
         "FATReLU": (
             lambda x, T: (frame_fatrelu(x, T)[0],),
@@ -92,14 +106,8 @@ def functions(B: int, L: int, D: int) -> dict[str, tuple[Callable, dict]]:
             lambda x: (run_steps(x, 2, LIFDynamics())[0],),
             {"x": randn(2 * B, L, D)},
         ),
-        "selective scan": (
-            scan,
-            {
-                **{"u": randn(B, D, L), "delta": randn(B, D, L), "A": randn(D, 16) / 2},
-                **{"B": randn(B, 16, L), "C": randn(B, 16, L), "D": randn(D)},
-                "lengths": lengths,
-            },
-        ),
+        "selective scan": (scan, of_scan),
+        "selective scan, both directions": (scan_twice, of_scan),
         "decay attention": (
             attend,
             {

@@ -31,7 +31,14 @@ from triton.runtime.jit import JITFunction
 from benchmarks.harness import machine, write_report
 from benchmarks.kernel_traffic import bytes_of_program, is_used
 from espnet_spike.errors import UserError
-from espnet_spike.nn.ops.triton import decay_attention, fatrelu, imls, lif, selective_scan
+from espnet_spike.nn.ops.triton import (
+    batch_norm,
+    decay_attention,
+    fatrelu,
+    imls,
+    lif,
+    selective_scan,
+)
 from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -212,7 +219,14 @@ def cases(batch: int, frames: int, channels: int) -> list[Case]:
     flow = lif.Gradient(True, "atan", 2.0)
     through = lif.Gradient(False, "multi_gauss", 1.0)
     grads = (x, per_frame, v)
+    mask, channels_of = new(B, L, dtype=torch.bool), new(D)
+    of_norm = (x, mask, channels_of, channels_of, channels_of, scalar, x)
     found = [
+        Case(
+            "batch norm, forward",
+            lambda: batch_norm.forward(x, mask, channels_of, channels_of, 1e-5),
+        ),
+        Case("batch norm, backward", lambda: batch_norm.backward(*of_norm)),
         Case("imls forward", lambda: imls.forward(rows, None, new(D), 4, 0, 1e-5)),
         Case(
             "imls backward",

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 Operation = Literal["batch_norm", "fatrelu", "imls", "lif", "selective_scan"]
-FusedOperation = Literal["decay_attention", "fatrelu", "imls", "lif", "selective_scan"]
+FusedOperation = Literal[
+    "batch_norm", "decay_attention", "fatrelu", "imls", "lif", "selective_scan"
+]
 DTYPES = (torch.float32, torch.float64)
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST_GPU = (8, 0)  # compute capability: before it there is no bf16, and our kernels are unproven
@@ -105,6 +107,8 @@ def fused_kernels(operation: FusedOperation) -> ModuleType:
         ImportError: Triton is not installed.
     """
     match operation:
+        case "batch_norm":
+            from espnet_spike.nn.ops.triton import batch_norm as found
         case "decay_attention":
             from espnet_spike.nn.ops.triton import decay_attention as found
         case "fatrelu":

@@ -1,6 +1,6 @@
 """Batch normalisation over valid frames in one process: values, moments and gradients.
 
-On CPUs the passes are compiled; torch does the same, slower.
+On CPUs and CUDA GPUs the passes are compiled; torch does the same, slower.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,9 @@ def batch_norm(
     Returns:
         y, shaped as ``x``; mean and biased variance ``(C,)``; count, 0-dim.
     """
+    single = x.dtype == weight.dtype == bias.dtype == torch.float32
+    if single and backends.fused(x, "batch_norm") is not None:
+        return _FusedBatchNorm.apply(x, mask, weight, bias, eps)
     return _BatchNorm.apply(x, mask, weight, bias, eps)
 
 
@@ -107,6 +110,24 @@ class _BatchNorm(torch.autograd.Function):
         if mask is not None:
             shared = shared.mul_(mask.view(*mask.shape, *[1] * (shared.dim() - 2)))
         return (grad - shared).mul_(weight * rstd), None, grad_weight, grad_bias, None
+
+
+class _FusedBatchNorm(torch.autograd.Function):
+    """The same by Triton kernels, which compute normalised values again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, mask, weight, bias, eps):  # noqa: ANN001
+        ctx.kernels = backends.fused_kernels("batch_norm")
+        y, mean, var, rstd, count = ctx.kernels.forward(x, mask, weight, bias, eps)
+        ctx.save_for_backward(x, mask, weight, mean, rstd, count)
+        ctx.mark_non_differentiable(mean, var, count)
+        return y, mean, var, count
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, *_):  # noqa: ANN001
+        grad_x, grad_weight, grad_bias = ctx.kernels.backward(*ctx.saved_tensors, grad)
+        return grad_x, None, grad_weight, grad_bias, None
 
 
 def _rows(x: Tensor) -> Tensor:
