@@ -255,7 +255,10 @@ stage_sparsify() {
     --asr_args "$asr_args"
 }
 
-stage_decode() { each_checkpoint decode_by_one; }
+stage_decode() {
+  find_checkpoints
+  each_checkpoint decode_by_one
+}
 
 decode_by_one() {
   local set made=()

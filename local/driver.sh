@@ -357,6 +357,16 @@ check_checkpoints() { # sets checkpoints; one empty word stands for the best
   [[ ${#checkpoints[@]} -gt 0 ]] || checkpoints=("")
 }
 
+find_checkpoints() { # those that are named are there, before the first of them is decoded with
+  local model there
+  ! $dry_run || return 0
+  for model in "${checkpoints[@]}"; do
+    [[ -n $model && ! -f $final_exp/$model ]] || continue
+    there=$(cd "$final_exp" 2>/dev/null && ls -m -- *.pth 2>/dev/null) || there="no model files"
+    fail "--inference_asr_model: $final_exp has no $model" "there are: $there"
+  done
+}
+
 decoding_of() { # decoding_of CHECKPOINT: its folder in the experiment
   local name=${1%.pth}
   printf '%s\n' "$inference_tag${name:+_asr_model_$name}"

@@ -127,7 +127,8 @@ def plan_audio(
         A task for each set, the sampling rate of what is made in Hz.
 
     Raises:
-        UserError: unusable audio, or different sampling rates without ``fs``.
+        UserError: unusable audio, tables of different utterances, or different sampling rates
+            without ``fs``.
     """
     from tqdm import tqdm
 
@@ -138,6 +139,7 @@ def plan_audio(
         data = DataDir.read(source_dir)
         if not data.wav:
             raise UserError(f"{source_dir}: no wav.scp", "--feats_type extracted takes feats.scp")
+        data.check_same_utterances(source_dir)
         sources = {key: parse_source(value, key, allow_pipes) for key, value in data.wav.items()}
         infos = {}
         for key, source in tqdm(sources.items(), desc="audio files", unit="file", delay=2):
@@ -158,14 +160,9 @@ def plan_audio(
         segments: Stretches = {}
         costs = {}
         for utt in data.text:
-            try:
-                segment = data.segments[utt] if data.segments else None
-                recording = segment.recording if segment else utt
-                source, info = sources[recording], infos[recording]
-            except KeyError as error:
-                raise UserError(
-                    f"{source_dir}: {utt} has no audio", "run prepare_data_dir on it first"
-                ) from error
+            segment = data.segments[utt] if data.segments else None
+            recording = segment.recording if segment else utt
+            source, info = sources[recording], infos[recording]
             start, end = (segment.start, segment.end) if segment else (0.0, -1.0)
             speed = data.utt2speed.get(utt, 1.0)
             segments[utt] = (source, start, end, speed)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from espnet_spike.data.dropping import DROPPED, read_dropped
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import read_table, write_table
+from espnet_spike.utils.files import name_some, read_table, write_table
 
 TABLES = ("wav.scp", "feats.scp", "segments", "text", "utt2spk", "spk2utt", "utt2speed")
 
@@ -139,6 +139,32 @@ class DataDir:
                 write_table(path / name, entries)
             else:
                 (path / name).unlink(missing_ok=True)
+
+    def check_same_utterances(self, path: Path) -> None:
+        """Check that each utterance has a transcript, a speaker, and audio or features.
+
+        Args:
+            path: of the directory, for the message.
+
+        Raises:
+            UserError: naming the first utterances that a table lacks.
+        """
+        tables: dict[str, Iterable[str]] = {"text": self.text, "utt2spk": self.utt2spk}
+        if self.segments:
+            known = {utt for utt, s in self.segments.items() if s.recording in self.wav}
+            tables["segments, with a recording in wav.scp,"] = known
+        elif self.wav:
+            tables["wav.scp"] = self.wav
+        else:
+            tables["feats.scp"] = self.feats
+        wanted = {utt for table in tables.values() for utt in table}
+        for name, table in tables.items():
+            if lost := sorted(wanted.difference(table)):
+                raise UserError(
+                    f"{path}: {name} does not name all utterances of the other tables: "
+                    + name_some(lost),
+                    "run prepare_data_dir on it first, which says what is dropped",
+                )
 
     def source(self, utt: str) -> tuple[str, float, float]:
         """Return ``(wav.scp value, start, end)`` of an utterance; seconds, end -1 is the end."""

@@ -39,7 +39,8 @@ def perturb(data: DataDir, factors: list[float]) -> DataDir:
     """Return the directory with one copy of every utterance for each factor.
 
     Raises:
-        UserError: the directory has no audio or is perturbed already.
+        UserError: the directory has no audio or is perturbed already, or two utterances would
+            have one name.
     """
     if not data.wav:
         raise UserError("speed perturbation needs audio (wav.scp)", "perturb before extracting")
@@ -50,6 +51,11 @@ def perturb(data: DataDir, factors: list[float]) -> DataDir:
         prefix = "" if factor == 1 else f"sp{factor:g}-"
         for utt, words in data.text.items():
             name = prefix + utt
+            if name in result.text:
+                raise UserError(
+                    f"two utterances are named {name}: {utt} at speed {factor:g}, and another",
+                    "rename those that begin with 'sp'",
+                )
             if data.segments:
                 result.segments[name] = data.segments[utt]
             else:
@@ -64,9 +70,11 @@ def perturb_dir(source: Path, target: Path, factors: list[float]) -> None:
     """Write ``target`` with one copy of every utterance of ``source`` for each factor.
 
     Raises:
-        UserError: ``source`` has no audio or is perturbed already.
+        UserError: ``source`` has no audio, its tables do not name the same utterances, or see
+            `perturb`.
     """
     data = DataDir.read(source)
+    data.check_same_utterances(source)
     result = perturb(data, factors)
     result.write(target)
     _logger.info(

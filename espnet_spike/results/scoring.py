@@ -434,6 +434,8 @@ def read_counts(set_dir: Path, metric: str = "wer") -> Counts:
             raise ValueError("no counts")
         if any(len(row) != 2 + len(COLUMNS) for row in rows):
             raise ValueError("a line without all counts")
+        if odd := [x for row in rows for x in row[2:] if not (x.isascii() and x.isdigit())]:
+            raise ValueError(f"{odd[0]!r} is no count")
         table = np.array([row[2:] for row in rows], dtype=np.int64).reshape(-1, len(COLUMNS))
     except (ValueError, IndexError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error}", cure) from None

@@ -405,6 +405,20 @@ def test_two_files_of_one_name_have_folders_of_their_own(run_sh, checkout, tmp_p
     assert folders() == usual
 
 
+def test_a_checkpoint_that_is_not_there_is_told_before_any_is_decoded(run_sh, checkout):
+    exp = checkout / "egs/mine/exp/asr_here"
+    exp.mkdir(parents=True)
+    for name in ("v.acc.best.pth", "2epoch.pth"):
+        (exp / name).write_bytes(b"")
+    options = ("--recipe", "mine", "--env", sys.prefix, "--stage", "decode", "--asr_tag", "here")
+    options += ("--inference_asr_model", "v.acc.best.pth 9epoch.pth")
+    result = run_sh(*options, script=checkout / "run.sh", cwd=checkout)
+    assert result.returncode == 1
+    assert "error: --inference_asr_model: exp/asr_here has no 9epoch.pth" in result.stderr
+    assert "hint: there are: 2epoch.pth, v.acc.best.pth" in result.stderr
+    assert "bin.decode" not in result.stdout + result.stderr
+
+
 def test_every_checkpoint_is_decoded_scored_and_reported_apart(run_sh, checkout):
     options = ("--recipe", "mine", "--env", sys.prefix, "--dry_run", "--stage", "decode")
     options += ("--inference_args", "--beam_size 3")

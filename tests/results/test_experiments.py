@@ -253,7 +253,9 @@ def test_damaged_counts_are_named(tmp_path):
     exp = make_experiment(tmp_path, "a", {"u00": "one two two"})
     counts = exp / "decode/test/score_wer/counts.tsv"
     content = counts.read_bytes()
-    for damage in (b"", b"x", content[:-4], content.replace(b"3", b"x"), content[30:], b"\xff"):
+    damages = [b"", b"x", content[:-4], content[30:], b"\xff"]
+    damages += [content.replace(b"3", odd) for odd in (b"x", b"-1", b"3_0", "٣".encode(), b" 3")]
+    for damage in damages:
         counts.write_bytes(damage)
         with pytest.raises(UserError, match=r"counts\.tsv") as caught:
             pool([exp / "decode/test"])

@@ -127,7 +127,7 @@ def test_counts_that_are_not_those_of_the_result_are_refused(decoded):
     row = next(line for line in content.splitlines() if line.startswith("u03"))
     fields = row.split("\t")
     more = "\t".join([*fields[:-1], "1"])  # an insertion: neither words nor rows change
-    for changed in ((row, more), (row + "\n", ""), (row, row + "\n" + row), ("\t0", "\t-1")):
+    for changed in ((row, more), (row + "\n", ""), (row, row + "\n" + row), ("\t0", "\t7")):
         path.write_text(content.replace(*changed))
         with pytest.raises(UserError, match=r"counts\.tsv is damaged: its \w+ are .*result\.json"):
             scoring.read_counts(folder)

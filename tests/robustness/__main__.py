@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the campaign")
     parser.add_argument("--cases", type=int, default=400, help="how many")
     parser.add_argument("--case", type=int, nargs="+", help="these only, with all that they say")
-    parser.add_argument("--driver", help="cases of drivers whose name begins so")
+    parser.add_argument("--driver", nargs="+", default=[""], help="drivers whose name begins so")
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"  # a process of several threads cannot be copied
     from tests.robustness import campaign
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes = []
     start = time.monotonic()
     for case in campaign.drawn(args.seed, numbers):
-        if args.driver and not case.driver.startswith(args.driver):
+        if not case.driver.startswith(tuple(args.driver)):
             continue
         number = case.number
         outcome = campaign.run(case)

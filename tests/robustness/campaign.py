@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 # those that register mutators and drivers
-from tests.robustness import states, structured, trained  # noqa: F401
+from tests.robustness import figures, states, structured, trained  # noqa: F401
 from tests.robustness.drivers import DRIVERS, Driver, Refused
 from tests.robustness.mutation import Expect, Mutation, Place, mutators_of
 

@@ -1,7 +1,8 @@
 """A whole recipe: what ``run.sh`` asks of its stages, done in copies of this process.
 
-``python -m tests.robustness.recipe --kills 20 --damages 100 --seed 1`` kills the recipe at random
-moments and deletes or cuts what its stages have made, and gives the same command again each time.
+``python -m tests.robustness.recipe --kills 20 --damages 100 --seed 1`` kills each step at random
+moments of it and deletes or cuts what its stages have made, and gives the same command again each
+time.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -123,12 +125,14 @@ class Run:
         lines = self.asked.read_text().split("\0\n")
         return [line.split("\0")[2:] for line in lines if line]
 
-    def __call__(self, kill: int = -1) -> tuple[int, str, int]:
+    def __call__(self, kill: int = -1, step: int | None = None) -> tuple[int, str, int]:
         """Give the command; return its status, what it said and how often it changed files.
 
         Args:
             kill: before so many changes it is killed, with all its processes; -1: never.
+            step: do this one alone.
         """
+        steps = self.steps if step is None else [self.steps[step]]
         count = mmap.mmap(-1, 8)
         log = self.root / "said"
         log.unlink(missing_ok=True)
@@ -140,7 +144,7 @@ class Run:
                 os.chdir(self.folder)
                 sys.addaudithook(_Killer(self.folder, kill, count))
                 with _silence(log):
-                    status = _told(self._run)
+                    status = _told(lambda: self._run(steps))
             finally:
                 os._exit(status)
         _, status = os.waitpid(child, 0)
@@ -149,7 +153,7 @@ class Run:
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         return code, log.read_text(errors="replace"), int.from_bytes(count[:], "little")
 
-    def _run(self) -> int:
+    def _run(self, steps: Sequence[list[str]]) -> int:
         from espnet_spike.bin import run_stage
         from espnet_spike.utils import stages
         from espnet_spike.utils.cli import run
@@ -157,7 +161,7 @@ class Run:
         vars(stages)["_stream"] = _stream
         os.environ["PATH"] = f"{self.python.parent}:{os.environ['PATH']}"
         os.environ["PYTHONPATH"] = str(ROOT)
-        for words in self.steps:
+        for words in steps:
             try:
                 run(run_stage.main, words)
             except SystemExit as left:
@@ -303,38 +307,75 @@ def damaged(run: Run, cases: Sequence[tuple[str, str]], rng: random.Random) -> I
             yield f"{name}: {file} put back: status {status}\n{said[-1500:]}"
 
 
-def prepared(root: Path) -> Run:
-    """Return a recipe that has run to its end."""
+def prepared(root: Path) -> tuple[Run, list[int]]:
+    """Return a recipe that has run to its end, and how often each step changed files."""
     for module in LOADED:  # once for all copies of this process
         import_module(module)
     run = Run(root)
-    status, said, _ = run()
-    assert status == 0, said[-3000:]
+    changes = []
+    for step in range(len(run.steps)):
+        status, said, count = run(step=step)
+        assert status == 0, said[-3000:]
+        changes.append(count)
     run.steps = run.declared()  # some inputs are declared where they are there
+    assert len(run.steps) == len(changes)
     status, said, _ = run()
     assert status == 0, said[-3000:]
-    return run
+    return run, changes
 
 
-def killed(like: Run, root: Path, wanted: dict[str, str], moment: int) -> str:
-    """Kill a run at a change of files and call it again; return what is wrong.
+@dataclass
+class Deaths:
+    """What came of a recipe that was killed again and again on its way.
 
-    Raises:
-        NotKilled: it came to its end before.
+    Attributes:
+        kills: of how many, at which change of which step.
+        wrong: what was wrong after them.
     """
-    run = like.anew(root)
-    status, said, _ = run(moment)
-    if status != -signal.SIGKILL:
-        raise NotKilled(f"change {moment} never came: status {status}\n{said[-1500:]}")
-    status, said, _ = run()
-    if status:
-        return f"killed at change {moment}: status {status}\n{said[-1500:]}"
-    lost = differences(wanted, run.contents())
-    return f"killed at change {moment}: not the same: {lost[:8]}" if lost else ""
+
+    kills: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
 
 
-class NotKilled(Exception):
-    """A run that came to its end before it was killed."""
+def killed(like: Run, root: Path, changes: Sequence[int], kills: int, rng: random.Random) -> Deaths:
+    """Kill each step on its way, go on by the same command, and compare what comes out at the end.
+
+    Args:
+        like: the same recipe, at its end.
+        root: a new folder.
+        changes: of files, of each step.
+        kills: how many; at least one in each step if there are so many, and more where more is
+            written. One that comes too late, the step being done, is made up for in the next.
+        rng: draws steps and moments.
+    """
+    numbers = range(len(changes))
+    plan = [*numbers] if kills >= len(changes) else rng.sample(numbers, kills)
+    plan += rng.choices(numbers, changes, k=kills - len(plan))
+    run, found, owed = like.anew(root), Deaths(), 0
+    for step in numbers:
+        left = changes[step]
+        for _ in range(plan.count(step) + owed):
+            moment = rng.randrange(max(left, 1))
+            status, said, count = run(moment, step)
+            if status == -signal.SIGKILL:
+                found.kills.append(f"step {step + 1}, change {moment} of {changes[step]}")
+                left -= moment
+            elif status:
+                found.wrong.append(f"step {step + 1}: status {status}\n{said[-1500:]}")
+                break
+            else:
+                break
+        owed = sum(number <= step for number in plan) - len(found.kills)
+        status, said, _ = run(step=step)
+        if status:
+            where = found.kills[-1:] or ["no kill"]
+            found.wrong.append(f"after {where[0]}: status {status}\n{said[-1500:]}")
+            return found
+    if lost := differences(like.contents(), run.contents()):
+        found.wrong.append(f"not the same after {found.kills}: {lost[:8]}")
+    if len(found.kills) < kills:
+        found.wrong.append(f"{len(found.kills)} of {kills} were killed")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -352,26 +393,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="recipe ") as name:
         start = time.monotonic()
-        run = prepared(Path(name) / "whole")
-        wanted = run.contents()
-        print(f"{len(run.steps)} steps, {len(wanted)} files, {time.monotonic() - start:.0f} s")
-        first = run.anew(Path(name) / "first")
-        _, _, changes = first()
-        wrong += differences(wanted, first.contents())
-        shutil.rmtree(first.root)
-        deaths = 0
-        for number in range(args.kills):  # spread over the whole run
-            moment = int((number + rng.random()) / args.kills * changes)
-            root = Path(name) / f"killed {number}"
-            try:
-                found = killed(run, root, wanted, moment)
-                deaths += 1
-            except NotKilled as error:
-                found = str(error)
-            wrong += [found] * bool(found)
-            print(f"kill at change {moment} of {changes}: {found or 'the same'}", flush=True)
-            shutil.rmtree(root)
-        print(f"{deaths} of {args.kills} killed, {time.monotonic() - start:.0f} s", flush=True)
+        run, changes = prepared(Path(name) / "whole")
+        taken = time.monotonic() - start
+        print(f"{len(run.steps)} steps, {len(run.contents())} files, {taken:.0f} s", flush=True)
+        deaths = killed(run, Path(name) / "killed", changes, args.kills, rng)
+        wrong += deaths.wrong
+        print("\n".join(f"killed in {where}" for where in deaths.kills))
+        fate = "the same" if not deaths.wrong else "\n".join(["WRONG", *deaths.wrong])
+        taken = time.monotonic() - start
+        print(f"{len(deaths.kills)} of {args.kills} killed: {fate}, {taken:.0f} s", flush=True)
         cases = [(step, file) for step, files in run.outputs().items() for file in files]
         for step, file in rng.sample(cases, min(args.damages, len(cases))):
             found = [*damaged(run, [(step, file)], rng)]
@@ -379,7 +409,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{step}: {file}: {' '.join(['WRONG', *found]) if found else 'ok'}", flush=True)
         print("\n".join(wrong) or "nothing wrong")
         print(
-            f"{deaths} of {args.kills} killed, {min(args.damages, len(cases))} outputs damaged, "
+            f"{len(deaths.kills)} of {args.kills} killed, "
+            f"{min(args.damages, len(cases))} of {plural(len(cases), 'output')} damaged, "
             f"{plural(len(wrong), 'fault')}, {time.monotonic() - start:.0f} s"
         )
     return int(bool(wrong))

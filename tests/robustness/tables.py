@@ -334,19 +334,30 @@ def another_number(rng: random.Random, data: bytes, place: Place) -> Mutation:
 
 
 def csv_rows(data: bytes) -> list[list[str]]:
+    """Return the fields of a table with commas, or, as its first line shows, tabs."""
+    if is_tabbed(data):
+        return [line.split("\t") for line in data.decode().splitlines()]
     return list(csv.reader(io.StringIO(data.decode())))
 
 
-def csv_bytes(rows: list[list[str]], **layout: object) -> bytes:
+def is_tabbed(data: bytes) -> bool:
+    return b"\t" in data.split(b"\n")[0]
+
+
+def csv_bytes(rows: list[list[str]], tabbed: bool = False, **layout: object) -> bytes:
     out = io.StringIO()
+    if tabbed:  # which has no quotes
+        end = str(layout.get("lineterminator", "\n"))
+        return "".join("\t".join(row) + end for row in rows).encode()
     csv.writer(out, **({"lineterminator": "\n"} | layout)).writerows(rows)  # type: ignore[arg-type]
     return out.getvalue().encode()
 
 
-@mutator("csv")
+@mutator("csv", "tsv")
 def another_layout(rng: random.Random, data: bytes, place: Place) -> Mutation:
     rows = csv_rows(data)
-    kind = rng.choice(["quotes", "crlf", "bom", "columns", "more"])
+    tabbed = is_tabbed(data)
+    kind = rng.choice(["quotes"] * (not tabbed) + ["crlf", "bom", "columns", "more"])
     if kind == "columns":
         order = rng.sample(range(len(rows[0])), len(rows[0]))
         rows = [[row[n] for n in order] for row in rows]
@@ -356,10 +367,10 @@ def another_layout(rng: random.Random, data: bytes, place: Place) -> Mutation:
     if kind == "crlf":
         layout = {"lineterminator": "\r\n"}
     bom = b"\xef\xbb\xbf" if kind == "bom" else b""
-    return Mutation(bom + csv_bytes(rows, **layout), Expect.SAME, kind)
+    return Mutation(bom + csv_bytes(rows, tabbed, **layout), Expect.SAME, kind)
 
 
-@mutator("csv")
+@mutator("csv", "tsv")
 def a_bad_row(rng: random.Random, data: bytes, place: Place) -> Mutation:
     rows = csv_rows(data)
     number = rng.randrange(1, len(rows))
@@ -378,16 +389,18 @@ def a_bad_row(rng: random.Random, data: bytes, place: Place) -> Mutation:
         del rows[0]
     else:
         rows[0] = ["x"] * len(rows[0])
-    return Mutation(csv_bytes(rows), Expect.REFUSED, f"{kind} in line {number + 1}")
+    return Mutation(
+        csv_bytes(rows, is_tabbed(data)), Expect.REFUSED, f"{kind} in line {number + 1}"
+    )
 
 
-@mutator("csv")
+@mutator("csv", "tsv")
 def broken_quotes(rng: random.Random, data: bytes, place: Place) -> Mutation:
     at = rng.randrange(len(data))
     return Mutation(data[:at] + b'"' + data[at:], Expect.PARTLY, f"at {at}")
 
 
-@mutator("csv", "jsonl")
+@mutator("csv", "tsv", "jsonl")
 def bytes_of_others(rng: random.Random, data: bytes, place: Place) -> Mutation:
     found = bytearray(data)
     for _ in range(rng.choice([1, 2, 8])):
@@ -395,7 +408,7 @@ def bytes_of_others(rng: random.Random, data: bytes, place: Place) -> Mutation:
     return Mutation(bytes(found), Expect.PARTLY)
 
 
-@mutator("csv", "jsonl")
+@mutator("csv", "tsv", "jsonl")
 def no_line(rng: random.Random, data: bytes, place: Place) -> Mutation:
     return Mutation(rng.choice([b"", b"\n", data[: rng.randrange(3)]]), Expect.REFUSED)
 
@@ -403,14 +416,14 @@ def no_line(rng: random.Random, data: bytes, place: Place) -> Mutation:
 NO_TIME = [float("nan"), float("inf"), -1.5, -1e9, "abc", [1], {"a": 1}, True, "nan", "1e400"]
 
 
-@mutator("csv")
+@mutator("csv", "tsv")
 def a_bad_time(rng: random.Random, data: bytes, place: Place) -> Mutation | None:
     rows = csv_rows(data)
     if "start" not in rows[0]:
         return None
     number, value = rng.randrange(1, len(rows)), str(rng.choice(NO_TIME))
     rows[number][rows[0].index("start")] = value
-    return Mutation(csv_bytes(rows), Expect.REFUSED, value)
+    return Mutation(csv_bytes(rows, is_tabbed(data)), Expect.REFUSED, value)
 
 
 def json_rows(data: bytes) -> list[dict]:
@@ -486,7 +499,7 @@ def a_key_less(rng: random.Random, data: bytes, place: Place) -> Mutation:
     return Mutation(json_bytes(rows), Expect.PARTLY, key)
 
 
-@mutator("csv", "jsonl")
+@mutator("csv", "tsv", "jsonl")
 def a_command_as_audio(rng: random.Random, data: bytes, place: Place) -> Mutation:
     """It may go to wav.scp, whose readers refuse it; it must not be run."""
     found = re.sub(rb"[\w/. ]+\.wav", f"{place.command} |".encode(), data, count=1)
@@ -542,3 +555,44 @@ def _packed(function: Callable) -> Callable:
 
 
 MUTATORS["gz"] |= {name: _packed(function) for name, function in MUTATORS["jsonl"].items()}
+
+
+# Counts of words
+
+MUTATORS["counts"] = {
+    name: MUTATORS["list"][name] for name in ("nothing_in_it", "not_utf8", "other_bytes")
+}
+
+
+@mutator("counts")
+def another_count(rng: random.Random, data: bytes, place: Place) -> Mutation:
+    rows = csv_rows(data)
+    row = rng.choice(rows[1:])
+    column = rng.randrange(2, len(row))
+    odd = ["nan", "-1", "1.5", "", "x", "1e3", "9" * 30, " ", "0x1", "7", "1_0", "\u0663"]
+    row[column] = rng.choice([value for value in odd if value != row[column]])
+    return Mutation(csv_bytes(rows, True), Expect.REFUSED, f"{row[0]}: {row[column]!r}")
+
+
+@mutator("counts")
+def another_table_of_counts(rng: random.Random, data: bytes, place: Place) -> Mutation:
+    rows = csv_rows(data)
+    number = rng.randrange(1, len(rows))
+    kind = rng.choice(["less", "twice", "short", "long", "no header", "header", "cut", "name"])
+    if kind == "less":
+        del rows[number]
+    elif kind == "twice":
+        rows.append(rows[number])
+    elif kind == "short":
+        del rows[number][-1]
+    elif kind == "long":
+        rows[number].append("0")
+    elif kind == "no header":
+        del rows[0]
+    elif kind == "header":
+        rows[0] = rows[0][::-1]
+    elif kind == "cut":
+        return Mutation(data[: rng.randrange(len(data) - 1)], Expect.REFUSED, kind)
+    else:  # of an utterance that the other system does not have
+        rows[number][0] += "x"
+    return Mutation(csv_bytes(rows, True), Expect.REFUSED, f"{kind} in line {number + 1}")

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,8 +20,11 @@ LIGHT = ("--use_ngram", "true", "--stop_stage", "lm", "--nj", "1")
 @pytest.mark.usefixtures("one_thread")
 def test_what_is_deleted_or_cut_is_made_again(tmp_path, seed=1):
     run = recipe.Run(tmp_path / "a clone", LIGHT)
-    status, said, changes = run()
-    assert status == 0, said
+    changes = []
+    for step in range(len(run.steps)):
+        status, said, count = run(step=step)
+        assert status == 0, said
+        changes.append(count)
     status, said, again = run()
     assert (status, again) == (0, 0), said  # nothing is made twice
     outputs = run.outputs()
@@ -30,9 +32,9 @@ def test_what_is_deleted_or_cut_is_made_again(tmp_path, seed=1):
     rng = random.Random(seed)
     cases = [(step, rng.choice(files)) for step, files in outputs.items()]
     assert not list(recipe.damaged(run, cases, rng))
-    wanted = run.contents()
-    for share in (0.3, 0.6, 0.9):
-        assert not recipe.killed(run, tmp_path / str(share), wanted, int(share * changes))
+    deaths = recipe.killed(run, tmp_path / "killed", changes, 9, rng)
+    assert not deaths.wrong and len(deaths.kills) == 9
+    assert {kill.split(",")[0] for kill in deaths.kills} == {f"step {n}" for n in range(1, 7)}
 
 
 def test_a_kill_is_not_lost_among_threads(tmp_path):
@@ -59,10 +61,22 @@ def _read_for_ever():
         os.listdir("/")
 
 
-def test_a_run_that_is_not_killed_is_told(tmp_path, monkeypatch):
-    like = SimpleNamespace(anew=lambda root: lambda moment: (0, "at its end", 7))
-    with pytest.raises(recipe.NotKilled, match="change 9 never came: status 0\nat its end"):
-        recipe.killed(like, tmp_path, {}, 9)
+class _Deathless:
+    """A recipe of two steps that comes to its end whatever happens."""
+
+    def anew(self, root):
+        return self
+
+    def __call__(self, kill=-1, step=None):
+        return 0, "at its end", 7
+
+    def contents(self):
+        return {"x": "1"}
+
+
+def test_a_run_that_is_not_killed_is_told(tmp_path):
+    deaths = recipe.killed(_Deathless(), tmp_path, [7, 7], 3, random.Random(1))
+    assert deaths.wrong == ["0 of 3 were killed"]
 
 
 def test_every_stage_of_run_sh_is_in_the_long_form():
