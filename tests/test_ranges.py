@@ -24,8 +24,8 @@ from espnet_spike.ranges import (
     check,
 )
 from espnet_spike.simulator.energy import ProcessorPrices
+from espnet_spike.simulator.hardware import BIT_MANIPULATION, Hardware
 from espnet_spike.simulator.hardware import MULTIPLIERS as BUILT
-from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.tasks.config import Distill, InitFrom
 from espnet_spike.training.calibration import Calibration
 from espnet_spike.utils.cluster import ClusterConfig
@@ -47,6 +47,7 @@ def names(cls):
 def test_every_key_of_what_is_read_is_declared():
     assert ranges.FBANK.keys() == names(FbankConfig)
     assert ranges.HARDWARE.keys() == names(Hardware) and set(ranges.MULTIPLIERS) == set(BUILT)
+    assert set(ranges.BIT_MANIPULATION) == set(BIT_MANIPULATION)
     assert ranges.PROCESSOR.keys() == names(ProcessorPrices) - {"name"}
     assert ranges.CLUSTER.keys() == names(ClusterConfig)
     assert ranges.SPARSIFY.keys() == names(Calibration) | {"finetune"}
