@@ -24,7 +24,7 @@ curve_options() { # curve_options ARGS...: sets minutes, seed, encoder, sizing, 
 }
 
 learning_curve() { # learning_curve RECIPE_DIR TRAIN_SET TEST_SETS OPTIONS...: of stage 1
-  local recipe=$1 train=$2 tests=$3 root corpus part name set given=() experiments=()
+  local recipe=$1 train=$2 tests=$3 root corpus part name set found given=() experiments=()
   corpus=$(basename "$recipe")
   root=$(CDPATH='' cd "$recipe/../.." && pwd -P)
   shift 3
@@ -35,12 +35,18 @@ learning_curve() { # learning_curve RECIPE_DIR TRAIN_SET TEST_SETS OPTIONS...: o
     name=${corpus}_${part}min_$encoder
     if [[ ! -d $root/egs/$name ]]; then # made at once, or not at all
       "$py" -m espnet_spike.corpora.subset "$recipe/data/$train" "$recipe/data/${train}_${part}min" \
-        --minutes "$part" --seed "$seed"
+        --minutes "$part"
       "$py" -m espnet_spike.bin.new_recipe "$name" --train "$recipe/data/${train}_${part}min" \
         --valid "$recipe/data/dev" "${given[@]}" --encoder "$encoder" --egs "$root/egs" ${sizing[@]+"${sizing[@]}"}
     fi
     "$root/egs/$name/run.sh" --seed "$seed" --stop_stage report ${options[@]+"${options[@]}"}
-    experiments+=("$root/egs/$name/exp/asr_${encoder}_sized"*"_seed$seed")
+    for found in "$root/egs/$name/exp/asr_${encoder}_sized"*"_seed$seed"{,_sparsified}/results.json; do
+      [[ ! -f $found ]] || experiments+=("$(dirname "$found")")
+    done
   done
-  "$py" -m espnet_spike.bin.compare "${experiments[@]}"
+  if [[ ${#experiments[@]} -gt 0 ]]; then
+    "$py" -m espnet_spike.bin.compare "${experiments[@]}"
+  else
+    echo "nothing to compare: no stage 14 has run"
+  fi
 }

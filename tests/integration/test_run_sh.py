@@ -522,13 +522,13 @@ def test_a_learning_curve_goes_on_where_it_ended(run_sh, root, tmp_path, recipe)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     script = f'#!/bin/sh\necho "$(basename "$(dirname "$0")") $*" >>"{log}"\n'
+    trained = 'exp="$(dirname "$0")/exp/asr_iml_spikeformer_sized_x_seed3"\n'
+    trained += 'mkdir -p "$exp" && touch "$exp/results.json"\n'
     python = tmp_path / "bin/python"  # new_recipe makes a recipe that can be called
     makes = """case $2 in *new_recipe) mkdir -p "$made" && cp "$theirs" "$made";; esac"""
     paths = f"""made="{tmp_path}/egs/$3"\ntheirs="{tmp_path}/egs/{recipe}/run.sh"\n"""
-    for path, text in (
-        (tmp_path / f"egs/{recipe}/run.sh", script),
-        (python, script + paths + makes),
-    ):
+    runs = tmp_path / f"egs/{recipe}/run.sh"
+    for path, text in ((runs, script + trained), (python, script + paths + makes)):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
@@ -549,12 +549,12 @@ def test_a_learning_curve_goes_on_where_it_ended(run_sh, root, tmp_path, recipe)
     assert "--stop_stage data" in first[0] and "--corpus_dir somewhere" in first[0]
     for number, minutes in ((1, 10), (4, 20)):
         part, sized, trained = first[number : number + 3]
-        assert f"_{minutes}min --minutes {minutes} --seed 3" in part
+        assert f"_{minutes}min --minutes {minutes}" in part
         assert f"min_iml_spikeformer --train {tmp_path}/egs/{recipe}/data/train" in sized
         assert "--encoder iml_spikeformer" in sized and "--budget 5" in sized
         assert "--seed 3 --stop_stage report" in trained and trained.endswith("--nj 1")
         assert "somewhere" not in part + sized + trained
-    assert "bin.compare" in first[-1]
+    assert "bin.compare" in first[-1] and first[-1].count("_sized_x_seed3") == 2
     assert again == [first[0], first[3], first[6], first[7]]  # nothing is made twice
 
 
