@@ -5,9 +5,9 @@ as much as on the network. `table` recomputes the energy of a ``count.json`` und
 then with one of its rules, widths or memories changed, the same for the network and all it is
 compared with. Nothing is run again.
 
-Energies here are of the sums over a set. With memory by ``levels`` they are not exactly the sum of
-the utterances' energies, which ``count.json`` has: where a short utterance reads every weight once,
-a long one shares fetches.
+Energies are added up over utterances of like length: with memory by ``levels`` those of a sum over
+the set would not be the sum of the utterances' energies, since a short utterance reads every weight
+once, where a long one shares fetches.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from espnet_spike.counting.costs import ENCODER, Costs
+from espnet_spike.counting.costs import ENCODER, Costs, from_table
 from espnet_spike.counting.energy import CostModel, Rules, energy, quantised
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
@@ -30,9 +30,9 @@ COLUMNS = {"compute": "products", "total": "with memory"}
 LATER = {"twin_layers", "trained_twin_layers", "trained_twin"}
 """What a ``count.json`` of an earlier version does not have."""
 FOOT = (
-    "Memory here is of the sums over the set; the `count` command prices each utterance and adds "
-    "up. So the first row may be off from it in the third digit: where a short utterance reads "
-    "every weight once, the sum shares fetches with longer ones. Products are the same."
+    "{} counted by an earlier version, which had sums over the set alone: the first row may be "
+    "off from the `count` command in the third digit, where a short utterance reads every weight "
+    "once and the sum shares fetches. Count the set again for equal figures."
 )
 
 # rule and value -> what it says
@@ -77,6 +77,7 @@ class Counted:
     trained_twin_layers: list[dict[str, Any]]
     trained_twin: dict[str, Any] | None
     forms: list[dict[str, Any]] = field(default_factory=list)
+    by_length: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,24 +93,36 @@ class Networks:
         integers: of the network with whole counts, which can be read as integers; None where only
             slots of 0 and 1 were counted, or nothing spikes.
         forms: the network in each form that was counted, by its name.
+
+    Costs are of groups of utterances of like length, whose energies are added up.
     """
 
     path: Path
     told: dict[str, Any]
-    ours: Costs
-    twin: Costs | None
-    trained: Costs | None
-    integers: Costs | None
-    forms: Mapping[str, Costs]
+    ours: Sequence[Costs]
+    twin: Sequence[Costs] | None
+    trained: Sequence[Costs] | None
+    integers: Sequence[Costs] | None
+    forms: Mapping[str, Sequence[Costs]]
 
     def joules(self, model: CostModel) -> dict[str, dict[str, float] | None]:
         """Return the energy of ours and of each baseline, J; None for one that is not there."""
         return {
-            "ours": energy(model, self.ours),
-            "trained_twin": None if self.trained is None else energy(model, self.trained),
-            "twin": energy(model, self.ours if self.twin is None else self.twin, dense=True),
-            "quantised": None if self.integers is None else energy(quantised(model), self.integers),
+            "ours": _energies(model, self.ours),
+            "trained_twin": _energies(model, self.trained),
+            "twin": _energies(model, self.ours if self.twin is None else self.twin, dense=True),
+            "quantised": _energies(quantised(model), self.integers),
         }
+
+
+def _energies(
+    model: CostModel, groups: Sequence[Costs] | None, dense: bool = False
+) -> dict[str, float] | None:
+    """Return the sum of the energies of groups of utterances."""
+    if groups is None:
+        return None
+    each = [energy(model, costs, dense) for costs in groups]
+    return {name: sum(found[name] for found in each) for name in each[0]}
 
 
 def read_networks(set_dir: Path) -> Networks:
@@ -136,9 +149,9 @@ def read_networks(set_dir: Path) -> Networks:
         )
     told = read_shaped(path, Counted, again)
 
-    def costs(rows: Sequence[Mapping[str, Any]]) -> Costs:
+    def costs(told: Mapping[str, Any], name: str) -> list[Costs]:
         found = {}
-        for row in rows:
+        for row in told[name]:
             if lacking := [f.name for f in fields(Cost) if f.name not in row]:
                 raise UserError(
                     f"{path} was counted before there were {', '.join(lacking[:3])} ...", again
@@ -146,14 +159,19 @@ def read_networks(set_dir: Path) -> Networks:
             if row["part"] in ENCODER:
                 numbers = {f.name: row[f.name] for f in fields(Cost)}
                 found[row["layer"], row["kind"]] = Cost(**numbers)
-        return found
+        if name not in told.get("by_length", {}):
+            return [found] if found else []
+        try:
+            return from_table(told["by_length"][name])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: by_length: {name}: {error}", again) from None
 
-    ours, twin = costs(told["layers"]), costs(told["twin_layers"])
+    ours, twin = costs(told, "layers"), costs(told, "twin_layers")
     itself = (told["trained_twin"] or {}).get("itself", False)
-    trained = ours if itself else costs(told["trained_twin_layers"])
-    forms = {form_name(form): costs(form["layers"]) for form in told.get("forms", ())}
+    trained = ours if itself else costs(told, "trained_twin_layers")
+    forms = {form_name(form): costs(form, "layers") for form in told.get("forms", ())}
     whole = told["execution"].get("spike_mode") in (None, "integer")
-    spikes = whole and any(cost.slots > 0 for cost in ours.values())
+    spikes = whole and any(cost.slots > 0 for group in ours for cost in group.values())
     return Networks(
         path, told, ours, twin or None, trained or None, ours if spikes else None, forms
     )
@@ -256,15 +274,17 @@ def write(out: Path, set_dirs: Sequence[Path], models: Sequence[CostModel]) -> l
         "# Energy under each assumption",
         "",
         "How many times the energy of the network a baseline takes, with one assumption changed at "
-        "a time, for both alike. Front end and encoder, sums over the set. Trained twin, zeros "
+        "a time, for both alike. Front end and encoder, summed over the set. Trained twin, zeros "
         "skipped: the fair comparison; dense twin, nothing skipped: the literature's; T + 1 "
         "levels: the same network as integers, each that is not zero multiplied once.",
         "",
     ]
-    content = []
+    content, earlier = [], []
     for folder in set_dirs:
         networks = read_networks(folder)
         told = networks.told
+        if not told.get("by_length"):
+            earlier.append(f"{told['experiment']}, {told['set']}")
         run = ", ".join(f"{key} {value}" for key, value in told["execution"].items())
         form = f"run {run or 'as trained'}, W_Q and W_K {'merged' if told['fold_qk'] else 'apart'}"
         for model in models:
@@ -288,7 +308,8 @@ def write(out: Path, set_dirs: Sequence[Path], models: Sequence[CostModel]) -> l
             if forms:
                 lines += ["Each form in which the encoder can run:", ""]
                 lines += [*markdown_table(head, [_cells(row) for row in forms]), ""]
-    lines += [FOOT, ""]
+    if earlier:
+        lines += [FOOT.format("; ".join(earlier)), ""]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "assumptions.json", content, ensure_ascii=False)
     write_lines(out / "assumptions.md", lines)

@@ -15,10 +15,12 @@ from torch import Tensor
 from espnet_spike.counting.costs import (
     PARTS,
     PRODUCTS,
+    ByLength,
     Costs,
     add_costs,
     of_encoder,
     part_of,
+    to_table,
     total,
 )
 from espnet_spike.counting.counter import Counter
@@ -106,6 +108,8 @@ class SetCount:
         uncovered, lost: see ``Counter``.
         seconds: of audio.
         in_slots: the neurons of several levels run as slots of 0 and 1.
+        lengths: costs of front end and encoder of utterances of like length, by the name that the
+            sums of the whole set have in ``count.json``.
     """
 
     layers: Costs = field(default_factory=dict)
@@ -117,6 +121,14 @@ class SetCount:
     lost: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     in_slots: bool = False
+    lengths: dict[str, ByLength] = field(default_factory=dict)
+
+    def _note(self, name: str, frames: int, costs: Costs) -> None:
+        self.lengths.setdefault(name, ByLength()).add(frames, costs)
+
+    def by_length(self) -> dict[str, Any]:
+        """Return what ``count.json`` holds of utterances of like length."""
+        return {name: to_table(found.groups()) for name, found in self.lengths.items()}
 
     def add(self, utt: str, found: Utterance, models: Sequence[CostModel]) -> None:
         """Add an utterance."""
@@ -126,6 +138,9 @@ class SetCount:
         parts = found.parts()
         encoder = found.encoder()
         twin = encoder if found.twin is None else found.twin
+        self._note("layers", found.frames, encoder)
+        if found.twin is not None:
+            self._note("twin_layers", found.frames, of_encoder(found.twin))
         self.utterances[utt] = {
             "seconds": found.seconds,
             "frames": found.frames,
@@ -150,6 +165,7 @@ class SetCount:
         for utt, found in costs:
             encoder = of_encoder(found)
             add_costs(self.trained_twin, encoder)
+            self._note("trained_twin_layers", self.utterances[utt]["frames"], encoder)
             for model in models:
                 energies = self.utterances[utt]["energy"][model.name]
                 energies["trained_twin"] = energy(model, encoder)
@@ -162,6 +178,7 @@ class SetCount:
         for utt, found in costs:
             encoder = of_encoder(found)
             add_costs(other.layers, encoder)
+            other._note("layers", self.utterances[utt]["frames"], encoder)
             energies = {}
             for model in models:
                 known = self.utterances[utt]["energy"][model.name]
@@ -477,6 +494,7 @@ def in_form(
             for model in models
         },
         "layers": layer_rows(other.layers),
+        "by_length": other.by_length(),
     }
 
 
@@ -592,6 +610,7 @@ def summary(
         "layers": layer_rows(result.layers),
         "twin_layers": layer_rows(result.twin),
         "trained_twin_layers": layer_rows(result.trained_twin),
+        "by_length": result.by_length(),
         "uncovered": {
             name: {"calls": calls, "numbers": numbers}
             for name, (calls, numbers) in result.uncovered.items()

@@ -7,6 +7,7 @@ import pytest
 
 from espnet_spike.bin import count
 from espnet_spike.counting.assumptions import SAID, assumptions, read_networks
+from espnet_spike.counting.costs import ByLength, from_table, to_table
 from espnet_spike.counting.energy import Rules, energy, read_cost_model
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
@@ -174,8 +175,8 @@ def test_counting_and_asking_have_their_own_arguments(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_foot_says_why_the_first_row_is_not_that_of_count(tmp_path):
-    """Of sums fetches are shared: an oracle of two utterances, one below ``reuse`` frames.
+def test_the_first_row_is_the_sum_over_utterances(tmp_path):
+    """An oracle of two utterances, one below ``reuse`` frames; of a sum, fetches are shared.
 
     Weights 10 x 10; 4 and 60 frames; sixteen frames share a fetch, and at least every weight is
     fetched once: 100 + 60 * 100 / 16 = 475 apart, 64 * 100 / 16 = 400 together.
@@ -186,13 +187,31 @@ def test_the_foot_says_why_the_first_row_is_not_that_of_count(tmp_path):
         sums = dict.fromkeys(("dense_macs", "macs"), 100.0 * frames)
         return Cost(**sums, values_read=100, weights_read=100, weight_size=100)
 
-    def moved(frames):
-        return model.traffic("linear", cost(frames)) / (4 * 10 / 8)  # 4 bytes from 8 kB
+    lengths = ByLength()
+    for frames in (60, 4, 4):
+        lengths.add(frames, {("encoder.a", "linear"): cost(frames)})
+    assert [group["encoder.a", "linear"].macs for group in lengths.groups()] == [800, 6000]
+    table = json.loads(json.dumps(to_table(lengths.groups())))
+    assert from_table(table) == lengths.groups()
+    both = cost(60)
+    both.add(cost(4))
+    both.add(cost(4))
+    change = {
+        "layers": [row("encoder.a", "linear", both)],
+        **{"twin_layers": [], "trained_twin": None, "trained_twin_layers": []},
+    }
+    for told_by_length, fetched in (({}, 68 * 100 / 16), ({"layers": table}, 200 + 375)):
+        folder = written(tmp_path, **change, by_length=told_by_length)
+        (found,) = told(tmp_path, [folder], "horowitz45_fp32")
+        total = found["rows"][0]["total"]["joules_per_second"]
+        # 4 bytes from 8 kB
+        assert total == pytest.approx((6800 * 4.6 + fetched * 4 * 10 / 8) * 1e-12 / 2)
+        lines = (tmp_path / "assumptions.md").read_text()
+        assert ("asr_x, test counted by an earlier version" in lines) == (not told_by_length)
+        assert model.name in lines
 
-    assert moved(4) + moved(60) == pytest.approx(100 + 375)
-    both = cost(4)
-    both.add(cost(60))
-    assert moved(4) == 100 and model.traffic("linear", both) / 5 == pytest.approx(400)
-    told(tmp_path, [written(tmp_path)], "horowitz45_fp32")
-    lines = (tmp_path / "assumptions.md").read_text().splitlines()
-    assert any("prices each utterance and adds up" in line for line in lines[-2:])
+
+def test_a_damaged_table_of_lengths_is_named(tmp_path):
+    table = {"rows": [["a", "linear"]], "columns": ["macs"], "groups": [[[1, 2]]]}
+    with pytest.raises(UserError, match=r"count.json is damaged: by_length: layers"):
+        read_networks(written(tmp_path, by_length={"layers": table}))

@@ -370,6 +370,18 @@ def test_every_form_is_counted_beside_the_same_baselines(tmp_path, capsys):
     macs = [forms["binary", fold]["per_second"]["macs"] for fold in (False, True)]
     assert macs[0] > macs[1] > 0
     assert "as 0/1 spikes in slots, W_Q and W_K apart:" in capsys.readouterr().out
+    # the first row of the table of assumptions says what was printed, for the forms as well
+    words = ["--assumptions", str(tmp_path / "o" / "test"), "--output_dir", str(tmp_path / "a")]
+    count.main([*words, "--energy_model", "horowitz45_fp32"])
+    (assumed,) = json.loads((tmp_path / "a" / "assumptions.json").read_text())
+    as_it_is = [r for r in assumed["forms"] if r["assumption"].endswith("as the cost model has it")]
+    pairs = [(assumed["rows"][0], counted_first), *zip(as_it_is, found["forms"], strict=True)]
+    for row, counted in pairs:
+        energy = counted.get("energy", {}).get("horowitz45_fp32", counted)
+        for column in ("compute", "total"):
+            told = energy[column]
+            assert row[column]["joules_per_second"] == pytest.approx(told["joules_per_second"])
+            assert row[column]["twin"] == pytest.approx(told["against"]["twin"]["ratio"])
     figures = set_counts(found)
     assert all("layers" not in form for form in figures["forms"])
     made = {"experiment": "asr_s", "parameters": 1, "decodes": {"decode": {"test": figures}}}
