@@ -70,7 +70,7 @@ def bytes_of_program(ttgir: str, arguments: Mapping[str, Any]) -> int:
         if other := OTHER.search(code):
             raise UserError(f"{other[0]} is not counted", "add it to benchmarks/kernel_traffic.py")
         if found := LOOP.search(code):
-            loop = Region(*found.groups())
+            loop = Region(found[1], found[2], found[3], found[4])
             stack[-1][0].inside.append(loop)
             stack.append((loop, depth))
         elif found := CONSTANT.search(code):

@@ -105,7 +105,7 @@ class _BatchNorm(torch.autograd.Function):
         rows = grad.reshape(-1, channels)
         ones = rows.new_ones(len(rows))
         grad_bias = full_matmul(ones, rows)
-        grad_weight = full_matmul(ones, rows * normed.view(-1, channels))
+        grad_weight = full_matmul(ones, rows * normed.reshape(-1, channels))
         shared = torch.addcmul(grad_bias, normed, grad_weight).div_(count)
         if mask is not None:
             shared = shared.mul_(mask.view(*mask.shape, *[1] * (shared.dim() - 2)))

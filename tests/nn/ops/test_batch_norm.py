@@ -33,6 +33,18 @@ def test_compiled_equals_torch():
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", FORMS)
+def test_a_transposed_input_is_as_good_as_a_copy(how):
+    stored = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    results = []
+    with form(how):
+        for x in (stored.mT, stored.mT.contiguous()):
+            x = x.detach().requires_grad_()
+            y = batch_norm(x, None, torch.ones(3), torch.zeros(3), 1e-5)[0]
+            results.append((y, *torch.autograd.grad(y.pow(3).sum(), x)))
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("how", FORMS)
 def test_autocast_changes_nothing(how, dtype):
