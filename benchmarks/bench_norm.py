@@ -146,7 +146,7 @@ def get_parser() -> Parser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Count and write the table."""
     args = get_parser().parse_args(argv)
     B, L, D = args.batch, args.frames, args.channels
