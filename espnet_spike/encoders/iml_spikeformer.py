@@ -192,8 +192,6 @@ class IMLSpikeformerEncoder(BlockEncoder):
             self._known_steps: tuple[Tensor | None, int, int] = None, 0, 0
         self.rate_loss = RateLoss(r_min, r_max, lambda_q, lambda_b)
         if lambda_q or lambda_b:
-            if gradient_checkpointing:
-                raise ValueError("lambda_q, lambda_b: not with gradient_checkpointing")
             for layer in named_neurons(self).values():
                 layer.keeps_rate = True
         if fold_qk or reparameterized:

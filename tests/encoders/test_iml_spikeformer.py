@@ -275,15 +275,31 @@ def test_names_of_rates_and_spreads():
     assert spreads["encoders.0.attn.neuron_in"] < spreads["encoders.0.attn.neuron_out"]
 
 
-@pytest.mark.parametrize("name", ["default", "ema", "fixed_bn", "lif"])
-def test_gradient_checkpointing_changes_nothing(name):
-    results = []
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [("default", False), *((name, True) for name in ("ema", "fixed_bn", "lif", "ternary"))],
+)
+def test_gradient_checkpointing_changes_nothing(name, rates):
+    """The losses are those of the first run, which the second one does not touch."""
+    losses = {"lambda_q": 2.0, "lambda_b": 3.0, "r_min": 0.3, "r_max": 0.3} if rates else {}
+    results, runs = [], []
     for checkpointing in (False, True):
-        encoder = make(name, gradient_checkpointing=checkpointing).train()
+        encoder = make(name, gradient_checkpointing=checkpointing, **losses).train()
+        count = []
+        encoder.encoders[0].attn.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         xs, _, _ = encoder(*batch())
-        xs.square().sum().backward()
+        found = encoder.auxiliary_losses()
+        kept = [found[name] for name in sorted(found)]
+        before = [neuron.mean_rate for neuron in named_neurons(encoder).values()]
+        (xs.square().sum() + sum(kept)).backward()
+        after = [neuron.mean_rate for neuron in named_neurons(encoder).values()]
+        assert all(a is b for a, b in zip(before, after, strict=True))
+        assert (None not in before) == rates == bool(kept) == any(loss > 0 for loss in kept)
         grads = [p.grad for p in encoder.parameters()]
-        results.append([xs, *grads, *encoder.buffers(), *firing_rates(encoder).values()])
+        rest = [*encoder.buffers(), *firing_rates(encoder).values()]
+        results.append([xs, *kept, *grads, *rest])
+        runs.append(len(count))
+    assert runs == [1, 2]
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.nn.accounting import Cost
-from espnet_spike.nn.checkpointing import inside_checkpoint
+from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
 from espnet_spike.nn.neurons.base import FIRING_MODES, Firing, Neuron, check_tail
 from espnet_spike.nn.neurons.fitting import LEAST, Piece, peaks, search
 from espnet_spike.nn.neurons.response import (
@@ -90,7 +90,9 @@ class FixedThreshold(Neuron):
             per_frame = at_least_fp32(y).flatten(2).sum(-1)
             weight = torch.ones_like(per_frame) if mask is None else mask.to(per_frame.dtype)
             slots = weight.sum() * (y[0, 0].numel() * levels)
-            self.mean_rate = (per_frame * weight).sum() / slots.clamp(min=1)
+            mean_rate = (per_frame * weight).sum() / slots.clamp(min=1)
+            if not is_recomputing():  # the loss has that of the first run
+                self.mean_rate = mean_rate
 
     def worth(self) -> Tensor:
         """Return what a spike of each channel is worth over the usual, ``(C,)``."""

@@ -346,7 +346,9 @@ class MultiLevel(Neuron):
         if self.keeps_rate:
             counts = frame_rows(y) / (level_rows[:, None, None] * scale).detach()
             total = (counts * weight_rows[:, None, None]).sum()
-            self.mean_rate = total / (self.levels * numel.clamp(min=1)).to(total.dtype)
+            mean_rate = total / (self.levels * numel.clamp(min=1)).to(total.dtype)
+            if not is_recomputing():  # the loss has that of the first run
+                self.mean_rate = mean_rate
         return y
 
     def spike_sum(
