@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import PositionalEncoding
 from torch import Tensor, nn
@@ -36,6 +37,32 @@ def positional_encoding(pos_enc: str, dim: int, dropout_rate: float) -> nn.Modul
     return encoding
 
 
+def refuse_compiled_training(encoder: str, checkpointed: bool) -> None:
+    """Say that an encoder is not trained within ``torch.compile``.
+
+    Args:
+        encoder: name of its class.
+        checkpointed: ``gradient_checkpointing`` stands in the way.
+
+    Raises:
+        UserError: always.
+    """
+    if checkpointed:
+        raise UserError(
+            f"torch.compile: {encoder} is not trained compiled with gradient_checkpointing",
+            "set encoder_conf: {gradient_checkpointing: false}, or train without torch.compile",
+        )
+    raise UserError(
+        f"torch.compile: {encoder} is not trained compiled, only SpeechMambaEncoder is",
+        "train without torch.compile, and compile the encoder in evaluation (eval())",
+    )
+
+
+# as torch.compiler.disable does, which would import the compiler: an error within what is compiled
+# would not be raised, but only end the compilation
+refuse_compiled_training._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
 class BlockEncoder(AbsEncoder):
     """Base of the encoders; a subclass makes the parts and says what a block is given.
 
@@ -49,6 +76,8 @@ class BlockEncoder(AbsEncoder):
         interctc_layer_idx: blocks with an intermediate CTC loss; none without ``set_interctc``.
         interctc_use_conditioning: whether their posteriors are fed back.
         gradient_checkpointing: keep only the blocks' inputs while training and run them twice.
+        compiles_in_training: whether ``torch.compile`` takes it in training, without
+            ``gradient_checkpointing``; in evaluation it takes every one.
     """
 
     embed: Any  # a module with output_lengths
@@ -59,6 +88,7 @@ class BlockEncoder(AbsEncoder):
     interctc_layer_idx: Sequence[int] = ()
     interctc_use_conditioning: bool = False
     gradient_checkpointing: bool = False
+    compiles_in_training: ClassVar[bool] = False
     _output_size: int
 
     def set_interctc(self, layers: Sequence[int], use_conditioning: bool) -> None:
@@ -158,8 +188,12 @@ class BlockEncoder(AbsEncoder):
 
         Raises:
             TooShortUttError: if no utterance gives an output frame.
-            UserError: it reads CTC posteriors and runs without the CTC module.
+            UserError: it reads CTC posteriors and runs without the CTC module; or it is trained
+                within ``torch.compile`` and cannot be.
         """
+        if torch.compiler.is_compiling() and self.training:
+            if self.gradient_checkpointing or not self.compiles_in_training:
+                refuse_compiled_training(type(self).__name__, self.compiles_in_training)
         if self.interctc_use_conditioning and (ctc is None or self.conditioning_layer is None):
             raise UserError(
                 "interctc_use_conditioning: the encoder reads the posteriors of the model's CTC "

@@ -171,6 +171,8 @@ class SpeechMambaEncoder(BlockEncoder):
         ValueError: for an unknown or impossible value, naming the known ones.
     """
 
+    compiles_in_training = True
+
     def __init__(self, input_size: int, **backbone: Any) -> None:
         super().__init__()
         self.build(input_size, Backbone(**backbone), FatPoints())
@@ -330,6 +332,8 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
         ValueError: for an unknown or impossible value, naming the known ones.
     """
 
+    compiles_in_training = False
+
     def __init__(
         self,
         input_size: int,
@@ -392,6 +396,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
     Raises:
         ValueError: for an unknown or impossible value, naming the known ones.
     """
+
+    compiles_in_training = False
 
     def __init__(
         self,

@@ -6,6 +6,8 @@ ESPnet checks neither the type of a YAML value nor its choices, and finds a wron
 
 import argparse
 import logging
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,11 +82,11 @@ OPTIONAL = {"decoder", "specaug", "normalize"}
 DEFAULTS = {"model": "spike_asr", "normalize": "utterance_mvn"}
 # options of the training that leave the sizes of a model as they are
 TRAINING = frozenset(
-    "accum_grad amp_dtype batch_bins batch_size batch_type best_model_criterion"
+    "accum_grad amp_dtype batch_bins batch_size batch_type best_model_criterion compile_encoder"
     " early_stopping_criterion exclude_weight_decay exclude_weight_decay_conf fold_length"
     " grad_clip grad_clip_type init keep_nbest_models log_interval max_epoch num_att_plot"
-    " num_iters_per_epoch num_workers optim optim_conf patience scheduler scheduler_conf sort_batch"
-    " sort_in_batch use_amp use_matplotlib use_tensorboard val_scheduler_criterion"
+    " num_iters_per_epoch num_workers optim optim_conf patience scheduler scheduler_conf"
+    " sort_batch sort_in_batch use_amp use_matplotlib use_tensorboard val_scheduler_criterion"
     " valid_batch_bins valid_batch_size valid_batch_type".split()
 )
 
@@ -144,6 +146,7 @@ def check_training_config(
     problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
     problems += _check_precision(args, asked="--ngpu" in words)
+    problems += _check_compiler(args)
     if args.use_wandb and find_spec("wandb") is None:
         problems.append("use_wandb: the package wandb is not installed; install it, or write false")
     if FRONT in actions:  # a language model has none
@@ -453,6 +456,27 @@ def _check_precision(args: argparse.Namespace, asked: bool) -> Problems:
     known = on_gpu and torch.cuda.device_count()
     if args.amp_dtype == "bfloat16" and known and not torch.cuda.is_bf16_supported():
         return ["amp_dtype: this GPU has no bfloat16; write float16"]
+    return []
+
+
+def _check_compiler(args: argparse.Namespace) -> Problems:
+    """Find an encoder that cannot be trained within ``torch.compile``, or a missing compiler."""
+    if not args.compile_encoder:
+        return []
+    import torch
+
+    encoder = getattr(args, "encoder", None)
+    cls = load_class(ENCODERS[encoder]) if encoder in ENCODERS else None
+    if not getattr(cls, "compiles_in_training", False):
+        named = "a language model" if encoder is None else encoder
+        return [f"compile_encoder: {named} is not trained compiled, only speech_mamba; remove it"]
+    if (args.encoder_conf or {}).get("gradient_checkpointing"):
+        return ["compile_encoder: not with encoder_conf.gradient_checkpointing; remove one of them"]
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        return [
+            f"compile_encoder: needs the C++ compiler {compiler}; install it, or remove the key"
+        ]
     return []
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from espnet2.bin import asr_inference
 
 LOAD = "safe_torch_load"
-WRITTEN = frozenset({"required", "version", "distributed", "amp_dtype"})
+WRITTEN = frozenset({"required", "version", "distributed", "amp_dtype", "compile_encoder"})
 """Keys of ``config.yaml`` that a training adds to the options of ESPnet's tasks."""
 INIT_PARAM = (
     "init_param is FILE[:SOURCE[:TARGET[:EXCLUDED,...]]], such as model.pth:encoder:encoder; "

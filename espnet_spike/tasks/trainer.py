@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import torch
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
+from espnet2.utils.types import str2bool
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, unhealthy_layers
@@ -46,9 +47,11 @@ class SpikeTrainerOptions(TrainerOptions):
     Attributes:
         amp_dtype: of ``use_amp``, one of ``AMP_DTYPES``; None for bfloat16 where the device has
             it, else float16.
+        compile_encoder: run the encoder within ``torch.compile``.
     """
 
     amp_dtype: str | None = None
+    compile_encoder: bool = False
 
 
 class SpikeTrainer(Trainer):
@@ -71,11 +74,22 @@ class SpikeTrainer(Trainer):
             help="precision of use_amp; by default bfloat16 where the device has it, else float16",
         )
 
+        parser.add_argument(
+            "--compile_encoder",
+            type=str2bool,
+            default=False,
+            help="train the encoder within torch.compile; speech_mamba alone",
+        )
+
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> SpikeTrainerOptions:
         """Return the options of a training, see ``Trainer.build_options``."""
         options = vars(super().build_options(args))
-        return SpikeTrainerOptions(**options, amp_dtype=getattr(args, "amp_dtype", None))
+        return SpikeTrainerOptions(
+            **options,
+            amp_dtype=getattr(args, "amp_dtype", None),
+            compile_encoder=getattr(args, "compile_encoder", False),
+        )
 
     @classmethod
     def run(cls, *, trainer_options: TrainerOptions, **kwargs: Any) -> None:
@@ -91,6 +105,8 @@ class SpikeTrainer(Trainer):
         partial = options.get("use_adapter") and options.get("save_strategy", "all") != "all"
         epochs = contextlib.nullcontext() if partial else epochs_of(kwargs["model"])
         device = "cuda" if trainer_options.ngpu > 0 else "cpu"
+        if options.get("compile_encoder"):
+            kwargs["model"].encoder.compile()  # in place: names of parameters stay
         with mixed_precision(device, options.get("amp_dtype")):
             if oom_scan.wanted(trainer_options.ngpu):
                 batches = kwargs["train_iter_factory"]

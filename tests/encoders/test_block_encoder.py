@@ -14,6 +14,7 @@ from espnet_spike.encoders.speech_mamba import (
     SpeechMambaEncoder,
     SpikingSpeechMambaEncoder,
 )
+from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.fatrelu import FATReLU
 from espnet_spike.nn.neurons.base import Neuron, named_neurons
 
@@ -32,7 +33,7 @@ LENGTHS = torch.tensor([41, 30])
 def make(name, **options):
     torch.manual_seed(0)
     cls, own = ENCODERS[name]
-    return cls(20, **SMALL, **own, **options).double()
+    return cls(20, **(SMALL | own | options)).double()
 
 
 def batch():
@@ -172,3 +173,48 @@ def test_gradients_of_mixed_precision_are_those_of_fp32(name, dtype, most):
     kept = [n for n, g in wanted.items() if g.norm() > 1e-5 * norm]
     away = torch.cat([(grads[n] - wanted[n]).flatten() for n in kept]).norm()
     assert len(kept) > 0.6 * len(wanted) and away < most * norm, float(away / norm)
+
+
+@pytest.mark.parametrize("name", ["imls", "dense", "event", "spiking"])
+def test_compiled_equals_eager(name):
+    """One graph, whatever the length: no loop over frames, no call of a kernel breaks it."""
+    encoder = make_compilable(name).eval()
+    x, lengths = batch()
+    with torch.no_grad():
+        wanted = encoder(x, lengths)[0]
+        found = torch.compile(encoder, backend="eager", fullgraph=True)(x, lengths)[0]
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def make_compilable(name, **options):
+    torch._dynamo.reset()
+    least = {"num_blocks": 1, "dropout_rate": 0.0, "positional_dropout_rate": 0.0}
+    return make(name, **least, **options)
+
+
+def test_dense_encoder_is_trained_compiled():
+    steps = []
+    for compiled in (False, True):
+        encoder = make_compilable("dense", block="mamba_ffn").train()
+        forward = torch.compile(encoder, backend="aot_eager") if compiled else encoder
+        xs, olens, _ = forward(*batch())
+        loss = CTC(7, 16).double()(xs, olens, torch.tensor([[1, 2], [3, 4]]), torch.tensor([2, 2]))
+        loss.backward()
+        steps.append([loss.detach(), *(p.grad for p in encoder.parameters())])
+    for found, wanted in zip(*steps, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("imls", {}, "IMLSpikeformerEncoder is not trained compiled, only SpeechMambaEncoder is"),
+        ("event", {}, "EventSpeechMambaEncoder is not trained compiled"),
+        ("spiking", {}, "SpikingSpeechMambaEncoder is not trained compiled"),
+        ("dense", {"gradient_checkpointing": True}, "compiled with gradient_checkpointing"),
+    ],
+)
+def test_what_cannot_be_trained_compiled_says_so(name, options, why):
+    encoder = make_compilable(name, **options).train()
+    with pytest.raises(UserError, match=f"torch.compile: .*{why}"):
+        torch.compile(encoder, backend="eager")(*batch())

@@ -336,3 +336,28 @@ def test_a_mixed_precision_that_can_be(monkeypatch):
     check(changed({"use_amp": True, "amp_dtype": "float16"}), words=["--ngpu", "1"])
     with pytest.raises(UserError, match="float16 needs a CUDA GPU"):
         check(changed({"use_amp": True, "amp_dtype": "float16"}), words=["--ngpu", "0"])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "change", "message"),
+    [
+        ("iml_spikeformer", {}, "iml_spikeformer is not trained compiled, only speech_mamba"),
+        ("conformer", {}, "conformer is not trained compiled"),
+        ("speech_mamba", {"gradient_checkpointing": True}, "not with .*gradient_checkpointing"),
+    ],
+)
+def test_an_encoder_that_cannot_be_trained_compiled(encoder, change, message):
+    config = {"encoder": encoder, "encoder_conf": change, "compile_encoder": True}
+    with pytest.raises(UserError, match=f"compile_encoder: {message}"):
+        check(config)
+
+
+def test_a_compiled_encoder_needs_a_compiler(monkeypatch):
+    config = {"encoder": "speech_mamba", "encoder_conf": {"num_blocks": 1}, "compile_encoder": True}
+    config["model_conf"] = {"ctc_weight": 1.0}
+    assert check(config).args.compile_encoder
+    monkeypatch.setenv("CXX", "gone++")
+    with pytest.raises(UserError, match=r"compile_encoder: needs the C\+\+ compiler gone\+\+"):
+        check(config)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    check(config)

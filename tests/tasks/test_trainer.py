@@ -183,3 +183,4 @@ def test_the_precision_is_an_option_of_every_training():
         assert SpikeTrainer.build_options(args).amp_dtype == "float16"
         args = task.get_parser().parse_args(["--output_dir", "x"])
         assert SpikeTrainer.build_options(args).amp_dtype is None
+        assert not SpikeTrainer.build_options(args).compile_encoder

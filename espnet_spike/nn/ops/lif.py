@@ -182,6 +182,8 @@ def run_frames(
         spikes, 0 or 1, shaped and typed as ``x``; the potential after the last frame ``(B, C)``;
         the number of spikes in each frame ``(B, L)``.
     """
+    if torch.compiler.is_compiling():
+        return _compiled_frames(x, v, lengths, rate, *dynamics.kernel_arguments())
     fused = backends.fused(x, "lif")
     if fused is not None:
         return _FusedFrames.apply(x, v, lengths, dynamics, fused, rate)
@@ -229,6 +231,30 @@ def fire_frames(
         potential = torch.where(valid, torch.where(fires, left, charged), potential)
         fired.append(fires.to(torch.uint8))
     return torch.stack(fired, 1), potential
+
+
+@torch.library.custom_op("espnet_spike::lif_frames", mutates_args=())
+def _compiled_frames(
+    x: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    rate: Tensor | None,
+    tau: float,
+    v_th: float,
+    v_reset: float,
+    soft: bool,
+    decay_input: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run ``run_frames`` as one operation within ``torch.compile``; it has no gradient."""
+    reset = "soft" if soft else "hard"
+    dynamics = LIFDynamics(tau, v_th, v_reset, reset, decay_input)
+    spikes, last, counts = run_frames(x, v, lengths, dynamics, rate)
+    return spikes, last.clone(memory_format=torch.contiguous_format), counts
+
+
+@_compiled_frames.register_fake
+def _(x, v, *_):  # noqa: ANN001
+    return x.new_empty(x.shape), v.new_empty(v.shape), x.new_empty(x.shape[:2])
 
 
 def frame_loop(

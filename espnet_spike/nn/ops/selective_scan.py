@@ -17,7 +17,8 @@ For every channel d with N states, input u_t and step size delta_t, B_t and C_t 
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -81,7 +82,8 @@ def selective_scan(
             its name cannot run here, or do what is asked.
         ValueError: an unknown backend.
     """
-    backend = _choose_backend(backend, u, A, initial_state is None)
+    if not torch.compiler.is_compiling():
+        backend = _choose_backend(backend, u, A, initial_state is None)
     dtype = u.dtype
     compute = torch.promote_types(torch.promote_types(dtype, A.dtype), torch.float32)
     if backend != "triton":  # its kernels read half precision, and compute in single as well
@@ -91,6 +93,11 @@ def selective_scan(
     if delta_softplus:
         delta = F.softplus(delta.to(compute))
     D = u.new_zeros(u.shape[1]) if D is None else D.to(compute)
+    if torch.compiler.is_compiling():
+        inputs = (u, delta, A, B, C, D, lengths, initial_state)
+        y, state = _compiled_scan(*inputs, backend, memory)
+        y = y.mT.to(dtype)
+        return (y, state) if return_last_state else y
     if u.numel() * A.numel() == 0:
         y, state = u * D[:, None], u.new_zeros(u.shape[0], *A.shape)
         state = state if initial_state is None else initial_state.to(compute)
@@ -124,6 +131,8 @@ def takes_both(u: Tensor, states: int, backend: str = "auto") -> bool:
         states: N.
         backend: one of ``BACKENDS``; ``auto`` prefers mamba-ssm, which has one direction a launch.
     """
+    if torch.compiler.is_compiling():
+        return False
     if backend == "auto" and importlib.util.find_spec("mamba_ssm"):
         return False
     kernels = backends.fused(u, "selective_scan") if backend in ("auto", "triton") else None
@@ -164,6 +173,114 @@ def scan_both(
     lengths = lengths.to(u.device, torch.int64)
     y, turned, _ = _TritonScan.apply(lengths, None, *forwards, *backwards)
     return y, turned
+
+
+@torch.library.custom_op("espnet_spike::selective_scan", mutates_args=())
+def _compiled_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    lengths: Tensor | None,
+    state: Tensor | None,
+    backend: str,
+    memory: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Return y ``(B, L, D)`` and the last state: one operation within ``torch.compile``.
+
+    Its kernels run as ever. For gradients it runs once more, as a checkpointed layer does.
+    """
+    y, last = _scan_of((u, delta, A, B, C, D), (lengths, state, backend, memory))
+    return y.mT.contiguous(), last.clone(memory_format=torch.contiguous_format)
+
+
+@_compiled_scan.register_fake
+def _(u, delta, A, B, C, D, lengths, state, backend, memory):  # noqa: ANN001
+    batch, channels, length = u.shape
+    wide = torch.promote_types(torch.promote_types(u.dtype, A.dtype), torch.float32)
+    last = u.new_empty((batch, channels, A.shape[1]), dtype=wide)
+    return u.new_empty((batch, length, channels)), last
+
+
+@torch.library.custom_op("espnet_spike::selective_scan_backward", mutates_args=())
+def _compiled_scan_backward(
+    grad_y: Tensor,
+    grad_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    lengths: Tensor | None,
+    state: Tensor | None,
+    backend: str,
+    memory: float | None,
+) -> list[Tensor]:
+    tensors = [x for x in (u, delta, A, B, C, D, state) if x is not None]
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    with _differentiable():
+        first = leaves[6] if state is not None else None
+        y, last = _scan_of(leaves[:6], (lengths, first, backend, memory))
+        grads = torch.autograd.grad((y.mT, last), leaves, (grad_y, grad_state))
+    return _time_major(grads)
+
+
+@_compiled_scan_backward.register_fake
+def _(grad_y, grad_state, u, delta, A, B, C, D, lengths, state, backend, memory):  # noqa: ANN001
+    return _time_major(
+        [x.new_empty(x.shape) for x in (u, delta, A, B, C, D, state) if x is not None]
+    )
+
+
+def _keep_inputs(ctx, inputs, output):  # noqa: ANN001
+    *tensors, ctx.backend, ctx.memory = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, grad_y, grad_state):  # noqa: ANN001
+    saved = ctx.saved_tensors
+    grads = _compiled_scan_backward(grad_y, grad_state, *saved, ctx.backend, ctx.memory)
+    grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, *of_state = grads
+    grads = grad_u.mT, grad_delta.mT, grad_A, grad_B.mT, grad_C.mT, grad_D
+    return *grads, None, *(of_state or [None]), None, None
+
+
+_compiled_scan.register_autograd(_gradients, setup_context=_keep_inputs)
+
+
+def _time_major(grads: Sequence[Tensor]) -> list[Tensor]:
+    """Return copies, those of u, delta, B and C with time second: as the tensors lie in memory.
+
+    A compiler takes gradients for lying like that.
+    """
+    turned = [g.mT if at in (0, 1, 3, 4) else g for at, g in enumerate(grads)]
+    return [g.clone(memory_format=torch.contiguous_format) for g in turned]
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Let torch note gradients, which it does not inside an operation that is one to it."""
+    autograd = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)
+    include = torch._C._dispatch_tls_local_include_set()
+    exclude = torch._C._dispatch_tls_local_exclude_set() - autograd
+    with torch._C._ForceDispatchKeyGuard(include, exclude), torch.enable_grad():
+        yield
+
+
+def _scan_of(inputs: Sequence[Tensor], rest: tuple) -> tuple[Tensor, Tensor]:
+    lengths, state, backend, memory = rest
+    scan: Any = selective_scan
+    return scan(
+        *inputs,
+        lengths=lengths,
+        initial_state=state,
+        return_last_state=True,
+        backend=backend,
+        memory=memory,
+    )
 
 
 def selective_scan_ref(
@@ -239,8 +356,6 @@ def _choose_backend(backend: str, u: Tensor, A: Tensor, from_zero: bool) -> str:
     if torch.jit.is_tracing():
         return "scripted"  # the others would be traced for one length, or as a constant
     if backend == "auto":
-        if torch.compiler.is_compiling():
-            return "torch"  # a compiled kernel would be traced as a constant
         if u.device.type == "cuda" and from_zero and importlib.util.find_spec("mamba_ssm"):
             return "mamba"
         kernels = backends.fused(u, "selective_scan")

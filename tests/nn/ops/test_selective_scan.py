@@ -50,6 +50,30 @@ def test_equals_the_reference(backend, shape, dtype):
     assert_same({k: v.double() for k, v in got.items()}, exact, tolerance)
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("whole", [False, True], ids=["lengths", "whole"])
+def test_operation_of_a_compiler_equals_the_scan(backend, whole):
+    """Shapes, strides and gradients are what it says to the compiler."""
+    x = make_inputs(2, 8, 3, 9)
+    inputs = [x[name] for name in ("u", "delta", "A", "B", "C", "D")]
+    state = None if whole else torch.zeros(2, 8, 3, dtype=inputs[0].dtype).requires_grad_()
+    lengths = None if whole else torch.tensor([9, 4])
+    rest = (lengths, state, backend, None)
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(module._compiled_scan, (*inputs, *rest), test_utils=tests)
+    leaves = [*inputs, *([] if state is None else [state])]
+    y, last = module._compiled_scan(*inputs, *rest)
+    wanted = selective_scan(
+        *inputs, lengths=lengths, initial_state=state, return_last_state=True, backend=backend
+    )
+    results = []
+    for pair in ((y.mT, last), wanted):
+        loss = (pair[0].cos().sum() + pair[1].square().sum(),)
+        results.append([*pair, *torch.autograd.grad(loss, leaves)])
+    for found, want in zip(*results, strict=True):
+        assert torch.equal(found, want)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     B=st.integers(1, 3), D=st.integers(1, 40), N=st.integers(1, 6), L=st.integers(0, 70),
