@@ -50,7 +50,7 @@ def add_costs(sums: Costs, costs: Costs) -> None:
         sums.setdefault(key, Cost()).add(cost)
 
 
-BINS = 32  # lengths that differ by less than 2.2 % are alike; ours
+BINS = 8  # lengths that differ by less than 9 % are alike; ours
 
 
 class ByLength:

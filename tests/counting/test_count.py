@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from espnet_spike.bin import count, report, sweep
+from espnet_spike.counting.costs import ENCODER, PRODUCTS
 from espnet_spike.counting.count import count_sets, part_of, point_sparsity, saved_macs
 from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.data.feature_dir import FeatureDir
@@ -17,6 +18,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.results.energy_tables import count_lines, energy_tables, set_counts
 from espnet_spike.results.recording import RECORDING, DecodedUtterance, choose_utterance
+from espnet_spike.tasks.loading import load_model
 from espnet_spike.utils.resources import shipped
 from tests.export.test_reparameterize import MODEL
 from tests.helpers import pages, tiny_model
@@ -63,7 +65,9 @@ def test_utterances_parts_operators_and_layers_agree(counted):
             kinds = sum(cost[column] for cost in counted["operators"][part].values())
             utts = sum(utt["parts"][part][column] for utt in counted["utts"].values())
             assert layers == kinds == utts == sums[column], (part, column)
-    assert counted["parts"]["ctc"]["macs"] > 0
+    size = tiny_model.CONFIG["encoder_conf"]["output_size"] * len(tiny_model.TOKENS)
+    frames = sum(((utt["frames"] - 1) // 2 - 1) // 2 for utt in counted["utts"].values())
+    assert counted["parts"]["ctc"]["macs"] == frames * size == 79 * size
     assert all(utt["tokens"] == 4 for utt in counted["utts"].values())  # and <sos>
     assert not counted["uncovered"] and not counted["spikes_made_real"]
 
@@ -228,6 +232,7 @@ def test_metrics_have_the_names_of_neurobench(counted, neurobench):
     def each(parts, column):
         return sum(counted["parts"][part][column] for part in parts) / counted["utterances"]
 
+    model = load_model(tiny_model.tiny_experiment()).model
     parts = {None: list(counted["parts"]), "encoder": ["front_end", "encoder"]}
     for scope, names in parts.items():
         found = neurobench if scope is None else neurobench[scope]
@@ -235,7 +240,9 @@ def test_metrics_have_the_names_of_neurobench(counted, neurobench):
         for name, column in (("Effective_MACs", "macs"), ("Effective_ACs", "acs")):
             assert sum(ops[name] for ops in everything) == pytest.approx(each(names, column))
         assert found["membrane_updates"] == each(names, "updates")
-        assert found["footprint"] >= 4 * found["parameter_count"] > 0
+        module = model if scope is None else model.encoder
+        tensors = [*module.parameters(), *module.buffers()]
+        assert found["footprint"] == sum(x.numel() * x.element_size() for x in tensors)
         assert found["connection_sparsity"] < 0.01
     encoder = neurobench["encoder"]
     assert encoder["activation_sparsity"] == pytest.approx(
@@ -285,7 +292,19 @@ def test_a_trained_twin_is_counted_with_its_zeros_skipped(tmp_path):
     assert none["trained_twin"] is None and none["trained_twin_layers"] == []
     compute = none["energy"]["horowitz45_fp32"]["compute"]
     assert compute["against"]["trained_twin"] is None
-    assert compute["against"]["quantised"]["ratio"] > 0
+    # by hand: an event is multiplied once, or added as often as it counts
+    sums = {
+        name: sum(
+            row[name]
+            for row in none["layers"]
+            if row["part"] in ENCODER and row["kind"] in PRODUCTS
+        )
+        for name in ("macs", "acs", "event_macs")
+    }
+    whole = 4.6 * (sums["macs"] + sums["event_macs"])
+    ratio = whole / (4.6 * sums["macs"] + 0.9 * sums["acs"])
+    assert compute["against"]["quantised"]["ratio"] == pytest.approx(ratio)
+    assert sums["acs"] > sums["event_macs"] > 0
     found = counted("--twin_exp", str(twin))
     assert found["trained_twin"]["checkpoint"] == "valid.cer_ctc.ave.pth"
     macs = sum(row["macs"] for row in found["trained_twin_layers"])
@@ -329,7 +348,13 @@ def test_a_spiking_encoder_has_another_twin(tmp_path):
     integer, binary = found["integer"], found["binary"]
     assert integer["decoder_input"] == "best path of CTC"
     assert integer["energy"]["horowitz45_fp32"]["twin"] == "dense encoder"
-    assert integer["sparsity"]["firing_rate"] > 0 and integer["per_second"]["synops"] > 0
+    layers = [row for row in integer["layers"] if row["part"] in ENCODER]
+    neurons = [row for row in layers if row["kind"] == "neuron"]
+    spikes, slots = (sum(row[name] for row in neurons) for name in ("spikes", "slots"))
+    assert integer["sparsity"]["firing_rate"] == pytest.approx(spikes / slots, abs=1e-6)
+    added = sum(row["acs"] for row in layers if row["kind"] in PRODUCTS)
+    assert integer["per_second"]["synops"] == pytest.approx(added / integer["audio_seconds"])
+    assert 0.02 < spikes / slots < 0.9 and added > 0
     # the twin does not depend on how the spiking network is run
     for column in ("compute", "total"):
         twins = [
