@@ -42,3 +42,37 @@ def test_what_has_no_time_is_named_and_every_kernel_checked(tmp_path):
 def test_an_unknown_case_is_refused(tmp_path):
     with pytest.raises(UserError, match="no case has this name"):
         bench_gpu.main(["--tiny", "--device", "cpu", "--only", "gone", "--out", str(tmp_path)])
+
+
+def test_a_row_that_fails_says_why_and_the_table_is_written(tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("ptxas is gone | here\nand more")
+
+    monkeypatch.setattr(bench_gpu, "selective_scan", broken)
+    words = [
+        "--tiny",
+        "--device",
+        "cpu",
+        "--only",
+        "selective scan",
+        "--out",
+        str(tmp_path / "gpu"),
+    ]
+    with pytest.raises(
+        UserError, match="selective scan, N = 4: numba: failed: RuntimeError: ptxas"
+    ):
+        bench_gpu.main(words)
+    why = "failed: RuntimeError: ptxas is gone / here"
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert {row["ms"] for row in rows} == {why}
+    text = (tmp_path / "gpu.md").read_text()
+    assert f"| selective scan | {why} |" in text and "| IMLS | failed" not in text
+
+
+def test_a_kernel_that_is_wrong_fails_the_command(tmp_path, monkeypatch):
+    found = {"largest deviation": 0.5, "share that deviates": 0.3, "two runs equal": True}
+    monkeypatch.setattr(bench_gpu, "deviations", lambda *_: found)
+    words = ["--tiny", "--device", "cpu", "--minutes", "0", "--out", str(tmp_path / "gpu")]
+    with pytest.raises(UserError, match="IMLS is wrong on this device"):
+        bench_gpu.main(words)
+    assert (tmp_path / "gpu.md").exists()
