@@ -3,6 +3,7 @@
 import argparse
 import copy
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,9 @@ def check_left(exp_dir: Path) -> None:
         raise UserError(
             f"{exp_dir} is of a finished training, and {', '.join(gone)} "
             f"{'is' if len(gone) == 1 else 'are'} missing or damaged",
-            "put back a copy; or 'rm -r' this folder and give the same command, which trains the "
-            f"same model again. To do without, take what is lost out of 'made' (or 'epochs') in "
+            f"put back a copy; or 'rm -r {shlex.quote(str(exp_dir))}' and give the same command, "
+            "which trains the same model again. To do without, take what is lost out of 'made' (or "
+            "'epochs') in "
             f"{exp_dir / FINISHED}: decoding needs only {', '.join(record.files)}",
         )
 

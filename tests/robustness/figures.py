@@ -121,7 +121,7 @@ def run_simulate() -> dict[str, Any]:
         mock.patch.object(simulate, "plot", lambda *_: None),
         mock.patch.object(toolchain, "available", lambda compiler: ""),
     ):
-        words = ["--asr_exp", "exp/asr_tiny", "--data_dir", "dump/test", "--utterances", "1"]
+        words = ["--asr_exp", "exp/asr_tiny", "--data_dir", "dump/test", "--utterances", "2"]
         call("simulate", *words, "--hardware", "core.yaml", "--nj", "1")
     figures = json.loads(Path("exp/asr_tiny/simulate/core.json").read_text())
     names = "utterances frames simulated codings parts weight_layers fit costs".split()
@@ -135,7 +135,7 @@ def build_simulated() -> None:
 
 
 SIMULATED = {
-    "dump/test/feats.scp": Input("feats", ordered=True),  # the first utterances are recorded
+    "dump/test/feats.scp": Input("feats", ordered=True),  # they are recorded in this order
     "core.yaml": Input("yaml"),
     "exp/asr_tiny/simulate/calls.jsonl": Input("jsonlines", heals=True),
     "exp/asr_tiny/results.json": Input("json", heals=True),

@@ -21,9 +21,15 @@ SEED, CASES, PARTS = 1, 400, 4
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nothing_gets_through(part):
-    """Each failure is printed with the line that repeats it; what is known to fail has to fail."""
+    """Each failure is printed with the line that repeats it; what is known to fail has to fail.
+
+    A part is of drivers, not of numbers, so that the inputs of each are made in one process only.
+    """
     wrong = []
-    for case in campaign.drawn(SEED, range(part, CASES, PARTS)):
+    drivers = list(DRIVERS)[part::PARTS]  # those that train stand beside each other
+    for case in campaign.drawn(SEED, range(CASES)):
+        if case.driver not in drivers:
+            continue
         number, outcome = case.number, campaign.run(case)
         good = outcome.verdict in campaign.GOOD
         known = KNOWN.get(number)
