@@ -194,6 +194,22 @@ SPIKES = (
         },
     ),
     *of(
+        "export/spike_guard.py",
+        "tests/export/test_spike_proof.py -k over_frames",
+        {
+            "if is_binary(u):": "if True:",
+            "elif weights and weights <= self._by_design:": "elif weights:",
+        },
+    ),
+    *of(
+        "nn/ops/lif.py",
+        "tests/nn/neurons/test_frame_lif.py -k membrane",
+        {
+            "(charged >= dynamics.v_th) & valid": "(charged > dynamics.v_th) & valid",
+            "left = charged - dynamics.v_th if dynamics.soft": "left = charged if dynamics.soft",
+        },
+    ),
+    *of(
         "export/spike_proof.py",
         PROOF,
         {
@@ -308,6 +324,21 @@ FIGURES = (
             "0.5 * (np.abs(deltas) <= 1e-9)": "0.0 * (np.abs(deltas) <= 1e-9)",
             "float(mean < 0)": "float(mean > 0)",
         },
+    ),
+    *of(
+        "simulator/integer/arithmetic.py",
+        "tests/simulator/integer/test_arithmetic.py",
+        {
+            "flat.max(1, initial=0)": "flat.max(initial=0)",
+            "np.clip((ratio + 256) >> 9": "np.clip((ratio + 255) >> 9",
+            "(1 << (shift - 1))": "0",
+            "wrap((faded * keys) >> 15)": "wrap(faded)",
+        },
+    ),
+    *of(
+        "counting/costs.py",
+        "tests/counting/test_assumptions.py -k 'sum_over or lengths'",
+        {"round(BINS * math.log2(max(frames, 1)))": "0"},
     ),
     *of(
         "results/comparison.py",

@@ -71,6 +71,8 @@ def test_counts_by_hand():
     """Level 100 and factor 1: half a threshold, 50, is the first tie, and fires."""
     counts, m = spike_counts(np.array([[49, 51, 149, 151, -200]]), np.full(5, 1024), 6, 100)
     assert counts.tolist() == [[0, 1, 1, 2, 0]] and m.tolist() == [100]
+    # 33 * 993 * (2^31 - 1) // 64 is 256 in units of 2^32: half a threshold to the last bit
+    assert spike_counts(np.array([[33]]), np.array([993]), 6, 64)[0].tolist() == [[1]]
 
 
 def test_a_norm_is_the_float_one_to_its_step():
