@@ -24,7 +24,7 @@ curve_options() { # curve_options ARGS...: sets minutes, seed, encoder, sizing, 
 }
 
 learning_curve() { # learning_curve RECIPE_DIR TRAIN_SET TEST_SETS OPTIONS...: of stage 1
-  local recipe=$1 train=$2 tests=$3 root corpus part name set found given=() experiments=()
+  local recipe=$1 train=$2 tests=$3 root corpus part name set tag found given=() experiments=()
   corpus=$(basename "$recipe")
   root=$(CDPATH='' cd "$recipe/../.." && pwd -P)
   shift 3
@@ -39,8 +39,9 @@ learning_curve() { # learning_curve RECIPE_DIR TRAIN_SET TEST_SETS OPTIONS...: o
       "$py" -m espnet_spike.bin.new_recipe "$name" --train "$recipe/data/${train}_${part}min" \
         --valid "$recipe/data/dev" "${given[@]}" --encoder "$encoder" --egs "$root/egs" ${sizing[@]+"${sizing[@]}"}
     fi
-    "$root/egs/$name/run.sh" --seed "$seed" --stop_stage report ${options[@]+"${options[@]}"}
-    for found in "$root/egs/$name/exp/asr_${encoder}_sized"*"_seed$seed"{,_sparsified}/results.json; do
+    tag=${encoder}_${part}min_seed$seed # tells the rows apart when they are compared
+    "$root/egs/$name/run.sh" --seed "$seed" --asr_tag "$tag" --stop_stage report ${options[@]+"${options[@]}"}
+    for found in "$root/egs/$name/exp/asr_$tag"{,_sparsified}/results.json; do
       [[ ! -f $found ]] || experiments+=("$(dirname "$found")")
     done
   done
