@@ -356,7 +356,7 @@ def killed(like: Run, root: Path, changes: Sequence[int], kills: int, rng: rando
         left = changes[step]
         for _ in range(plan.count(step) + owed):
             moment = rng.randrange(max(left, 1))
-            status, said, count = run(moment, step)
+            status, said, _ = run(moment, step)
             if status == -signal.SIGKILL:
                 found.kills.append(f"step {step + 1}, change {moment} of {changes[step]}")
                 left -= moment
