@@ -177,7 +177,7 @@ class Run:
                 inside = path.relative_to(self.folder)
                 if path.is_file() and not set(inside.parts) & set(PASSED_OVER):
                     of_times = TIMES.fullmatch(path.name)
-                    found[str(inside)] = "" if of_times else sha(path.read_bytes())
+                    found[str(inside)] = "" if of_times else _content(path)
         return found
 
     def outputs(self) -> dict[str, list[str]]:
@@ -191,6 +191,17 @@ class Run:
                     if record.home == home:
                         found[name] = sorted(record.files)
             return found
+
+
+def _content(path: Path) -> str:
+    """Return a digest of a file; of a model of its tensors, which may be saved anew."""
+    if path.suffix == ".pth":
+        import torch
+
+        with contextlib.suppress(Exception):  # what is cut is another content anyway
+            state = torch.load(path, weights_only=True)
+            return sha(b"".join(k.encode() + v.numpy().tobytes() for k, v in state.items()))
+    return sha(path.read_bytes())
 
 
 def _made(folder: str, names: list[str]) -> set[str]:

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.robustness import recipe
 
@@ -100,3 +101,16 @@ def test_damage(tmp_path: Path):
         done.add(recipe.damage(path, rng))
         assert not path.exists() or len(path.read_bytes()) < 9
     assert done == {"deleted", "cut"}
+
+
+def test_a_model_that_is_saved_anew_is_the_same(tmp_path: Path):
+    path, state = tmp_path / "2epoch.pth", {"a": torch.arange(3.0), "b": torch.ones(2)}
+    torch.save(state, path)
+    first, content = recipe._content(path), path.read_bytes()
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert path.read_bytes() != content and recipe._content(path) == first
+    for other in (state | {"a": torch.arange(3.0) + 1}, state | {"c": torch.ones(1)}):
+        torch.save(other, path)
+        assert recipe._content(path) != first
+    path.write_bytes(content[:50])
+    assert recipe._content(path) != first
