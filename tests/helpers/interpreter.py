@@ -130,8 +130,9 @@ def compare(function: Callable, inputs: dict, dtype: str, device: str, singles=(
     def run(made):
         outputs = function(**made)
         smooth = [y for y in outputs if y.requires_grad]
+        # weights that half precision holds: both see the same gradients of outputs
         loss = sum(
-            (y.double() * randn(*y.shape, seed=7 + n, dtype=torch.float64).to(y.device)).sum()
+            (y.double() * randn(*y.shape, seed=7 + n, dtype=kind).to(y.device).double()).sum()
             for n, y in enumerate(smooth)
         )
         names = [n for n, x in made.items() if isinstance(x, torch.Tensor) and x.requires_grad]
