@@ -227,9 +227,17 @@ class Record:
         )
 
     def updated(self, other: "Record", outputs: Iterable[Path]) -> "Record":
-        """Return the record with what ``other`` says of files of ``outputs``, which it made."""
+        """Return the record with what ``other`` says of files of ``outputs``, which it made.
+
+        ``LATER_RESULTS`` in a folder that it works in are not its own: what is known of them stays.
+        """
         outputs = list(outputs)
-        made = {n for n in self.files if any(is_within(Path(n), path) for path in outputs)}
+        made = {
+            name
+            for name in self.files
+            if any(is_within(Path(name), path) for path in outputs)
+            and (name in other.files or Path(name).name not in LATER_RESULTS)
+        }
         kept = {name: state for name, state in self.files.items() if name not in made}
         return Record(self.home, kept | {n: other.files[n] for n in made if n in other.files})
 

@@ -48,11 +48,13 @@ num_workers: 0
 num_att_plot: 0
 best_model_criterion: [[valid, loss, min]]
 """
-# files that tell times, or of times: they have to be there
+# files that tell times, or of times, or the digest of a checkpoint's file, which is another where
+# the same tensors are saved anew: they have to be there
 TIMES = re.compile(
     r"(epochs\.jsonl|decode\.json|done\.json|results\.json|RESULTS\.md|report\.html|pack\.zip"
     r"|checkpoint.*\.pth|progress|.*\.log|events\..*|.*\.png|verdict\.json"
-    r"|count\.json|recording\.npz|config\.yaml|.*trials.*|best.*|.*\.lock)"
+    r"|calibration\.json|init\.json|steps\.jsonl|count\.json|recording\.npz|config\.yaml"
+    r"|.*trials.*|best.*|.*\.lock)"
 )
 LOADED = (
     *("espnet2.bin.asr_inference", "espnet2.bin.pack", "espnet_spike.inference.worker"),

@@ -1,10 +1,18 @@
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from espnet_spike.utils import markers
-from espnet_spike.utils.markers import FileState, Marker, Record, fingerprint, missing
+from espnet_spike.utils.markers import (
+    LATER_RESULTS,
+    FileState,
+    Marker,
+    Record,
+    fingerprint,
+    missing,
+)
 
 
 @pytest.fixture
@@ -117,3 +125,21 @@ def test_what_has_no_content_is_no_output_to_vouch_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
     (tmp_path / "file").touch()
     assert list(Record.take(tmp_path, [tmp_path]).files) == [str(tmp_path / "file")]
+
+
+def test_a_command_in_place_leaves_what_is_known_of_later_results(tmp_path, monkeypatch):
+    """Scoring again in the folder of a set: its count is still vouched for by who counted."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("exp/test")
+    folder.mkdir(parents=True)
+    for name in ("result.json", "old.txt", *LATER_RESULTS):
+        (folder / name).write_text("1")
+    counted = Record.take(Path("exp"), [folder / name for name in LATER_RESULTS])
+    scored = Record.take(Path("exp"), [folder / "result.json", folder / "old.txt"])
+    (folder / "result.json").write_text("2")
+    (folder / "old.txt").unlink()
+    again = Record.take(Path("exp"), [folder])
+    assert counted.updated(again, [folder]) == counted
+    assert scored.updated(again, [folder]) == again
+    (folder / "neurobench.json").unlink()
+    assert "neurobench.json is missing" in counted.updated(again, [folder]).difference()
