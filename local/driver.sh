@@ -333,9 +333,9 @@ prepare() {
   "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"
 }
 
-# what a training makes, and may make
+# what a training makes, and may make; checkpoint.previous.pth is a spare of an interrupted one alone
 trained=(config.yaml "*.ave.pth")
-also_trained=("*.pth" epochs.jsonl spike_config.json spike_finished.json features.yaml
+also_trained=("[!c]*.pth" checkpoint.pth epochs.jsonl spike_config.json spike_finished.json features.yaml
   shapes dropped.txt verdict.json train_config.yaml bpe.model feats_stats.npz)
 
 note_command() { # note_command FOLDER: keep how run.sh was called, if something can be written
@@ -362,7 +362,7 @@ find_checkpoints() { # those that are named are there, before the first of them 
   ! $dry_run || return 0
   for model in "${checkpoints[@]}"; do
     [[ -n $model && ! -f $final_exp/$model ]] || continue
-    there=$(cd "$final_exp" 2>/dev/null && ls -m -- *.pth 2>/dev/null) || there="no model files"
+    there=$(CDPATH='' cd "$final_exp" 2>/dev/null && ls -m -- *.pth 2>/dev/null) || there="no model files"
     fail "--inference_asr_model: $final_exp has no $model" "there are: $there"
   done
 }

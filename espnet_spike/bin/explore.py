@@ -143,7 +143,7 @@ def trained(args: argparse.Namespace) -> "Iterator[Subject]":
 
 def untrained(args: argparse.Namespace) -> "Iterator[Subject]":
     """Draw and record the models of a backbone, one after the other."""
-    from espnet_spike.simulator.explore import Subject
+    from espnet_spike.simulator.explore import NOISE, Subject
     from espnet_spike.simulator.untrained import SHARES, read_backbone, record_untrained
 
     backbone, size = read_backbone(args.asr_config)
@@ -155,7 +155,7 @@ def untrained(args: argparse.Namespace) -> "Iterator[Subject]":
             _logger.info("recording %s", model if states is None else f"{model}, {states} states")
             recording = record_untrained(model, chosen, size, args.frames)
             name = model if states is None else f"{model}, {states} states"
-            yield Subject(name, model, recording, args.output_dir / "calls.jsonl", "noise")
+            yield Subject(name, model, recording, args.output_dir / "calls.jsonl", NOISE)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from espnet_spike.utils.pareto import pareto
 
 _logger = logging.getLogger(__name__)
 MOST_VERDICTS = 20
+NOISE = "noise"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Subject:
         model: as ``results.json`` names it.
         recording: of its encoder.
         log: file of its simulated calls.
-        data: what was recorded.
+        data: what was recorded; ``NOISE`` of untrained encoders.
     """
 
     name: str
@@ -99,7 +100,9 @@ def explore(
         for number, hardware in enumerate(grid, 1):
             place = subject.name, codings, hardware.name, number, len(grid)
             _logger.info("%s: %s on core %s (%d of %d)", *place)
-            figures = simulate_recording(recording, hardware, subject.log, jobs, few=True)
+            figures = simulate_recording(
+                recording, hardware, subject.log, jobs, few=True, drawn=subject.data == NOISE
+            )
             points += [
                 Point(
                     *(subject.name, coding, hardware.name),

@@ -113,7 +113,8 @@ def build_firmware(compiler: str = "zig", bit_manipulation: bool = False) -> Fir
     tool = toolchain.find_riscv_compiler(compiler)
     flags = [*FLAGS[compiler], *COMMON_FLAGS]
     if bit_manipulation:
-        flags = [flag.replace(*BITS[compiler]) for flag in flags]
+        plain, with_bits = BITS[compiler]
+        flags = [flag.replace(plain, with_bits) for flag in flags]
     files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".c", ".S"))
     depends = sorted(path for path in SOURCES.iterdir() if path.is_file())
     record: dict[str, object] = {"compiler": tool.name, "flags": flags}

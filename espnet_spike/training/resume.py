@@ -242,6 +242,20 @@ def is_recorded(exp_dir: Path) -> bool:
         return False
 
 
+def keep_config(exp_dir: Path, config: Mapping[str, Any]) -> bool:
+    """Write the YAML that an experiment is trained with anew where the file holds another.
+
+    A YAML file that was cut can still be read.
+
+    Returns:
+        Whether it was written.
+    """
+    if read_yaml(config_file(exp_dir)) == dict(config):
+        return False
+    write_config(config_file(exp_dir), config)
+    return True
+
+
 def drop_damaged(exp_dir: Path) -> None:
     """Remove the models of single epochs that are damaged, of an experiment that is finished.
 

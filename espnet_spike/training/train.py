@@ -111,6 +111,8 @@ def restore(request: TrainingRequest) -> None:
     keep_files(exp_dir, read_config(exp_dir))
     resume.drop_damaged(exp_dir)
     recorded = resume.is_recorded(exp_dir)
+    if recorded and resume.keep_config(exp_dir, request.config):
+        _logger.info("%s had changed, and is written anew", resume.config_file(exp_dir))
     if recorded and data.is_prepared(exp_dir):
         return
     args, model = check(request)

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+import yaml
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT
@@ -115,6 +116,17 @@ def test_an_old_epoch_that_espnet_removed_is_no_fault(exp, caplog):
 def test_a_fresh_folder(tmp_path, caplog):
     assert repair(tmp_path, caplog) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_yaml_file_that_was_cut_is_written_anew(tmp_path):
+    config = {"max_epoch": 2, "optim": "adam", "optim_conf": {"lr": 0.1, "betas": [0.9, 0.98]}}
+    path = resume.config_file(tmp_path)
+    path.write_text("max_epoch: 2\n")
+    assert resume.keep_config(tmp_path, config)
+    kept, when = path.read_bytes(), path.stat().st_mtime_ns
+    assert yaml.safe_load(kept) == config
+    assert not resume.keep_config(tmp_path, config)
+    assert path.stat().st_mtime_ns == when
 
 
 @pytest.mark.parametrize(
