@@ -31,6 +31,7 @@ ALIKE, APART = 0.7, 0.4  # mean correlation of neighbours: 0.85 and more of filt
 LIFTERED = 0.5  # coefficients 9 to 11 by 1 to 3: 0.8 with Kaldi's lifter, 0.3 without
 SUMMED = 0.35  # deviation of coefficients 9 to 11: 0.8 and more of a sum, 0.15 of a mean
 NORMALISED = 0.2  # deviations this near to 1 were made so
+SLOW = 0.3  # correlation with the frame before: 0.6 and more of speech, 0 of noise
 
 
 def recognise(matrices: Sequence[np.ndarray]) -> str | None:
@@ -49,6 +50,8 @@ def recognise(matrices: Sequence[np.ndarray]) -> str | None:
     if dims in FILTERS and pairs.mean() > ALIKE:
         return LOG_MEL
     if dims not in COEFFICIENTS or np.abs(pairs).mean() > APART:
+        return None
+    if (frames[1:] * frames[:-1]).mean() < SLOW * (frames**2).mean():
         return None
     high = deviation[9:12].mean()
     if high > LIFTERED * deviation[1:4].mean():

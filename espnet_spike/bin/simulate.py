@@ -76,6 +76,8 @@ def check_needed(args: argparse.Namespace) -> None:
 def print_integer_wer(args: argparse.Namespace) -> None:
     """Decode a set by both forms of the encoder; print where they differ, and the error rates."""
     check_needed(args)
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
     from dataclasses import asdict
 
     from espnet_spike.simulator.integer.decode import decode_in_integers
@@ -91,13 +93,18 @@ def print_integer_wer(args: argparse.Namespace) -> None:
         f"| {args.data_dir.name} | {found.utterances} | {found.words} | {found.float_wer:.1f} "
         f"| {found.integer_wer:.1f} | {len(found.differing)} | {found.same_counts:.1%} |"
     )
+    same = calibration.resolve() == args.data_dir.resolve()
     print(
-        f"int8 weights with a scale for each output channel, int16 activations; ranges of "
-        f"{calibration.name}; the encoder's output is {found.output_error:.1%} off; greedy CTC"
+        f"int8 weights with a scale for each output channel, int16 activations; ranges of the "
+        f"first {plural(args.utterances, 'utterance')} of "
+        f"{'the decoded set itself' if same else calibration}; "
+        f"the encoder's output is {found.output_error:.1%} off; greedy CTC"
     )
     if args.json:
         figures = {"float_wer": found.float_wer, "integer_wer": found.integer_wer}
-        write_json(args.json, asdict(found) | figures, ensure_ascii=False)
+        sets = {"data": str(args.data_dir), "calibration": str(calibration)}
+        sets |= {"calibration_utterances": args.utterances}
+        write_json(args.json, asdict(found) | figures | sets, ensure_ascii=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -84,7 +84,11 @@ class SpikeformerBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """Update the membrane potential ``x``."""
-        x = x + self.dropout(self.attn(self.norm_attn(x, mask), mask, lengths))
+        x = self.join(x, self.attn(self.norm_attn(x, mask), mask, lengths))
         if self.conv is not None:
-            x = x + self.dropout(self.conv(self.norm_conv(x, mask), mask))
-        return x + self.dropout(self.ffn(self.norm_ffn(x, mask), mask))
+            x = self.join(x, self.conv(self.norm_conv(x, mask), mask))
+        return self.join(x, self.ffn(self.norm_ffn(x, mask), mask))
+
+    def join(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return the membrane potential ``x`` with what a branch adds to it."""
+        return x + self.dropout(branch)

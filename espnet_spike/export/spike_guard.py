@@ -7,7 +7,8 @@ each product while it runs:
 * of a product with weights, the operand that comes from the input holds nothing but 0 and 1;
 * of a product of two operands that come from the input (an attention map), one of them does;
 * no tensor of weights is multiplied, element by element, with real values that come from the input;
-* each tensor of weights was seen in a product, so that none is read behind the guard's back.
+* each tensor of weights was seen in a product, so that none is read behind the guard's back, and
+  so was the input of each scan.
 
 Weights are what is made of parameters of two dimensions or more, norms apart. There are two
 exceptions, and both are named: the layer that reads the features, whose weights run first
@@ -33,7 +34,10 @@ PRODUCTS = {  # operation -> places of its two operands
     **dict.fromkeys(("convolution", "_convolution", "mkldnn_convolution"), (0, 1)),
     **dict.fromkeys(("conv1d", "conv2d", "mkldnn_linear"), (0, 1)),
 }
-SCALINGS = ("mul", "mul_", "addcmul", "addcmul_", "div", "div_")
+SCALINGS = (
+    *("mul", "mul_", "addcmul", "addcmul_", "div", "div_", "addcdiv", "addcdiv_"),
+    *("lerp", "lerp_", "addr"),
+)
 INPUT = "the input"
 
 
@@ -60,6 +64,9 @@ class SpikeGuard(TorchDispatchMode):
         self.analog: tuple[str, ...] = ()
         self.real: set[str] = set()
         self.selects = 0
+        self._scans = {
+            name for name, module in network.named_modules() if isinstance(module, SelectiveSSM)
+        }
         self._by_design = real_by_design(network)
         self._origin: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> what it is made of
         norms = _norms(network)
@@ -87,8 +94,13 @@ class SpikeGuard(TorchDispatchMode):
         """Return the weights that no product has met so far."""
         return [name for name in self._weights if name not in self._met | self._by_design]
 
+    def unseen_scans(self) -> list[str]:
+        """Return the scans whose input was not shown so far."""
+        return sorted(self._scans)
+
     def select(self, name: str, u: Tensor) -> None:
         """Look at the input of a scan."""
+        self._scans.discard(name)
         if is_binary(u):
             self.selects += 1
             # a compiled scan shows none of its operations; its state is real-valued in any case
@@ -229,4 +241,6 @@ def guarded(network: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Any,
         out = network(features, lengths)
     for name in guard.unseen():
         guard.violations[f"{name} was seen in no product"] = 1
+    for name in guard.unseen_scans():
+        guard.violations[f"the input of the scan {name} was not seen"] = 1
     return out, guard

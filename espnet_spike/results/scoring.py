@@ -437,6 +437,8 @@ def read_counts(set_dir: Path, metric: str = "wer") -> Counts:
         if odd := [x for row in rows for x in row[2:] if not (x.isascii() and x.isdigit())]:
             raise ValueError(f"{odd[0]!r} is no count")
         table = np.array([row[2:] for row in rows], dtype=np.int64).reshape(-1, len(COLUMNS))
+        if not table[:, :3].any():  # a reference has units, so there are none at all
+            raise ValueError("it counts no units")
     except (ValueError, IndexError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error}", cure) from None
     if (result := set_dir / "result.json").is_file():

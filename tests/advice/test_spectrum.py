@@ -61,6 +61,8 @@ def with_noise(matrix, dims):
         (lambda x: fbank(x, 80)[:, :3], None),
         (lambda x: fbank(x, 80) * 0.0, None),
         (lambda x: with_noise(fbank(x, 40), 40), None),
+        (lambda x: 3 * with_noise(fbank(x, 40)[:, :0], 13), None),
+        (lambda x: 0.1 * with_noise(fbank(x, 40)[:, :0], 40), None),
     ],
 )
 def test_conventions_are_told_apart(speech, made, convention):

@@ -16,6 +16,21 @@ OWN = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "conf"),
+    [
+        ("speech_mamba", {"scan_backend": "torch"}),
+        ("speech_mamba", {"interctc_layer_idx": [1]}),
+        ("iml_spikeformer", {"interctc_layer_idx": [1, 2]}),
+    ],
+)
+def test_predictions_follow_the_configuration(name, conf):
+    encoder = load_class(ENCODERS[name])(20, **(SMALL | OWN[name] | conf)).train()
+    measured = step_memory(encoder, torch.randn(2, 101, 20), torch.full((2,), 101))
+    predicted = predicted_memory(encoder.to("meta"), 2, 101, 20)
+    assert predicted == pytest.approx(measured, rel=0.1)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_predicted_memory_is_what_a_step_allocates(name):
     kernels, peaks = backends.kernels, []

@@ -341,6 +341,32 @@ def real_scan(monkeypatch):
     keep(monkeypatch, SelectiveSSM, "forward", forward)
 
 
+def hidden_scan(monkeypatch):
+    """Let a scan read half of each spike, where the guard is not shown its input."""
+
+    def forward(right, ssm, x, lengths, mask):
+        u, *rest = ssm.inputs(x, mask)
+        valid = None if mask is None else lengths
+        return SelectiveSSM.scan(ssm, 0.5 * u, *rest, valid, None)[0].mT
+
+    keep(monkeypatch, SelectiveSSM, "forward", forward)
+
+
+def interpolates(monkeypatch):
+    """Multiply with weights by an interpolation, behind a product with zeros."""
+
+    def run(right, mamba, u, *args):
+        def project(x):
+            rows = torch.lerp(torch.zeros_like(layer.weight), layer.weight, 1.5 * x[..., None, :])
+            return F.linear(0 * x, layer.weight) + rows.sum(-1)
+
+        layer = mamba.in_proj
+        layer.forward = project
+        return right(mamba, u, *args)
+
+    keep(monkeypatch, SpikingMamba, "forward", run)
+
+
 def frame_membrane(**wrong):
     """Return a mutant of the membrane that is carried over frames."""
 
@@ -383,6 +409,8 @@ def silent(point):
 
 OVER_FRAMES = {
     "the scan reads half spikes": (real_scan, "the scan encoders.0.mamba_in.sublayer.ssm reads"),
+    "the scan is not shown": (hidden_scan, "scan encoders.0.mamba_in.sublayer.ssm was not seen"),
+    "in_proj interpolates": (interpolates, "lerp of encoders.0.mamba_in.sublayer.in_proj.weight"),
     "in_proj reads the norm": (silent("f5"), "in_proj.weight reads"),
     "out_proj reads the scan": (silent("f7"), "out_proj.weight reads"),
     "a layer less is named as real": (

@@ -133,6 +133,18 @@ def test_counts_that_are_not_those_of_the_result_are_refused(decoded):
             scoring.read_counts(folder)
 
 
+def test_counts_of_no_units_are_damaged(decoded):
+    data, refs, put = decoded
+    folder = put("decode", refs)
+    run_score(data, folder)
+    path = folder / "score_wer" / "counts.tsv"
+    head = path.read_text().splitlines(keepends=True)[0]
+    for content in (head, head + "u03\ts0\t0\t0\t0\t1\n"):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"counts\.tsv is damaged: it counts no units"):
+            scoring.read_counts(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

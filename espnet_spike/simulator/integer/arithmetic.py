@@ -13,10 +13,15 @@ LEAST = 1e-12
 SHIFTS = (1, 30)  # least and largest of a requantisation
 
 
-def quantise_channels(w: Array) -> tuple[Array, Array]:
-    """Return w ``(outputs, ...)`` as int8, and the scale of each output ``(outputs,)``."""
+def quantise_channels(w: Array, least: Array | float = 0.0) -> tuple[Array, Array]:
+    """Return w ``(outputs, ...)`` as int8, and the scale of each output ``(outputs,)``.
+
+    Args:
+        w: weights.
+        least: smallest scale of each output.
+    """
     flat = np.abs(w).reshape(len(w), -1)
-    scale = np.maximum(flat.max(1, initial=0), LEAST) / 127
+    scale = np.maximum(np.maximum(flat.max(1, initial=0), LEAST) / 127, least)
     return np.round(w / scale.reshape(-1, *[1] * (w.ndim - 1))).astype(np.int8), scale
 
 

@@ -19,7 +19,7 @@ from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.simulator.integer.network import check, in_integers, measure
 from espnet_spike.tasks.loading import encoder_inputs, load_model, open_model
-from espnet_spike.utils.files import plural, read_table
+from espnet_spike.utils.files import name_some, plural, read_table
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def decode_in_integers(
         raise UserError(f"{asr_exp}: the model has no CTC", "its ctc_weight is 0")
     texts = read_table(data / "text")
     feats = list(FeatureDir.read(data).feats)
+    if blank := [utt for utt in feats if not texts.get(utt, "-").strip()]:
+        raise UserError(f"{data / 'text'}: no words of {name_some(blank)}")
     ranges = measure(model.encoder, encoder_inputs(model, calibration, utterances))
     refs: list[str] = []
     hyps: tuple[list[str], list[str]] = ([], [])

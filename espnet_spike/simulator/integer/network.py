@@ -39,6 +39,7 @@ from espnet_spike.simulator.operations import INT16, Array, headroom
 ROOM = 1.25  # of a grid, over the largest value that was measured; ours
 NORMED = 2.0**-10  # step of a norm's output, as the kernel has it
 STREAM = "residual"
+NEGLIGIBLE = 1e-9  # range of what was 0 in all frames
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class _Network:
             ]
             sums += [ranges.outputs.get(f"encoders.{index}.{name}", 0.0) for name in branches]
         sums.append(ranges.outputs.get("pos_enc", 0.0))
-        self.stream = max(sums) * ROOM / INT16
+        self.stream = max(*sums, NEGLIGIBLE) * ROOM / INT16
 
     def replacements(self) -> Iterator[tuple[nn.Module, str, Callable]]:
         """Yield a module, the name of its method, and what stands in for that."""
@@ -166,6 +167,7 @@ class _Network:
             yield self.encoder.pos_enc, "forward", self.on_stream(self.encoder.pos_enc, position)
         for index, block in enumerate(self.encoder.encoders):
             yield from self.block(f"encoders.{index}", block)
+            yield block, "join", self.joined
         yield self.norm("after_norm", self.stream)
 
     def block(self, name: str, block: Any) -> Iterator[tuple[nn.Module, str, Callable]]:
@@ -175,7 +177,8 @@ class _Network:
         yield from self.neuron(f"{attn}.neuron_in", NORMED)
         head_dim = block.attn.dim // block.attn.heads
         limit = min(INT16, np.sqrt(2.0**30 / head_dim))
-        steps = {part: self.ranges.outputs[f"{attn}.linear_{part}"] * ROOM / limit for part in "qk"}
+        outputs = {part: self.ranges.outputs[f"{attn}.linear_{part}"] for part in "qk"}
+        steps = {part: max(most, NEGLIGIBLE) * ROOM / limit for part, most in outputs.items()}
         for part, step in steps.items():
             yield self.layer(f"{attn}.linear_{part}", step)
         yield from self.behind(f"{attn}.linear_v", f"{attn}.norm_v", f"{attn}.neuron_v")
@@ -218,7 +221,7 @@ class _Network:
 
     def step(self, name: str) -> float:
         """Return the step of the grid on which a module's input lies."""
-        return max(self.ranges.inputs[name], 1e-9) * ROOM / INT16
+        return max(self.ranges.inputs[name], NEGLIGIBLE) * ROOM / INT16
 
     def before(self, neuron: str) -> float:
         """Return the step of the input of a neuron, behind its batch norm."""
@@ -277,6 +280,10 @@ class _Network:
 
         return forward
 
+    def joined(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return the residual sum, which saturates at each addition."""
+        return _tensor(to_grid((x + branch)[0].double().numpy(), self.stream), self.stream)
+
     def merged(self, name: str, affine: tuple[Array, Array] | None) -> tuple[Array, Array]:
         """Return weights and bias of a layer with the batch norm behind it."""
         module = self.modules[name]
@@ -318,10 +325,11 @@ class _Network:
             return _tensor(saturate16(total + start), step)
 
         def dense(xs: Tensor) -> Tensor:
-            wq, unit = quantise_channels(w)
-            limit = headroom(wq, tuple(range(1, w.ndim)))
-            given = max(inputs or 0.0, float((np.abs(bias) / unit).max()) * limit / 2.0**29) * ROOM
-            scale = given / limit
+            limit = headroom(quantise_channels(w)[0], tuple(range(1, w.ndim)))
+            scale = max(inputs or 0.0, NEGLIGIBLE) * ROOM / limit
+            # the bias has to fit the accumulator: weights that are small beside it, or 0, take
+            # larger steps rather than the input of all channels
+            wq, unit = quantise_channels(w, np.abs(bias) / (scale * 2.0**29))
             x = np.rint(xs[0].double().numpy() / scale).clip(-limit, limit)
             begin = np.round(bias / (unit * scale)).astype(np.int64)
             if w.ndim == 2:

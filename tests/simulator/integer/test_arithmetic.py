@@ -20,6 +20,8 @@ def test_each_output_channel_has_its_own_scale():
     assert q.dtype == np.int8 and q.tolist() == [[127, -64], [64, 127], [0, 0]]
     assert scale[:2] == pytest.approx([1 / 127, 0.02 / 127])
     # one scale for all would leave the second channel 1 and 3 steps of 127
+    q, scale = quantise_channels(w, np.array([0.0, 0.02, 7.0]))
+    assert q.tolist() == [[127, -64], [0, 1], [0, 0]] and scale[1:].tolist() == [0.02, 7.0]
     q, _ = quantise_channels(w[:, :, None])
     assert q.shape == (3, 2, 1) and q[1, 1, 0] == 127
 

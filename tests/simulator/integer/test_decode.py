@@ -50,6 +50,8 @@ def test_both_hypotheses_are_scored(tmp_path, capsys, order, monkeypatch):
     figures = json.loads((tmp_path / "w.json").read_text())
     assert (figures["float_errors"], figures["integer_errors"]) == (1, 5)
     assert figures["integer_wer"] == pytest.approx(100 / 3)
+    assert figures["calibration"] == figures["data"] == str(data)
+    assert "ranges of the first 20 utterances of the decoded set itself; " in printed
     assert 0.9 < figures["same_counts"] < 1 and 0.001 < figures["output_error"] < 0.3
 
 
@@ -78,6 +80,11 @@ def test_what_cannot_be_decoded_is_told(tmp_path):
     (data / "text").write_text("\n".join(text[1:]) + "\n")
     with pytest.raises(UserError, match=f"feats.scp and text differ.*{text[0].split()[0]}"):
         command.main(words(exp, data))
+    (data / "text").write_text("\n".join([text[0].split()[0], *text[1:]]) + "\n")
+    with pytest.raises(UserError, match=f"text: no words of {text[0].split()[0]}"):
+        command.main(words(exp, data))
+    with pytest.raises(UserError, match="there is no folder"):
+        command.main(words(exp, data, "--json", str(tmp_path / "none" / "w.json")))
     with pytest.raises(UserError, match="--utterances 0"):
         command.main(words(exp, data, "--utterances", "0"))
     with pytest.raises(UserError, match="of --integer_wer"):

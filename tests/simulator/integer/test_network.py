@@ -146,12 +146,68 @@ def test_one_scale_for_all_channels_is_worse(monkeypatch):
     monkeypatch.setattr(
         network,
         "quantise_channels",
-        lambda w: (
+        lambda w, least=0: (
             np.round(w / (s := np.abs(w).max() / 127)).astype(np.int8),
             np.full(len(w), s),
         ),
     )
     assert own < 0.8 * error()
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-7])
+def test_a_channel_of_small_weights_leaves_the_others_their_steps(factor):
+    """The first layer: a bias far above the weights takes nothing from the input."""
+    encoder, utterances = make()
+    with torch.no_grad():
+        encoder.embed.convs[0].weight[0] *= factor
+        encoder.embed.convs[0].bias[0] = 0.3
+    want = encode(encoder, utterances[0])
+    functions = pieces(encoder, utterances)[1]
+    conv, neuron = encoder.embed.convs[0], encoder.embed.neurons[0]
+    scale, offset = (x.detach().double() for x in neuron.norm.affine())
+    w = conv.weight.detach().double() * scale[:, None, None, None]
+    x = utterances[0][0].double()[..., None]
+    got = functions["embed.convs.0", "forward"](x)
+    b = conv.bias.detach().double() * scale + offset
+    right = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), rounded(w) if factor else w, b, 2)
+    right = right.permute(0, 2, 3, 1)
+    assert float((got - right).norm() / right.norm()) < 0.01
+    with in_integers(encoder, measure(encoder, utterances)):
+        got = encode(encoder, utterances[0])
+    assert float((got - want).norm() / want.norm()) < 0.15
+
+
+def test_what_is_zero_throughout_has_a_grid_as_well():
+    encoder, utterances = make()
+    with torch.no_grad():
+        for part in "qk":
+            getattr(encoder.encoders[0].attn, f"linear_{part}").weight.zero_()
+    want = encode(encoder, utterances[0])
+    with in_integers(encoder, measure(encoder, utterances)):
+        got = encode(encoder, utterances[0])
+    assert float((got - want).norm() / want.norm()) < 0.15
+
+
+def test_a_residual_sum_saturates(monkeypatch):
+    encoder, utterances = make()
+    sums, init = [], network._Network.__init__
+
+    def narrow(self, *args):
+        init(self, *args)
+        self.stream *= 0.3
+        sums.append(self.stream)
+
+    monkeypatch.setattr(network._Network, "__init__", narrow)
+    ranges = measure(encoder, utterances)
+    encoder.after_norm.register_forward_pre_hook(lambda _, args: sums.append(args[0]))
+    encoder.encoders[0].norm_ffn.register_forward_pre_hook(lambda _, args: sums.append(args[0]))
+    with in_integers(encoder, ranges):
+        encode(encoder, utterances[0])
+    step, *found = sums
+    for x in found:
+        steps = x / step
+        assert torch.allclose(steps, steps.round(), atol=1e-6)
+        assert (float(steps.min()), float(steps.max())) == pytest.approx((-32768, 32767), abs=1e-6)
 
 
 def test_ranges_are_the_largest_values():
