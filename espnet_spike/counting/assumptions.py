@@ -10,12 +10,13 @@ the set would not be the sum of the utterances' energies, since a short utteranc
 once, where a long one shares fetches.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from espnet_spike.counting.costs import ENCODER, Costs, from_table
+from espnet_spike.counting.costs import ENCODER, Costs, add_costs, from_table
 from espnet_spike.counting.energy import CostModel, Rules, energy, quantised
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
@@ -125,6 +126,25 @@ def _energies(
     return {name: sum(found[name] for found in each) for name in each[0]}
 
 
+def _check_sums(groups: Sequence[Costs], whole: Costs) -> None:
+    """See that groups of utterances add up to the whole set.
+
+    Raises:
+        ValueError: they do not.
+    """
+    sums: Costs = {}
+    for group in groups:
+        add_costs(sums, group)
+    for key in whole.keys() | sums.keys():
+        ours, theirs = sums.get(key, Cost()), whole.get(key, Cost())
+        for name in (f.name for f in fields(Cost)):
+            one, other = getattr(ours, name), getattr(theirs, name)
+            if not math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6):
+                raise ValueError(
+                    f"{' '.join(key)}: {name} add up to {one:g}, and the set has {other:g}"
+                )
+
+
 def read_networks(set_dir: Path) -> Networks:
     """Read what has been counted on a set.
 
@@ -162,7 +182,9 @@ def read_networks(set_dir: Path) -> Networks:
         if name not in told.get("by_length", {}):
             return [found] if found else []
         try:
-            return from_table(told["by_length"][name])
+            groups = from_table(told["by_length"][name])
+            _check_sums(groups, found)
+            return groups
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: by_length: {name}: {error}", again) from None
 

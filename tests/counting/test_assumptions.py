@@ -215,3 +215,6 @@ def test_a_damaged_table_of_lengths_is_named(tmp_path):
     table = {"rows": [["a", "linear"]], "columns": ["macs"], "groups": [[[1, 2]]]}
     with pytest.raises(UserError, match=r"count.json is damaged: by_length: layers"):
         read_networks(written(tmp_path, by_length={"layers": table}))
+    for damaged in ({"rows": [], "columns": [], "groups": []}, table | {"groups": [[[1]]]}):
+        with pytest.raises(UserError, match=r"count.json is damaged: by_length: .* add up to"):
+            read_networks(written(tmp_path, by_length={"layers": damaged}))
