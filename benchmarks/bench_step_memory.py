@@ -37,6 +37,8 @@ def row_of(corpus: str, name: str, checkpointing: bool, args: argparse.Namespace
     """Return the figures of a configuration."""
     conf = read_yaml(ROOT / f"conf/train_{name}_{corpus}.yaml")["encoder_conf"]
     conf = dict(conf) | {"gradient_checkpointing": checkpointing}
+    if not 0.1 <= args.seconds < float("inf"):
+        parser.error(f"--seconds {args.seconds:g}: an utterance has at least 0.1 s")
     frames = round(100 * args.seconds)
     encoder = load_class(ENCODERS[name])(80, **conf).train()
     unit = 2**20 * args.seconds
