@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.harness import machine, write_report
 from espnet_spike.advice.step_memory import predicted_memory, step_memory
+from espnet_spike.errors import UserError
 from espnet_spike.tasks.registry import ENCODERS, load_class
 from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.yaml import read_yaml
@@ -37,8 +38,6 @@ def row_of(corpus: str, name: str, checkpointing: bool, args: argparse.Namespace
     """Return the figures of a configuration."""
     conf = read_yaml(ROOT / f"conf/train_{name}_{corpus}.yaml")["encoder_conf"]
     conf = dict(conf) | {"gradient_checkpointing": checkpointing}
-    if not 0.1 <= args.seconds < float("inf"):
-        parser.error(f"--seconds {args.seconds:g}: an utterance has at least 0.1 s")
     frames = round(100 * args.seconds)
     encoder = load_class(ENCODERS[name])(80, **conf).train()
     unit = 2**20 * args.seconds
@@ -62,6 +61,8 @@ def row_of(corpus: str, name: str, checkpointing: bool, args: argparse.Namespace
 def main(argv: list[str] | None = None) -> None:
     """Predict and measure all rows, print the table and write it."""
     args = get_parser().parse_args(argv)
+    if not 0.1 <= args.seconds < float("inf"):
+        raise UserError(f"--seconds {args.seconds:g} is no utterance", "give 0.1 or more")
     rows = [
         row_of(corpus, name, checkpointing, args)
         for corpus in args.corpora
