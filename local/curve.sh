@@ -1,10 +1,16 @@
 # shellcheck shell=bash
 # For scripts that train one encoder on more and more of a corpus, sized by the rule of docs/sizing.md.
 
+usage() { # the comment at the head of the script that was called
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  exit 0
+}
+
 curve_options() { # curve_options ARGS...: sets minutes, seed, encoder, sizing, source and options
   minutes="10 20 40" seed=1 encoder=iml_spikeformer py='' sizing=() source=() options=()
   while [[ $# -gt 0 ]]; do
     case $1 in
+      -h | --help) usage ;;
       --minutes | --seed | --encoder | --budget | --corpus_dir | --mirror | --env)
         [[ $# -gt 1 ]] || { echo "error: $1: no value given" >&2; exit 1; }
         case $1 in

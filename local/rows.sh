@@ -1,6 +1,11 @@
 # shellcheck shell=bash
 # For scripts that run rows of experiments: --seeds and --rows are theirs, all others run.sh's.
 
+usage() { # the comment at the head of the script that was called
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  exit 0
+}
+
 row_options() { # row_options ROWS ARGS...: sets seeds, rows (ROWS when not given) and options
   seeds="1 2 3" rows=$1 options=()
   shift
@@ -8,6 +13,7 @@ row_options() { # row_options ROWS ARGS...: sets seeds, rows (ROWS when not give
     [[ $1 != --seeds && $1 != --rows ]] || [[ $# -gt 1 ]] ||
       { echo "error: $1: no value given" >&2; exit 1; }
     case $1 in
+      -h | --help) usage ;;
       --seeds) seeds=$2 && shift ;;
       --rows) rows=$2 && shift ;;
       *) options+=("$1") ;;

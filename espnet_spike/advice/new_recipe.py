@@ -23,6 +23,7 @@ from espnet_spike.utils.yaml import write_config
 _logger = logging.getLogger(__name__)
 TEMPLATE = "TEMPLATE"
 SHARE = 0.1  # of the training speakers, when no validation set is given
+PERTURBATION = '\n./run.sh --speed_perturb_factors "0.9 1.0 1.1"    # more voices, as many updates'
 CHANNEL = "alike"  # of audio with several channels: their mean, unless they differ
 
 
@@ -159,11 +160,11 @@ def make_recipe(request: RecipeRequest, template: Path, folder: Path) -> Recipe:
         budget=request.budget,
         trial_updates=request.trial_updates,
     )
-    plan = sized.plan
+    plan, kind = sized.plan, kinds.pop()
     values = {
         "sources": shlex.join(request.source_words),
         "test_sets": " ".join(request.tests) or "dev",
-        "feats_type": kinds.pop(),
+        "feats_type": kind,
         "fs": str(plan.fs or ""),
         "token_type": plan.token_type,
         "nbpe": str(plan.pieces),
@@ -171,6 +172,8 @@ def make_recipe(request: RecipeRequest, template: Path, folder: Path) -> Recipe:
         "encoder": request.encoder,
         "decode": "decode_asr" if sized.config["model_conf"]["ctc_weight"] < 1 else "decode_ctc",
         "name": request.name,
+        # features without audio cannot be played faster
+        "perturbation": PERTURBATION if kind == "fbank" else "",
         "summary": "\n".join(
             f"* `{name}`: {plural(len(tables.text), 'utterance')}" for name, tables in data.items()
         ),

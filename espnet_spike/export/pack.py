@@ -23,7 +23,7 @@ from espnet_spike.data.feature_extractor import FEATURES, FeatureExtractor
 from espnet_spike.data.tokens import read_token_list
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file, read_config
+from espnet_spike.experiment import VERDICT, model_file, read_config
 from espnet_spike.inference.decode import Settings, search_options
 from espnet_spike.results.experiments import RESULTS
 from espnet_spike.tasks.loading import unpack_pack
@@ -153,6 +153,7 @@ def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
     copies = {
         contents.asr_exp / RESULTS: asr / RESULTS,
         contents.asr_exp / FEATURES: asr / FEATURES,
+        contents.asr_exp / VERDICT: asr / VERDICT,
         contents.asr_exp.parent / "RESULTS.md": Path("exp") / "RESULTS.md",
         contents.token_list: asr / "tokens.txt",
         contents.fbank_config: asr / "fbank.yaml",

@@ -472,8 +472,16 @@ def _check_compiler(args: argparse.Namespace) -> Problems:
         return [f"compile_encoder: {named} is not trained compiled, only speech_mamba; remove it"]
     if (args.encoder_conf or {}).get("gradient_checkpointing"):
         return ["compile_encoder: not with encoder_conf.gradient_checkpointing; remove one of them"]
+    if torch.cuda.is_available():
+        return []
+    place = Path(torch.__file__).parent
+    if " " in str(place):
+        return [
+            f"compile_encoder: {place} has a space in its path, which torch hands to the linker "
+            "unquoted; give run.sh an --env elsewhere, or remove the key"
+        ]
     compiler = os.environ.get("CXX", "g++")
-    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+    if shutil.which(compiler) is None:
         return [
             f"compile_encoder: needs the C++ compiler {compiler}; install it, or remove the key"
         ]

@@ -86,6 +86,7 @@ def test_kaldi_directories_also_with_features_alone(audio, monkeypatch):
         ]
     )
     assert "--feats_type extracted --fs '' --token_type char" in Path("egs/ark/run.sh").read_text()
+    assert "--speed_perturb_factors" not in Path("egs/ark/README.md").read_text()  # needs audio
     config = read_yaml(Path("egs/ark/conf/train_iml_spikeformer_sized.yaml"))
     assert config["spike_meta"] == {"vocab_size": 9, "input_size": 80}
     monkeypatch.chdir("egs/ark")

@@ -18,6 +18,7 @@ import yaml
 
 from espnet_spike.bin import pack
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import VERDICT
 from espnet_spike.export import pack as pack_module
 from espnet_spike.inference import decode
 from espnet_spike.tasks.loading import unpack_pack
@@ -184,6 +185,14 @@ def test_a_pack_without_a_model_is_refused(recipe):
         run_pack()
     with pytest.raises(UserError, match="unknown kind of archive"):
         run_pack("--out", "pack.rar")
+
+
+def test_a_model_that_has_learnt_nothing_says_so_from_its_pack_as_well(recipe, tmp_path):
+    verdict = {"learnt": False, "line": "no better than silence"}
+    Path("exp/asr_tiny", VERDICT).write_text(json.dumps(verdict))
+    run_pack("--out", "pack.zip")
+    unpack_pack("pack.zip", tmp_path / "whole")
+    assert json.loads((tmp_path / "whole/exp/asr_tiny" / VERDICT).read_text()) == verdict
 
 
 @pytest.mark.parametrize("name", ["pack.zip", "pack.tar"])

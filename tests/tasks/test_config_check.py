@@ -355,6 +355,10 @@ def test_an_encoder_that_cannot_be_trained_compiled(encoder, change, message):
 def test_a_compiled_encoder_needs_a_compiler(monkeypatch):
     config = {"encoder": "speech_mamba", "encoder_conf": {"num_blocks": 1}, "compile_encoder": True}
     config["model_conf"] = {"ctc_weight": 1.0}
+    monkeypatch.setattr(torch, "__file__", "/my env/torch/__init__.py")
+    with pytest.raises(UserError, match="compile_encoder: /my env/torch has a space"):
+        check(config)
+    monkeypatch.setattr(torch, "__file__", "/env/torch/__init__.py")
     assert check(config).args.compile_encoder
     monkeypatch.setenv("CXX", "gone++")
     with pytest.raises(UserError, match=r"compile_encoder: needs the C\+\+ compiler gone\+\+"):
