@@ -87,6 +87,16 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class Against:
+    """Energy of another network there, and how many times ours it is."""
+
+    joules_per_second: float
+    ratio: float | None
+    ratio_ci: list[float | None]
+    ratio_ci_meaningful: bool
+
+
+@dataclass(frozen=True)
 class Column:
     """Energy of a set there, of arithmetic alone or with memory, and how many times less it is."""
 
@@ -95,6 +105,7 @@ class Column:
     ratio: float | None
     ratio_ci: list[float | None]
     ratio_ci_meaningful: bool
+    against: dict[str, Against | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,8 +220,11 @@ def _unpriced(count: Mapping[str, Any]) -> str:
         return f"per_second.{min(lost)} is missing" if count["energy"] else ""
     for model, priced in count["energy"].items():
         for column in ("compute", "total"):
-            if len(priced[column]["ratio_ci"]) != 2:
-                return f"energy.{model}.{column}.ratio_ci: not two numbers"
+            others = priced[column].get("against", {})
+            for name, found in {"": priced[column], **others}.items():
+                if found is not None and len(found["ratio_ci"]) != 2:
+                    place = f"energy.{model}.{column}{name and f'.against.{name}'}"
+                    return f"{place}.ratio_ci: not two numbers"
         for utt, counted in count.get("utts", {}).items():
             if model not in counted["energy"]:
                 return f"utts.{utt}.energy: {model} is missing"

@@ -293,6 +293,16 @@ def test_a_folder_in_place_of_a_file_is_not_taken_for_none(tmp_path):
         (lambda c: c["energy"]["m"].pop("total"), r"energy\.m: total is missing"),
         (lambda c: c["energy"]["m"]["model"].pop("precision"), r"m\.model: precision is missing"),
         (lambda c: c["energy"]["m"]["compute"].update(ratio_ci=[1]), "ratio_ci: not two numbers"),
+        (
+            lambda c: c["energy"]["m"]["compute"].update(against={"twin": {"ratio_ci": ["x", 1]}}),
+            r"compute\.against\.twin",
+        ),
+        (
+            lambda c: c["energy"]["m"]["compute"].update(
+                against={"twin": c["energy"]["m"]["total"] | {"ratio_ci": [1]}}
+            ),
+            r"compute\.against\.twin\.ratio_ci: not two numbers",
+        ),
         (lambda c: c["utts"].update(u00=True), r"utts\.u00: True is no mapping"),
         (lambda c: c["utts"]["u01"]["energy"].clear(), r"utts\.u01\.energy: m is missing"),
         (lambda c: c["per_second"].pop("macs"), r"per_second\.macs is missing"),
