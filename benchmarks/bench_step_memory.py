@@ -1,6 +1,6 @@
 """Memory of a training step by configuration: predicted from shapes, and allocated on this CPU.
 
-    python -m benchmarks.bench_step_memory [--seconds 1] [--corpora aishell] [--measure true]
+    python -m benchmarks.bench_step_memory [--seconds 1] [--corpora aishell librispeech960] [--measure true]
 
 Rows are the configurations of our encoders in ``conf/``, as they are and with
 ``gradient_checkpointing`` turned round. Bytes are those of one training step of the encoder beside
@@ -27,7 +27,7 @@ def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="of one utterance")
-    parser.add_argument("--corpora", nargs="+", default=["aishell"])
+    parser.add_argument("--corpora", nargs="+", default=["aishell", "librispeech960"])
     parser.add_argument("--measure", default="true", choices=["true", "false"], help="run steps")
     out = ROOT / "benchmarks/results/step_memory"
     parser.add_argument("--out", type=Path, default=out, help="stem")
