@@ -1,6 +1,7 @@
 """Memory of a training step by configuration: predicted from shapes, and allocated on this CPU.
 
-    python -m benchmarks.bench_step_memory [--seconds 1] [--corpora aishell librispeech960] [--measure true]
+    python -m benchmarks.bench_step_memory [--seconds 1] [--corpora aishell librispeech960]
+        [--measure true]
 
 Rows are the configurations of our encoders in ``conf/``, as they are and with
 ``gradient_checkpointing`` turned round. Bytes are those of one training step of the encoder beside
