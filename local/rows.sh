@@ -22,24 +22,37 @@ row_options() { # row_options ROWS ARGS...: sets seeds, rows (ROWS when not give
   done
 }
 
-augmented_rows() { # augmented_rows RECIPE_DIR ENDING: conf/train_MODEL_augmentedENDING.yaml of every row and seed
-  local seed row model call
+augmented_row() { # augmented_row RECIPE_DIR ENDING ROW: the options of run.sh for one row, one a line
+  local model=iml_spikeformer kind=augmented
+  case $3 in
+    iml | twin) ;;
+    dense) model=speech_mamba ;;
+    e) model=event_speech_mamba ;;
+    spiking) model=spiking_speech_mamba ;;
+    transformer | conformer) model=$3 ;;
+    from_twin) kind=from_twin ;;
+    from_dense) model=spiking_speech_mamba kind=from_dense ;;
+    ctc | hybrid | attention) kind=hybrid ;;
+    *) false ;;
+  esac && [[ -f $1/conf/train_${model}_$kind$2.yaml ]] || { echo "error: no row '$3'" >&2; return 1; }
+  printf '%s\n' --asr_config "conf/train_${model}_$kind$2.yaml"
+  case $3 in
+    twin) printf '%s\n' --asr_args "--encoder_conf neuron=relu" ;;
+    ctc) printf '%s\n' --inference_config conf/decode_asr.yaml ;;
+    hybrid | attention) printf '%s\n' --inference_config "conf/decode_$3.yaml" ;;
+  esac
+}
+
+augmented_rows() { # augmented_rows RECIPE_DIR ENDING: every row and seed, of conf/train_MODEL_KINDENDING.yaml
+  local seed row call word
   for row in $rows; do # before anything runs
-    [[ " iml twin transformer conformer dense e spiking " == *" $row "* ]] ||
-      { echo "error: no row '$row'" >&2; exit 1; }
+    augmented_row "$1" "$2" "$row" >/dev/null || exit 1
   done
   for seed in $seeds; do
     for row in $rows; do
-      call=(--seed "$seed" --stop_stage report)
-      case $row in
-        dense) model=speech_mamba ;;
-        e) model=event_speech_mamba ;;
-        spiking) model=spiking_speech_mamba ;;
-        transformer | conformer) model=$row ;;
-        *) model=iml_spikeformer ;;
-      esac
-      [[ $row != twin ]] || call+=(--asr_args "--encoder_conf neuron=relu")
-      "$1/run.sh" --asr_config "conf/train_${model}_augmented$2.yaml" "${call[@]}" ${options[@]+"${options[@]}"}
+      call=()
+      while IFS= read -r word; do call+=("$word"); done < <(augmented_row "$1" "$2" "$row")
+      "$1/run.sh" "${call[@]}" --seed "$seed" --stop_stage report ${options[@]+"${options[@]}"}
     done
   done
 }
