@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from espnet_spike.advice.spectrum import LOG_MEL, recognise
+from espnet_spike.advice.spectrum import LOG_MEL, Guess, recognise
 from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.audio import AudioInfo
 from espnet_spike.data.kaldi_dir import DataDir
@@ -36,6 +36,7 @@ class Measured:
         longest: utterance in seconds.
         rates: sampling rates in Hz; empty of features.
         convention: how the features are made, see `recognise`; None: not known.
+        grounds: what that rests on; empty of audio, whose features are made here.
     """
 
     seconds: float
@@ -50,6 +51,7 @@ class Measured:
     longest: float
     rates: tuple[int, ...] = ()
     convention: str | None = LOG_MEL
+    grounds: str = ""
 
     @property
     def hours(self) -> float:
@@ -62,13 +64,16 @@ class Measured:
         return (self.letters + (0 if self.ideographic else self.words)) / self.seconds
 
 
-def measure(data: DataDir, recordings: Mapping[str, AudioInfo]) -> Measured:
+def measure(
+    data: DataDir, recordings: Mapping[str, AudioInfo], features: str | None = None
+) -> Measured:
     """Measure a training set.
 
     Args:
         data: its tables.
         recordings: by value of ``wav.scp``, what the headers say. A recording that is missing, for
             a command makes it, counts with the length that its transcript lets expect.
+        features: what is known of features that come without audio, see `recognise`.
 
     Raises:
         UserError: features of different dimensions, or unreadable ones.
@@ -76,10 +81,10 @@ def measure(data: DataDir, recordings: Mapping[str, AudioInfo]) -> Measured:
     texts = data.text.values()
     letters = "".join(letter for text in texts for letter in text if not letter.isspace())
     if data.feats:
-        lengths, dims, convention = _look_at_features(data)
+        lengths, dims, guess = _look_at_features(data, features)
         rates: set[int] = set()
     else:
-        lengths, dims, convention = _audio_lengths(data, recordings), FILTERS, LOG_MEL
+        lengths, dims, guess = _audio_lengths(data, recordings), FILTERS, Guess(LOG_MEL, "")
         rates = {info.rate for info in recordings.values()}
     ideographs = sum("\u2e80" <= letter <= "\u9fff" for letter in letters)
     values = list(lengths.values())
@@ -96,12 +101,13 @@ def measure(data: DataDir, recordings: Mapping[str, AudioInfo]) -> Measured:
         lengths=tuple(min(max(value, min(values)), max(values)) for value in deciles),
         longest=max(values),
         rates=tuple(sorted(rates)),
-        convention=convention,
+        convention=guess.convention,
+        grounds=guess.grounds,
     )
 
 
-def _look_at_features(data: DataDir) -> tuple[dict[str, float], int, str | None]:
-    """Return lengths in seconds, the dimension, and the convention of the features."""
+def _look_at_features(data: DataDir, features: str | None) -> tuple[dict[str, float], int, Guess]:
+    """Return lengths in seconds, the dimension, and what the features seem to be."""
     lengths, dims = {}, {}
     with ArkReader() as reader:
         for utt, entry in data.feats.items():
@@ -116,7 +122,7 @@ def _look_at_features(data: DataDir) -> tuple[dict[str, float], int, str | None]
     sample = [*data.feats][:: max(len(data.feats) // SAMPLE, 1)]
     with ArkReader() as reader:
         matrices = [reader.read_matrix(utt, data.feats[utt]) for utt in sample]
-    return lengths, next(iter(dims)), recognise(matrices)
+    return lengths, next(iter(dims)), recognise(matrices, features)
 
 
 def _audio_lengths(data: DataDir, recordings: Mapping[str, AudioInfo]) -> dict[str, float]:

@@ -41,6 +41,7 @@ class RecipeRequest:
         encoder: name of the encoder.
         budget: minutes of training on this machine; None: as long as the rule asks for.
         trial_updates: updates by which the time of a training is measured; 0: it is not.
+        features: what features that come without audio are, one of ``spectrum.GIVEN``; None: seen.
         audio_dir, columns, channel, normalization: how sources are read, see ``own.import_set``.
         valid_from_train: share of the training utterances for validation; 0 is the usual share.
     """
@@ -59,6 +60,7 @@ class RecipeRequest:
     encoder: str = "iml_spikeformer"
     budget: float | None = None
     trial_updates: int = 20
+    features: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) or self.name == TEMPLATE:
@@ -142,8 +144,13 @@ def make_recipe(request: RecipeRequest, template: Path, folder: Path) -> Recipe:
         raise UserError("some sets have audio, others features alone", "they have to be alike")
     if request.share:
         divide(data, "train", "dev", request.share)
-    measured = measure(data["train"], headers)
-    valid = measure(data["dev"], headers)
+    if request.features and "fbank" in kinds:
+        raise UserError(
+            f"--features {request.features}, but the sets have audio",
+            "leave it out: the recipe makes log-mel features itself",
+        )
+    measured = measure(data["train"], headers, request.features)
+    valid = measure(data["dev"], headers, request.features)
     if valid.dims != measured.dims:
         raise UserError(
             f"features have {measured.dims} dims in train, {valid.dims} in dev",

@@ -73,7 +73,7 @@ class Plan:
         epochs: how many.
         warm_up: updates while the learning rate rises.
         learning_rate: the highest; None: that of ``base``.
-        freq_mask, time_mask: widest mask, in dims and frames.
+        freq_mask, time_mask: widest mask, in dims and frames; 0 dims: no frequency masks.
         fs: sampling rate that audio is brought to, in Hz; None: it stays.
         cut: what a budget left of the updates that the rule asks for, at most 1.
     """
@@ -183,7 +183,8 @@ def make_plan(
         epochs=epochs,
         warm_up=warm_up,
         learning_rate=learning_rate,
-        freq_mask=measured.dims // SHARE_OF_DIMS,
+        # neighbours on the axis have to be neighbours in frequency
+        freq_mask=0 if measured.convention is None else measured.dims // SHARE_OF_DIMS,
         time_mask=max(min(time_mask, round(mean_frames / 10)), 1),
         fs=choose_rate(measured),
         cut=updates / asked,

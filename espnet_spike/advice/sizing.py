@@ -17,6 +17,7 @@ from espnet_spike.advice.plan import (
     size_of,
     trial_seconds,
 )
+from espnet_spike.advice.spectrum import GIVEN, SAID
 from espnet_spike.advice.trial import Trial, count_parameters, run_trial
 from espnet_spike.utils.files import plural
 from espnet_spike.utils.resources import shipped
@@ -58,8 +59,8 @@ class Sized:
 
     @property
     def share(self) -> float:
-        """Processor time for a second of the trial; 1 if nothing was measured."""
-        return 1.0 if self.trial is None else self.trial.processor / self.trial.cost
+        """Share of the processor that a training gets here now; 1 if nothing was measured."""
+        return 1.0 if self.trial is None else self.trial.free / self.trial.cost
 
     def lines(self) -> list[tuple[str, str]]:
         """Return the plan as pairs of what and how much."""
@@ -78,6 +79,7 @@ class Sized:
             (
                 "features",
                 f"{data.dims} dims, {data.convention or 'of a kind that is not known'}"
+                + (f" ({data.grounds})" if data.grounds else "")
                 + (f", {plan.fs} Hz" if plan.fs else ""),
             ),
             ("model", model),
@@ -91,18 +93,20 @@ class Sized:
             ("warm-up", f"{plural(plan.warm_up, 'update')}, to a learning rate of {rate}"),
             (
                 "SpecAug",
-                f"masks of up to {plural(plan.freq_mask, 'dim')} and "
-                f"{plural(plan.time_mask, 'frame')}",
+                "masks of up to "
+                + (f"{plural(plan.freq_mask, 'dim')} and " if plan.freq_mask else "")
+                + plural(plan.time_mask, "frame"),
             ),
             ("augmentation", self._augmentation()),
         ]
         if self.trial is not None and self.minutes is not None:
-            figure = f"{self.minutes:.1f}, measured by {plural(self.trial.updates, 'update')} of "
-            figure += f"{trial_seconds(plan):.0f} s"
+            figure = f"{self.minutes:.1f}"
             if self.share < BUSY:
-                free = self.minutes * self.share
-                figure += f"; this machine is busy, a free core would take {free:.1f}"
-            lines.append(("minutes here", figure))
+                load = "" if self.trial.load is None else f" (load {self.trial.load:.1f})"
+                figure = f"{self.minutes * self.share:.1f} on a free core; now about {figure}, "
+                figure += f"since other programs use the processor{load}"
+            measured = f"{plural(self.trial.updates, 'update')} of {trial_seconds(plan):.0f} s"
+            lines.append(("minutes here", f"{figure}, measured by {measured}"))
         return lines
 
     def _augmentation(self) -> str:
@@ -141,9 +145,16 @@ class Sized:
                 "time: remove the recipe and make it again when it is free, or give a larger "
                 "--budget"
             )
-        if self.plan.measured.hours < 0.25:
+        data = self.plan.measured
+        if data.convention is None and data.grounds != SAID:
             found.append(
-                f"{60 * self.plan.measured.hours:.0f} min of speech are little: known speakers "
+                f"it is not certain what the features are ({data.grounds}), so frequencies are "
+                "neither masked nor warped. If you know it, remove the recipe and make it again "
+                f"with --features {' or '.join(GIVEN[:2])}"
+            )
+        if data.hours < 0.25:
+            found.append(
+                f"{60 * data.hours:.0f} min of speech are little: known speakers "
                 "and sentences may be recognised, others hardly"
             )
         return found

@@ -74,7 +74,7 @@ def step_memory(encoder: nn.Module, features: Tensor, lengths: Tensor) -> int:
         found = encoder(features, lengths)[0]
         # with intermediate CTC losses there are the outputs of other blocks besides
         outputs = [found[0], *(x for _, x in found[1])] if isinstance(found, tuple) else [found]
-        sum(x.square().mean() for x in outputs).backward()
+        torch.stack([x.square().mean() for x in outputs]).sum().backward()
     return memory.peak
 
 

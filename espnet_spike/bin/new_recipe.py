@@ -37,6 +37,13 @@ def get_parser() -> Parser:
         default=20,
         help="updates on noise by which the minutes of the training are measured; 0: they are not",
     )
+    parser.add_argument(
+        "--features",
+        choices=["mel", "cepstra", "other"],
+        help="of features that come without audio: log mel or cepstra, without deltas or pitch; or "
+        "of another kind, whose frequencies are neither masked nor warped. When not given, they "
+        "are told by their statistics, and what is not certain is other",
+    )
     parser.add_argument("--egs", type=Path, help="folder of the recipes; egs of the checkout")
     add_options(parser)
     return parser
@@ -64,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.encoder,
         args.budget,
         args.trial_updates,
+        args.features,
     )
     recipes = need_checkout("new_recipe") / "egs"
     recipe = make_recipe(request, recipes / TEMPLATE, args.egs or recipes)

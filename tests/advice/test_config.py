@@ -82,6 +82,10 @@ def test_features_say_what_can_be_drawn_anew():
     known, unknown = (config["model_conf"]["augment"] for config in drawn.values())
     assert known["features"] == {"kind": "log_mel", "fs": 8000} and "vtlp" in known
     assert list(unknown) == ["time_stretch"]
+    masked = [config["specaug_conf"]["apply_freq_mask"] for config in drawn.values()]
+    assert masked == [True, False]
+    large = config_of(speech(100, convention=None), "iml_spikeformer")[1]
+    assert large["specaug_conf"]["apply_freq_mask"] is False
     mixed = config_of(speech(0.6, rates=(8000, 44100)), "conformer")[1]
     assert mixed["model_conf"]["augment"]["features"]["fs"] == 16000
     large = config_of(speech(100), "iml_spikeformer")[1]

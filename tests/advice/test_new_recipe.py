@@ -83,7 +83,12 @@ def test_kaldi_directories_also_with_features_alone(audio, monkeypatch):
             "char",
             "--trial_updates",
             "0",
+            "--features",
+            "other",
         ]
+    )
+    assert "80 dims, of a kind that is not known (said by --features)" in (
+        Path("egs/ark/README.md").read_text()
     )
     assert "--feats_type extracted --fs '' --token_type char" in Path("egs/ark/run.sh").read_text()
     assert "--speed_perturb_factors" not in Path("egs/ark/README.md").read_text()  # needs audio
@@ -109,6 +114,7 @@ def test_kaldi_directories_also_with_features_alone(audio, monkeypatch):
         (["mine", "--budget", "0"], "--budget 0"),
         (["mine", "--budget", "5", "--trial_updates", "0"], "has to be measured"),
         (["mine", "--normalization", "uper"], "did you mean 'upper'"),
+        (["mine", "--features", "mel"], "--features mel, but the sets have audio"),
         (["mine", "--valid", "dev.csv", "--valid_from_train", "0.2"], "--valid dev.csv and"),
     ],
 )

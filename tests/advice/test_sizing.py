@@ -6,6 +6,7 @@ import pytest
 
 from espnet_spike.advice.plan import make_plan
 from espnet_spike.advice.sizing import size_training
+from espnet_spike.advice.spectrum import SAID
 from espnet_spike.advice.trial import Trial
 from tests.helpers.measured import speech
 
@@ -17,7 +18,8 @@ def at(cost):
 
     def run(config, measured, seconds, updates):
         width = config["encoder_conf"]["output_size"]
-        return Trial(1_000_000, cost * (width / 128) ** 2, cost, updates)
+        measured_cost = cost * (width / 128) ** 2
+        return Trial(1_000_000, measured_cost, measured_cost, updates)
 
     return run
 
@@ -37,8 +39,16 @@ def test_without_a_budget_the_rule_holds_and_the_minutes_are_told():
 
 
 def test_what_is_not_drawn_is_told():
-    unknown = dict(size_training(replace(SMALL, convention=None), 0.0, trial=at(0.005)).lines())
-    assert unknown["features"] == "13 dims, of a kind that is not known"
+    strange = replace(SMALL, convention=None, grounds="dims are slow")
+    sized = size_training(strange, 0.0, trial=at(0.005))
+    unknown = dict(sized.lines())
+    assert unknown["features"] == "13 dims, of a kind that is not known (dims are slow)"
+    assert unknown["SpecAug"] == "masks of up to 12 frames"
+    assert sized.config["specaug_conf"]["apply_freq_mask"] is False
+    assert "not certain what the features are (dims are slow)" in sized.doubts(None)[0]
+    assert "--features mel or cepstra" in sized.doubts(None)[0]
+    said = size_training(replace(strange, grounds=SAID), 0.0, trial=at(0.005))
+    assert not said.doubts(None)
     assert "no vocal tracts, which need log-mel" in unknown["augmentation"]
     large = dict(size_training(speech(100), 0.0, trial=lambda *_: Trial(1, 1.0, 1.0, 2)).lines())
     assert large["augmentation"] == "that of the file"
@@ -46,11 +56,15 @@ def test_what_is_not_drawn_is_told():
 
 def test_a_busy_machine_is_told():
     def busy(*_):
-        return Trial(1_000_000, 0.04, 0.01, 20)
+        return Trial(1_000_000, 0.04, 0.01, 20, load=5.25)
 
     sized = size_training(SMALL, 0.0, trial=busy)
     assert not sized.doubts(None)
-    assert f"a free core would take {sized.minutes / 4:.1f}" in dict(sized.lines())["minutes here"]
+    said = dict(sized.lines())["minutes here"]
+    assert said.startswith(
+        f"{sized.minutes / 4:.1f} on a free core; now about {sized.minutes:.1f},"
+    )
+    assert "since other programs use the processor (load 5.2), measured by 20 updates" in said
     short = size_training(SMALL, 0.0, budget=sized.minutes / 10, trial=busy)
     assert any("busy with other things, which took 75% of the" in d for d in short.doubts(1.0))
     free = size_training(SMALL, 0.0, budget=sized.minutes / 10, trial=at(0.04))

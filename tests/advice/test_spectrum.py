@@ -7,7 +7,8 @@ import torch
 from torchaudio.compliance import kaldi
 from torchaudio.functional import compute_deltas
 
-from espnet_spike.advice.spectrum import CONVENTIONS, LOG_MEL, recognise, spectrum_options
+from espnet_spike.advice.spectrum import CONVENTIONS, LOG_MEL, Guess, recognise, spectrum_options
+from espnet_spike.errors import UserError
 from espnet_spike.nn.augmentation import Spectrum
 
 KALDI, SPHINX, TORCHAUDIO = list(CONVENTIONS)[1:]
@@ -66,7 +67,47 @@ def with_noise(matrix, dims):
     ],
 )
 def test_conventions_are_told_apart(speech, made, convention):
-    assert recognise([made(speech)]) == convention
+    found = recognise([made(speech)])
+    assert found.convention == convention and found.grounds
+
+
+def walk(dims, scale=1.0, seed=0):
+    """Return uncorrelated features that are slow in time, each about its mean."""
+    noise = np.random.default_rng(seed).normal(size=(40_000, dims))
+    for t in range(1, len(noise)):
+        noise[t] += 0.95 * noise[t - 1]
+    return scale * noise
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 5.0])
+@pytest.mark.parametrize("dims", [13, 40])
+def test_what_is_uncorrelated_and_slow_is_not_taken_for_cepstra(dims, scale):
+    """Bottleneck features; with first dims that are larger and slower, those of fMLLR."""
+    features = walk(dims, scale)
+    found = recognise([features])
+    assert found.convention is None and "high cepstra change faster" in found.grounds
+    fast = np.random.default_rng(1).normal(size=features.shape)
+    mixed = features + 4 * scale * fast * np.arange(dims) / dims
+    learnt = recognise([mixed / mixed.std(0) * np.linspace(3, 1, dims)])
+    assert learnt.convention is None and learnt.grounds.endswith(
+        ("too small for cepstra", "the first is not the level")
+    )
+
+
+def test_dims_that_all_say_the_same_are_no_log_mel(speech):
+    shared = fbank(speech, 40)[:, :1] + 0.3 * np.random.default_rng(0).normal(size=(1, 40))
+    noise = np.random.default_rng(0).normal(size=(len(shared), 40))
+    assert recognise([shared + noise]).convention is None
+
+
+def test_what_is_said_of_features_holds(speech):
+    for matrix, convention in ((mfcc(speech), KALDI), (sphinx(speech, 12), SPHINX)):
+        assert recognise([matrix], "cepstra").convention == convention
+        assert recognise([matrix], "mel") == Guess(LOG_MEL, "said by --features")
+        assert recognise([matrix], "other").convention is None
+    assert recognise([sphinx(speech, 12)]).convention is None  # which coefficient is the first?
+    with pytest.raises(UserError, match="cepstra: 5 dims are too few"):
+        recognise([mfcc(speech)[:, :5]], "cepstra")
 
 
 @pytest.mark.parametrize("dims", [12, 13, 20, 40, 80])
