@@ -20,6 +20,7 @@ from espnet_spike.results.bootstrap import (
     welch,
 )
 from espnet_spike.results.experiments import read_normalization
+from espnet_spike.results.formatting import probability
 from espnet_spike.results.scoring import Counts, percent, read_counts
 from espnet_spike.utils.files import name_some
 
@@ -195,9 +196,11 @@ class Comparison:
             low, high = found.welch
             lines.append(f"         over runs alone (Welch) {low:+.2f} .. {high:+.2f}")
         if found.p_joint is not None:
-            lines.append(f"  P(second better) {found.p_joint:.3f}, utterances and runs drawn")
+            better = probability(found.p_joint)
+            lines.append(f"  P(second better) {better}, utterances and runs drawn")
         elif len(self.first.runs) == len(self.second.runs) == 1:
-            lines.append(f"  P(second better) {found.p_second_better:.3f}, of these two trainings")
+            better = probability(found.p_second_better)
+            lines.append(f"  P(second better) {better}, of these two trainings")
         else:
             few = trainings_in_words(found.joint.trainings)
             lines.append(f"  P(second better) is not known: {few} of a system")

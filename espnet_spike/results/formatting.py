@@ -58,6 +58,18 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def probability(value: float | None) -> str:
+    """Return a probability in three digits, a bound where they would say that it is certain.
+
+    >>> probability(0.9997), probability(0.0213)
+    ('> 0.999', '0.021')
+    """
+    if value is None:
+        return "–"
+    shown = f"{value:.3f}"
+    return {"0.000": "< 0.001", "1.000": "> 0.999"}.get(shown, shown)
+
+
 def scored_of(figures: Mapping[str, Any]) -> str:
     """Return how many utterances of a set were scored, and of how many where some were lost.
 

@@ -38,6 +38,7 @@ from espnet_spike.results.formatting import (
     ends,
     low_high,
     number,
+    probability,
     scored_of,
     table,
     thousands,
@@ -320,7 +321,7 @@ def difference_table(experiments: Sequence[Experiment], baseline: str | None) ->
                     *(f"asr_{group}", f"asr_{baseline}", tag, name, runs),
                     *(number(difference.second), number(difference.first)),
                     *(f"{difference.difference:+.2f}", *ends(difference.joint, "+")),
-                    *(low_high(difference.welch, "+"), number(difference.p_joint, 3)),
+                    *(low_high(difference.welch, "+"), probability(difference.p_joint)),
                 ]
             )
     head = ["experiments", "compared with", "decoding", "set", "runs", "WER", "WER compared with"]

@@ -23,12 +23,12 @@ def test_compare_two_decodings(decoded, capsys, tmp_path):
     assert found["p_second_better"] == 1.0
     assert found["p_joint"] is None and found["welch"] is None
     printed = capsys.readouterr().out
-    assert "P(second better) 1.000, of these two trainings" in printed
+    assert "P(second better) > 0.999, of these two trainings" in printed
     lines = [line for line in printed.splitlines() if line.startswith("  ")]
     assert sum("(over 24 utterances, one training)" in line for line in lines) >= 3
     # folders of one set do as well
     compare_decodes.main([str(bad), str(good)])
-    assert "P(second better) 1.000" in capsys.readouterr().out
+    assert "P(second better) > 0.999" in capsys.readouterr().out
 
 
 def test_compare_pools_runs(decoded, capsys):

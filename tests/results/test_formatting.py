@@ -1,7 +1,14 @@
 import pytest
 
 from espnet_spike.results.bootstrap import Interval
-from espnet_spike.results.formatting import ends, number, table, thousands, without_blanks
+from espnet_spike.results.formatting import (
+    ends,
+    number,
+    probability,
+    table,
+    thousands,
+    without_blanks,
+)
 
 
 def test_a_table_has_text_on_the_left_and_numbers_on_the_right():
@@ -21,6 +28,12 @@ def test_a_table_has_text_on_the_left_and_numbers_on_the_right():
         (number(2.5, 0), "2"),
         (number(0.0), "0.00"),
         (number(None), "–"),
+        (probability(0.99949), "0.999"),
+        (probability(0.9996), "> 0.999"),
+        (probability(1.0), "> 0.999"),
+        (probability(0.0004), "< 0.001"),
+        (probability(0.0006), "0.001"),
+        (probability(None), "–"),
         (thousands(1234567), "1 234 567"),
         (thousands(999), "999"),
         (thousands(None), "–"),
