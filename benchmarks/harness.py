@@ -11,8 +11,10 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,6 +127,13 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def command() -> str:
+    """Return the command that runs, as it can be typed at the root of the checkout."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # None of a file or standard input
+    started = ["python", sys.argv[0]] if spec is None else ["python", "-m", spec.name]
+    return shlex.join([*started, *sys.argv[1:]])
+
+
 def write_report(
     stem: Path,
     title: str,
@@ -132,7 +141,7 @@ def write_report(
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
 ) -> str:
-    """Write ``stem.json`` and ``stem.md`` and return the Markdown.
+    """Write ``stem.json`` and ``stem.md``, which name the command that runs; return the Markdown.
 
     Args:
         stem: path without ending.
@@ -142,10 +151,11 @@ def write_report(
         notes: sentences below the table.
     """
     measured_on = ", ".join(f"{key} {value}" for key, value in facts.items())
-    parts = [f"# {title}", markdown_table(rows), *notes, f"Measured on: {measured_on}."]
+    made_by = f"Made by `{command()}`."
+    parts = [f"# {title}", made_by, markdown_table(rows), *notes, f"Measured on: {measured_on}."]
     text = "\n\n".join(parts) + "\n"
     stem.parent.mkdir(parents=True, exist_ok=True)
-    record = {"title": title, "rows": rows, "notes": notes, "machine": facts}
+    record = {"title": title, "command": command(), "rows": rows, "notes": notes, "machine": facts}
     for ending, content in ((".json", json.dumps(record, indent=1) + "\n"), (".md", text)):
         write_bytes(stem.with_name(stem.name + ending), content.encode())
     return text

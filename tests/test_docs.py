@@ -14,6 +14,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("egs/*/README.md")],
     key=lambda path: path.relative_to(ROOT).as_posix(),
 )
+MEASURED = sorted(ROOT.glob("benchmarks/results/*.md"))
 PYTHON = re.compile(r"(^|/)python3?$|^\$python$")
 SCRIPT = re.compile(r"^(\./|\S*/)?(run|speech_mamba|ablation|augmented|curve)\.sh$")
 
@@ -55,7 +56,7 @@ def python_commands(page: Path) -> Iterator[tuple[str, list[str]]]:
             yield f"espnet_spike.bin.{words[1].replace('-', '_')}", words[2:]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *MEASURED], ids=name_of)
 def test_commands_parse(page):
     for module, arguments in python_commands(page):
         if "NAME" in module or "--help" in arguments or not arguments:
@@ -69,6 +70,15 @@ def test_commands_parse(page):
             parser().parse_args(arguments)
         except SystemExit as error:
             pytest.fail(f"{module} {shlex.join(arguments)}: status {error.code}, see above")
+
+
+@pytest.mark.parametrize("page", MEASURED, ids=name_of)
+def test_what_was_measured_names_its_command(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`python -m ((?:benchmarks|espnet_spike\.bin)\.\w+)", text)
+    assert named, f"{name_of(page)} does not say which command made it"
+    for module in named:
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{name_of(page)}: {module}"
 
 
 @pytest.fixture(scope="module")

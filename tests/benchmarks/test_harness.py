@@ -1,4 +1,5 @@
 import json
+import sys
 import time
 
 import pytest
@@ -31,7 +32,9 @@ def test_waiting_is_wall_clock_and_not_processor_time():
     assert timing.cpu_median < 0.04
 
 
-def test_a_report_is_a_table_and_the_same_as_json(tmp_path):
+def test_a_report_is_a_table_and_the_same_as_json(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", bench_fbank)
+    monkeypatch.setattr(sys, "argv", ["bench_fbank.py", "--wav_dir", "my audio"])
     rows = [{"case": "a", "seconds": 0.0123456}, {"case": "b", "seconds": 1234.5}]
     text = write_report(
         tmp_path / "new" / "x", "Title", rows, machine(["numpy", "no-such"]), ["So."]
@@ -42,7 +45,10 @@ def test_a_report_is_a_table_and_the_same_as_json(tmp_path):
     assert "So." in text
     assert "no-such absent" in text
     assert (tmp_path / "new/x.md").read_text() == text
-    assert json.loads((tmp_path / "new/x.json").read_text())["rows"] == rows
+    record = json.loads((tmp_path / "new/x.json").read_text())
+    assert record["rows"] == rows
+    assert record["command"] == "python -m benchmarks.bench_fbank --wav_dir 'my audio'"
+    assert f"Made by `{record['command']}`." in text
 
 
 def test_the_fbank_benchmark_runs(tmp_path, capsys):
