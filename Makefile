@@ -53,11 +53,12 @@ results:         ## put the tables of a recipe beside it: make results RECIPE=fs
 	  echo "$$lost" >&2; exit 1; fi; \
 	mv exp/.results.md RESULTS.md; fi
 
-bench:           ## measure speed against peers, tables in benchmarks/results (bench_gpu: by hand, on a GPU)
+bench:           ## measure speed against peers, tables in benchmarks/results (by hand: bench_gpu, on a GPU; bench_full_size)
 	bash local/env.sh --group test
 	for file in benchmarks/bench_*.py; do \
-	  case "$$file" in */bench_gpu.py) continue;; esac; \
-	  $(PYTHON) -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done
+	  name=$$(basename "$$file" .py); out=benchmarks/results/$${name#bench_}; \
+	  case $$name in bench_gpu|bench_full_size) continue;; bench_train_step) out=$${out}_cpu;; esac; \
+	  $(PYTHON) -m "benchmarks.$$name" --out "$$out" || exit 1; done
 
 lock:            ## renew the locked package lists after a change of pyproject.toml
 	bash local/lock.sh

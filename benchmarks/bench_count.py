@@ -7,7 +7,7 @@ well. ``--most 2`` makes it an error when counting takes more than twice the tim
 import os
 from pathlib import Path
 
-from benchmarks.harness import compare, machine, write_report
+from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -28,7 +28,7 @@ def get_parser():
     parser.add_argument(
         "--most", type=float, help="fail above this multiple of the time of encoding"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/count", help="stem")
+    add_out(parser)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Real-time factor of decoding by batch size, on one thread, against one utterance at a time.
 
-    python -m benchmarks.bench_decode [--recipe egs/fsdd --asr_exp exp/asr_X ...]
+    .venv/bin/python -m benchmarks.bench_decode [--recipe egs/fsdd --asr_exp exp/asr_X ...]
 
 Wants trained models: how long a beam search takes depends on what they say.
 """
@@ -8,7 +8,7 @@ Wants trained models: how long a beam search takes depends on what they say.
 import os
 from pathlib import Path
 
-from benchmarks.harness import compare, machine, write_report
+from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -29,7 +29,7 @@ def get_parser():
     parser.add_argument("--ctc_weight", type=float, default=1.0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/decode", help="stem")
+    add_out(parser)
     return parser
 
 
@@ -80,7 +80,7 @@ class Decoder:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    args.out = args.out.resolve()
+    args.out = args.out and args.out.resolve()
     os.chdir(args.recipe)  # features refer to their archives from there
     exp_dirs = args.asr_exp or sorted(Path("exp").glob("asr_*_seed1"))
     if not exp_dirs:

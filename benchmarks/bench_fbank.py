@@ -1,6 +1,6 @@
 """Speed of the fbank stage on one core, against torchaudio in a loop.
 
-    python -m benchmarks.bench_fbank [--wav_dir DIR] [--floor 2000]
+    .venv/bin/python -m benchmarks.bench_fbank [--wav_dir DIR] [--floor 2000]
 
 Without ``--wav_dir`` the utterances of mini_an4 are taken again and again.
 """
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import compare, machine, write_report
+from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -28,7 +28,7 @@ def get_parser():
     parser.add_argument("--hours", type=float, default=1.0, help="use about so much audio")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--floor", type=float, help="fail below this multiple of real time a core")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/fbank", help="stem")
+    add_out(parser)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Two optimizer steps of each full-size configuration on real speech: memory, time, operations.
 
-    python -m benchmarks.bench_full_size --corpus_dir DIR/LibriSpeech [--resume]
+    .venv/bin/python -m benchmarks.bench_full_size --corpus_dir DIR/LibriSpeech [--resume]
 
 Each configuration runs in a process of its own, forked when the libraries are imported: its model,
 its optimizer, its SpecAug and its loss, on features of utterances as long as the corpus's mean.
@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 
 from benchmarks.bench_train_step import resident
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -45,8 +45,7 @@ def get_parser():
     parser.add_argument(
         "--resume", action="store_true", help="keep the rows of an earlier run of the same batch"
     )
-    out = ROOT / "benchmarks/results/full_size"
-    parser.add_argument("--out", type=Path, default=out, help="stem of the two result files")
+    add_out(parser)
     return parser
 
 
@@ -193,6 +192,8 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     configs = [path.resolve() for path in args.configs or find_configs()]
     rows = []
+    if args.resume and args.out is None:
+        raise UserError("--resume without --out", "name the stem that the earlier run wrote")
     if args.resume and args.out.with_suffix(".json").is_file():
         rows = json.loads(args.out.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
         rows = [row for row in rows if row["batch"] == args.batch]

@@ -1,6 +1,6 @@
 """Everything that only a GPU can show: kernels against float64, time, memory, days of a training.
 
-    python -m benchmarks.bench_gpu [--minutes 6]
+    .venv/bin/python -m benchmarks.bench_gpu [--minutes 6]
 
 Three tables: how far each kernel is from float64 on this device; the selective scan by Triton, by
 mamba-ssm where it is installed, and in plain torch; a training step (forward and backward) of the
@@ -22,7 +22,7 @@ import torch
 from torch.func import functional_call
 
 from benchmarks import bench_train_step
-from benchmarks.harness import machine, markdown_table, write_report
+from benchmarks.harness import add_out, machine, markdown_table, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.ops.batch_norm import batch_norm
@@ -55,7 +55,7 @@ def get_parser() -> Parser:
     parser.add_argument("--states", type=int, nargs="+", default=[16, 256])
     parser.add_argument("--repeats", type=int, default=5, help="steps that count")
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu", help="stem")
+    add_out(parser)
     return parser
 
 
@@ -300,8 +300,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.device.startswith("cuda"):
             torch.cuda.empty_cache()
     notes = [
-        f"`python -m benchmarks.bench_gpu`, {args.batch} utterances of {0.8:.0%} to all of "
-        f"{args.frames} encoder frames.",
+        f"`.venv/bin/python -m benchmarks.bench_gpu`, {args.batch} utterances of {0.8:.0%} to "
+        f"all of {args.frames} encoder frames.",
         "Days are estimated from the encoder's steps alone.",
         markdown_table(checks),
     ]
@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> None:
         elif share > 0.01 or not check["two runs equal"]:
             failed.append(f"{check['kernel']} is wrong on this device: {check}")
     if failed:
-        raise UserError("bench_gpu: " + "; ".join(failed), f"the other rows are in {args.out}.md")
+        raise UserError("bench_gpu: " + "; ".join(failed), "see the other rows above")
 
 
 if __name__ == "__main__":

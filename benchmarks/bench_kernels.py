@@ -1,6 +1,6 @@
 """Every Triton kernel compiled for sm_80 and sm_90: registers, spills, traffic, an estimate.
 
-    python -m benchmarks.bench_kernels [--batch 32] [--frames 400] [--channels 1024]
+    .venv/bin/python -m benchmarks.bench_kernels [--batch 32] [--frames 400] [--channels 1024]
 
 No GPU is needed: the functions of ``nn.ops.triton`` are called on tensors without memory, and what
 they would launch is compiled by Triton and its ptxas. Bytes moved are those of the loads
@@ -28,7 +28,7 @@ from triton.backends.nvidia import driver as nvidia
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from benchmarks.kernel_traffic import bytes_of_program, is_used
 from espnet_spike.errors import UserError
 from espnet_spike.nn.ops.triton import (
@@ -41,7 +41,6 @@ from espnet_spike.nn.ops.triton import (
 )
 from espnet_spike.utils.cli import Parser, run
 
-ROOT = Path(__file__).resolve().parents[1]
 TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -331,7 +330,7 @@ def get_parser() -> Parser:
     parser.add_argument("--channels", type=int, default=1024, metavar="D")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--most", type=float, default=1.3, help="times the compulsory bytes")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/kernels")
+    add_out(parser)
     return parser
 
 
@@ -345,7 +344,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--only {args.only!r}: no kernel has this name", "leave it out")
     rows = [row for case in chosen for row in rows_of(case, args.most)]
     notes = (
-        f"`python -m benchmarks.bench_kernels`, B {args.batch}, L {args.frames}, "
+        f"`.venv/bin/python -m benchmarks.bench_kernels`, B {args.batch}, L {args.frames}, "
         f"D {args.channels}.",
         "Compiled, not run: no GPU was at hand. Times are estimated by the roofline, never "
         "measured; a kernel that waits for memory or for sums across threads takes longer.",

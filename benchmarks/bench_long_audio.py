@@ -1,6 +1,6 @@
 """Time and peak memory of encoding long audio: chunkwise, quadratic, ESPnet's transformer.
 
-    python -m benchmarks.bench_long_audio [--lengths "10 60 600 3600"] [--limit_gb 8]
+    .venv/bin/python -m benchmarks.bench_long_audio [--lengths "10 60 600 3600"] [--limit_gb 8]
 
 Every figure is taken in a process of its own, on one core, whose data may not grow beyond the
 limit: what does not fit fails there and is said. Features are random; neither time nor memory
@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.utils.cli import Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,8 +64,7 @@ def get_parser():
     parser.add_argument("--input_layer", default="conv2d6", help="front end")
     parser.add_argument("--limit_gb", type=float, default=8.0, help="memory of a process, 2^30 B")
     parser.add_argument("--repeats", type=int, default=3, help="rounds for up to a minute of audio")
-    out = ROOT / "benchmarks/results/long_audio"
-    parser.add_argument("--out", type=Path, default=out, help="stem of the two result files")
+    add_out(parser)
     parser.add_argument("--measure", help="(internal) measure this case, given as JSON")
     return parser
 

@@ -1,6 +1,7 @@
 """Time and peak memory of the stages that read lists, by the number of utterances.
 
-    python -m benchmarks.bench_manifest [--lines "100000 1000000"] [--stages "check filter ..."]
+    .venv/bin/python -m benchmarks.bench_manifest [--lines "100000 1000000"]
+        [--stages "check filter ..."]
 
 No audio is read: the reader is replaced. Every figure is taken in a process of its own; memory is
 its peak above what the imports take. ``short`` drops what is too short for an encoder, ``plan`` is
@@ -19,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -35,8 +36,7 @@ def get_parser():
     parser.add_argument("--lines", default="100000 1000000", help="utterances of the corpora")
     parser.add_argument("--stages", default=" ".join(STAGES), help="what to measure")
     parser.add_argument("--folder", type=Path, help="where the lists go; about 500 bytes a line")
-    out = ROOT / "benchmarks/results/manifest"
-    parser.add_argument("--out", type=Path, default=out, help="stem of the two result files")
+    add_out(parser)
     parser.add_argument("--measure", nargs=2, metavar=("STAGE", "DIR"), help="(internal)")
     return parser
 

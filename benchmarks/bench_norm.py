@@ -1,6 +1,6 @@
 """On paper: what batch norm and LIF neurons move in a training step, and whether to fuse them.
 
-    python -m benchmarks.bench_norm [--batch 32] [--frames 400] [--channels 1024]
+    .venv/bin/python -m benchmarks.bench_norm [--batch 32] [--frames 400] [--channels 1024]
 
 Forward and backward pass run on tensors without memory. Each operation of torch is a launch that
 reads its inputs and writes its outputs, views apart; each of our kernels one that moves its tensors
@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.bench_kernels import GPUS, recorded
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.nn.neurons.frame_lif import NormedLIF
 from espnet_spike.nn.ops import backends
 from espnet_spike.tasks.registry import ENCODERS, load_class
@@ -142,7 +142,7 @@ def get_parser() -> Parser:
     parser.add_argument("--batch", type=int, default=32, metavar="B")
     parser.add_argument("--frames", type=int, default=400, metavar="L")
     parser.add_argument("--channels", type=int, default=1024, metavar="D")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/norm")
+    add_out(parser)
     return parser
 
 
@@ -162,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         *rows_of(f"{NAME}, LibriSpeech-960", encoder, lambda: encoder(features, lengths)[0]),
     ]
     notes = (
-        f"`python -m benchmarks.bench_norm`, B {B}, L {L}, D {D}, fp32, forward and backward.",
+        f"`.venv/bin/python -m benchmarks.bench_norm`, B {B}, L {L}, D {D}, fp32, forward and "
+        "backward.",
         "Counted on tensors without memory; times are estimated as bytes over bandwidth, never "
         "measured. Launches are those of a GPU without graphs.",
     )

@@ -1,6 +1,6 @@
 """The selective scan by states a channel and frames: mambapy, ours, and what no scan can beat.
 
-    python -m benchmarks.bench_scan_states [--states 16 64 256] [--frames 250 1500]
+    .venv/bin/python -m benchmarks.bench_scan_states [--states 16 64 256] [--frames 250 1500]
 
 Forward and backward. Two limits stand beside each case: reading and writing inputs, output and
 gradients once (``bench_selective_scan``), and evaluating exp(delta A) once in each pass by
@@ -16,10 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from benchmarks.bench_selective_scan import ROOT, bandwidth, forward_backward, make_inputs
-from benchmarks.harness import compare, machine, write_report
+from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.install import how_to_install
@@ -46,9 +45,7 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--torch_updates", type=float, default=5e7, help="B D N L up to which plain torch is run"
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks/results/scan_states", help="stem"
-    )
+    add_out(parser)
     return parser
 
 

@@ -1,6 +1,7 @@
 """Time and memory of the selective scan, forward and backward, against mambapy's parallel scan.
 
-    python -m benchmarks.bench_selective_scan [--threads 1] [--floor 5] [--memory_floor 0.25]
+    .venv/bin/python -m benchmarks.bench_selective_scan [--threads 1] [--floor 5]
+        [--memory_floor 0.25]
 
 Memory is the growth of a fresh process's resident memory from before the forward pass to its
 peak, inputs not counted, gradients counted. The bandwidth limit is the time that reading and
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.harness import compare, machine, write_report
+from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.install import how_to_install
@@ -41,9 +42,7 @@ def get_parser():
     )
     parser.add_argument("--memory_floor", type=float, help="fail above this share of its memory")
     parser.add_argument("--measure", help="print the memory of one case and end (used by itself)")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks/results/selective_scan", help="stem"
-    )
+    add_out(parser)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Speed of the hardware simulator: simulated cycles a second of one process; cost of its kernels.
 
-python -m benchmarks.bench_simulator [--floor 4]
+.venv/bin/python -m benchmarks.bench_simulator [--floor 4]
 """
 
 import resource
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -31,9 +31,7 @@ def get_parser():
     parser.add_argument(
         "--floor", type=float, help="fail below this many million cycles per second"
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks/results/simulator", help="stem"
-    )
+    add_out(parser)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Processor seconds of every command on next to nothing: what it costs to start.
 
-    python -m benchmarks.bench_startup [--peer CHECKOUT] [--only NAME ...]
+    .venv/bin/python -m benchmarks.bench_startup [--peer CHECKOUT] [--only NAME ...]
 
 A dozen synthetic utterances go through all stages of a recipe, one process a command. With
 ``--peer``, each command also runs in another checkout, in turn with ours, on data of its own.
@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import commit_of, machine, write_report
+from benchmarks.harness import add_out, commit_of, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -312,7 +312,7 @@ def get_parser() -> Parser:
     parser.add_argument("--peer", type=Path, help="another checkout, to compare with")
     parser.add_argument("--only", nargs="+", help="commands; those before them only prepare")
     parser.add_argument("--repeats", type=int, default=3, help="runs that count")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/startup")
+    add_out(parser)
     return parser
 
 

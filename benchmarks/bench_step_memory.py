@@ -1,7 +1,7 @@
 """Memory of a training step by configuration: predicted from shapes, and allocated on this CPU.
 
-    python -m benchmarks.bench_step_memory [--seconds 1] [--corpora aishell librispeech960]
-        [--measure true]
+    .venv/bin/python -m benchmarks.bench_step_memory [--seconds 1]
+        [--corpora aishell librispeech960] [--measure true]
 
 Rows are the configurations of our encoders in ``conf/``, as they are and with
 ``gradient_checkpointing`` turned round. Bytes are those of one training step of the encoder beside
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.advice.step_memory import predicted_memory, step_memory
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.registry import ENCODERS, load_class
@@ -30,8 +30,7 @@ def get_parser() -> Parser:
     parser.add_argument("--seconds", type=float, default=1.0, help="of one utterance")
     parser.add_argument("--corpora", nargs="+", default=["aishell", "librispeech960"])
     parser.add_argument("--measure", default="true", choices=["true", "false"], help="run steps")
-    out = ROOT / "benchmarks/results/step_memory"
-    parser.add_argument("--out", type=Path, default=out, help="stem")
+    add_out(parser)
     return parser
 
 
@@ -71,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
         for checkpointing in (False, True)
     ]
     notes = [
-        f"`python -m benchmarks.bench_step_memory`, one utterance of {args.seconds:g} s, fp32."
+        f"`.venv/bin/python -m benchmarks.bench_step_memory`, one utterance of "
+        f"{args.seconds:g} s, fp32."
     ]
     print(write_report(args.out, "Memory of a training step", rows, machine(["torch"]), notes))
 

@@ -1,6 +1,7 @@
 """Time and peak memory of a training step: spiking encoders, their ANN twin, ESPnet's transformer.
 
-    python -m benchmarks.bench_train_step [--threads 1] [--ceiling 1.35] [--memory_ceiling 1.3]
+    .venv/bin/python -m benchmarks.bench_train_step [--threads 1] [--ceiling 1.35]
+        [--memory_ceiling 1.3]
 
 A step is forward and backward of the encoder on random features, at the same sizes for all. One
 IMLS time step stands for T steps of a LIF network, which runs everything T times; LIF is ours or
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from benchmarks.harness import compare, machine, write_report
+from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 
@@ -53,7 +54,7 @@ def get_parser():
     parser.add_argument("--ceiling", type=float, help="fail if IMLS takes more of the twin's time")
     parser.add_argument("--memory_ceiling", type=float, help="or more of its memory")
     parser.add_argument("--measure", help="print the memory of one case and end (used by itself)")
-    parser.add_argument("--out", type=Path, help="stem; by default one under benchmarks/results")
+    add_out(parser)
     return parser
 
 
@@ -217,13 +218,12 @@ def main(argv=None):
             f"{memory[COMPILER] / 2**20:.0f} MiB of the memory once a process, whatever the batch."
         )
     notes += [f"{name}: does not fit into the memory." for name in too_large]
-    out = args.out or ROOT / f"benchmarks/results/train_step_{args.device}"
     facts = machine(["torch", "espnet", "numba"])
     if args.device == "cuda":
         import torch
 
         facts["gpu"] = torch.cuda.get_device_name()
-    print(write_report(out, "A training step of the encoder", rows, facts, notes))
+    print(write_report(args.out, "A training step of the encoder", rows, facts, notes))
     for key, ceiling in (("time / twin", args.ceiling), ("memory / twin", args.memory_ceiling)):
         if ceiling is not None and imls is not None and imls[key] > ceiling:
             raise UserError(f"IMLS: {key} is {imls[key]:.2f}, above {ceiling}")

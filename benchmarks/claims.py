@@ -3,8 +3,8 @@
 Reads the ``results.json`` of experiments that stage 13 has simulated, or what ``explore`` has
 written::
 
-    python -m benchmarks.claims egs/fsdd/exp
-    python -m benchmarks.claims exp/published_layer/explore.json
+    .venv/bin/python -m benchmarks.claims egs/fsdd/exp
+    .venv/bin/python -m benchmarks.claims exp/published_layer/explore.json
 
 prints the improvements beside Table II of the paper, and what the figures say to its three
 findings, as Markdown.

@@ -2,11 +2,13 @@
 
 A benchmark compares named cases with a peer that does the same work another way. All cases run
 in turn in every round, so that what disturbs the machine disturbs all of them; the ratio to the
-peer is taken round by round. Results go to a JSON file and a Markdown table.
+peer is taken round by round. Results are printed and, with ``--out STEM``, go to a JSON file and a
+Markdown table.
 
-Run a benchmark from the root of the checkout: ``python -m benchmarks.bench_fbank``.
+Run a benchmark from the root of the checkout: ``.venv/bin/python -m benchmarks.bench_fbank``.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -130,12 +132,19 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
 def command() -> str:
     """Return the command that runs, as it can be typed at the root of the checkout."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # None of a file or standard input
-    started = ["python", sys.argv[0]] if spec is None else ["python", "-m", spec.name]
-    return shlex.join([*started, *sys.argv[1:]])
+    started = [sys.argv[0]] if spec is None else ["-m", spec.name]
+    return shlex.join([".venv/bin/python", *started, *sys.argv[1:]])
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out``: a trial with other options must not replace a table that is kept."""
+    parser.add_argument(
+        "--out", type=Path, metavar="STEM", help="write STEM.json and STEM.md; else print alone"
+    )
 
 
 def write_report(
-    stem: Path,
+    stem: Path | None,
     title: str,
     rows: Sequence[Mapping[str, object]],
     facts: Mapping[str, str],
@@ -144,7 +153,7 @@ def write_report(
     """Write ``stem.json`` and ``stem.md``, which name the command that runs; return the Markdown.
 
     Args:
-        stem: path without ending.
+        stem: path without ending; None: nothing is written.
         title: heading.
         rows: the table, all rows with the same keys.
         facts: of the machine.
@@ -154,6 +163,8 @@ def write_report(
     made_by = f"Made by `{command()}`."
     parts = [f"# {title}", made_by, markdown_table(rows), *notes, f"Measured on: {measured_on}."]
     text = "\n\n".join(parts) + "\n"
+    if stem is None:
+        return text
     stem.parent.mkdir(parents=True, exist_ok=True)
     record = {"title": title, "command": command(), "rows": rows, "notes": notes, "machine": facts}
     for ending, content in ((".json", json.dumps(record, indent=1) + "\n"), (".md", text)):

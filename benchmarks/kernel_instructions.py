@@ -1,16 +1,13 @@
 """What stands in the way of events: instructions of the best loops, by class, as the core counts.
 
-python -m benchmarks.kernel_instructions
+.venv/bin/python -m benchmarks.kernel_instructions
 """
-
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.utils.cli import Parser, run
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE, HEADS, KEYS, TAPS, STATES = 256, 4, 64, 15, 64
 # what a kernel is judged by, and what one of them is
 CASES = {
@@ -40,9 +37,7 @@ def get_parser():
     """Return the command's parser."""
     parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kernels", nargs="+", default=[*CASES], choices=[*CASES], help="of these")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks/results/kernel_instructions", help="stem"
-    )
+    add_out(parser)
     return parser
 
 

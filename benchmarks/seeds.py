@@ -4,7 +4,7 @@ Their experiments are gone, but the rates of each seed stand in them. This write
 Student's interval over the rates of a row, and Welch's of a difference; intervals over utterances
 alone stay, under a name that says what they are, and shares of their draws go::
 
-    python -m benchmarks.seeds egs/fsdd/RESULTS.md
+    .venv/bin/python -m benchmarks.seeds egs/fsdd/RESULTS.md
 
 A file that has nothing of that kind stays as it is.
 """
@@ -25,13 +25,13 @@ from espnet_spike.utils.files import read_text, write_bytes
 SEEDS_NOTE = (
     "Seeds alone: Student's interval of the mean over the rates of the seeds. The interval of "
     "these trainings is over utterances, and says nothing about another training; std is over the "
-    "seeds. Made by `python -m benchmarks.seeds`."
+    "seeds. Made by `.venv/bin/python -m benchmarks.seeds`."
 )
 DIFFERENCES_NOTE = (
     "WER minus the WER compared with, in points. Welch, seeds alone: over the rates of the seeds; "
     "with one training of either it is not known. The interval of these trainings is of the same "
     "utterances (paired bootstrap, seeds pooled), and says nothing about another training. Made by "
-    "`python -m benchmarks.seeds`."
+    "`.venv/bin/python -m benchmarks.seeds`."
 )
 NOTES = {
     "The interval is of the mean over these seeds; std is over the seeds.": SEEDS_NOTE,

@@ -30,7 +30,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     inline = [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose)]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += [code for code in inline if re.match(r"python -m \S+ \S", code)]
+    lines += [code for code in inline if re.match(r"\S*python -m \S+ \S", code)]
     for line in lines:
         words = shlex.split(line, comments=True)
         while words and (words[0] == "&&" or re.match(r"\w+=", words[0])):
@@ -75,10 +75,27 @@ def test_commands_parse(page):
 @pytest.mark.parametrize("page", MEASURED, ids=name_of)
 def test_what_was_measured_names_its_command(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"`python -m ((?:benchmarks|espnet_spike\.bin)\.\w+)", text)
+    named = re.findall(r"`\.venv/bin/python -m ((?:benchmarks|espnet_spike\.bin)\.\w+)", text)
     assert named, f"{name_of(page)} does not say which command made it"
     for module in named:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{name_of(page)}: {module}"
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES, *MEASURED}), ids=name_of)
+def test_python_is_that_of_the_checkout(page):
+    """Nothing has to be activated: from the root, or from a folder of egs."""
+    text = page.read_text(encoding="utf-8")
+    for python, module in re.findall(r"(\S*)python[\d.]*\s+-m\s+([\w.]+)", text):
+        if module.startswith("espnet2."):  # ESPnet's own, in its environment
+            continue
+        assert re.fullmatch(r"\W*(\.\./\.\./)?\.venv/bin/", python) or python.endswith("$"), module
+        path = ROOT / module.replace(".", "/")
+        assert (
+            "NAME" in module
+            or module == "pytest"
+            or path.is_dir()
+            or path.with_suffix(".py").is_file()
+        )
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 For example, of a training::
 
-    python -m espnet_spike.bin.experiment_tag --config conf/train_x.yaml --args "..." SUFFIX ...
+    .venv/bin/python -m espnet_spike.bin.experiment_tag --config conf/train_x.yaml --args "..." \\
+        SUFFIX ...
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ With --untrained, the dense, naively sparse, event-driven, optimized and spiking
 backbone are drawn, made as sparse as the published models are, and recorded on noise: cycles follow
 from sizes and events alone. One layer of the published size, with 16 and with 256 scan states:
 
-  python -m espnet_spike.bin.explore --untrained --num_blocks 1 --d_state 16 256 \\
+  .venv/bin/python -m espnet_spike.bin.explore --untrained --num_blocks 1 --d_state 16 256 \\
     --loops blocked --grid conf/hardware/small.yaml --output_dir exp/published_layer
 """
 

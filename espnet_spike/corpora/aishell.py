@@ -4,7 +4,7 @@ The corpus holds ``wav/{train,dev,test}/S0002/BAC009S0002W0122.wav``, as publish
 ``wav/S0002.tar.gz`` a speaker, and ``transcript/aishell_transcript_v0.8.txt``. The spaces between
 the words of the transcripts are removed: characters are recognised, and CER is what is published.
 
-Run in the recipe folder: ``python -m espnet_spike.corpora.aishell``.
+Run in the recipe folder: ``../../.venv/bin/python -m espnet_spike.corpora.aishell``.
 """
 
 import logging

@@ -4,7 +4,7 @@ The corpus has 948 training and 130 test utterances and no development set: some
 become ``dev``. In place of the audio its 13 mel cepstra, which Carnegie Mellon distributes too,
 can be read from Kaldi data directories ``train`` and ``test`` (``--feats_type extracted``).
 
-Run in the recipe folder: ``python -m espnet_spike.corpora.an4``.
+Run in the recipe folder: ``../../.venv/bin/python -m espnet_spike.corpora.an4``.
 """
 
 import re

@@ -14,7 +14,7 @@ set               recordings                               use of a recording
 ``test``          all of theo                              once
 ================  =======================================  ====================================
 
-Run in the recipe folder: ``python -m espnet_spike.corpora.fsdd``.
+Run in the recipe folder: ``../../.venv/bin/python -m espnet_spike.corpora.fsdd``.
 """
 
 import logging

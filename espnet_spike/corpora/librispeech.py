@@ -10,7 +10,7 @@ set                                   parts of the corpus
 ``test_clean``, ``test_other``        the part of that name
 ====================================  =============================================================
 
-Run in the recipe folder: ``python -m espnet_spike.corpora.librispeech``.
+Run in the recipe folder: ``../../.venv/bin/python -m espnet_spike.corpora.librispeech``.
 """
 
 import logging

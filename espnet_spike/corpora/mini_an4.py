@@ -1,6 +1,6 @@
 """mini_an4: the eight utterances of CMU's AN4 that the espnet wheel carries.
 
-Run in the recipe folder: ``python -m espnet_spike.corpora.mini_an4``.
+Run in the recipe folder: ``../../.venv/bin/python -m espnet_spike.corpora.mini_an4``.
 """
 
 import logging

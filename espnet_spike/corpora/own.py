@@ -2,7 +2,7 @@
 
 Run by a recipe that ``espnet_spike.bin.new_recipe`` has made, in its folder::
 
-    python -m espnet_spike.corpora.own --set train=train.csv --set test=test.csv
+    ../../.venv/bin/python -m espnet_spike.corpora.own --set train=train.csv --set test=test.csv
 """
 
 import logging

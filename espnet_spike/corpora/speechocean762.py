@@ -4,7 +4,7 @@ Half of the speakers are children. The corpus has Kaldi tables in ``train/`` and
 paths begin at the corpus folder, 2500 utterances of 125 speakers each, and no development set:
 some training speakers become ``dev``.
 
-Run in the recipe folder: ``python -m espnet_spike.corpora.speechocean762``.
+Run in the recipe folder: ``../../.venv/bin/python -m espnet_spike.corpora.speechocean762``.
 """
 
 import logging

@@ -3,7 +3,8 @@
 Utterances come in an order that the seed alone decides, so that a shorter part lies within every
 longer one. Run in a recipe folder that has run stage 1::
 
-    python -m espnet_spike.corpora.subset data/train data/train_10min --minutes 10 --seed 1
+    ../../.venv/bin/python -m espnet_spike.corpora.subset data/train data/train_10min \\
+        --minutes 10 --seed 1
 """
 
 import hashlib

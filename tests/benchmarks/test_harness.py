@@ -1,4 +1,6 @@
+import argparse
 import json
+import re
 import sys
 import time
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import bench_count, bench_fbank, bench_full_size, bench_train_step
-from benchmarks.harness import Timing, compare, machine, markdown_table, write_report
+from benchmarks.harness import Timing, add_out, compare, machine, markdown_table, write_report
 from espnet_spike.errors import UserError
 from tests.helpers.corpora import corpus_dir
 
@@ -47,8 +49,32 @@ def test_a_report_is_a_table_and_the_same_as_json(tmp_path, monkeypatch):
     assert (tmp_path / "new/x.md").read_text() == text
     record = json.loads((tmp_path / "new/x.json").read_text())
     assert record["rows"] == rows
-    assert record["command"] == "python -m benchmarks.bench_fbank --wav_dir 'my audio'"
+    assert record["command"] == ".venv/bin/python -m benchmarks.bench_fbank --wav_dir 'my audio'"
     assert f"Made by `{record['command']}`." in text
+
+
+def test_without_out_a_report_is_printed_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    add_out(parser)
+    stem = parser.parse_args([]).out
+    assert "| a |" in write_report(stem, "Title", [{"case": "a"}], {}) and not list(
+        tmp_path.iterdir()
+    )
+
+
+def test_no_benchmark_replaces_a_table_unless_told_to(root):
+    sources = {p.name: p.read_text() for p in (root / "benchmarks").glob("*.py")}
+    writing = {
+        name for name, text in sources.items() if "print(write_report(" in text.replace("\n", "")
+    }
+    assert len(writing) > 12
+    for name, text in sources.items():
+        assert "benchmarks/results" not in text, name
+        if "write_report(" in text and name != "harness.py":
+            assert "add_out(parser)" in text and "write_report(args.out," in re.sub(
+                r"\(\s+", "(", text
+            ), name
 
 
 def test_the_fbank_benchmark_runs(tmp_path, capsys):
