@@ -15,7 +15,7 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.utils.checkpoints import is_whole
-from espnet_spike.utils.files import file_digest, iter_lines, read_json, write_bytes
+from espnet_spike.utils.files import file_digest, iter_lines, present, read_json, write_bytes
 from espnet_spike.utils.shapes import check_shape
 from espnet_spike.utils.yaml import read_yaml
 
@@ -30,6 +30,8 @@ FINISHED = "spike_finished.json"
 LOG = "train.log"
 # what was learnt, written by espnet_spike.advice.verdict
 VERDICT = "verdict.json"
+# of a decoding: the beam search; at the end with every option as it was used
+INFERENCE = "inference.yaml"
 # A spiking layer that fires less is as good as dead; one that fires more tells little by spikes.
 DEAD, SATURATED = 0.01, 0.60
 
@@ -151,7 +153,7 @@ def read_epochs(exp_dir: Path) -> Epochs:
         UserError: a line holds something else, or the file cannot be read.
     """
     path = exp_dir / EPOCHS
-    if not path.exists():
+    if not present(path):
         return []
     records: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(iter_lines(path), 1):
@@ -190,7 +192,7 @@ def read_config(exp_dir: Path) -> dict[str, Any]:
         UserError: the folder holds none, or it is damaged.
     """
     path = exp_dir / "config.yaml"
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"no trained model in {exp_dir}: config.yaml is missing")
     config = read_yaml(path)
     check_shape(path, config, _Config, "copy it again, from where the model was trained")
@@ -213,7 +215,7 @@ def keep_files(exp_dir: Path, config: Mapping[str, Any]) -> None:
     """Copy the files that a model needs into its folder, so that the folder can be moved."""
     for key, name in _named_files(config):
         source, target = Path(name), exp_dir / OWN_FILES[key]
-        if source.is_file() and not (target.exists() and target.samefile(source)):
+        if present(source) and not (target.exists() and target.samefile(source)):
             write_bytes(target, source.read_bytes())
 
 
@@ -234,7 +236,7 @@ def with_own_files(config: dict[str, Any], exp_dir: Path) -> dict[str, Any]:
     """
     for key, name in _named_files(config):
         own, named = exp_dir / OWN_FILES[key], Path(name)
-        if not own.is_file():
+        if not present(own):
             continue
         if named.is_file():
             digests = [file_digest(path) for path in (named, own)]
@@ -259,7 +261,7 @@ def check_files(config: Mapping[str, Any], path: Path) -> None:
         UserError: one is missing, or is not what the training began with.
     """
     for key, name in _named_files(config):
-        if not Path(name).is_file():
+        if not present(Path(name)):
             raise UserError(
                 f"{path}: {key} {name} is not there, nor {OWN_FILES[key]} beside it",
                 f"copy it to {path.parent / OWN_FILES[key]}, or use the model's pack (stage 15)",
@@ -296,7 +298,7 @@ def read_verdict(exp_dir: Path) -> dict[str, Any] | None:
         UserError: its file is damaged.
     """
     path = exp_dir / VERDICT
-    if not path.is_file():
+    if not present(path):
         return None
     verdict = read_json(path)
     if not isinstance(verdict.get("learnt"), bool):
@@ -332,7 +334,7 @@ def best_checkpoint(exp_dir: Path | str, criterion: Sequence[str] | None = None)
     names = [f"{phase}.{key}" for phase, key, *_ in criteria]
     for name in names:
         for path in (exp_dir / f"{name}.ave.pth", exp_dir / f"{name}.best.pth"):
-            if not path.exists():
+            if not present(path):
                 continue
             if not is_whole(path):
                 raise UserError(
@@ -380,7 +382,7 @@ def model_file(exp_dir: Path, name: str | None) -> Path:
     if name is None:
         return best_checkpoint(exp_dir)
     path = exp_dir / name
-    if not path.is_file():
+    if not present(path):
         states = {CHECKPOINT, PREVIOUS_CHECKPOINT}
         there = sorted(p.name for p in exp_dir.glob("*.pth") if p.name not in states)
         raise UserError(f"no model file {path}", f"there are: {', '.join(there) or 'none'}")

@@ -86,6 +86,58 @@ def faults(name, source):
             yield f"{name}:{node.lineno}: a shell"
 
 
+# ``Path.is_file`` says of a link to nothing, and of a folder, that no file is there: whether one is
+# `espnet_spike.utils.files.present` tells. These ask otherwise, so many times, for a reason.
+ASKED = {
+    "advice/new_recipe.py": (1, "a name that has to be free"),
+    "advice/passed_checks.py": (1, "a digest, of options that may be any path"),
+    "bin/count.py": (1, "a path, or names"),
+    "corpora/aishell.py": (1, "the folder of a corpus is looked for"),
+    "corpora/an4.py": (1, "the folder of a corpus is looked for"),
+    "corpora/download.py": (8, "markers of ours, and names that a download takes"),
+    "corpora/fsdd.py": (1, "what is missing is named"),
+    "corpora/mini_an4.py": (1, "a file of ESPnet's package is looked for"),
+    "corpora/own.py": (1, "a file is looked for in several folders"),
+    "corpora/speechocean762.py": (3, "the folder is looked for, and what is missing is named"),
+    "data/feature_dir.py": (1, "an archive is looked for in several folders"),
+    "errors.py": (1, "of an error of the system"),
+    "experiment.py": (2, "a name to write to, and one that a copy stands for"),
+    "export/pack.py": (1, "values of a configuration, of which some are paths"),
+    "inference/audio_inputs.py": (4, "words of the user, files or names"),
+    "inference/batches.py": (1, "the progress of a process at work"),
+    "results/breakdown.py": (1, "a folder or a file, looked for; the page says if there is none"),
+    "simulator/firmware.py": (1, "files among folders"),
+    "simulator/toolchain.py": (1, "a program is looked for"),
+    "tasks/loading.py": (4, "a folder, a pack or a name"),
+    "tasks/trainer.py": (1, "just written"),
+    "training/check.py": (1, "a folder above"),
+    "training/judge.py": (1, "links of ESPnet's to epochs that are gone"),
+    "training/progress.py": (1, "the progress of a process at work"),
+    "training/twin.py": (1, "an option, for comparison"),
+    "utils/archives.py": (4, "names that have to be free, and what was unpacked"),
+    "utils/jobs.py": (1, "logs to show"),
+    "utils/locks.py": (1, "a lock that another has removed"),
+    "utils/markers.py": (5, "inputs and outputs of stages, folders and files"),
+    "utils/resources.py": (3, "names of the package's own files"),
+    "utils/stages.py": (2, "a marker of ours, and a folder above"),
+}
+ASKING = ("is_file", "exists", "isfile", "lexists")
+
+
+def test_whether_a_file_is_there_is_asked_in_one_way():
+    found = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        calls = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr in ASKING
+        ]
+        if calls:
+            found[file.relative_to(ROOT).as_posix()] = len(calls)
+    assert found == {name: times for name, (times, _) in ASKED.items()}
+
+
 def test_everything_is_read_at_its_place():
     found = [
         fault

@@ -11,7 +11,7 @@ from typing import Any
 
 from espnet_spike.advice.plan import FEWEST_PIECES, FEWEST_UPDATES, MOST_PIECES, WORDS_A_PIECE
 from espnet_spike.tasks.arguments import split_args
-from espnet_spike.utils.files import iter_table, plural
+from espnet_spike.utils.files import iter_table, plural, present
 
 WIDE = 0.5  # share of the dims that a mask covers at most, to leave something to learn from
 MOST_EPOCHS = 500  # that are advised; where that is too few, an epoch has to have more updates
@@ -57,13 +57,13 @@ def facts_of(train_dir: Path | None, dims: int | None = None, pieces: int | None
         pieces: of the vocabulary, where it is one of pieces.
     """
     utterances = frames = words = alphabet = None
-    if train_dir is not None and (train_dir / "feats_shape").is_file():
+    if train_dir is not None and present(train_dir / "feats_shape"):
         utterances = frames = 0
         for _, shape in iter_table(train_dir / "feats_shape"):
             length, _, size = shape.partition(",")
             if length.isdigit() and size.isdigit():  # what is not, the training names
                 utterances, frames, dims = utterances + 1, frames + int(length), int(size)
-    if train_dir is not None and (train_dir / "text").is_file():
+    if train_dir is not None and present(train_dir / "text"):
         words, letters = 0, set()
         for _, text in iter_table(train_dir / "text"):
             words += len(text.split())

@@ -22,7 +22,7 @@ from espnet_spike.experiment import (
     read_epochs,
     unhealthy_layers,
 )
-from espnet_spike.utils.files import plural, read_table, write_json
+from espnet_spike.utils.files import plural, present, read_table, write_json
 from espnet_spike.utils.shapes import read_state
 
 UTTERANCES = 100  # of the validation set, that are decoded for it
@@ -119,7 +119,7 @@ def give_verdict(exp_dir: Path, train_dir: Path, valid_dir: Path) -> Verdict:
     """
     path, model = exp_dir / VERDICT, best_checkpoint(exp_dir)
     verdict = None
-    if path.is_file() and path.stat().st_mtime >= model.stat().st_mtime:
+    if present(path) and path.stat().st_mtime >= model.stat().st_mtime:
         with contextlib.suppress(UserError):  # a damaged one is made anew
             verdict = read_state(path, Verdict)
     if verdict is None:

@@ -49,9 +49,11 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Decode, score, compare."""
     args = get_parser().parse_args(argv)
+    from espnet_spike.utils.files import present, read_table, write_table
+
     model = args.onnx / ("model.int8.onnx" if args.int8 else "model.onnx")
     for path in (model, args.onnx / "tokens.txt"):
-        if not path.is_file():
+        if not present(path):
             option = " --int8" if args.int8 else ""
             raise UserError(
                 f"{path}: missing", f"export_onnx --output_dir {args.onnx}{option} makes it"
@@ -62,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.export import sherpa
     from espnet_spike.results.experiments import find_normalization
     from espnet_spike.results.scoring import check_same_keys, error_rates
-    from espnet_spike.utils.files import read_table, write_table
 
     normalization = find_normalization(args.onnx / "check", args.normalization, args.decode_dir)
     normalize = profile(normalization)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError, system_error
 from espnet_spike.utils.archives import unpack_into
+from espnet_spike.utils.files import present
 from espnet_spike.utils.locks import alone
 
 logger = logging.getLogger("download")
@@ -253,7 +254,7 @@ def extract(archive: Path, target: Path, members: str = "", strip: int = 0) -> P
         UserError: damaged archive, or no such members.
     """
     if not _marker(target, archive.name).exists():
-        if not archive.is_file():
+        if not present(archive):
             raise UserError(
                 f"{archive}: no such archive", "fetch it, or give the folder of the corpus"
             )

@@ -33,7 +33,7 @@ from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.archives import open_gzip_text
 from espnet_spike.utils.cli import Parser, run, str2bool
-from espnet_spike.utils.files import read_lines, write_lines
+from espnet_spike.utils.files import present, read_lines, write_lines
 
 logger = logging.getLogger("librispeech")
 
@@ -150,7 +150,7 @@ def prepare_lm_text(source: Path, target: Path) -> None:
 def find_lm_text(corpus_dir: Path | None, downloads: Path, mirror: str) -> Path:
     """Return the compressed text: from beside or inside the corpus, or downloaded."""
     for folder in (corpus_dir, corpus_dir.parent) if corpus_dir is not None else ():
-        if (folder / LM_TEXT.name).is_file():
+        if present(folder / LM_TEXT.name):
             return folder / LM_TEXT.name
     hint = f"choose another --mirror, or put {LM_TEXT.name} into --corpus_dir"
     path = downloads / LM_TEXT.name

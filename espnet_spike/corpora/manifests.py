@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.archives import open_gzip_text
-from espnet_spike.utils.files import name_some
+from espnet_spike.utils.files import name_some, present
 
 _logger = logging.getLogger("data")
 LONGEST_LINE = 1 << 24  # characters
@@ -76,7 +76,7 @@ def read_source(source: Path, columns: Mapping[str, str] | None = None) -> list[
     """
     if source.is_dir():
         return _with_stretches(source, _kaldi(source))
-    if not source.is_file():
+    if not present(source):
         raise UserError(f"{source}: no such file or folder")
     kind = source.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind in ("csv", "tsv"):
@@ -324,7 +324,7 @@ def _of_lhotse(where: str, read: Callable[..., Iterator[Item]], *rows: Any) -> I
 def _recordings(supervisions: Path) -> dict[str, dict[str, Any]]:
     """Read the recordings beside the supervisions, under the name that lhotse gives them."""
     path = supervisions.with_name(supervisions.name.replace("supervisions", "recordings"))
-    if path == supervisions or not path.is_file():
+    if path == supervisions or not present(path):
         raise UserError(
             f"{supervisions}: the recordings are not beside it ({path.name})",
             "lhotse names them ..._recordings_....jsonl.gz and ..._supervisions_....jsonl.gz",

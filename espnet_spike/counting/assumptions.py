@@ -22,7 +22,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.results.energy_tables import BASELINES, NO_COUNTS, form_name, twin_name
 from espnet_spike.results.formatting import table as markdown_table
-from espnet_spike.utils.files import read_json, write_json, write_lines
+from espnet_spike.utils.files import present, read_json, write_json, write_lines
 from espnet_spike.utils.shapes import read_shaped
 
 COUNT = "count.json"
@@ -160,7 +160,7 @@ def read_networks(set_dir: Path) -> Networks:
         "count the set again: ./run.sh with --stage count --stop_stage count --force true, or "
         f"python -m espnet_spike.bin.count --asr_exp {exp} --output_dir {tag} {name}=FEATURES"
     )
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"{path} does not exist", "count the set first (--stage count)")
     there = read_json(path, again)
     if isinstance(there, dict) and "layers" in there and (new := sorted(LATER - there.keys())):

@@ -56,7 +56,7 @@ from espnet_spike.results.recording import DecodedUtterance, choose_utterance
 from espnet_spike.results.utterance import record_decoded
 from espnet_spike.tasks.describe import subsampling_factor
 from espnet_spike.tasks.loading import load_model, open_model
-from espnet_spike.utils.files import file_digest, name_some, read_table, write_json
+from espnet_spike.utils.files import file_digest, name_some, present, read_table, write_json
 from espnet_spike.utils.provenance import environment, portable_path
 from espnet_spike.utils.shapes import read_shaped
 
@@ -337,7 +337,7 @@ def run_model(
 
 def read_hypotheses(path: Path) -> dict[str, list[int]] | None:
     """Return the recognised tokens of a decoded set (``token_int``), None where it has none."""
-    if not path.is_file():
+    if not present(path):
         return None
     return {utt: [int(t) for t in ids.split()] for utt, ids in read_table(path).items()}
 
@@ -565,7 +565,7 @@ def _decoded(out: Path, sets: Iterable[str]) -> dict[str, Any]:
     """Return how the sets were decoded; nothing if they were not."""
     for name in sets:
         path = out / name / "decode.json"
-        if path.is_file():
+        if present(path):
             return read_shaped(path, DecodedWith, "decode the set again: --stage decode")
     return {}
 

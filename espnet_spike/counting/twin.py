@@ -19,6 +19,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.config import TWIN
 from espnet_spike.tasks.loading import load_model
+from espnet_spike.utils.files import present
 
 
 def find_twin(
@@ -93,7 +94,7 @@ class Twin:
 def trained_twin_of(asr_exp: Path) -> Path | None:
     """Return the experiment of the twin that a training started from; None where there is none."""
     twin = asr_exp.with_name(f"{asr_exp.name}_{TWIN}")
-    return twin if (twin / "config.yaml").is_file() else None
+    return twin if present(twin / "config.yaml") else None
 
 
 class TrainedTwin:

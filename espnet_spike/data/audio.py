@@ -13,7 +13,7 @@ import numpy as np
 
 from espnet_spike.data.containers import CUT, extent
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import plural
+from espnet_spike.utils.files import plural, present
 
 if TYPE_CHECKING:
     import soundfile
@@ -251,7 +251,7 @@ def _open(source: Source, name: str) -> "soundfile.SoundFile":
         if source.path is None:
             raise ValueError(f"{source}: no file, no command, no content")
         file = source.path
-        if not Path(source.path).is_file():
+        if not present(Path(source.path)):
             if re.search(r":[0-9]+(\[[0-9:,]*\])?$|\[[0-9:,]*\]$", source.path):
                 raise UserError(
                     f"{name}: {source.path} is a place in a Kaldi archive, or a range of a file",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import name_some, plural, read_table
+from espnet_spike.utils.files import name_some, plural, present, read_table
 
 DROPPED = "dropped.txt"  # of a data or feature directory: utterance and why
 
@@ -20,7 +20,7 @@ DROPPED = "dropped.txt"  # of a data or feature directory: utterance and why
 def read_dropped(path: Path) -> dict[str, str]:
     """Return the utterances that a data or feature directory has lost, with the reasons."""
     table = path / DROPPED
-    return read_table(table) if table.is_file() else {}
+    return read_table(table) if present(table) else {}
 
 
 @dataclass(frozen=True)

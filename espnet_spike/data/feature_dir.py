@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from espnet_spike.data.kaldi_dir import speakers_to_utterances
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import iter_table, read_table, replacing_text, write_table
+from espnet_spike.utils.files import iter_table, present, read_table, replacing_text, write_table
 
 TABLES = ("feats.scp", "feats_shape", "utt2dur", "text", "utt2spk")
 
@@ -103,7 +103,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
 
 
 def _check_table(path: Path, name: str) -> None:
-    if not (path / name).exists():
+    if not present(path / name):
         raise UserError(f"{path}: no {name}", "stage 3 (fbank) makes it")
 
 

@@ -6,7 +6,6 @@ front end of its own, which takes audio, it holds the rate and no definition.
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +15,7 @@ import numpy as np
 
 from espnet_spike.data.fbank import FbankConfig, extractor, load_config
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import flatten, name_some, write_lines
+from espnet_spike.utils.files import flatten, name_some, present, write_lines
 
 FEATURES = "features.yaml"
 # how they are stored, which is no part of their definition
@@ -55,7 +54,7 @@ class FeatureExtractor:
         if found is not None:
             found.check_given(folder, fbank_config, fs)
             return found
-        if fbank_config is None and (folder / "fbank.yaml").is_file():
+        if fbank_config is None and present(folder / "fbank.yaml"):
             fbank_config = folder / "fbank.yaml"
         if fbank_config is None:
             raise UserError(
@@ -77,7 +76,7 @@ class FeatureExtractor:
         from espnet_spike.utils.yaml import read_yaml
 
         path = folder / FEATURES
-        if not os.path.lexists(path):
+        if not present(path):
             return None
         try:
             known = read_yaml(path)
@@ -173,7 +172,7 @@ def hand_on(source: Path, target: Path) -> None:
     """Copy ``features.yaml`` from one folder to another; remove a stale one if there is none."""
     if source.resolve() == target.resolve():
         return
-    if (source / FEATURES).is_file():
+    if present(source / FEATURES):
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / FEATURES, target / FEATURES)
     else:

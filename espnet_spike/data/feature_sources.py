@@ -16,7 +16,7 @@ from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cluster import UTTERANCES, ClusterConfig
-from espnet_spike.utils.files import name_some, plural, read_table
+from espnet_spike.utils.files import name_some, plural, present, read_table
 
 _logger = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def plan_copy(
             f"{source}: not in feats.scp: {name_some(missing)}", "run prepare_data_dir first"
         )
     durations: dict[str, float] = {}
-    if (source / "utt2dur").exists():
+    if present(source / "utt2dur"):
         table = read_table(source / "utt2dur")
         durations = {utt: seconds_of(source, utt, seconds) for utt, seconds in table.items()}
     make = Copy(data.feats, durations, frame_shift)

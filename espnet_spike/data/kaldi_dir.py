@@ -14,7 +14,7 @@ from pathlib import Path
 
 from espnet_spike.data.dropping import DROPPED, read_dropped
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import name_some, read_table, write_table
+from espnet_spike.utils.files import name_some, present, read_table, write_table
 
 TABLES = ("wav.scp", "feats.scp", "segments", "text", "utt2spk", "spk2utt", "utt2speed")
 
@@ -90,11 +90,11 @@ class DataDir:
             raise UserError(f"{path}: no such data directory", "stage 1 (data) makes it")
 
         def table(name: str) -> dict[str, str]:
-            return read_table(path / name) if (path / name).exists() else {}
+            return read_table(path / name) if present(path / name) else {}
 
-        if not (path / "text").exists():
+        if not present(path / "text"):
             raise UserError(f"{path}/text: missing", "one line an utterance: its id, its words")
-        if not (path / "wav.scp").exists() and not (path / "feats.scp").exists():
+        if not present(path / "wav.scp") and not present(path / "feats.scp"):
             raise UserError(f"{path}: neither wav.scp nor feats.scp")
         # one string a speaker, not one an utterance
         utt2spk = {utt: sys.intern(speaker) for utt, speaker in table("utt2spk").items()}
@@ -241,6 +241,6 @@ def backup(path: Path) -> Path:
     target = path / ".backup"
     target.mkdir(exist_ok=True)
     for name in TABLES:
-        if (path / name).exists():
+        if present(path / name):
             shutil.copy2(path / name, target / name)
     return target

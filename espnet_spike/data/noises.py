@@ -9,6 +9,7 @@ import numpy as np
 
 from espnet_spike.data.ark import FeatureTable
 from espnet_spike.errors import UserError
+from espnet_spike.utils.files import present
 
 
 class RecordedNoise(Sequence[np.ndarray]):
@@ -27,7 +28,7 @@ class RecordedNoise(Sequence[np.ndarray]):
     def _table(self) -> FeatureTable:
         path = self.folder / "feats.scp"
         hint = "extract the features of your noises with the options of the speech's (stage 3)"
-        if not path.is_file():
+        if not present(path):
             raise UserError(f"{path}: no such file, but noise is to be taken from there", hint)
         table = FeatureTable(path)
         if not table:

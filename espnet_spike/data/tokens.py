@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import iter_table, plural, read_text, write_bytes, write_lines
+from espnet_spike.utils.files import (
+    iter_table,
+    plural,
+    present,
+    read_text,
+    write_bytes,
+    write_lines,
+)
 
 _logger = logging.getLogger(__name__)
 SHOWN = 10  # unknown units named per set
@@ -31,7 +38,7 @@ def read_token_list(path: Path) -> list[str]:
         UserError: no such file, not UTF-8, an empty line, a token twice, or a special token that is
             not in its place: another one would be taken for blank, or for the end.
     """
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"no such token list: {path}", "run the token stage (5)")
     # ESPnet strips what is behind the first character
     names = [
@@ -153,7 +160,7 @@ def read_bpe_model(path: Path | None) -> Any:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    if path is None or not path.is_file():
+    if path is None or not present(path):
         raise UserError(f"no SentencePiece model at {path}", "give it as --bpemodel FILE")
     try:
         processor = _processor(path.read_bytes() or b" ")  # of nothing it would make an empty one

@@ -10,7 +10,7 @@ from espnet_spike.data.dropping import DROPPED, ScoredSets
 from espnet_spike.data.kaldi_dir import DataDir, backup, fix
 from espnet_spike.data.text_normalization import profile
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import SHOWN, name_some, plural
+from espnet_spike.utils.files import SHOWN, name_some, plural, present
 
 logger = logging.getLogger("prepare_data_dir")
 ROUNDING = 0.01  # seconds that a segment may end after its recording
@@ -131,9 +131,9 @@ def _write_if_changed(path: Path, data: DataDir) -> bool:
     names = {file.name for file in trial.iterdir()}
     optional = {"segments", "utt2speed", "wav.scp", "feats.scp", DROPPED}
     changed = any(
-        not (path / name).exists() or not filecmp.cmp(path / name, trial / name, shallow=False)
+        not present(path / name) or not filecmp.cmp(path / name, trial / name, shallow=False)
         for name in names
-    ) or any((path / name).exists() for name in optional - names)
+    ) or any(present(path / name) for name in optional - names)
     for file in trial.iterdir():
         file.unlink()
     trial.rmdir()

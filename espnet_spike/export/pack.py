@@ -29,7 +29,7 @@ from espnet_spike.results.experiments import RESULTS
 from espnet_spike.tasks.loading import unpack_pack
 from espnet_spike.utils.archives import deflate, write_sums
 from espnet_spike.utils.cli import quiet
-from espnet_spike.utils.files import fitting_name, write_lines
+from espnet_spike.utils.files import fitting_name, present, write_lines
 from espnet_spike.utils.jobs import terminated_is_interrupted
 from espnet_spike.utils.locks import alone
 from espnet_spike.utils.provenance import environment
@@ -166,7 +166,7 @@ def stage(contents: Contents, folder: Path, archive: str) -> list[str]:
     if contents.token_list is not None:
         read_token_list(contents.token_list)
     for source, target in copies.items():
-        if source is not None and source.is_file():
+        if source is not None and present(source):
             _place(source, folder / target)
             extra.append(str(target))
     write_lines(folder / "README.md", readme(contents, asr, archive))

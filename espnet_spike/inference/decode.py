@@ -19,7 +19,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import VERDICT, model_file, read_config, read_verdict
+from espnet_spike.experiment import INFERENCE, VERDICT, model_file, read_config, read_verdict
 from espnet_spike.inference.batches import (
     PARENT,
     ProgressBar,
@@ -42,6 +42,7 @@ from espnet_spike.utils.files import (
     file_digest,
     name_some,
     plural,
+    present,
     read_lines,
     read_table,
     text_digest,
@@ -57,7 +58,6 @@ from espnet_spike.utils.yaml import read_yaml, write_config
 _logger = logging.getLogger("decode")
 INFERENCE_COMMAND = (sys.executable, "-m", "espnet_spike.bin.asr_inference")
 RECORD = "decode.json"  # how a set was decoded
-INFERENCE = "inference.yaml"  # the beam search; at the end with every option as it was used
 
 # keys of an inference config that are ours, as in asr.sh: files in the experiment folders
 OWN_KEYS = ("inference_asr_model", "inference_lm")
@@ -320,7 +320,7 @@ def check_ngram(path: Path, asr_exp: Path, settings: Settings) -> None:
         UserError: the file or KenLM is missing, the file is no n-gram, or it is one of other
             tokens, all of which would be scored alike; or ESPnet's scorer takes no batches.
     """
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"{path}: no such n-gram", "stage 6 makes it (--use_ngram true)")
     if util.find_spec("kenlm") is None:
         raise UserError(

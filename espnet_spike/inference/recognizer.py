@@ -22,7 +22,7 @@ from espnet_spike.data.audio import Source, change_rate, inspect, read
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.tokens import spoken
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import VERDICT, model_file, read_config, read_verdict
+from espnet_spike.experiment import INFERENCE, VERDICT, model_file, read_config, read_verdict
 from espnet_spike.inference.audio_inputs import Audio
 from espnet_spike.inference.batches import make_batches
 from espnet_spike.inference.beam_search import BeamSearch
@@ -37,9 +37,10 @@ from espnet_spike.inference.ctc import (
     token_words,
     writes_spaces,
 )
-from espnet_spike.inference.decode import INFERENCE, Settings, check_ngram, read_settings
+from espnet_spike.inference.decode import Settings, check_ngram, read_settings
 from espnet_spike.inference.transcripts import Piece, Transcript
 from espnet_spike.tasks.loading import ModelFolder, Trained, open_model
+from espnet_spike.utils.files import present
 
 logger = logging.getLogger("transcribe")
 EARLIEST = 0.5  # of what was heard: no cut before
@@ -73,7 +74,7 @@ def find_settings(exp: Path, config: Path | None, arguments: str) -> Settings:
     """
     if config is None:
         used = [exp / INFERENCE, *exp.glob(f"*/{INFERENCE}")]
-        used = sorted((p for p in used if p.is_file()), key=lambda p: p.stat().st_mtime)
+        used = sorted((p for p in used if present(p)), key=lambda p: p.stat().st_mtime)
         if not used:
             raise UserError(
                 f"{exp}: nothing has been decoded with this model yet", "give --inference_config"

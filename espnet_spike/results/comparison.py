@@ -22,7 +22,7 @@ from espnet_spike.results.bootstrap import (
 from espnet_spike.results.experiments import read_normalization
 from espnet_spike.results.formatting import probability
 from espnet_spike.results.scoring import Counts, percent, read_counts
-from espnet_spike.utils.files import name_some
+from espnet_spike.utils.files import name_some, present
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _check_same_set(first: Counts, second: Counts) -> None:
 
 def _normalization(counts: Counts) -> str:
     path = counts.path / "result.json"
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"{path} does not exist", "score the set first (--stage score)")
     return read_normalization(counts.path)
 
@@ -140,7 +140,7 @@ def common_sets(*systems: Sequence[Path]) -> dict[str, list[list[Path]]]:
             raise UserError(
                 f"{folder}: no such folder", "give exp/asr_X/INFERENCE_TAG or a set in it"
             )
-    if all((folder / "result.json").is_file() for folder in folders):
+    if all(present(folder / "result.json") for folder in folders):
         return {folders[0].name: [list(system) for system in systems]}
     found = [{path.parent.name for path in folder.glob("*/result.json")} for folder in folders]
     common = sorted(set.intersection(*found))

@@ -29,6 +29,7 @@ from espnet_spike.results.energy_tables import (
     is_dense,
 )
 from espnet_spike.results.experiments import RESULTS, read_results
+from espnet_spike.utils.files import present
 
 ENERGY_MODEL = "horowitz45_fp32"
 HEAD = (
@@ -142,7 +143,7 @@ def read_rows(exp_dirs: Sequence[Path], inference_tag: str | None = None) -> lis
     """
     found = {}
     for folder in exp_dirs:
-        if not (folder / RESULTS).is_file():
+        if not present(folder / RESULTS):
             raise UserError(f"{folder} has no {RESULTS}", "run --stage report for it first")
         results = read_results(folder)
         if "decodes" not in results:  # stage simulate leaves one, too

@@ -10,9 +10,9 @@ from typing import Any
 
 from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import read_config, read_epochs, read_verdict
+from espnet_spike.experiment import INFERENCE, read_config, read_epochs, read_verdict
 from espnet_spike.results.energy_tables import set_counts
-from espnet_spike.utils.files import read_lines, write_json
+from espnet_spike.utils.files import present, read_lines, write_json
 from espnet_spike.utils.markers import marker_path
 from espnet_spike.utils.provenance import portable, portable_path
 from espnet_spike.utils.shapes import check_shape, read_shaped, read_state
@@ -248,7 +248,7 @@ def read_results(exp_dir: Path) -> dict[str, Any]:
     """
     path = exp_dir / RESULTS
     cure = "make it again: --stage report --force true"
-    return read_shaped(path, Results, cure) if path.is_file() else {}
+    return read_shaped(path, Results, cure) if present(path) else {}
 
 
 def results_to_complete(exp_dir: Path) -> dict[str, Any]:
@@ -337,13 +337,24 @@ def read_trained(exp_dir: Path) -> dict[str, Any]:
 
 
 def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the scored sets of an experiment, as ``Experiment`` holds them."""
+    """Return the scored sets of an experiment, as ``Experiment`` holds them.
+
+    Raises:
+        UserError: a file of a set is damaged, or stage 10 decoded it and ``decode.json`` is lost.
+            Hypotheses of other programs have none: `not_recorded` names such sets.
+    """
     decodes: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted(exp_dir.glob("*/*/result.json")):
         entry = {"result": read_set_file(path.parent, "result"), "decode": {}}
         for name in ("decode", "count"):
-            if (path.parent / f"{name}.json").exists():
+            if present(path.parent / f"{name}.json"):
                 entry[name] = read_set_file(path.parent, name)
+        if not entry["decode"] and _is_of_stage_10(path.parent):
+            raise UserError(
+                f"{path.parent / 'decode.json'} is missing, which tells how {path.parent / 'text'} "
+                "was decoded",
+                SET_FILES["decode"][1],
+            )
         if difference := _difference(exp_dir, entry):
             _logger.warning(
                 "%s is of %s, and %s has decoded the set: it is left out; %s",
@@ -352,6 +363,16 @@ def read_decodes(exp_dir: Path) -> dict[str, dict[str, dict[str, Any]]]:
             del entry["count"]
         decodes.setdefault(path.parent.parent.name, {})[path.parent.name] = entry
     return decodes
+
+
+def _is_of_stage_10(set_dir: Path) -> bool:
+    """Return whether our decoding wrote the hypotheses: others leave no search beside the sets."""
+    return present(set_dir.parent / INFERENCE) and present(set_dir / "score")
+
+
+def not_recorded(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the sets of a decoding of which nothing tells how they were decoded."""
+    return [name for name, entry in sets.items() if not entry["decode"]]
 
 
 def _difference(exp_dir: Path, entry: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
@@ -489,7 +510,7 @@ def training_config(exp_dir: Path) -> str | None:
 def user_commands(exp_dir: Path, corpus_dir: Path | None = None) -> list[str]:
     """Return the command lines that made an experiment, in order, without paths of this machine."""
     path = exp_dir / COMMANDS
-    if not path.is_file():
+    if not present(path):
         return []
     return list(dict.fromkeys(portable(line, corpus_dir) for line in read_lines(path)))
 
@@ -512,11 +533,9 @@ def scored_under(folder: Path, further: Iterable[Path] = ()) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     more = (path / "result.json" for path in further)
-    for path in sorted(
-        {*folder.glob("*/*/result.json"), *(path for path in more if path.is_file())}
-    ):
+    for path in sorted({*folder.glob("*/*/result.json"), *filter(present, more)}):
         found.setdefault(read_normalization(path.parent), path)
-    if not found and (folder / RESULTS).is_file():
+    if not found and present(folder / RESULTS):
         decodes: dict[str, dict[str, Any]] = read_results(folder).get("decodes", {})
         for sets in decodes.values():
             for figures in sets.values():

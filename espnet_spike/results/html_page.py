@@ -22,6 +22,7 @@ from espnet_spike.results.breakdown import (
     word_frequency,
 )
 from espnet_spike.results.energy_tables import BASELINES, baselines, by_earlier_rules, is_dense
+from espnet_spike.results.experiments import not_recorded
 from espnet_spike.results.formatting import number, scored_of, thousands
 from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
@@ -432,10 +433,14 @@ def _ngram(decode: Mapping[str, Any]) -> str:
     return f"{ngram}, weight {decode['options']['ngram_weight']}" if ngram else ""
 
 
+def _first_recorded(sets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((entry["decode"] for entry in sets.values() if entry["decode"]), {})
+
+
 def provenance_section(material: Material) -> Html:
     """Return versions, commands and settings."""
     results, training = material.results, material.results["training"]
-    decode = next(iter(material.decodes.values()))["decode"]
+    decode = _first_recorded(material.decodes)
     pairs: list[tuple[object, object]] = [
         ("experiment", portable_path(material.experiment.path)),
         ("encoder", material.encoder),
@@ -443,6 +448,8 @@ def provenance_section(material: Material) -> Html:
         ("seed", training["seed"]),
         ("model file", decode.get("checkpoint") or "not recorded"),
     ]
+    for name in not_recorded(material.decodes):
+        pairs.append((f"search options of {name}", "not recorded (no decode.json)"))
     if decode:
         options = decode["options"]
         search = [f"{key} {options[key]}" for key in SEARCH_OPTIONS if key in options]

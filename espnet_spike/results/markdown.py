@@ -31,7 +31,7 @@ from espnet_spike.results.energy_tables import (
 from espnet_spike.results.energy_tables import (
     COLUMNS as ENERGY_COLUMNS,
 )
-from espnet_spike.results.experiments import Experiment, execution_of, groups
+from espnet_spike.results.experiments import Experiment, execution_of, groups, not_recorded
 from espnet_spike.results.formatting import (
     as_text,
     code_block,
@@ -47,7 +47,7 @@ from espnet_spike.results.formatting import (
 from espnet_spike.results.hardware_tables import simulation_lines
 from espnet_spike.results.scoring import METRICS, read_counts, table_head, table_row
 from espnet_spike.tasks.registry import ENCODERS
-from espnet_spike.utils.files import name_some, plural, read_text, write_lines
+from espnet_spike.utils.files import name_some, plural, present, read_text, write_lines
 from espnet_spike.utils.provenance import environment
 
 BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lost -->"
@@ -344,8 +344,10 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
     if result.get("verdict"):
         lines.append(f"- {result['verdict']['line']}")
     for tag, sets in experiment.decodes.items():
-        decode = next(iter(sets.values()))["decode"]
-        if not decode:
+        for name in not_recorded(sets):
+            lines.append(f"- decoding `{tag}/{name}`: search options not recorded (no decode.json)")
+        decode = next((entry["decode"] for entry in sets.values() if entry["decode"]), None)
+        if decode is None:
             continue
         options = decode["options"]
         search = ", ".join(f"{name} {options[name]}" for name in SEARCH_OPTIONS if name in options)
@@ -493,7 +495,7 @@ def copy_between_marks(lines: Sequence[str], target: Path) -> None:
         UserError: the file exists without the marks, or has experiments that the report has not.
     """
     before, after = [], []
-    if target.is_file():
+    if present(target):
         old = read_text(target).splitlines()
         if BEGIN not in old or END not in old or old.index(END) < old.index(BEGIN):
             raise UserError(

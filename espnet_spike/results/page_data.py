@@ -16,7 +16,7 @@ from espnet_spike.results.experiments import (
     read_trained,
 )
 from espnet_spike.results.scoring import Score, align, read_pairs, word_units
-from espnet_spike.utils.files import read_table
+from espnet_spike.utils.files import present, read_table
 
 
 @dataclass
@@ -81,7 +81,7 @@ def gather(
     experiment = Experiment(asr_exp, config, decodes)
     found = Material(experiment, experiment_results(experiment, corpus_dir), tag, dict(sets))
     found.epochs = read_epochs(asr_exp)
-    if (asr_exp / RESULTS).is_file():
+    if present(asr_exp / RESULTS):
         found.simulate = read_results(asr_exp).get("simulate", {})
     for name, folder in sets.items():
         found.scores[name] = word_score(folder, asr_exp / tag / name, decodes[tag][name]["result"])

@@ -20,7 +20,14 @@ from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference.ctc import Word
 from espnet_spike.utils.archives import load_arrays
-from espnet_spike.utils.files import digest, file_digest, read_table, text_digest, write_bytes
+from espnet_spike.utils.files import (
+    digest,
+    file_digest,
+    present,
+    read_table,
+    text_digest,
+    write_bytes,
+)
 
 RECORDING = "recording.npz"  # in the folder of a decoded set
 SECONDS = 4.0  # how long the utterance is that is looked for
@@ -97,7 +104,7 @@ class DecodedUtterance:
             UserError: the table is damaged.
         """
         path = self.set_dir / "token_int"
-        if not path.is_file():
+        if not present(path):
             return None
         try:
             return [int(token) for token in read_table(path)[self.utt].split()]

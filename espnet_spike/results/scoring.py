@@ -29,6 +29,7 @@ from espnet_spike.results.bootstrap import SEED, Interval, error_interval
 from espnet_spike.utils.files import (
     name_some,
     plural,
+    present,
     read_json,
     read_lines,
     read_table,
@@ -382,7 +383,7 @@ def read_alignments(set_dir: Path, metric: str = "wer") -> dict[str, Pairs]:
         UserError: the set has not been scored, or the file is damaged.
     """
     path = set_dir / f"score_{metric}" / "alignment.txt"
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"{path} does not exist", "score the set first (--stage score)")
     # the line of marks is left out: a blank one is not read
     lines = [line for line in read_lines(path) if not line.startswith(" ")]
@@ -426,7 +427,7 @@ def read_counts(set_dir: Path, metric: str = "wer") -> Counts:
     """
     cure = "score the set again: --stage score --stop_stage score --force true"
     path = set_dir / f"score_{metric}" / "counts.tsv"
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"{path} does not exist", "score the set first (--stage score)")
     rows = [line.split("\t") for line in read_lines(path)]
     try:
@@ -441,7 +442,7 @@ def read_counts(set_dir: Path, metric: str = "wer") -> Counts:
             raise ValueError("it counts no units")
     except (ValueError, IndexError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error}", cure) from None
-    if (result := set_dir / "result.json").is_file():
+    if present(result := set_dir / "result.json"):
         known, found = read_json(result, cure), rates(table)
         known = known.get(metric) if isinstance(known, dict) else None
         known = known if isinstance(known, dict) else {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.ranges import HARDWARE, check
+from espnet_spike.utils.files import present
 from espnet_spike.utils.resources import shipped
 from espnet_spike.utils.yaml import read_yaml
 
@@ -99,7 +100,7 @@ def read_grid(path: Path) -> Iterator[Hardware]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"{path}: no such file", f"see {shipped('hardware')}")
     return read_yaml(path)
 

@@ -20,7 +20,7 @@ from espnet_spike.errors import UserError
 from espnet_spike.simulator.kernels import expected
 from espnet_spike.simulator.machine import Call, Counters, Machine, processes
 from espnet_spike.simulator.operations import Array, Form, Sample, Site
-from espnet_spike.utils.files import plural, text_digest
+from espnet_spike.utils.files import plural, present, text_digest
 from espnet_spike.utils.shapes import check_shape
 
 METRICS = ("cycles", "instructions", "loads", "stores", "weights", "state", "fetches")
@@ -122,7 +122,7 @@ class Log:
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
         self.counters: dict[str, Counters] = {}
-        if path.is_file():
+        if present(path):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     content = json.loads(line)

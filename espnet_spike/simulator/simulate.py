@@ -30,7 +30,7 @@ from espnet_spike.simulator.replay import (
     simulate,
     sum_totals,
 )
-from espnet_spike.utils.files import replacing_bytes, write_json
+from espnet_spike.utils.files import present, replacing_bytes, write_json
 from espnet_spike.utils.provenance import environment
 
 FOLDER = "simulate"
@@ -248,7 +248,7 @@ def model_name(asr_exp: Path) -> str:
     """Return what the tables call a model: Ahmed et al.'s (2026) names, or the encoder's."""
     config = read_config(asr_exp)
     conf = config.get("encoder_conf") or {}
-    if (asr_exp / "naive.json").is_file():
+    if present(asr_exp / "naive.json"):
         return "naive"
     if config["encoder"] == "event_speech_mamba":
         points = conf.get("fat_points", "e")

@@ -31,7 +31,11 @@ class Tape:
 
     @torch.no_grad()
     def record(self, utterances: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Encode utterances, one a batch; ``(1, F, D)`` and its length."""
+        """Encode utterances, one a batch; ``(1, F, D)`` and its length.
+
+        Raises:
+            UserError: none is long enough, or a module has numbers that are not finite.
+        """
         inside = {name: module for name, module in self.modules.items() if name}
         with watching(inside, self._keep):
             for speech, lengths in utterances:
@@ -43,6 +47,12 @@ class Tape:
     def _keep(self, name: str, _module: nn.Module, args: tuple, out: object) -> None:
         out = out[0] if isinstance(out, tuple) else out
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
+            if not (args[0].isfinite().all() and out.isfinite().all()):
+                raise UserError(
+                    f"{name} of the encoder has numbers that are not finite on utterance "
+                    f"{len(self.lengths) + 1}",
+                    "its features are damaged, or far from those of the training: make them again",
+                )
             self._inputs.setdefault(name, []).append(args[0][0].float().numpy())
             self._outputs.setdefault(name, []).append(out[0].float().numpy())
 

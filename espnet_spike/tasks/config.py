@@ -97,12 +97,13 @@ def check_training_values(config: Mapping[str, Any], where: Path | str) -> None:
     """Compare the numbers of a training's options with their ranges, which no parser looks at.
 
     Raises:
-        UserError: one is out of range.
+        UserError: one is out of range, or options of a part are no mapping.
     """
     check(ranges.TRAINING, config, str(where), others=None)
-    for key, table in (("model_conf", ranges.MODEL_CONF), ("ctc_conf", ranges.CTC_CONF)):
-        if isinstance(part := config.get(key), Mapping):  # what else it is, ESPnet's parser says
-            check(table, part, f"{where}: {key}", others=None)
+    tables = {"model_conf": ranges.MODEL_CONF, "ctc_conf": ranges.CTC_CONF}
+    for key, part in config.items():
+        if key.endswith("_conf") and part is not None:
+            check(tables.get(key, {}), part, f"{where}: {key}", others=None)
 
 
 def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

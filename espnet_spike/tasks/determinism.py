@@ -12,7 +12,7 @@ from pathlib import Path
 
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import CHECKPOINT, PREVIOUS_CHECKPOINT
-from espnet_spike.utils.files import plural, write_json
+from espnet_spike.utils.files import plural, present, write_json
 from espnet_spike.utils.shapes import read_state
 
 ASKED = "ESPNET_SPIKE_DETERMINISTIC"  # in the environment: reaches processes that ESPnet spawns
@@ -61,8 +61,8 @@ def check(exp_dir: Path) -> None:
 
     path = exp_dir / RECORD
     threads = torch.get_num_threads()
-    begun = any((exp_dir / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT))
-    if begun and not path.exists():
+    begun = any(present(exp_dir / name) for name in (CHECKPOINT, PREVIOUS_CHECKPOINT))
+    if begun and not present(path):
         raise UserError(
             f"{exp_dir} was begun without --deterministic", "train under another --asr_tag"
         )

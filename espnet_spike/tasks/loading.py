@@ -25,6 +25,7 @@ from espnet_spike.experiment import check_files, model_file, read_config
 from espnet_spike.tasks.output_length import OutputLength
 from espnet_spike.utils.archives import check_sums, unpack
 from espnet_spike.utils.cli import quiet
+from espnet_spike.utils.files import present
 from espnet_spike.utils.resources import pretrained
 from espnet_spike.utils.yaml import read_yaml, write_config
 
@@ -105,13 +106,13 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
     shipped = pretrained()
     if not model.exists() and str(model) in shipped:
         model = shipped[str(model)]
-    if model.is_file() and model.suffix == ".pth" and (model.parent / "config.yaml").is_file():
+    if model.is_file() and model.suffix == ".pth" and present(model.parent / "config.yaml"):
         yield ModelFolder(model.parent, chosen=model)
     elif model.is_file():
         with tempfile.TemporaryDirectory(prefix="pack") as folder:
             files = unpack_pack(model, Path(folder) / "pack")
             yield ModelFolder(Path(files["asr_train_config"]).parent, files)
-    elif (model / "config.yaml").is_file():
+    elif present(model / "config.yaml"):
         yield ModelFolder(model)
     else:
         nearest = "" if model.exists() else did_you_mean(str(model), shipped)

@@ -19,7 +19,7 @@ from espnet_spike.tasks.config_values import check_rates
 from espnet_spike.training.check import check_data_dir, check_finite, damage, feature_size
 from espnet_spike.training.splits import split
 from espnet_spike.utils.cli import quiet
-from espnet_spike.utils.files import plural, read_lines, read_table, write_lines
+from espnet_spike.utils.files import plural, present, read_lines, read_table, write_lines
 from espnet_spike.utils.yaml import read_yaml
 
 # fold_length of ESPnet's recipes, for batch_type folded: frames and tokens
@@ -77,7 +77,7 @@ class Features:
         for name, folder, stats_dir in self.parts:
             files[f"{name} text"] = folder / "text"
             files[f"{name} frames"] = stats_dir / "speech_shape"
-        return {name: path for name, path in files.items() if path.is_file()}
+        return {name: path for name, path in files.items() if present(path)}
 
     def check(self) -> int | None:
         """Check that files are there, features of one definition and statistics finite.
@@ -93,7 +93,7 @@ class Features:
         for part in self.parts:
             check_data_dir(part.folder)
         check_same_features(self.train_dir, [self.valid_dir])
-        if (self.stats_dir / FEATURES).is_file():  # those made before do not tell
+        if present(self.stats_dir / FEATURES):  # those made before do not tell
             check_same_features(self.stats_dir, [self.train_dir])
         size = feature_size(self.stats_dir / "train" / "speech_shape")
         if (size is None) != is_raw(self.train_dir):
@@ -268,7 +268,7 @@ def check_front_end(args: argparse.Namespace, folder: Path, stats_dir: Path | No
         message, _, cure = problems[0].partition("; ")
         raise UserError(message, cure)
     path = None if stats_dir is None else stats_dir / FRONT_END
-    if path is not None and path.is_file() and read_yaml(path) != front_end_of(args):
+    if path is not None and present(path) and read_yaml(path) != front_end_of(args):
         raise UserError(
             f"{stats_dir} has the statistics of another front end than that of the configuration",
             "run the stats stage (7) again",

@@ -61,7 +61,7 @@ from espnet_spike.training.thresholds import (
     mean_of_lowest,
     percentile,
 )
-from espnet_spike.utils.files import plural, read_text, write_json
+from espnet_spike.utils.files import plural, present, read_text, write_json
 from espnet_spike.utils.options import choose
 from espnet_spike.utils.shapes import misfit
 
@@ -494,7 +494,7 @@ class StepLog:
 
     def _read(self) -> list[dict[str, Any]]:
         """Return the lines; what a killed search left of its last one is cut off."""
-        if not self.path.is_file():
+        if not present(self.path):
             return []
         text = read_text(self.path, "remove it to calibrate anew")
         whole = text[: text.rfind("\n") + 1]

@@ -9,13 +9,20 @@ from pathlib import Path
 from espnet_spike.data.ark import parse_entry
 from espnet_spike.errors import UserError
 from espnet_spike.utils.archives import load_arrays
-from espnet_spike.utils.files import has_mark, iter_all_lines, name_some, plural, read_table
+from espnet_spike.utils.files import (
+    has_mark,
+    iter_all_lines,
+    name_some,
+    plural,
+    present,
+    read_table,
+)
 
 
 def check_data_dir(folder: Path) -> None:
     """Raise a ``UserError`` if features or transcripts are missing in a data directory."""
     for name in ("feats.scp", "text"):
-        if not (folder / name).is_file():
+        if not present(folder / name):
             raise UserError(f"missing: {folder / name}", "run the stages before training first")
 
 
@@ -25,7 +32,7 @@ def feature_size(shape_file: Path) -> int | None:
     Raises:
         UserError: no such file, it is empty or malformed, or utterances differ in dimension.
     """
-    if not shape_file.is_file():
+    if not present(shape_file):
         raise UserError(f"missing: {shape_file}", "run the stats stage (7) first")
     sizes: dict[str, str] = {}
     for utt, shape in read_table(shape_file).items():
@@ -94,7 +101,7 @@ def check_finite(stats_dir: Path, data_dir: Path) -> None:
     import numpy as np
 
     path = stats_dir / "feats_stats.npz"
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"missing: {path}", "run the stats stage (7) first")
     cure = "run the stats stage (7) again"
     stats = load_arrays(path, cure)

@@ -17,6 +17,7 @@ from espnet_spike.utils.files import (
     file_digest,
     has_mark,
     iter_all_lines,
+    present,
     read_text,
     write_lines,
 )
@@ -76,7 +77,7 @@ class Texts:
     def files(self) -> dict[str, Path]:
         """Return the texts, by number."""
         texts = enumerate((*self.train, self.valid), 1)
-        return {f"text {number}": text for number, text in texts if text.is_file()}
+        return {f"text {number}": text for number, text in texts if present(text)}
 
     def check(self) -> None:
         """Check the texts.
@@ -85,7 +86,7 @@ class Texts:
             UserError: one is missing, holds nothing, or has a name that ESPnet cannot take.
         """
         for text in (*self.train, self.valid):
-            if not text.is_file():
+            if not present(text):
                 raise UserError(f"no such text: {text}", "run the stages before this one first")
             if "," in str(text):
                 raise UserError(f"the path {text} holds a comma", "ESPnet splits there; rename it")
@@ -130,7 +131,7 @@ class Texts:
         """Return the digests of what is counted, and of the lengths that came out."""
         inputs = (*(part.path for part in self.parts), args.token_list, args.bpemodel)
         paths = [*filter(None, inputs), *(part.shapes for part in self.parts)]
-        return [file_digest(Path(path)) for path in paths if Path(path).is_file()]
+        return [file_digest(Path(path)) for path in paths if present(Path(path))]
 
     def _part(self, name: str, given: tuple[Path, ...]) -> Part:
         empty = 0

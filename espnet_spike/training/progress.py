@@ -17,7 +17,7 @@ from espnet_spike.errors import UserError, cure_of, system_error
 from espnet_spike.experiment import EPOCHS, unhealthy_layers
 from espnet_spike.tasks.oom_scan import HINT, is_out_of_memory
 from espnet_spike.utils.cli import ON_TERMINAL
-from espnet_spike.utils.files import last_lines, plural
+from espnet_spike.utils.files import last_lines, plural, present
 
 MOST_NATS = 700.0  # of a loss whose exponential is a number
 _FORMAT = "%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s"
@@ -139,7 +139,7 @@ class EpochLines:
         self._path = path
         self._terminal = terminal
         self._interval = interval
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = path.stat().st_size if present(path) else 0
         self._seconds: list[float] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)

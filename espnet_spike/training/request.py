@@ -26,7 +26,7 @@ from espnet_spike.training.twin import (
     twin_config,
     twin_files,
 )
-from espnet_spike.utils.files import digest, file_digest, flatten
+from espnet_spike.utils.files import digest, file_digest, flatten, present
 
 
 class Data(Protocol):
@@ -91,7 +91,7 @@ class Tokens:
         names = read_token_list(self.token_list)
         if self.token_type == "bpe" and self.bpemodel is None:
             raise UserError("token_type bpe needs --bpemodel")
-        if self.bpemodel is not None and not self.bpemodel.is_file():
+        if self.bpemodel is not None and not present(self.bpemodel):
             raise UserError(f"no such BPE model: {self.bpemodel}", "run the token stage (5)")
         if self.bpemodel is not None:
             read_bpe_model(self.bpemodel)
@@ -133,7 +133,7 @@ class TrainingRequest[D: Data]:
         Finished experiments are known by it, so it must stay the same for the same request.
         """
         paths = (self.tokens.token_list, self.tokens.bpemodel, *self.files().values())
-        files = [file_digest(path) for path in paths if path is not None and path.is_file()]
+        files = [file_digest(path) for path in paths if path is not None and present(path)]
         versions = (espnet_spike.__version__, version("espnet"))
         content = [flatten(self.config), dict(self.options), files, *versions]
         settings = start_settings(self.meta)

@@ -28,6 +28,7 @@ from espnet_spike.utils.files import (
     file_digest,
     flatten,
     plural,
+    present,
     replacing_bytes,
     write_json,
 )
@@ -123,8 +124,8 @@ def check_unchanged(exp_dir: Path, config: Mapping[str, Any], task: type) -> Non
         UserError: a key changed that must not; lists every such key, old and new value.
     """
     path = exp_dir / SNAPSHOT
-    trained = (exp_dir / CHECKPOINT).exists() or (exp_dir / PREVIOUS_CHECKPOINT).exists()
-    if not path.exists():
+    trained = present(exp_dir / CHECKPOINT) or present(exp_dir / PREVIOUS_CHECKPOINT)
+    if not present(path):
         if trained:
             raise UserError(
                 f"{exp_dir} holds a checkpoint but not {SNAPSHOT}, so it was trained by another "
@@ -192,7 +193,7 @@ def keep_cycle(exp_dir: Path, args: argparse.Namespace) -> None:
         exp_dir: folder of the experiment.
         args: ESPnet's arguments, of which ``scheduler_conf`` is set.
     """
-    if not (exp_dir / CHECKPOINT).is_file() or not is_recorded(exp_dir):
+    if not present(exp_dir / CHECKPOINT) or not is_recorded(exp_dir):
         return  # nothing is trained, or `check_unchanged` says what is wrong
     finished = max((epoch["epoch"] for epoch in read_epochs(exp_dir)), default=0)
     before = read_state(exp_dir / SNAPSHOT, Started).config
@@ -221,7 +222,7 @@ def record(exp_dir: Path, config: Mapping[str, Any], started_with: Mapping[str, 
         started_with: a `snapshot`, for `check_unchanged`.
     """
     content: dict[str, Any] = {"config": dict(started_with)}
-    if (exp_dir / CHECKPOINT).is_file() and is_recorded(exp_dir):
+    if present(exp_dir / CHECKPOINT) and is_recorded(exp_dir):
         before = read_state(exp_dir / SNAPSHOT, Started)
         found = list(before.lengthened)
         if _lengthened(before.config, started_with):
@@ -314,9 +315,9 @@ def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None
     for leftover in exp_dir.glob(LEFTOVERS):
         leftover.unlink()
     checkpoint, previous = exp_dir / CHECKPOINT, exp_dir / PREVIOUS_CHECKPOINT
-    there = checkpoint.exists() or previous.exists()
+    there = present(checkpoint) or present(previous)
     if not _is_resumable(checkpoint):
-        found = "is truncated" if checkpoint.exists() else "is missing"
+        found = "is truncated" if present(checkpoint) else "is missing"
         if _is_resumable(previous):
             os.replace(previous, checkpoint)
             epoch = _load(checkpoint)["reporter"]["epoch"]
@@ -329,7 +330,7 @@ def repair(exp_dir: Path, criteria: Sequence[Sequence[str]], nbest: int) -> None
             _logger.warning(
                 "%s %s and no earlier epoch is whole; the training starts again", checkpoint, found
             )
-    if not checkpoint.exists():
+    if not present(checkpoint):
         (exp_dir / EPOCHS).unlink(missing_ok=True)
         return
     _repair_epochs(exp_dir, criteria, nbest)

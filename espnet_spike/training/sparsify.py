@@ -41,6 +41,7 @@ from espnet_spike.training.thresholds import finetuning_state, naive_thresholds
 from espnet_spike.training.train import train
 from espnet_spike.utils import files, yaml
 from espnet_spike.utils.checkpoints import is_whole, load_tensors
+from espnet_spike.utils.files import present
 from espnet_spike.utils.shapes import read_state
 
 # any positive value: the calibrated thresholds take its place
@@ -101,7 +102,7 @@ def sparsify(
         calibrate(asr_exp, request.data.train_dir, conf, init)
     if "finetune" not in steps:
         return init
-    if not init.is_file():
+    if not present(init):
         raise UserError(f"no thresholds yet: {init} is missing", "run the step calibrate first")
     finetune = request.exp_dir / "finetune.yaml"
     learnt = finetuning_changes(request.config, init, changes)

@@ -47,6 +47,7 @@ from espnet_spike.training.passes import (
 )
 from espnet_spike.utils import files
 from espnet_spike.utils.cli import quiet
+from espnet_spike.utils.files import present
 
 PARTS = ("init_from", "distill", "twin")
 
@@ -68,7 +69,7 @@ def twin_files(meta: Mapping[str, Any], exp_dir: Path) -> dict[str, Path]:
     """Return the model files that a training starts and learns from, those that are there."""
     found = {}
     for key, exp in sources(meta, exp_dir).items():
-        if (exp / "config.yaml").is_file():
+        if present(exp / "config.yaml"):
             found[key] = best_checkpoint(exp)
     return found
 
@@ -159,7 +160,7 @@ def check_twin(meta: Mapping[str, Any], exp_dir: Path, args: Namespace) -> None:
     """
     for key, exp in sources(meta, exp_dir).items():
         hint = "train it first: ./run.sh does, or asr_train --twin"
-        if not (exp / "config.yaml").is_file():
+        if not present(exp / "config.yaml"):
             raise UserError(f"{META}.{key}: no trained twin in {exp}", hint)
         theirs = read_config(exp)
         check_finished(read_epochs(exp), theirs, exp / LOG)
@@ -221,7 +222,7 @@ def convert(
     key = files.digest(json.dumps(content, default=str).encode())
     target, record = init_file(exp_dir), init_file(exp_dir).with_suffix(".json")
     with contextlib.suppress(UserError):  # a damaged record is no record
-        if target.is_file() and files.read_json(record).get("key") == key:
+        if files.present(target) and files.read_json(record).get("key") == key:
             _logger.info("already converted: %s", target)
             return
     dense = build(Namespace(**read_config(twin)), model_file).eval()

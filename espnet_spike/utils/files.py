@@ -7,13 +7,40 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from espnet_spike.errors import UserError, cure_of
+from espnet_spike.errors import CURES, UserError, cure_of, system_error
 
 SHOWN = 5  # how many offenders a message names
+
+
+def present(path: Path) -> bool:
+    """Return whether a file is there, False only where its name is free.
+
+    ``Path.is_file`` says of a link to nothing, of a folder and of what cannot be looked at that it
+    is no file; who takes that for absent goes on without what somebody has put there.
+
+    Raises:
+        UserError: something is there, and is no file that can be read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not path.is_symlink():
+            return False
+        raise UserError(f"{path} is a link to nothing", "make it again, or remove it") from error
+    except OSError as error:
+        raise system_error(error) or error from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a folder, and a file belongs there", CURES[errno.EISDIR])
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is no regular file", "copy what it gives into a file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read: no permission", CURES[errno.EACCES])
+    return True
 
 
 BOM = b"\xef\xbb\xbf"
@@ -268,13 +295,13 @@ def read_json(path: Path, cure: str = "", kind: type = dict) -> Any:
         kind: of what it holds, a mapping or a list.
 
     Raises:
-        UserError: it is missing, or holds no JSON of that kind.
+        UserError: it is missing, cannot be read, or holds no JSON of that kind.
     """
     cure = cure or "run the stage that makes it again"
+    if not present(path):
+        raise UserError(f"{path} is missing", cure)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", cure) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}", cure) from None
     if not isinstance(content, kind):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from espnet_spike.errors import UserError, cure_of, did_you_mean
-from espnet_spike.utils.files import write_lines
+from espnet_spike.utils.files import present, write_lines
 from espnet_spike.utils.resources import config_file
 
 MOST_BYTES = 1 << 24
@@ -161,7 +161,7 @@ def read_named(
     """
     path = config_file(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     known = sorted(p.stem for p in folder.glob("*.yaml"))
-    if not path.is_file():
+    if not present(path):
         raise UserError(
             f"no {what} {name}{did_you_mean(name, known)}", f"there are: {', '.join(known)}"
         )

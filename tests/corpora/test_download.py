@@ -274,6 +274,7 @@ def test_an_archive_that_is_none_is_named(tmp_path, kind):
         archive.mkdir()
     elif kind == "loop":
         archive.symlink_to(archive.name)
-    with pytest.raises(UserError, match=r"x\.tgz: no such archive"):
+    said = {"missing": "no such archive", "folder": "is a folder", "loop": "symbolic links"}[kind]
+    with pytest.raises(UserError, match=rf"x\.tgz.* {said}"):
         extract(archive, tmp_path / "target")
     assert not (tmp_path / "target").exists()

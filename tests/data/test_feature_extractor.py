@@ -115,5 +115,5 @@ def test_features_without_a_definition_are_warned_of(tmp_path, caplog):
 
 def test_a_folder_in_its_place_is_not_taken_for_none(tmp_path):
     (tmp_path / FEATURES).mkdir()
-    with pytest.raises(UserError, match=rf"{FEATURES} cannot be used"):
+    with pytest.raises(UserError, match=rf"{FEATURES} is a folder"):
         FeatureExtractor.read(tmp_path)

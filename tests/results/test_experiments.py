@@ -279,12 +279,34 @@ def test_a_rate_without_one_of_its_figures_is_damaged(tmp_path, metric, key):
         experiments_module.find_experiments(tmp_path / "exp")
 
 
-def test_a_folder_in_place_of_a_file_is_not_taken_for_none(tmp_path):
-    path = make_experiment(tmp_path, "a", {}) / "decode/test/decode.json"
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(IsADirectoryError, match=r"decode\.json"):
+@pytest.mark.parametrize("name", ["decode.json", "count.json", "result.json"])
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (lambda path: path.mkdir(), "folder"),
+        (lambda path: path.symlink_to(path.name), "symbolic links"),
+        (lambda path: path.symlink_to("nowhere"), "link to nothing"),
+    ],
+)
+def test_what_is_no_file_is_not_taken_for_none(tmp_path, name, put, said):
+    path = make_experiment(tmp_path, "a", {}) / "decode/test" / name
+    path.unlink(missing_ok=True)
+    put(path)
+    with pytest.raises(UserError, match=rf"{name}.* {said}"):
         experiments_module.find_experiments(tmp_path / "exp")
+
+
+def test_a_decoding_that_lost_its_record_is_named(tmp_path):
+    """ESPnet's recipes leave scores, too, but no search beside the sets."""
+    exp = make_experiment(tmp_path, "a", {})
+    (exp / "decode/test/decode.json").unlink()
+    (exp / "decode/test/score").write_text("u00 -1.0\n")
+    assert experiments_module.not_recorded(experiments_module.read_decodes(exp)["decode"]) == [
+        "test"
+    ]
+    (exp / "decode/inference.yaml").write_text("beam_size: 2\n")
+    with pytest.raises(UserError, match=r"decode\.json is missing.*\n.*--stage decode --force"):
+        experiments_module.read_decodes(exp)
 
 
 @pytest.mark.parametrize(

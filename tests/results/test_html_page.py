@@ -60,6 +60,9 @@ def test_an_encoder_without_spikes(tmp_path):
     (exp / "epochs.jsonl").unlink()
     (exp / "results.json").write_text(json.dumps(result("x", "E", 1000.0, 300.0, 0.5)))
     page = write_page(exp, data)
+    texts = Reader(page).texts
+    at = texts.index("search options of test")
+    assert "not recorded (no decode.json)" in texts[at + 1 : at + 3]
     assert "<h3>Where the cycles go</h3>" in page and "<b>scan</b>" in page
     assert "E-SpeechMamba, event-driven" in page and "**" not in page
     assert "transformer is an encoder of ESPnet: it has no spikes to show." in page

@@ -410,3 +410,4 @@ def test_reports_without_decode_records(recipe):
     (row,) = rows_of(text, "## Summary")
     assert (row["RTF"], row["parameters"]) == ("–", "–")
     assert "- not recorded" in text
+    assert "- decoding `decode/test`: search options not recorded (no decode.json)" in text

@@ -526,7 +526,9 @@ def run_prices() -> dict[str, Any]:
     def read() -> None:
         found["energy"] = asdict(read_cost_model("energy.yaml"))
         found["hardware"] = asdict(read_hardware(Path("hardware.yaml")))
-        found["grid"] = [asdict(hardware) for hardware in read_grid(Path("grid.yaml"))]
+        # points of a grid come in the order of its keys
+        points = [asdict(hardware) for hardware in read_grid(Path("grid.yaml"))]
+        found["grid"] = sorted(points, key=str)
 
     call_function(read)
     return found

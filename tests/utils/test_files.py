@@ -22,6 +22,7 @@ from espnet_spike.utils.files import (
     last_lines,
     new_folder,
     plural,
+    present,
     read_table,
     replacing,
     write_bytes,
@@ -361,3 +362,31 @@ def test_counts_are_written_with_plural():
         if (wrong := [*counts_without_plural(path)])
     }
     assert {name: wrong for name, wrong in found.items() if name not in ALWAYS_MANY} == {}
+
+
+def test_a_file_is_there_or_its_name_is_free(tmp_path):
+    (tmp_path / "x").touch()
+    (tmp_path / "link").symlink_to("x")
+    assert present(tmp_path / "x") and present(tmp_path / "link")
+    assert not present(tmp_path / "y") and not present(tmp_path / "none/y")
+    assert not present(tmp_path / "x/y")  # a part of the path is a file
+
+
+def test_what_is_there_and_is_no_file_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    for put, said in {
+        path.mkdir: "is a folder",
+        lambda: path.symlink_to("x"): "symbolic links",
+        lambda: path.symlink_to("nothing"): "is a link to nothing",
+        lambda: path.symlink_to("/dev/null/x"): "is a link to nothing",
+        lambda: os.mkfifo(path): "no regular file",
+    }.items():
+        put()
+        with pytest.raises(UserError, match=rf"/x .*{said}") as caught:
+            present(path)
+        assert caught.value.hint
+        path.rmdir() if path.is_dir() else path.unlink()
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # who runs the tests may be root
+    with pytest.raises(UserError, match="no permission"):
+        present(path)
