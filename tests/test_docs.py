@@ -75,7 +75,8 @@ def test_commands_parse(page):
 @pytest.mark.parametrize("page", MEASURED, ids=name_of)
 def test_what_was_measured_names_its_command(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"`\.venv/bin/python -m ((?:benchmarks|espnet_spike\.bin)\.\w+)", text)
+    python = r"(?:`|^)(?:\.\./)*\.venv/bin/python -m ((?:benchmarks|espnet_spike\.bin)\.\w+)"
+    named = re.findall(python, text, re.M)
     assert named, f"{name_of(page)} does not say which command made it"
     for module in named:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{name_of(page)}: {module}"
