@@ -325,6 +325,7 @@ prepare() {
     --inference_config "$inference_config" --inference_args "$inference_args")
   checks+=(--feats_type "$feats_type" ${fs:+--fs "$fs"})
   [[ $feats_type != fbank ]] || checks+=(--fbank_config "$fbank_config")
+  [[ -z $naive_sparsity ]] || checks+=(--naive_sparsity "$naive_sparsity")
   ! $use_lm || checks+=(--lm_config "$lm_config")
   checks+=("${cluster_options[@]}" --energy_model "${cost_models[@]}")
   [[ ${#cores[@]} -eq 0 ]] || checks+=(--hardware "${cores[@]}")

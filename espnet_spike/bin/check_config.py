@@ -29,6 +29,7 @@ def get_parser() -> Parser:
     )
     parser.add_argument("--fs", type=int, help="sampling rate of raw audio in Hz, if it is known")
     parser.add_argument("--nbpe", type=int, help="pieces of the vocabulary, likewise")
+    parser.add_argument("--naive_sparsity", type=float, help="asked for, of ``run.sh``")
     parser.add_argument("--inference_config", type=config_file, help="YAML of decoding")
     parser.add_argument("--inference_args", default="", help="options over --inference_config")
     parser.add_argument("--lm_config", type=config_file, help="YAML of language model training")
@@ -93,7 +94,10 @@ def check(options: argparse.Namespace) -> None:
         read_hardware(path)
     if options.asr_config is not None:
         raw = None if options.feats_type is None else options.feats_type == "raw"
-        config_check.check_asr_config(options.asr_config, options.asr_args, raw, options.fs)
+        path = options.asr_config
+        checked = config_check.check_asr_config(path, options.asr_args, raw, options.fs)
+        if options.naive_sparsity is not None:
+            config_check.check_naive(checked, path)
     if options.lm_config is not None:
         config_check.check_lm_config(options.lm_config, options.lm_args)
     if options.inference_config is not None or options.inference_args:

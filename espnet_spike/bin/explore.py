@@ -132,8 +132,15 @@ def check(args: argparse.Namespace) -> None:
 def trained(args: argparse.Namespace) -> "Iterator[Subject]":
     """Record the experiments, one after the other."""
     from espnet_spike.simulator.explore import Subject
-    from espnet_spike.simulator.simulate import FOLDER, model_name, record_experiment
+    from espnet_spike.simulator.simulate import (
+        FOLDER,
+        check_experiment,
+        model_name,
+        record_experiment,
+    )
 
+    for path in args.asr_exp:  # all of them before the first is simulated, which takes minutes
+        check_experiment(path, args.data_dir)
     for number, path in enumerate(args.asr_exp, 1):
         _logger.info("recording %s (%d of %d)", path.name, number, len(args.asr_exp))
         recording, _ = record_experiment(path, args.data_dir, args.utterances)

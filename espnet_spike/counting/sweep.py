@@ -185,6 +185,9 @@ def sweep(
     logging.getLogger().setLevel(logging.ERROR)
     with open_model(asr_exp) as folder:
         search = BeamSearch(folder.files(checkpoint), settings)
+    for setting in values:  # before hours of decoding
+        with setting.applied(search.model.encoder):
+            pass
     args = search.speech2text.asr_train_args
     size = encoder_input_size(search.model, args.input_size)
     twin = Twin(args.encoder, args.encoder_conf, size)

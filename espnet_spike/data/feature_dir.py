@@ -165,7 +165,8 @@ class FeatureDir:
         Raises:
             UserError: a table is missing or malformed, or the tables do not agree.
         """
-        _check_table(path, "feats.scp")
+        for name in TABLES:
+            _check_table(path, name)
         tables = {name: read_table(path / name) for name in TABLES}
         for name, table in tables.items():
             other = tables["feats.scp"].keys() ^ table.keys()

@@ -190,9 +190,10 @@ def check_same_features(model: Path, folders: Iterable[Path]) -> None:
         UserError: a key of the definition differs; names it and both values.
     """
     known = FeatureExtractor.read(model)
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         found = FeatureExtractor.read(folder)
-        if (found is None) != (known is None):
+        # of what stage 3 has not made the reader says so
+        if (found is None) != (known is None) and (folder / "feats.scp").is_file():
             without, other = (folder, model) if found is None else (model, folder)
             _logger.warning(
                 "%s has no %s: it is not known whether its features are those of %s",

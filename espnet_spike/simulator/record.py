@@ -1,6 +1,6 @@
 """Record what a trained encoder does on real utterances, as sites of kernel calls."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -27,26 +27,36 @@ class Recording:
     codings: tuple[str, ...]
 
 
+def lowering_of(encoder: type) -> Callable[[Tape], tuple[list[Site], tuple[str, ...]]]:
+    """Return what makes sites of the tape of an encoder of this class.
+
+    Raises:
+        UserError: there is none.
+    """
+    from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
+    from espnet_spike.encoders.speech_mamba import SpeechMambaEncoder
+
+    if issubclass(encoder, IMLSpikeformerEncoder):
+        from espnet_spike.simulator.lower_spikeformer import lower
+    elif issubclass(encoder, SpeechMambaEncoder):
+        from espnet_spike.simulator.lower_speech_mamba import lower
+    else:
+        raise UserError(
+            f"{encoder.__name__} cannot be simulated",
+            "iml_spikeformer and the SpeechMamba encoders can",
+        )
+    return lower
+
+
 def record_encoder(encoder: nn.Module, utterances: Iterable[tuple[Tensor, Tensor]]) -> Recording:
     """Record an encoder.
 
     Raises:
         UserError: there is no lowering for this encoder or one of its options.
     """
-    from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
-    from espnet_spike.encoders.speech_mamba import SpeechMambaEncoder
-
+    lower = lowering_of(type(encoder))
     encoder = encoder.eval()
     tape = Tape(encoder)
-    if isinstance(encoder, IMLSpikeformerEncoder):
-        from espnet_spike.simulator.lower_spikeformer import lower
-    elif isinstance(encoder, SpeechMambaEncoder):
-        from espnet_spike.simulator.lower_speech_mamba import lower
-    else:
-        raise UserError(
-            f"{type(encoder).__name__} cannot be simulated",
-            "iml_spikeformer and the SpeechMamba encoders can",
-        )
     with torch_threads(1):
         tape.record(utterances)
     sites, codings = lower(tape)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.experiment import left_out, read_config
 from espnet_spike.results.experiments import RESULTS, results_to_complete
@@ -15,7 +16,7 @@ from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
 from espnet_spike.simulator.hardware import Hardware
 from espnet_spike.simulator.machine import Machine, sum_counters
 from espnet_spike.simulator.operations import Site, codings
-from espnet_spike.simulator.record import Recording, record_encoder
+from espnet_spike.simulator.record import Recording, lowering_of, record_encoder
 from espnet_spike.simulator.replay import (
     METRICS,
     Cost,
@@ -36,6 +37,24 @@ from espnet_spike.utils.provenance import environment
 FOLDER = "simulate"
 LARGEST_ERROR = 0.02  # of a cost on calls left out of its fit; beyond, the kernel is not fitted
 _logger = logging.getLogger(__name__)
+
+
+def check_experiment(asr_exp: Path, data_dir: Path) -> None:
+    """Check that there are features, and a model of a kind that can be simulated; build nothing.
+
+    Raises:
+        UserError: there are none, or its encoder has no lowering.
+    """
+    from espnet_spike.tasks.asr import SpikeASRTask
+    from espnet_spike.tasks.loading import open_model
+
+    FeatureDir.read(data_dir)
+    with open_model(asr_exp) as opened:
+        name = read_config(opened.path)["encoder"]
+    classes = {c.name: c for c in SpikeASRTask.class_choices_list}["encoder"]
+    encoder = classes.get_class(name)
+    assert encoder is not None  # a trained model has one
+    lowering_of(encoder)
 
 
 def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[Recording, str]:
@@ -223,6 +242,7 @@ def simulate_experiment(
     Raises:
         UserError: see ``record_experiment`` and ``simulate_recording``.
     """
+    check_experiment(asr_exp, data_dir)
     folder = asr_exp / FOLDER
     recording, checkpoint = record_experiment(asr_exp, data_dir, utterances)
     folder.mkdir(parents=True, exist_ok=True)

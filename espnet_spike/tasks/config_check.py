@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from espnet_spike.errors import UserError, did_you_mean
+from espnet_spike.nn.layers.fatrelu import named_fatrelus
+from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet, parse_search
 from espnet_spike.tasks.build import (
     INPUT_SIZE,
@@ -22,7 +24,13 @@ from espnet_spike.tasks.build import (
     parameters_on_meta,
     token_names,
 )
-from espnet_spike.tasks.config import check_training_values, read_training_config
+from espnet_spike.tasks.config import (
+    META,
+    TWIN,
+    check_training_values,
+    from_twin,
+    read_training_config,
+)
 from espnet_spike.tasks.config_values import (
     FRONT,
     GIVEN,
@@ -346,7 +354,60 @@ def check_asr_config(
     checked = check_training_config(SpikeASRTask, config, path, extra, vocabulary, size)
     if raw and fs is not None:
         _raise(path, check_rates(checked.args, fs, f"audio of --fs {fs}"))
+    _raise(path, check_stages(meta, checked))
     return checked
+
+
+def check_stages(meta: Mapping[str, Any], checked: Checked) -> Problems:
+    """Find what the stages before and after the training need of the model, and it has not.
+
+    Args:
+        meta: ``spike_meta``.
+        checked: the configuration of the training, without it.
+    """
+    problems = []
+    model, name = checked.model, checked.args.encoder
+    if meta.get("sparsify") is not None:
+        layers = named_fatrelus(model)
+        if not layers:
+            problems.append(
+                f"{META}.sparsify: encoder {name} of these options has no FATReLU point, whose "
+                "threshold could be set; see encoder_conf fat_points, or remove it"
+            )
+        elif any(layer.learnt for layer in layers.values()):
+            problems.append(
+                f"{META}.sparsify: thresholds are learnt in the training before already; write "
+                "encoder_conf fat_threshold: 0.0"
+            )
+    init, distill = from_twin(meta)
+    encoder = model.encoder
+    if any(part is not None and part.source == TWIN for part in (init, distill)):
+        ask = getattr(type(encoder), "twin", None)
+        if ask is None or ask(checked.args.encoder_conf or {}) is None:
+            problems.append(f"{META}: encoder {name} is dense, it has no twin to start from")
+    if init is not None:
+        unfit = [n for n, neuron in named_neurons(encoder).items() if not neuron.fits_thresholds]
+        if unfit:
+            problems.append(
+                f"{META}.init_from: there is no threshold for each channel in "
+                f"{plural(len(unfit), 'neuron layer')} such as {unfit[0]}; write "
+                "per_channel: true (of LIF and I-LIF in neuron_conf, of spiking_speech_mamba in "
+                "encoder_conf)"
+            )
+    return problems
+
+
+def check_naive(checked: Checked, path: Path) -> None:
+    """Check that a model can be made sparse without training, see ``--naive_sparsity``.
+
+    Raises:
+        UserError: it is no dense SpeechMamba.
+    """
+    if checked.args.encoder != "speech_mamba":
+        raise UserError(
+            f"--naive_sparsity with encoder {checked.args.encoder} of {path}",
+            "only speech_mamba can be made sparse naively",
+        )
 
 
 def check_lm_config(path: Path, extra: str = "") -> Checked:

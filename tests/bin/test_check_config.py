@@ -4,7 +4,7 @@ import yaml
 from espnet_spike.bin import check_config
 from espnet_spike.errors import UserError
 from tests.conftest import ROOT
-from tests.helpers.configs import GOOD
+from tests.helpers.configs import GOOD, changed
 
 
 def test_command_checks_every_file_and_remembers(tmp_path, monkeypatch):
@@ -45,6 +45,29 @@ def test_values_are_checked_before_work(tmp_path, option, text, said):
     path.write_text(good.replace("operations: {mac: 4.6", text) if "mac" in text else text)
     with pytest.raises(UserError, match=rf"x\.yaml: {said}"):
         check_config.main([option, str(path)])
+
+
+IML = {"encoder": "iml_spikeformer", "encoder_conf.input_layer": "conv2d"}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        ({"spike_meta": {"sparsify": {}}}, [], "encoder transformer .* has no FATReLU point"),
+        ({"spike_meta": {"init_from": "twin"}}, [], "encoder transformer is dense, it has no twin"),
+        (
+            {**IML, "encoder_conf.neuron": "lif", "spike_meta": {"init_from": "twin"}},
+            [],
+            "no threshold for each channel in .* such as .*; write per_channel: true",
+        ),
+        ({}, ["--naive_sparsity", "0.2"], "--naive_sparsity with encoder transformer"),
+    ],
+)
+def test_what_a_later_stage_refuses_is_refused_before_the_training(tmp_path, change, options, said):
+    path = tmp_path / "asr.yaml"
+    path.write_text(yaml.safe_dump(changed(change)))
+    with pytest.raises(UserError, match=said):
+        check_config.main(["--asr_config", str(path), *options])
 
 
 def test_options_of_the_search_are_checked_too():

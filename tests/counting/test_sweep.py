@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from espnet_spike.bin import sweep as command
+from espnet_spike.counting import sweep as sweeping
 from espnet_spike.counting.sweep import Setting, recognise
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.iml_spikeformer import IMLSpikeformerEncoder
@@ -107,6 +108,16 @@ def test_a_model_without_ctc_is_swept(tmp_path):
     command.main([*words, "--inference_args", search, "--threshold_scale", "2"])
     found = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert [p["setting"] for p in found["sets"]["test"]] == ["as trained", "threshold x 2"]
+
+
+def test_a_setting_that_the_model_cannot_have_is_refused_before_anything_is_decoded(
+    tmp_path, monkeypatch
+):
+    exp, data = make_experiment(tmp_path, 0.5)
+    monkeypatch.setattr(sweeping, "measure", lambda *_: pytest.fail("decoded"))
+    words = ["--asr_exp", str(exp), "--out", str(tmp_path / "out"), f"test={data}"]
+    with pytest.raises(UserError, match=r"FATReLU at 0\.1: the encoder has no FATReLU layers"):
+        command.main([*words, "--normalization", "none", "--T", "2", "--fat_threshold", "0.1"])
 
 
 def test_errors_are_those_of_stage_11(tmp_path):

@@ -72,6 +72,14 @@ def test_a_malformed_value_is_an_error_with_its_utterance(tmp_path, name, value)
             read(tmp_path)
 
 
+def test_a_table_that_is_missing_is_named_with_the_stage_that_makes_it(tmp_path):
+    FeatureDir(*({"u": value} for value in ("a.ark:3", (20, 4), 0.2, "x", "u"))).write(tmp_path)
+    (tmp_path / "utt2dur").unlink()
+    with pytest.raises(UserError, match="no utt2dur") as error:
+        FeatureDir.read(tmp_path)
+    assert "stage 3 (fbank) makes it" in str(error.value)
+
+
 def test_a_subset_has_all_tables():
     assert make({"a1": 10, "b2": 20}).subset(["a1"]) == make({"a1": 10})
 

@@ -105,10 +105,15 @@ def test_features_without_a_definition_are_warned_of(tmp_path, caplog):
     for name in ("with", "without", "also"):
         (tmp_path / name).mkdir()
     EIGHT.write(tmp_path / "with")
+    with caplog.at_level(logging.WARNING):  # what stage 3 has not made is refused, by who reads it
+        check_same_features(tmp_path / "with", [tmp_path / "without"])
+        assert not caplog.records
+    for name in ("with", "without", "also"):
+        (tmp_path / name / "feats.scp").touch()
     with caplog.at_level(logging.WARNING):
         check_same_features(tmp_path / "without", [tmp_path / "also"])
         assert not caplog.records
-        check_same_features(tmp_path / "with", [tmp_path / "without"])
+        check_same_features(tmp_path / "with", [tmp_path / "without", tmp_path / "without"])
         check_same_features(tmp_path / "without", [tmp_path / "with"])
     assert [f"{tmp_path}/without has no {FEATURES}" in m for m in caplog.messages] == [True] * 2
 

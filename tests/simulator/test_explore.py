@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import bench_simulator
 from espnet_spike.bin import explore as command
+from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
 from espnet_spike.results.hardware_findings import Finding
 from espnet_spike.simulator import simulate as simulation
@@ -32,6 +33,7 @@ def test_a_grid_is_explored_and_resumed(tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
     made = record("iml")[2]
     monkeypatch.setattr(simulation, "record_experiment", lambda *_: (made, "x.pth"))
+    monkeypatch.setattr(simulation, "check_experiment", lambda *_: None)
     (tmp_path / "asr_x").mkdir()
     (tmp_path / "asr_x/config.yaml").write_text("encoder: iml_spikeformer\n")
     grid = tmp_path / "grid.yaml"
@@ -109,6 +111,21 @@ def test_untrained_models_are_explored_and_the_findings_judged(tmp_path, capsys)
 def test_what_models_are_asked_for_is_checked(options, said):
     with pytest.raises(UserError, match=said):
         command.main(options)
+
+
+def test_a_model_that_cannot_be_simulated_is_refused_before_any_other_is(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    FeatureDir(*({"u": value} for value in ("a.ark:3", (20, 4), 0.2, "x", "u"))).write(data)
+    monkeypatch.setattr(simulation, "record_experiment", lambda *_: pytest.fail("recorded"))
+    for name, encoder in (("asr_x", "iml_spikeformer"), ("asr_y", "conformer")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"encoder: {encoder}\n")
+    words = ["--asr_exp", str(tmp_path / "asr_x"), str(tmp_path / "asr_y"), "--data_dir", str(data)]
+    with pytest.raises(UserError, match="ConformerEncoder cannot be simulated"):
+        command.main(words)
+    (data / "feats_shape").unlink()
+    with pytest.raises(UserError, match="data: no feats_shape"):
+        command.main(words)
 
 
 def test_many_verdicts_are_counted():

@@ -224,6 +224,11 @@ class Neuron(Counted, Activation, ABC):
         """
         raise ValueError(f"{type(self).__name__} has no thresholds to scale")
 
+    @property
+    def fits_thresholds(self) -> bool:
+        """Whether `fit_thresholds` can set them: there is one for each channel."""
+        return type(self).fit_thresholds is not Neuron.fit_thresholds
+
     def fit_thresholds(self, pieces: Sequence[Piece]) -> Tensor:
         """Set the threshold of each channel so that the least of a dense activation is lost.
 

@@ -98,6 +98,11 @@ class FixedThreshold(Neuron):
         """Return what a spike of each channel is worth over the usual, ``(C,)``."""
         return torch.ones(self.dim) if self.u is None else self.u.detach().exp()
 
+    @property
+    def fits_thresholds(self) -> bool:
+        """See ``Neuron.fits_thresholds``."""
+        return self.t is not None and self.u is not None
+
     def fit_thresholds(self, pieces: Sequence[Piece]) -> Tensor:
         """Set threshold and worth of a spike, see ``Neuron.fit_thresholds``.
 
