@@ -486,12 +486,12 @@ def experiment_results(experiment: Experiment, corpus_dir: Path | None = None) -
 
 
 def write_results(experiment: Experiment, corpus_dir: Path | None = None) -> dict[str, Any]:
-    """Bring ``results.json`` of an experiment up to date; keys of other stages stay in it."""
-    old = results_to_complete(experiment.path)
-    new = experiment_results(experiment, corpus_dir)
-    for name, figures in new["sets"].items():
-        new["sets"][name] = old.get("sets", {}).get(name, {}) | figures
-    merged = old | new
+    """Bring ``results.json`` of an experiment up to date; keys of other stages stay in it.
+
+    Those of sets are all of this stage: the energies of a count that is gone, or is of other
+    weights now, do not stay.
+    """
+    merged = results_to_complete(experiment.path) | experiment_results(experiment, corpus_dir)
     write_json(experiment.path / RESULTS, merged, ensure_ascii=False)
     return merged
 
