@@ -2,19 +2,26 @@
 
 Equal results prove nothing on how they came about: T slots may hold fractions, the first slot all
 counts, or a layer may multiply its weights with real values. So the guard looks at the operands of
-each product while it runs:
+each operation while it runs:
 
 * of a product with weights, the operand that comes from the input holds nothing but 0 and 1;
 * of a product of two operands that come from the input (an attention map), one of them does;
-* no tensor of weights is multiplied, element by element, with real values that come from the input;
+* element by element, real values that come from the input are multiplied with constants, 0/1 spikes
+  and units of spike trains alone: with no weights, no other parameter, and not with one another, so
+  that there is no real-valued gate. Beside that they are added, moved and summed; any other
+  operation is named;
 * each tensor of weights was seen in a product, so that none is read behind the guard's back, and
-  so was the input of each scan.
+  so was the input of each scan; values are not read by other code than torch's, and none is made
+  by it.
 
-Weights are what is made of parameters of two dimensions or more, norms apart. There are two
-exceptions, and both are named: the layer that reads the features, whose weights run first
-(`SpikeGuard.analog`), and what a layer says meets real values by design, by a method
-``real_valued`` that names the weights (`SpikeGuard.real`; the scan of a spiking Mamba block). A
-scan is claimed to select by its input, so that has to be 0 and 1 as well.
+Weights are what is made of parameters of two dimensions or more, norms apart. Where real values are
+by design, nothing is looked at but products with weights: in neurons, up to their spikes
+(a unit has one factor a frame, and one a channel that does not depend on the input), in norms, and
+in scans. There are two more exceptions, and both are named: the layer that reads the features,
+whose weights run first (`SpikeGuard.analog`), and what a layer says meets real values by design, by
+a method ``real_valued`` that names the parameters (`SpikeGuard.real`; the scan of a spiking Mamba
+block, a decay that is learnt). A scan is claimed to select by its input, so that has to be 0 and 1
+as well.
 """
 
 from collections.abc import Iterator
@@ -23,10 +30,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from espnet_spike.nn.layers.mamba import SelectiveSSM
+from espnet_spike.nn.neurons.base import Neuron
+from espnet_spike.nn.neurons.spike_train import SpikeTrain
+from espnet_spike.nn.norms import DyT, MaskedBatchNorm
 
 PRODUCTS = {  # operation -> places of its two operands
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "matmul", "linear"), (0, 1)),
@@ -34,11 +45,25 @@ PRODUCTS = {  # operation -> places of its two operands
     **dict.fromkeys(("convolution", "_convolution", "mkldnn_convolution"), (0, 1)),
     **dict.fromkeys(("conv1d", "conv2d", "mkldnn_linear"), (0, 1)),
 }
-SCALINGS = (
-    *("mul", "mul_", "addcmul", "addcmul_", "div", "div_", "addcdiv", "addcdiv_"),
-    *("lerp", "lerp_", "addr"),
+SCALINGS = ("mul", "addcmul", "div", "addcdiv", "lerp", "addr")
+MOVES = (  # of which each value of the result is one of the input's
+    *("alias", "as_strided", "clone", "contiguous", "constant_pad_nd", "detach", "expand", "flip"),
+    *("gather", "index", "index_select", "lift_fresh", "permute", "repeat", "reshape", "select"),
+    *("slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold"),
+    *("_reshape_alias", "_to_copy", "_unsafe_view", "unsqueeze", "view"),
 )
+SUMS = (  # what may be done with real values, beside moving and scaling them
+    *("add", "cat", "copy", "cumsum", "mean", "masked_fill", "neg", "rsub", "stack", "sub", "sum"),
+    *("empty_like", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones"),
+    *("new_zeros", "ones_like", "zeros_like", "is_same_size"),
+    "leaky_relu",  # of ``conv_skip``: times one of two constants
+)
+READS = {  # what shows values to code that the guard does not see
+    method: method.__name__
+    for method in (Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr)
+}
 INPUT = "the input"
+BY_DESIGN = (Neuron, nn.LayerNorm, nn.RMSNorm, MaskedBatchNorm, DyT)
 
 
 class SpikeGuard(TorchDispatchMode):
@@ -69,15 +94,17 @@ class SpikeGuard(TorchDispatchMode):
         }
         self._by_design = real_by_design(network)
         self._origin: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> what it is made of
+        self._units: WeakIdKeyDictionary = WeakIdKeyDictionary()  # units of trains, or 0
+        self._running: list[nn.Module] = []
+        self._free = 0  # how deep it runs where real values are by design
         norms = _norms(network)
-        weights = {
-            name: p.dim() > 1 and name not in norms for name, p in network.named_parameters()
-        }
-        self._weights = [name for name, is_weight in weights.items() if is_weight]
+        self._weights = [
+            name for name, p in network.named_parameters() if p.dim() > 1 and name not in norms
+        ]
         self._met: set[str] = set()
         self._last = "the first layer"
         for name, parameter in network.named_parameters():
-            self._origin[parameter] = frozenset([name] if weights[name] else [])
+            self._origin[parameter] = frozenset([name])
         for buffer in network.buffers():
             self._origin[buffer] = frozenset()
         for module in network.modules():
@@ -85,10 +112,10 @@ class SpikeGuard(TorchDispatchMode):
                 if isinstance(value, Tensor):
                     self._origin[value] = frozenset()
 
-    def watch(self, features: Tensor) -> Tensor:
-        """Name the network's input; return it."""
+    def watch(self, features: Tensor, lengths: Tensor) -> None:
+        """Name the network's input ``(1, F, D)`` and its length."""
         self._origin[features] = frozenset([INPUT])
-        return features
+        self._origin[lengths] = frozenset()
 
     def unseen(self) -> list[str]:
         """Return the weights that no product has met so far."""
@@ -98,37 +125,113 @@ class SpikeGuard(TorchDispatchMode):
         """Return the scans whose input was not shown so far."""
         return sorted(self._scans)
 
+    @contextmanager
+    def by_design(self) -> Iterator[None]:
+        """Let real values be multiplied with one another, within the context."""
+        self._free += 1
+        try:
+            yield
+        finally:
+            self._free -= 1
+
     def select(self, name: str, u: Tensor) -> None:
         """Look at the input of a scan."""
         self._scans.discard(name)
-        if is_binary(u):
-            self.selects += 1
-            # a compiled scan shows none of its operations; its state is real-valued in any case
-            self.real.add(f"{name}.A_log")
+        with self.by_design():
+            if is_binary(u):
+                self.selects += 1
+                # a compiled scan shows none of its operations; its state is real in any case
+                self.real.add(f"{name}.A_log")
+            else:
+                self._report(f"the scan {name} reads {describe(u)}")
+
+    def read(self, name: str, x: Tensor) -> None:
+        """Look at what is read behind the guard's back."""
+        if not self._free and INPUT in self._made_of(x):
+            with self.by_design():
+                if not is_binary(x):
+                    self._report(f"{name} of real values after {self._last}")
+
+    def enter(self, module: nn.Module) -> None:
+        """Note that a module runs."""
+        self._running.append(module)
+        self._free += isinstance(module, BY_DESIGN)
+
+    def leave(self, name: str, module: nn.Module, inputs: Any, out: Any) -> None:
+        """Note that it has run, and what it makes of its inputs."""
+        self._running.pop()
+        self._free -= isinstance(module, BY_DESIGN)
+        train = isinstance(out, SpikeTrain)
+        if any(INPUT in self._made_of(x) for x in _tensors(inputs)):
+            # whatever has computed it
+            for x in _tensors([out.counts, out.frame] if train else out):
+                if x.is_floating_point():  # no lengths, no masks
+                    self._origin[x] = frozenset([INPUT])
+        if train:
+            self._take_units(name, out)
+
+    def _take_units(self, name: str, train: SpikeTrain) -> None:
+        """Let the units of a train scale real values, if they are no gates."""
+        shared = train.frame.numel() == 1 or train.frame.shape[-1] == 1
+        fixed = train.channel.dim() == 1 and INPUT not in self._made_of(train.channel)
+        if shared and fixed:
+            self._units[train.frame] = self._units[train.channel] = True
         else:
-            self._report(f"the scan {name} reads {describe(u)}")
+            self._report(f"the unit of {name} is more than a factor a frame and one a channel")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
         """Run an operation; look at its operands before."""
         kwargs = kwargs or {}
         name = func.__name__.partition(".")[0]
+        plain = name if name.startswith("_") else name.rstrip("_")
+        operands = list(_tensors((args, kwargs)))
+        unit = False
+        if not self._free:
+            self._strangers(name, operands)
         if name in PRODUCTS:
             self._product(name, *(args[place] for place in PRODUCTS[name]))
         elif name.startswith(("_scaled_dot_product", "_trilinear", "thnn_conv", "einsum")):
             self._report(f"{name} after {self._last}")
-        elif name in SCALINGS:
-            self._scaling(name, [x for x in args if isinstance(x, Tensor)])
-        found = frozenset[str]().union(*map(self._made_of, _tensors((args, kwargs))))
+        elif plain in SCALINGS:
+            unit = self._scaling(plain, operands)
+        elif plain in MOVES:
+            unit = operands[0] in self._units
+        elif not self._free and plain not in SUMS and any(map(self._is_real, operands)):
+            self._unknown(name, operands[0])
+        found = frozenset[str]().union(*map(self._made_of, operands))
         out = func(*args, **kwargs)
         # what comes from the input is no weight any more
         found = frozenset([INPUT]) if INPUT in found else found
         for x in _tensors(out):
             self._origin[x] = found
+            if unit:
+                self._units[x] = True
+            else:
+                self._units.pop(x, None)
         return out
 
+    def _strangers(self, name: str, operands: list[Tensor]) -> None:
+        """Report tensors that no operation has made."""
+        if any(x not in self._origin and x.is_floating_point() for x in operands):
+            self._report(f"{name} of what no operation has made after {self._last}")
+
     def _made_of(self, x: Tensor) -> frozenset[str]:
+        """Return the parameters and the input in a tensor; of what was never seen, the input."""
         found: frozenset[str] | None = self._origin.get(x)
-        return frozenset() if found is None else found
+        return frozenset([INPUT]) if found is None else found
+
+    def _is_real(self, x: Tensor) -> bool:
+        """Tell whether a tensor comes from the input and is neither spikes nor their unit."""
+        return INPUT in self._made_of(x) and x not in self._units and not is_binary(x)
+
+    def _unknown(self, name: str, x: Tensor) -> None:
+        """Report an operation that real values are not for."""
+        step_size = self._running and isinstance(self._running[-1], SelectiveSSM)
+        if name == "softplus" and step_size:
+            return
+        if name == "ge" and bool((x == x.floor()).all()):
+            return  # counts that are cut into slots
+        self._report(f"{name} of real values after {self._last}")
 
     def _report(self, what: str) -> None:
         self.violations[what] = self.violations.get(what, 0) + 1
@@ -137,6 +240,7 @@ class SpikeGuard(TorchDispatchMode):
         sides = {side: self._made_of(side) for side in (a, b)}
         from_input = [side for side, origin in sides.items() if INPUT in origin]
         weights = frozenset[str]().union(*(o for o in sides.values() if INPUT not in o))
+        weights &= frozenset(self._weights)
         if not from_input:
             return  # weights are prepared
         if len(from_input) == 2:
@@ -160,15 +264,25 @@ class SpikeGuard(TorchDispatchMode):
     def _is_first_layer(self, weights: frozenset[str]) -> bool:
         return weights == set(self.analog) or not (self.products or self.analog)
 
-    def _scaling(self, name: str, operands: list[Tensor]) -> None:
-        origins = [(x, self._made_of(x)) for x in operands]
-        weights = frozenset[str]().union(*(o for _, o in origins if INPUT not in o))
-        real = [x for x, o in origins if INPUT in o and not is_binary(x)]
-        if weights and real and weights <= self._by_design:
-            self.real |= weights
-        elif weights and real:
-            shown = ", ".join(sorted(weights))
-            self._report(f"{name} of {shown} with {describe(real[0])}")
+    def _scaling(self, name: str, factors: list[Tensor]) -> bool:
+        """Look at factors, element by element; tell whether their product is a unit again."""
+        made = frozenset[str]().union(
+            *(self._made_of(x) for x in factors if x not in self._units)
+        ) - {INPUT}
+        if self._free:
+            made &= frozenset(self._weights)
+        real = [x for x in factors if self._is_real(x)] if made or not self._free else []
+        if made and real and made <= self._by_design:
+            self.real |= made
+        elif made and real:
+            self._report(f"{name} of {', '.join(sorted(made))} with {describe(real[0])}")
+        elif len(real) > 1 and not self._free:
+            self._report(f"{name} of two real-valued operands after {self._last}")
+        elif name in ("div", "addcdiv") and real and real[-1] is factors[-1] and not self._free:
+            self._report(f"{name} by real values after {self._last}")
+        if name != "mul" or not any(x in self._units for x in factors):
+            return False
+        return all(x in self._units or not self._is_real(x) for x in factors)
 
 
 def real_by_design(network: nn.Module) -> set[str]:
@@ -190,22 +304,48 @@ def _norms(network: nn.Module) -> set[str]:
     }
 
 
+class _Reads(TorchFunctionMode):
+    """Shows a guard which tensors are read by other code than torch's."""
+
+    def __init__(self, guard: SpikeGuard) -> None:
+        super().__init__()
+        self.guard = guard
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+        if func in READS:
+            self.guard.read(READS[func], args[0])
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
-def watching_scans(network: nn.Module, guard: SpikeGuard) -> Iterator[None]:
-    """Show a guard the input of every scan, within the context."""
+def watching_modules(network: nn.Module, guard: SpikeGuard) -> Iterator[None]:
+    """Tell a guard which module runs, and show it the input of every scan, within the context."""
 
     def watched(name: str, scan: Any) -> Any:
         def run(u: Tensor, *rest: Any) -> Any:
             guard.select(name, u)
-            return scan(u, *rest)
+            with guard.by_design():
+                return scan(u, *rest)
 
         return run
 
+    def after(name: str) -> Any:
+        # returned, it would take the place of the output
+        def hook(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
+            guard.leave(name, module, (args, kwargs), out)
+
+        return hook
+
+    def before(module: nn.Module, args: tuple) -> None:
+        guard.enter(module)
+
     with ExitStack() as stack:
-        for name, ssm in network.named_modules():
-            if isinstance(ssm, SelectiveSSM):
-                vars(ssm)["scan"] = watched(name, ssm.scan)
-                stack.callback(vars(ssm).pop, "scan")
+        for name, module in network.named_modules():
+            stack.callback(module.register_forward_pre_hook(before).remove)
+            stack.callback(module.register_forward_hook(after(name), with_kwargs=True).remove)
+            if isinstance(module, SelectiveSSM):
+                vars(module)["scan"] = watched(name, module.scan)
+                stack.callback(vars(module).pop, "scan")
         yield
 
 
@@ -230,14 +370,16 @@ def _tensors(x: Any) -> Iterator[Tensor]:
     elif isinstance(x, list | tuple):
         for y in x:
             yield from _tensors(y)
+    elif isinstance(x, SpikeTrain):
+        yield from _tensors(list(vars(x).values()))
 
 
 @torch.no_grad()
 def guarded(network: nn.Module, features: Tensor, lengths: Tensor) -> tuple[Any, SpikeGuard]:
     """Return the network's output for features ``(1, F, D)``, and the guard that watched."""
     guard = SpikeGuard(network)
-    guard.watch(features)
-    with watching_scans(network, guard), guard:
+    guard.watch(features, lengths)
+    with watching_modules(network, guard), guard, _Reads(guard):
         out = network(features, lengths)
     for name in guard.unseen():
         guard.violations[f"{name} was seen in no product"] = 1

@@ -10,8 +10,12 @@ A neuron that runs over frames emits one spike a frame at most: its first two fo
 third is a membrane that is carried from frame to frame (``nn.ops.lif.fire_frames``).
 
 All spike counts have to be equal and so have the outputs, and in forms 2 and 3 a guard looks at
-every product: what meets weights is 0 or 1, but for what a layer says is real-valued,
-which is named (``spike_guard``).
+every operation: what meets weights is 0 or 1, and real values are no gates, but for what a layer
+says is real-valued, which is named (``spike_guard``).
+
+What is kept from one utterance to the next may be the same mistake in all forms. So each form
+encodes two utterances again at the end, one of the second half and then the first: after others
+than the first time, and with the same bits as a result.
 """
 
 import copy
@@ -41,6 +45,8 @@ from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.loading import encoder_inputs, load_model, open_model
 
 FORMS = ("binary", "fire")
+Encoded = tuple[Tensor, dict[str, Tensor]]
+"""Output and spike counts, see ``encode``."""
 
 
 @dataclass
@@ -56,6 +62,8 @@ class SpikeProof(Proof):
         real: the weights that meet real values by design, and are not claimed as spikes'.
         selects: scans that read nothing but 0/1 spikes.
         violations: what read anything else -> how often.
+        repeated: how often an utterance was encoded again, after others than the first time.
+        changed: form -> how often that gave another result.
     """
 
     longest: int = 0
@@ -66,12 +74,15 @@ class SpikeProof(Proof):
     real: tuple[str, ...] = ()
     selects: int = 0
     violations: dict[str, int] = field(default_factory=dict)
+    repeated: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
         """Whether the three forms are one function, and two of them compute with spikes."""
         fires = self.fire <= DOUBLE_TOLERANCE and self.fire_flips == 0
-        return self.holds_in_double and fires and self.products > 0 and not self.violations
+        watched = self.products > 0 and not self.violations
+        return self.holds_in_double and fires and watched and self.repeated > 0 and not self.changed
 
     def failures(self) -> list[str]:
         """Return what does not hold, in words."""
@@ -87,6 +98,12 @@ class SpikeProof(Proof):
         found += [f"{what} ({times} times)" for what, times in self.violations.items()]
         if not self.products:
             found.append("no product was seen")
+        found += [
+            f"{form}: another result after other utterances, so something is kept ({times} times)"
+            for form, times in self.changed.items()
+        ]
+        if not self.repeated:
+            found.append("no utterance was encoded again")
         return found
 
 
@@ -152,14 +169,18 @@ def prove(model: Any, forms: Mapping[str, nn.Module], inputs: Any) -> SpikeProof
     proof = SpikeProof()
     single = copy.deepcopy(forms["binary"]).float()
     flips = total = same = 0
+    kept: list[tuple[Tensor, Tensor, dict[str, Encoded]]] = []
     for speech, lengths in inputs:
         proof.utterances += 1
         expected, counts = encode(forms["integer"], speech.double(), lengths)
+        results = {"integer": (expected, counts)}
         proof.longest = max(proof.longest, expected.shape[1])
         off, flipped = {}, {}
         for form in FORMS:
-            got, got_counts = _watched(forms[form], speech.double(), lengths, proof)
+            got, got_counts = results[form] = _watched(forms[form], speech.double(), lengths, proof)
             off[form], flipped[form] = difference(got, expected), count_flips(got_counts, counts)
+        if proof.utterances.bit_count() == 1:  # the last power of two is in the second half
+            kept = [*kept[:1], (speech.double(), lengths, results)]
         proof.double, proof.fire = max(proof.double, off["binary"]), max(proof.fire, off["fire"])
         proof.double_flips += flipped["binary"]
         proof.fire_flips += flipped["fire"]
@@ -173,7 +194,19 @@ def prove(model: Any, forms: Mapping[str, nn.Module], inputs: Any) -> SpikeProof
         raise UserError("no utterance is long enough for the encoder")
     proof.fp32_flips = flips / max(total, 1)
     proof.same_ctc = same / proof.utterances
+    for speech, lengths, results in reversed(kept):
+        for form, expected in results.items():
+            proof.repeated += 1
+            if not _identical(encode(forms[form], speech, lengths), expected):
+                proof.changed[form] = proof.changed.get(form, 0) + 1
     return proof
+
+
+def _identical(got: Encoded, expected: Encoded) -> bool:
+    """Tell whether two results are equal to the bit, output and counts."""
+    (xs, counts), (ys, others) = got, expected
+    same = all(torch.equal(counts[name], others[name]) for name in others)
+    return same and torch.equal(xs, ys) and set(counts) == set(others)
 
 
 def _watched(

@@ -1,5 +1,9 @@
 """The guard sees what meets weights, by hand-made layers."""
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -64,6 +68,91 @@ def test_weights_multiplied_by_elements_are_named():
 def test_units_may_scale_what_was_summed():
     _, guard = run(lambda net, train: train.frame * net.synapses(train.slot(1)))
     assert guard.violations == {}
+
+
+@pytest.mark.parametrize("gate", ["frame", "channel"])
+def test_a_unit_is_no_gate(gate):
+    """A factor for each channel in each frame, or a channel's that follows the input."""
+
+    class Gated(IMLS):
+        def forward(self, x, mask=None):
+            shown = x.abs() if gate == "frame" else x.abs().mean((0, 1))
+            return replace(super().forward(x, mask), **{gate: shown})
+
+    net = Net(lambda net, train: net.synapses(train.slot(1))).eval()
+    net.neuron = Gated(6, T=2)
+    net.neuron.spike_mode = "binary"
+    _, guard = guarded(net.eval(), torch.randn(1, 5, 4), torch.tensor([5]))
+    assert guard.violations == {
+        "the unit of neuron is more than a factor a frame and one a channel": 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("gate", "seen"),
+    [
+        (lambda y: y * y, "mul of two real-valued operands after synapses.weight"),
+        (lambda y: y.addcmul(y, y), "addcmul of two real-valued operands after synapses.weight"),
+        (lambda y: y * y.sigmoid(), "sigmoid of real values after synapses.weight"),
+        (lambda y: 2 / (y * y.item()), "reciprocal of real values after synapses.weight"),
+        (lambda y: torch.ones(1) / y, "div by real values after synapses.weight"),
+        (lambda y: y * torch.tensor(y.tolist()), "tolist of real values after synapses.weight"),
+        (lambda y: y.relu(), "relu of real values after synapses.weight"),
+        (lambda y: y**2, "pow of real values after synapses.weight"),
+        (lambda y: torch.where(y > 0, y, 2 * y), "gt of real values after synapses.weight"),
+        (lambda y: nn.functional.glu(y[..., :2]), "glu of real values after synapses.weight"),
+        (lambda y: (y.abs().log() + y).exp(), "exp of real values after synapses.weight"),
+        (
+            lambda y: y + torch.from_numpy(np.ones(3, np.float32)),
+            "lift_fresh of what no operation has made after synapses.weight",
+        ),
+    ],
+)
+def test_real_values_are_no_gates(gate, seen):
+    def layer(net, train):
+        drive = net.synapses(train.slot(1))
+        return gate(drive[:, :1, 0] if "recip" in seen else drive)
+
+    _, guard = run(layer)
+    assert seen in guard.violations
+
+
+def test_real_values_are_added_moved_and_weighed_by_spikes_and_constants():
+    def layer(net, train):
+        drive = net.synapses(train.slot(1)) * 0.5
+        total = torch.cat([drive, drive.flip(1)], -1)[..., :6] - drive.mean()
+        return total * train.slot(2) + (total * train.frame * train.channel).sum(1)
+
+    assert run(layer)[1].violations == {}
+
+
+def test_another_parameter_is_no_factor_of_real_values_unless_its_layer_says_so():
+    class Gain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.full((3,), 2.0))
+
+        def forward(self, x):
+            return x * self.gain
+
+    def layer(net, train):
+        return net.extra(net.synapses(train.slot(1)))
+
+    def of(module):
+        torch.manual_seed(0)
+        net = Net(layer)
+        net.extra = module
+        return guarded(net.eval(), torch.randn(1, 5, 4), torch.tensor([5]))[1]
+
+    (what,) = of(Gain()).violations
+    assert what.startswith("mul of extra.gain with")
+
+    class Said(Gain):
+        def real_valued(self):
+            return ["gain"]
+
+    said = of(Said())
+    assert said.violations == {} and said.real == {"extra.gain"}
 
 
 def test_of_two_operands_from_the_input_one_is_binary():

@@ -21,8 +21,10 @@ from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeL
 from espnet_spike.nn.layers.spiking_attention import FoldedMap, SpikingAttention
 from espnet_spike.nn.layers.spiking_mamba import SpikingMamba
 from espnet_spike.nn.neurons import frame_lif
+from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.spike_train import FiredTrain, SpikeTrain, real_values
+from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops import imls
 from tests.export.test_reparameterize import experiment
 
@@ -229,7 +231,7 @@ def test_counts_that_the_output_hides_are_a_condition(monkeypatch):
 
 
 def test_each_condition_is_needed():
-    right = SpikeProof(utterances=1, products=5)
+    right = SpikeProof(utterances=1, products=5, repeated=3)
     assert right.holds and right.failures() == []
     wrongs: tuple[dict[str, Any], ...]
     wrongs = (
@@ -239,6 +241,8 @@ def test_each_condition_is_needed():
         {"fire_flips": 1},
         {"products": 0},
         {"violations": {"x": 1}},
+        {"repeated": 0},
+        {"changed": {"fire": 1}},
     )
     for wrong in wrongs:
         proof = replace(right, **wrong)
@@ -422,6 +426,252 @@ OVER_FRAMES = {
     "soft reset for hard": (frame_membrane(reset="soft"), "fire: spikes give"),
     "the membrane is not carried": (forgets, "fire: spikes give"),
 }
+
+
+def around(cls, change):
+    """Return a mutant of a layer's result: ``change(layer, input, output)``."""
+
+    def mutate(monkeypatch):
+        def forward(right, layer, x, *args):
+            return change(layer, x, right(layer, x, *args))
+
+        keep(monkeypatch, cls, "forward", forward)
+
+    return mutate
+
+
+def gated_before(change):
+    """Return a mutant of the gate: ``change(y, z)`` stands before the neuron on y."""
+
+    def mutate(monkeypatch):
+        def gated(right, mamba, y, z, mask):
+            return right(mamba, change(y, z), z, mask)
+
+        keep(monkeypatch, SpikingMamba, "gated", gated)
+
+    return mutate
+
+
+def scan_with_weights(monkeypatch):
+    """Let the scan multiply its output with a matrix."""
+
+    def scan(right, ssm, u, *args):
+        y, h = right(ssm, u, *args)
+        return y + F.linear(y.mT, ssm.x_proj.weight.t() @ ssm.x_proj.weight).mT, h
+
+    keep(monkeypatch, SelectiveSSM, "scan", scan)
+
+
+def in_numpy(made):
+    """Return a mutant whose out_proj multiplies in numpy, beside a product of zeros in torch."""
+
+    def mutate(monkeypatch):
+        def forward(right, mamba, u, *args):
+            layer = mamba.out_proj
+
+            def project(x):
+                real = 0.5 * x.detach().numpy() @ layer.weight.detach().numpy().T
+                return F.linear(0 * x, layer.weight) + made(real)
+
+            layer.forward = project
+            return right(mamba, u, *args)
+
+        keep(monkeypatch, SpikingMamba, "forward", forward)
+
+    return mutate
+
+
+def filled(real):
+    """Return a tensor that torch has made and numpy has filled."""
+    made = torch.zeros(real.shape, dtype=torch.from_numpy(real).dtype)
+    made.numpy()[:] = real
+    return made
+
+
+GATES = {  # what is multiplied where no weight is; most of it computes the same in all forms
+    "out of the norm, by the input": (
+        around(NormedLIF, lambda layer, x, y: y * x),
+        "weight reads",
+    ),
+    "of a Mamba's output, by its input": (
+        around(SpikingMamba, lambda layer, x, y: y * x),
+        "mul of two real-valued operands",
+    ),
+    "of the scan, as in the dense one": (
+        gated_before(lambda y, z: y * torch.sigmoid(z)),
+        "mul of two real-valued operands",
+    ),
+    "by a learnt gain": (
+        around(SpikingMamba, lambda mamba, x, y: y * mamba.ssm.D[: y.shape[-1]]),
+        "mul of encoders.0.mamba_in.sublayer.ssm.D with",
+    ),
+    "a matrix in the scan": (scan_with_weights, "x_proj.weight reads"),
+    "a matrix in numpy": (in_numpy(torch.from_numpy), "of what no operation has made"),
+    "a matrix on real values in numpy": (
+        lambda monkeypatch: (silent("f7")(monkeypatch), in_numpy(filled)(monkeypatch)),
+        "numpy of real values",
+    ),
+}
+
+
+def unit_of_each(change):
+    """Return a mutant of the units of IMLS neurons, alike in all forms but that of values."""
+
+    def mutate(monkeypatch):
+        def forward(right, neuron, x, *args):
+            out = right(neuron, x, *args)
+            return change(out, x) if isinstance(out, SpikeTrain) else out
+
+        keep(monkeypatch, IMLS, "forward", forward)
+
+    return mutate
+
+
+def charge_dropped_at_borders(monkeypatch):
+    right = imls.integrate_and_fire
+
+    def fire(x, v, levels):
+        drop = (torch.arange(x.shape[0] if x.dim() == 3 else 1) % 4 == 0).view(-1, 1, 1)
+        return right(x - drop * 0.5 * v, v, levels)
+
+    monkeypatch.setattr(imls, "integrate_and_fire", fire)
+
+
+def chunks_without_carry(monkeypatch):
+    def attend(query, key, value, *args, **more):
+        half = query.shape[2] // 2
+        pieces = []
+        for rows in (slice(0, half), slice(half, None)):
+            part = {n: x[..., rows] if n in ("mask", "row_scale") else x for n, x in more.items()}
+            cut = (x[:, :, rows] for x in (query, key, value))
+            pieces.append(right(*cut, *args, **part))
+        return torch.cat(pieces, 2)
+
+    right = spiking_attention.decay_attention
+    monkeypatch.setattr(spiking_attention, "decay_attention", attend)
+
+
+UNITS = {
+    "of the frame before": (
+        unit_of_each(lambda train, x: replace(train, frame=train.frame.roll(1, 1))),
+        "binary: spikes give another result",
+    ),
+    "twice": (
+        unit_of_each(lambda train, x: replace(train, channel=2 * train.channel)),
+        "binary: spikes give another result",
+    ),
+    "spikes of the frame before": (
+        slots(lambda train, t: (train.counts >= t).to(train.counts).roll(1, 1)),
+        "binary: spikes give another result",
+    ),
+    "no charge in every fourth frame": (charge_dropped_at_borders, "fire: spikes give"),
+    "chunks that know nothing of each other": (chunks_without_carry, "binary: spikes give"),
+}
+
+
+def test_a_gate_that_was_not_there_breaks_the_proof_of_the_other_encoder_too(monkeypatch):
+    around(SpikeLinear, lambda layer, x, y: y * y)(monkeypatch)
+    proof = proof_of(frames=[24])
+    assert any("mul of two real-valued operands" in line for line in proof.failures())
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_every_real_gate_breaks_the_proof(name, monkeypatch):
+    mutate, notice = GATES[name]
+    mutate(monkeypatch)
+    proof = speech_mamba_proof(frames=[24])
+    assert any(notice in line for line in proof.failures()), proof.failures()
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_wrong_unit_breaks_the_proof(name, monkeypatch):
+    mutate, notice = UNITS[name]
+    mutate(monkeypatch)
+    proof = proof_of(frames=[40], attention_form="chunkwise")
+    assert not proof.holds
+    assert any(notice in line for line in proof.failures()), proof.failures()
+
+
+def kept_by(cls, name, mix):
+    """Return a mutant of a method that mixes what it returned before into what it returns."""
+
+    def mutate(monkeypatch):
+        def method(right, layer, x, *args):
+            found = right(layer, x, *args)
+            before = vars(layer).get("kept", found.detach())
+            vars(layer)["kept"] = found.detach()
+            return mix(found, before)
+
+        keep(monkeypatch, cls, name, method)
+
+    return mutate
+
+
+def membrane_goes_on(monkeypatch):
+    """Let a membrane start where the last utterance has left it."""
+
+    def start(right, neuron, x):
+        return vars(neuron).get("kept", right(neuron, x))
+
+    def run(right, neuron, x, v, lengths):
+        spikes, last, counts = right(neuron, x, v, lengths)
+        vars(neuron)["kept"] = last.detach()
+        return spikes, last, counts
+
+    keep(monkeypatch, FrameLIF, "initial_state", start)
+    keep(monkeypatch, FrameLIF, "_run", run)
+
+
+def utterances_are_counted(monkeypatch):
+    """Let an encoder hear the noise of a fan that turns on."""
+
+    def forward(right, encoder, xs, lengths):
+        vars(encoder)["heard"] = vars(encoder).get("heard", 0) + 1
+        return right(encoder, xs + 0.1 * vars(encoder)["heard"], lengths)
+
+    keep(monkeypatch, SpikingSpeechMambaEncoder, "forward", forward)
+
+
+def level_goes_on(monkeypatch):
+    """Let the first frame of an utterance have the unit of the last one's first frame."""
+
+    def level(right, neuron, *args):
+        found = right(neuron, *args)
+        vars(neuron)["kept"], before = found[:, :1], vars(neuron).get("kept", found[:, :1])
+        return torch.cat([before, found[:, 1:]], 1)
+
+    keep(monkeypatch, IMLS, "frame_level", level)
+
+
+KEPT = {
+    "a level": (level_goes_on, proof_of),
+    "a norm": (
+        kept_by(MaskedBatchNorm, "forward", lambda y, old: y + 0.5 * old.flatten(0, -2).mean(0)),
+        speech_mamba_proof,
+    ),
+    "a number of utterances": (utterances_are_counted, speech_mamba_proof),
+}
+
+
+@pytest.mark.parametrize("frames", [[24], [24, 30], [24, 30, 28]], ids=str)
+def test_an_utterance_that_depends_on_others_breaks_the_proof(frames, monkeypatch):
+    """In all forms alike: nothing else is wrong with the proof."""
+    membrane_goes_on(monkeypatch)
+    proof = speech_mamba_proof(frames=frames)
+    repeats = min(len(frames), 2)
+    assert proof.double_flips == 0 == proof.fire_flips and not proof.violations
+    assert proof.repeated == 3 * repeats
+    assert proof.changed == dict.fromkeys(("integer", "binary", "fire"), repeats)
+    assert not proof.holds and len(proof.failures()) == 3
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_whatever_is_kept_breaks_the_proof(name, monkeypatch):
+    mutate, prove_it = KEPT[name]
+    mutate(monkeypatch)
+    proof = prove_it(frames=[24, 30])
+    assert proof.changed.keys() >= {"integer", "binary", "fire"}
+    assert any("something is kept" in line for line in proof.failures())
 
 
 @pytest.mark.parametrize("name", OVER_FRAMES)

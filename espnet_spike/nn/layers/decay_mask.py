@@ -101,6 +101,10 @@ class DecayMask(nn.Module):
         total = decay_row_sum(self.log_gamma, length, lengths, self.causal)
         return total.clamp(min=1.0).rsqrt()
 
+    def real_valued(self) -> list[str]:
+        """Return the parameters that real values are multiplied with by design: what is learnt."""
+        return ["logit"] if self.learn else []
+
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{self.mode}, norm={self.norm}, learn={self.learn}, causal={self.causal}"

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from espnet_spike.nn.neurons import frame_lif
 from espnet_spike.nn.neurons.base import firing_rates
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF, named_frame_lifs, rate_losses
 from espnet_spike.nn.neurons.lif import LIF
@@ -140,6 +141,17 @@ def test_a_membrane_at_its_threshold_fires():
     neuron.set_spike_mode("fire")
     x = torch.tensor([2.0, 1.9999, 2.0])[None, :, None]
     assert neuron(x).flatten().tolist() == [1, 0, 1]
+
+
+def test_membranes_do_not_ask_the_kernel_that_they_are_compared_with(monkeypatch):
+    neuron = FrameLIF(5).eval()
+    x = currents(torch.float32)
+    expected = neuron(x)
+    monkeypatch.setattr(frame_lif, "run_frames", None)
+    with pytest.raises(TypeError):
+        neuron(x)
+    neuron.set_spike_mode("fire")
+    assert torch.equal(neuron(x), expected) and 0.04 < expected.mean() < 0.9
 
 
 def test_convolution_maps_and_half_precision():
