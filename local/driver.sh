@@ -85,6 +85,16 @@ check_values() { # of options that are neither a file nor one of a few words
     awk -v x="$naive_sparsity" 'BEGIN { exit !(x > 0 && x < 1) }'; } ||
     fail "--naive_sparsity $naive_sparsity" "give a number between 0 and 1"
   [[ $allow_dropped =~ ^[0-9]{1,9}$ ]] || fail "--allow_dropped $allow_dropped" "give a number from 0 up"
+  [[ -z $speed_perturb_factors || $feats_type != extracted ]] ||
+    fail "--speed_perturb_factors with --feats_type extracted" "features without audio cannot be played faster: leave one of the two out"
+  for name in nbpe num_splits_asr simulate_utterances min_frames max_frames; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]] || fail "--$name ${!name}" "give a whole number from 1 up"
+  done
+  for name in nj inference_nj; do
+    [[ ${!name} =~ ^(auto|[1-9][0-9]{0,5})$ ]] || fail "--$name ${!name}" "give a whole number from 1 up, or auto"
+  done
+  [[ $min_frames -le $max_frames ]] ||
+    fail "--min_frames $min_frames is above --max_frames $max_frames" "no utterance can be as long"
   check_checkpoints
   [[ $ngram_order =~ ^[2-6]$ ]] || fail "--ngram_order $ngram_order" "KenLM takes 2 to 6"
 }
@@ -331,6 +341,8 @@ prepare() {
   [[ ${#cores[@]} -eq 0 ]] || checks+=(--hardware "${cores[@]}")
   [[ ! -d $feats/$source_set ]] || checks+=(--train_dir "$feats/$source_set")
   [[ $token_type != bpe ]] || checks+=(--nbpe "$nbpe")
+  # a dry run makes nothing, no folder either
+  ! $dry_run || [[ -d $expdir/.cache ]] || checks+=(--keep_cache)
   "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"
 }
 
@@ -405,7 +417,7 @@ each_checkpoint() { # each_checkpoint FUNCTION: call it with what is of each dec
   done
 }
 
-skip() { echo "stage $current_stage: skipped, $1"; }
+skip() { printf 'stage %s: skipped, %s\n' "$current_stage" "${1#error: }"; } # a hint may follow on its own line
 
 train_step() { # as step; on every machine that trains, started by the launcher
   if [[ $node_rank == 0 ]]; then

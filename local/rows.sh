@@ -43,8 +43,21 @@ augmented_row() { # augmented_row RECIPE_DIR ENDING ROW: the options of run.sh f
   esac
 }
 
+dry_run_asked() { # dry_run_asked OPTIONS...: whether run.sh is to print its plan alone
+  local word asked=false
+  for word in "$@"; do
+    case $word in
+      --dry_run | --dry-run | --dry_run=true | --dry-run=true) asked=true ;;
+      --dry_run=false | --dry-run=false) asked=false ;;
+      true | false) [[ $previous != --dry[_-]run ]] || asked=$word ;;
+    esac
+    local previous=$word
+  done
+  $asked
+}
+
 augmented_rows() { # augmented_rows RECIPE_DIR ENDING: every row and seed, of conf/train_MODEL_KINDENDING.yaml
-  local seed row call word
+  local seed row call word first=true known=""
   for row in $rows; do # before anything runs
     augmented_row "$1" "$2" "$row" >/dev/null || exit 1
   done
@@ -52,7 +65,17 @@ augmented_rows() { # augmented_rows RECIPE_DIR ENDING: every row and seed, of co
     for row in $rows; do
       call=()
       while IFS= read -r word; do call+=("$word"); done < <(augmented_row "$1" "$2" "$row")
-      "$1/run.sh" "${call[@]}" --seed "$seed" --stop_stage report ${options[@]+"${options[@]}"}
+      call+=(--seed "$seed" --stop_stage report ${options[@]+"${options[@]}"})
+      if ! dry_run_asked ${options[@]+"${options[@]}"}; then
+        "$1/run.sh" "${call[@]}"
+        continue
+      fi
+      # every row is checked, once for all seeds, and printed; the first with its whole plan
+      printf '%s\n' "row $row, seed $seed: $(printf '%q ' "$1/run.sh" "${call[@]}")"
+      if $first; then "$1/run.sh" "${call[@]}"; elif [[ " $known " != *" $row "* ]]; then
+        "$1/run.sh" "${call[@]}" >/dev/null
+      fi
+      first=false known+=" $row"
     done
   done
 }

@@ -43,6 +43,7 @@ def get_parser() -> Parser:
         "--hardware", nargs="+", default=[], type=config_file, help="YAMLs of simulated cores"
     )
     parser.add_argument("--cache", type=Path, help="file that remembers what passed")
+    parser.add_argument("--keep_cache", action="store_true", help="read it, and leave it as it is")
     return parser
 
 
@@ -52,12 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.advice.passed_checks import PassedChecks, check_key
 
     passed = PassedChecks(options.cache)
-    key = check_key({name: value for name, value in vars(options).items() if name != "cache"})
+    about_it = ("cache", "keep_cache")
+    key = check_key({name: value for name, value in vars(options).items() if name not in about_it})
     if key in passed:
         _logger.info("configurations unchanged since they passed")
     else:
         check(options)
-        passed.add(key)
+        if not options.keep_cache:
+            passed.add(key)
         _logger.info("configurations are good")
     for doubt in find_doubts(options):
         _logger.warning("%s: %s", options.asr_config, doubt)

@@ -13,6 +13,8 @@ def test_command_checks_every_file_and_remembers(tmp_path, monkeypatch):
     decode.write_text("beam_size: 5\nctc_weight: 0.5\n")
     argv = ["--asr_config", str(asr), "--inference_config", str(decode), "--cache", str(cache)]
     argv += ["--fbank_config", str(ROOT / "conf" / "fbank.yaml")]
+    check_config.main([*argv, "--keep_cache"])
+    assert not cache.parent.exists()
     check_config.main(argv)
 
     def unexpected(options):

@@ -86,6 +86,14 @@ def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, 
         (["--test_sets", "test a/b"], "--test_sets a/b"),
         (["--speed_perturb_factors", "0.9 fast"], "--speed_perturb_factors 0.9 fast"),
         (["--ngram_order", "1"], "--ngram_order 1"),
+        (
+            ["--speed_perturb_factors", "0.9", "--feats_type", "extracted"],
+            "leave one of the two out",
+        ),
+        (["--min_frames", "50", "--max_frames", "20"], "--min_frames 50 is above"),
+        (["--simulate_utterances", "0"], "--simulate_utterances 0"),
+        (["--nbpe", "0"], "--nbpe 0"),
+        (["--inference_nj", "0"], "--inference_nj 0"),
         (["--naive_sparsity", "1.5"], "--naive_sparsity 1.5"),
         (["--allow_dropped", "-1"], "--allow_dropped takes a number"),
         (["--num_nodes", "2"], "give --dist_launcher torchrun or slurm"),
@@ -111,6 +119,7 @@ def checkout(root, tmp_path):
     shutil.copy2(root / "run.sh", copy)
     recipe = copy / "egs/mine"
     (recipe / "local").mkdir(parents=True)
+    (recipe / "exp/.cache").mkdir(parents=True)  # checks that passed are remembered
     (recipe / "local/data.sh").touch()
     script = (root / "egs/librispeech/run.sh").read_text()
     block = """### options
@@ -138,6 +147,53 @@ def test_a_recipe_may_have_options_of_its_own(run_sh, checkout):
         assert "bash local/data.sh --size small --loud true" in result.stdout
         assert "data/train_small" in result.stdout
     assert "local/data.sh --size big --loud false" in run_sh(*options, script=recipe).stdout
+
+
+def test_a_dry_run_makes_nothing(run_sh, checkout):
+    recipe = checkout / "egs/mine"
+    shutil.rmtree(recipe / "exp")
+    before = {path for path in checkout.rglob("*")}
+    options = ("--dry_run", "--skip_train", "--skip_eval", "--stop_stage", "data")
+    result = run_sh("--env", sys.prefix, *options, script=recipe / "run.sh")
+    assert result.returncode == 0 and "bash local/data.sh" in result.stdout
+    assert {path for path in checkout.rglob("*")} == before
+
+
+def test_a_message_and_its_hint_have_lines_of_their_own(root):
+    script = f'. "{root}/local/driver.sh"; current_stage="13 simulate"; skip "$1"'
+    lack = "error: the simulator needs zig\n  hint: install the extra sim"
+    done = subprocess.run(["bash", "-c", script, "bash", lack], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "stage 13 simulate: skipped, the simulator needs zig",
+        "  hint: install the extra sim",
+    ]
+
+
+def test_a_dry_run_of_rows_prints_the_plan_of_the_first_and_a_line_of_each(root, tmp_path):
+    (tmp_path / "conf").mkdir()
+    for model in ("iml_spikeformer", "speech_mamba"):
+        (tmp_path / f"conf/train_{model}_augmented.yaml").touch()
+    script = tmp_path / "run.sh"
+    script.write_text('#!/bin/sh\necho "plan of $*"\necho "checked $2" >&2\n')
+    script.chmod(0o755)
+    rows = f'. "{root}/local/rows.sh"; row_options "iml dense" "$@"; augmented_rows "{tmp_path}" ""'
+
+    def call(*options):
+        words = ["bash", "-euo", "pipefail", "-c", rows, "bash", "--seeds", "1 2", *options]
+        return subprocess.run(words, capture_output=True, text=True, check=True)
+
+    for words in (["--dry_run"], ["--dry-run=true"], ["--dry_run", "true"]):
+        done = call(*words)
+        lines = done.stdout.splitlines()
+        assert [line[: line.index(":")] for line in lines if line.startswith("row ")] == [
+            "row iml, seed 1",
+            "row dense, seed 1",
+            "row iml, seed 2",
+            "row dense, seed 2",
+        ]
+        assert len(lines) == 5 and lines[1].startswith("plan of --asr_config")
+        assert len(done.stderr.splitlines()) == 2  # every row is checked once
+    assert len(call().stdout.splitlines()) == len(call("--dry_run=false").stdout.splitlines()) == 4
 
 
 def test_a_recipes_own_options_are_checked_and_in_its_help(run_sh, checkout):
