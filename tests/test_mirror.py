@@ -22,6 +22,7 @@ NO_MIRROR = {  # folders whose tests mirror no module
 }
 OTHERS = {  # test files that mirror no module, and why
     "test_docs.py": "commands, options and links of the pages",
+    "test_figures.py": "figures of the pages, held to the tables",
     "test_layers.py": "the layering rule of the whole package",
     "test_loaders.py": "who reads what comes from outside, in the whole package",
     "test_mirror.py": "this rule",
