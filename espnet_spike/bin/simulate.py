@@ -4,13 +4,16 @@ Writes EXP/simulate/NAME.json, NAME.png and events.npz, and a summary into EXP/r
 same command again takes what has been simulated before from EXP/simulate/calls.jsonl.
 
 With --integer_wer nothing is simulated: the whole set is decoded, once by the float encoder and
-once by the encoder in int8 weights and int16 activations, and both word error rates are printed.
+once by the encoder in int8 weights and int16 activations, and both error rates are printed. That is
+for iml_spikeformer; other encoders are refused.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_spike.data.text_normalization import PROFILES
 from espnet_spike.errors import UserError
 from espnet_spike.utils.cli import Parser, run
 from espnet_spike.utils.files import plural
@@ -53,6 +56,12 @@ def get_parser() -> argparse.ArgumentParser:
         "for --integer_wer [--data_dir]",
     )
     parser.add_argument(
+        "--normalization",
+        choices=tuple(PROFILES),
+        help="what is done to both texts before comparing, for --integer_wer: that of the recipe's "
+        "stage score [none]",
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures of --integer_wer here too"
     )
     parser.add_argument(
@@ -84,24 +93,46 @@ def print_integer_wer(args: argparse.Namespace) -> None:
     from espnet_spike.utils.files import write_json
 
     calibration = args.calibration_dir or args.data_dir
-    found = decode_in_integers(args.asr_exp, args.data_dir, calibration, args.utterances)
+    found = decode_in_integers(
+        *(args.asr_exp, args.data_dir, calibration, args.utterances),
+        normalization=args.normalization or "none",
+    )
     for utt, (ref, of_float, of_integer) in found.differing.items():
         print(f"{utt}\n  ref      {ref}\n  float    {of_float}\n  integer  {of_integer}")
-    print("| set | utterances | words | WER float | WER integer | other hypotheses | same counts |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| set | utterances | words | WER float | WER integer | CER float | CER integer "
+        "| other hypotheses | same counts | saturated activations | saturated sums |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     print(
         f"| {args.data_dir.name} | {found.utterances} | {found.words} | {found.float_wer:.1f} "
-        f"| {found.integer_wer:.1f} | {len(found.differing)} | {found.same_counts:.1%} |"
+        f"| {found.integer_wer:.1f} | {found.float_cer:.1f} | {found.integer_cer:.1f} "
+        f"| {len(found.differing)} | {found.same_counts:.1%} "
+        f"| {found.saturated_activations:.4%} | {found.saturated_sums:.4%} |"
     )
+    if found.saturated:
+        print("\n| layer | saturated activations | saturated sums |\n|---|---:|---:|")
+        for name, (activations, sums) in found.saturated.items():
+            print(f"| {name} | {activations:.4%} | {sums:.4%} |")
+        print()
+    for name, share in found.too_narrow().items():
+        print(
+            f"warning: {name}: {share:.2%} of its values are larger than its registers: the set "
+            "goes beyond the utterances that the ranges were measured on (--calibration_dir, "
+            "--utterances)",
+            file=sys.stderr,
+        )
     same = calibration.resolve() == args.data_dir.resolve()
     print(
         f"int8 weights with a scale for each output channel, int16 activations; ranges of the "
         f"first {plural(args.utterances, 'utterance')} of "
         f"{'the decoded set itself' if same else calibration}; "
-        f"the encoder's output is {found.output_error:.1%} off; greedy CTC"
+        f"the encoder's output is {found.output_error:.1%} off; greedy CTC; "
+        f"text normalization: {found.normalization}"
     )
     if args.json:
-        figures = {"float_wer": found.float_wer, "integer_wer": found.integer_wer}
+        rates = ("float_wer", "integer_wer", "float_cer", "integer_cer")
+        figures = {name: getattr(found, name) for name in rates}
         sets = {"data": str(args.data_dir), "calibration": str(calibration)}
         sets |= {"calibration_utterances": args.utterances}
         write_json(args.json, asdict(found) | figures | sets, ensure_ascii=False)
@@ -113,8 +144,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.integer_wer:
         print_integer_wer(args)
         return
-    if args.calibration_dir or args.json:
-        raise UserError("--calibration_dir and --json are of --integer_wer", "add --integer_wer")
+    if args.calibration_dir or args.json or args.normalization:
+        raise UserError(
+            "--calibration_dir, --normalization and --json are of --integer_wer",
+            "add --integer_wer",
+        )
     from espnet_spike.simulator import toolchain
     from espnet_spike.simulator.hardware import read_hardware
 

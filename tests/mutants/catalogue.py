@@ -370,6 +370,29 @@ FIGURES = (
         },
     ),
     *of(
+        "simulator/integer/arithmetic.py",
+        "tests/simulator/integer/test_arithmetic.py -k 'fixed or same_sum'",
+        {
+            "fixed = max(round(level / step), 1)": "fixed = round(level / step)",
+            "np.round(1024 * off / scale)": "np.round(1024 / scale)",
+            "(inverse <= 65535)).all()": "True).all()",
+            "room = 31 - max(largest.bit_length(), 1)": (
+                "room = 31 - max(int(np.abs(sums).max(initial=0)).bit_length(), 1)"
+            ),
+        },
+    ),
+    *of(
+        "simulator/integer/registers.py",
+        "tests/simulator/integer/test_registers.py",
+        {
+            "((x > most) | (x < least)).sum()": "(x > most).sum()",
+            "self.limits is None else ROOM": "self.limits is None else 1",
+            "if self.limits is None else self.limits": "if True else self.limits",
+            "(np.abs(sums) > most).sum()": "(np.abs(sums) >= most).sum()",
+            "np.clip(sums, -most, most)": "sums",
+        },
+    ),
+    *of(
         "counting/costs.py",
         "tests/counting/test_assumptions.py -k 'sum_over or lengths'",
         {"round(BINS * math.log2(max(frames, 1)))": "0"},

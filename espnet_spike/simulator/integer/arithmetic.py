@@ -6,7 +6,7 @@ output channel has its own, as a requantisation with a multiplier for each chann
 
 import numpy as np
 
-from espnet_spike.simulator.kernels import MODELS, saturate16, wrap
+from espnet_spike.simulator.kernels import MODELS, wrap
 from espnet_spike.simulator.operations import INT16, Array
 
 LEAST = 1e-12
@@ -30,23 +30,25 @@ def to_grid(x: Array, scale: float) -> Array:
     return np.rint(x / scale).clip(-32768, 32767).astype(np.int64)
 
 
-def requantise(sums: Array, factor: Array) -> Array:
-    """Return accumulators times a factor each, as int16, as the kernel ``requantize`` does.
+def rescale(sums: Array, factor: Array | float, largest: int) -> Array:
+    """Return accumulators times a factor each, in int64, before they saturate to 16 bits.
 
-    The factor is a multiplier of 31 bits and a shift. Sums that have room are shifted left before,
-    by as many bits as keep the largest possible one in 32 bits: those of few spikes are small.
+    What the kernel ``requantize`` does: the factor is a multiplier of 31 bits and a shift. Sums
+    that have room are shifted left before, by as many bits as keep the largest one in 32 bits:
+    those of few spikes are small.
 
     Args:
-        sums: integers that fit 32 bits, any shape.
+        sums: integers, any shape.
         factor: positive, broadcastable to ``sums``.
+        largest: magnitude that no sum exceeds; below 2^31.
     """
-    room = 31 - max(int(np.abs(sums).max(initial=0)).bit_length(), 1)
+    room = 31 - max(largest.bit_length(), 1)
     wide = sums.astype(np.int64) << room
     factor = np.maximum(np.asarray(factor, np.float64) / 2.0**room, 2.0**-61)
     # multiplier in 2^30..2^31 - 1 with factor = multiplier / 2^(32 + shift)
     shift = np.clip(np.floor(-np.log2(factor)) - 2, *SHIFTS).astype(np.int64)
     multiplier = np.minimum(np.rint(factor * 2.0 ** (32 + shift)), 2**31 - 1).astype(np.int64)
-    return saturate16((((wide * multiplier) >> 32) + (1 << (shift - 1))) >> shift).astype(np.int64)
+    return (((wide * multiplier) >> 32) + (1 << (shift - 1))) >> shift
 
 
 def spike_counts(x: Array, inverse_alpha: Array, levels: int, level: int) -> tuple[Array, Array]:
@@ -62,6 +64,30 @@ def spike_counts(x: Array, inverse_alpha: Array, levels: int, level: int) -> tup
     m = np.full(len(x), level) if level else np.maximum(taken, 1)
     ratio = (wrap(x * inverse_alpha).astype(np.int64) * (0x7FFFFFFF // m)[:, None]) >> 32
     return np.clip((ratio + 256) >> 9, 0, levels), m
+
+
+def thresholds(scale: Array, level: float, step: float) -> tuple[Array, int]:
+    """Return what a neuron of a fixed level compares with: 1024 over its factors, and its level.
+
+    The level is a whole number of steps; what it is off is made up by the factors.
+
+    Args:
+        scale: the threshold's factor of each channel, ``(n,)``.
+        level: of every frame; 0: it is the frame's own mean magnitude, in steps as the input is.
+        step: of the input.
+
+    Raises:
+        ValueError: a factor that 16 bits cannot hold.
+    """
+    fixed = max(round(level / step), 1) if level else 0
+    off = fixed * step / level if level else 1.0
+    inverse = np.round(1024 * off / scale)
+    if not ((inverse >= 1) & (inverse <= 65535)).all():
+        raise ValueError(
+            f"factors of {scale.min():.3g} to {scale.max():.3g} at steps of {step:.3g} do not fit "
+            "16 bits"
+        )
+    return inverse.astype(np.int64), fixed
 
 
 def layer_norm(x: Array, weight: Array, bias: Array) -> Array:

@@ -9,7 +9,7 @@ grid's steps times the step, so nothing is lost on the way; a residual sum has o
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,14 @@ from espnet_spike.simulator.integer.arithmetic import (
     decayed,
     layer_norm,
     quantise_channels,
-    requantise,
     spike_counts,
+    thresholds,
     to_grid,
 )
-from espnet_spike.simulator.kernels import saturate16, wrap
+from espnet_spike.simulator.integer.registers import ROOM, Registers
 from espnet_spike.simulator.lower_spikeformer import STATISTICS
 from espnet_spike.simulator.operations import INT16, Array, headroom
 
-ROOM = 1.25  # of a grid, over the largest value that was measured; ours
 NORMED = 2.0**-10  # step of a norm's output, as the kernel has it
 STREAM = "residual"
 NEGLIGIBLE = 1e-9  # range of what was 0 in all frames
@@ -49,20 +48,25 @@ class Ranges:
     Attributes:
         inputs, outputs: of modules, by name.
         scores: of Q K^T before its scale, by name of the attention.
+        sums: of integers in accumulators, by name of the layer.
     """
 
     inputs: Mapping[str, float]
     outputs: Mapping[str, float]
     scores: Mapping[str, float]
+    sums: Mapping[str, int] = field(default_factory=dict)
 
 
 @torch.no_grad()
 def measure(encoder: Any, utterances: Iterable[tuple[Tensor, Tensor]]) -> Ranges:
     """Encode utterances, ``(1, F, D)`` and its length, and note how large activations get.
 
+    Then once more in integers, for the sums.
+
     Raises:
-        UserError: there is no utterance.
+        UserError: there is no utterance, or the encoder cannot run in integers.
     """
+    utterances = list(utterances)
     ins: dict[str, float] = {}
     outs: dict[str, float] = {}
     last: dict[str, Tensor] = {}
@@ -86,7 +90,11 @@ def measure(encoder: Any, utterances: Iterable[tuple[Tensor, Tensor]]) -> Ranges
                 scores[name] = max(scores.get(name, 0.0), largest)
     if not scores:
         raise UserError("no utterance is long enough for the encoder")
-    return Ranges(ins, outs, scores)
+    ranges, registers = Ranges(ins, outs, scores), Registers()
+    with in_integers(encoder, ranges, registers):
+        for speech, lengths in utterances:
+            encoder(speech, lengths)
+    return replace(ranges, sums=registers.largest)
 
 
 def check(encoder: Any) -> None:
@@ -122,15 +130,20 @@ def _not(what: str) -> UserError:
 
 
 @contextmanager
-def in_integers(encoder: Any, ranges: Ranges) -> Iterator[None]:
+def in_integers(encoder: Any, ranges: Ranges, registers: Registers | None = None) -> Iterator[None]:
     """Let an encoder run in integers within the context, one utterance a batch.
+
+    Args:
+        encoder: see ``check``.
+        ranges: of ``measure``.
+        registers: count what saturates; None for those of the ranges.
 
     Raises:
         UserError: see ``check``.
     """
     check(encoder)
     with ExitStack() as stack:
-        for module, name, function in _Network(encoder, ranges).replacements():
+        for module, name, function in _Network(encoder, ranges, registers).replacements():
             vars(module)[name] = function
             stack.callback(vars(module).pop, name)
         yield
@@ -139,8 +152,9 @@ def in_integers(encoder: Any, ranges: Ranges) -> Iterator[None]:
 class _Network:
     """What stands in the place of each layer of an encoder."""
 
-    def __init__(self, encoder: Any, ranges: Ranges) -> None:
+    def __init__(self, encoder: Any, ranges: Ranges, registers: Registers | None = None) -> None:
         self.encoder, self.ranges = encoder, ranges
+        self.registers = Registers(ranges.sums) if registers is None else registers
         self.modules: dict[str, Any] = dict(encoder.named_modules())
         branches = ("attn.linear_out", "conv.pointwise_out", "ffn.linear_out")
         sums = [ranges.inputs["after_norm"], ranges.outputs["embed.out"]]
@@ -247,11 +261,13 @@ class _Network:
             module = module.neuron
         response = module.response()
         scale, unit = response.scale.double().numpy(), response.unit.double()
-        inverse = np.round(1024 / scale).clip(1, 65535).astype(np.int64)
-        fixed = round(STATISTICS[response.statistic] / found)
+        try:
+            inverse, fixed = thresholds(scale, STATISTICS[response.statistic], found)
+        except ValueError as error:
+            raise _not(f"{name}: its threshold's {error}; it") from None
 
         def forward(x: Tensor, mask: Tensor | None = None) -> SpikeTrain:
-            rows = to_grid(x[0].flatten(1).double().numpy(), found)
+            rows = self.registers.grid(name, x[0].flatten(1).double().numpy(), found)
             repeated = np.tile(inverse, rows.shape[1] // len(inverse))
             counts, m = spike_counts(rows, repeated, response.levels, fixed)
             tail = (1,) * (x.dim() - 2)
@@ -268,7 +284,8 @@ class _Network:
         weight, bias = (x.detach().double().numpy() for x in (module.weight, module.bias))
 
         def forward(x: Tensor, mask: Tensor | None = None) -> Tensor:
-            return _tensor(layer_norm(to_grid(x[0].double().numpy(), step), weight, bias), NORMED)
+            rows = self.registers.grid(name, x[0].double().numpy(), step)
+            return _tensor(layer_norm(rows, weight, bias), NORMED)
 
         return module, "forward", forward
 
@@ -276,13 +293,15 @@ class _Network:
         """Return a layer of no weights whose output is put on the grid of the residual sum."""
 
         def forward(x: Tensor) -> Tensor:
-            return _tensor(to_grid(right(module, x)[0].double().numpy(), self.stream), self.stream)
+            found = right(module, x)[0].double().numpy()
+            return _tensor(self.registers.grid(STREAM, found, self.stream), self.stream)
 
         return forward
 
     def joined(self, x: Tensor, branch: Tensor) -> Tensor:
         """Return the residual sum, which saturates at each addition."""
-        return _tensor(to_grid((x + branch)[0].double().numpy(), self.stream), self.stream)
+        total = (x + branch)[0].double().numpy()
+        return _tensor(self.registers.grid(STREAM, total, self.stream), self.stream)
 
     def merged(self, name: str, affine: tuple[Array, Array] | None) -> tuple[Array, Array]:
         """Return weights and bias of a layer with the batch norm behind it."""
@@ -312,17 +331,17 @@ class _Network:
             frame = np.broadcast_to(frame, len(counts)) if frame.size == 1 else frame
             if w.ndim == 2:
                 sums = _product(counts, wq)
-                y = requantise(sums, frame[:, None] * unit / step)
-                return _tensor(saturate16(y + start), step)
+                y = self.registers.scaled(name, sums, frame[:, None] * unit / step)
+                return _tensor(self.registers.fit16(name, y + start), step)
             taps, stride = module.kernel_size[0], module.stride[0]
             length = (len(counts) - taps) // stride + 1
             total = np.zeros(1, np.int64)
             for tap in range(taps):
                 rows = slice(tap, tap + (length - 1) * stride + 1, stride)
                 sums = _convolve(counts[rows], wq[:, :, tap], module.stride[1])
-                y = requantise(sums, frame[rows][:, None, None] * unit / step)
-                total = saturate16(total + y).astype(np.int64)
-            return _tensor(saturate16(total + start), step)
+                y = self.registers.scaled(name, sums, frame[rows][:, None, None] * unit / step)
+                total = self.registers.fit16(name, total + y)
+            return _tensor(self.registers.fit16(name, total + start), step)
 
         def dense(xs: Tensor) -> Tensor:
             limit = headroom(quantise_channels(w)[0], tuple(range(1, w.ndim)))
@@ -330,18 +349,19 @@ class _Network:
             # the bias has to fit the accumulator: weights that are small beside it, or 0, take
             # larger steps rather than the input of all channels
             wq, unit = quantise_channels(w, np.abs(bias) / (scale * 2.0**29))
-            x = np.rint(xs[0].double().numpy() / scale).clip(-limit, limit)
+            x = np.rint(xs[0].double().numpy() / scale)
+            x = self.registers.fit(name, x, limit)
             begin = np.round(bias / (unit * scale)).astype(np.int64)
             if w.ndim == 2:
                 sums = _product(x, wq) + begin
-                return _tensor(requantise(wrap(sums), unit * scale / step), step)
+                return _tensor(self.registers.scaled(name, sums, unit * scale / step), step)
             taps, stride = module.kernel_size[0], module.stride[0]
             length = (len(x) - taps) // stride + 1
             found = np.zeros(1, np.int64)
             for tap in range(taps):
                 rows = slice(tap, tap + (length - 1) * stride + 1, stride)
                 found = found + _convolve(x[rows], wq[:, :, tap], module.stride[1])
-            return _tensor(requantise(wrap(found + begin), unit * scale / step), step)
+            return _tensor(self.registers.scaled(name, found + begin, unit * scale / step), step)
 
         def forward(xs: Tensor | SpikeTrain) -> Tensor:
             return of_train(xs) if isinstance(xs, SpikeTrain) else dense(xs)
@@ -371,8 +391,8 @@ class _Network:
             sums = np.zeros((length, len(wq)), np.int64)
             for t in range(taps):
                 sums += x[t : t + length] * wq[:, t].astype(np.int64)
-            y = requantise(wrap(sums), unit * one / step)
-            return _tensor(saturate16(y + start), step)
+            y = self.registers.scaled(f"{conv}.depthwise", sums, unit * one / step)
+            return _tensor(self.registers.fit16(f"{conv}.depthwise", y + start), step)
 
         return module, "forward", forward
 
@@ -389,8 +409,11 @@ class _Network:
             query: Tensor, key: Tensor, value: SpikeTrain, mask: Tensor, lengths: Tensor
         ) -> Tensor:
             heads, count = module.heads, query.shape[1]
-            q, k = (_heads(_grid(x, s), heads) for x, s in ((query, steps["q"]), (key, steps["k"])))
-            scores = wrap((q @ k.swapaxes(1, 2)).astype(np.int64)).astype(np.int64)
+            q, k = (_heads(_grid(x, steps[part]), heads) for part, x in (("q", query), ("k", key)))
+            # of 16 bits behind the shift, which is that of the largest map of the calibration
+            most = 2 ** min(15 + shift, 31)
+            scores = self.registers.fit(f"{name} (map)", q @ k.swapaxes(1, 2), most - 1, -most)
+            scores = scores.astype(np.int64)
             fading = np.ones((heads, count, count))
             matrix = module.decay.matrix(count)
             if matrix is not None:
@@ -406,10 +429,11 @@ class _Network:
             context = np.concatenate(list(p @ counts), 1).astype(np.int64)
             factor = of_score * module.scale * 2.0**shift * unit * value.channel.double().numpy()
             if affine is None:
-                return _tensor(requantise(wrap(context), factor / step), step)
+                return _tensor(self.registers.scaled(name, context, factor / step), step)
             scale, offset = affine
-            y = requantise(wrap(context), factor * np.abs(scale) / step) * np.sign(scale)
-            return _tensor(saturate16(y + to_grid(offset, step)), step)
+            y = self.registers.scaled(name, context, factor * np.abs(scale) / step)
+            y = y * np.sign(scale).astype(np.int64) + to_grid(offset, step)
+            return _tensor(self.registers.fit16(name, y), step)
 
         return attend
 
@@ -429,7 +453,7 @@ def _tensor(steps: Array, step: float) -> Tensor:
 
 def _product(x: Array, wq: Array) -> Array:
     # sums of products of integers are exact in float64, and fast
-    return wrap(x @ wq.T.astype(np.float64)).astype(np.int64)
+    return (x @ wq.T.astype(np.float64)).astype(np.int64)
 
 
 def _convolve(x: Array, w: Array, stride: int) -> Array:

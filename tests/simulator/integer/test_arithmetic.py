@@ -7,8 +7,9 @@ from espnet_spike.simulator.integer.arithmetic import (
     decayed,
     layer_norm,
     quantise_channels,
-    requantise,
+    rescale,
     spike_counts,
+    thresholds,
     to_grid,
 )
 from espnet_spike.simulator.kernels import MODELS, imls_counts
@@ -41,7 +42,7 @@ def test_a_requantisation_is_that_of_the_kernel():
     # 31 bits are used: 0.25 * 2^-14 is a multiplier of 2^30 and a shift of 14
     y = np.zeros(50, np.int16)
     MODELS["requantize"](sums.astype(np.int32), y, 50, 2**30, 14)
-    assert requantise(sums, np.array(2.0**-16)).tolist() == y.tolist()
+    assert rescale(sums, np.array(2.0**-16), 2**30).tolist() == y.tolist()
     assert np.abs(y - sums / 2.0**16).max() <= 0.51
 
 
@@ -50,10 +51,31 @@ def test_a_requantisation_is_the_product_rounded(largest):
     rng = np.random.default_rng(1)
     sums = rng.integers(-largest, largest + 1, (40, 3))
     factor = np.array([1.0, 0.1, 0.003]) * 30000 / largest
-    got = requantise(sums, factor)
+    got = rescale(sums, factor, largest)
     assert np.abs(got - sums * factor).max() < 0.52
-    assert requantise(np.array([largest, -largest]), 1e6 / largest).tolist() == [32767, -32768]
-    assert requantise(np.zeros(2, np.int64), 1.0).tolist() == [0, 0]
+    got = rescale(np.array([largest, -largest]), 1e6 / largest, largest)
+    assert np.abs(got - [1e6, -1e6]).max() <= 1  # 16 bits are the register's, not the product's
+    assert rescale(np.zeros(2, np.int64), 1.0, largest).tolist() == [0, 0]
+
+
+def test_the_same_sum_is_the_same_number_whatever_is_beside_it():
+    """What room there is does not depend on the utterance."""
+    alone, beside = np.array([[5]]), np.array([[5], [1000]])
+    assert rescale(alone, 0.31, 4095)[0] == rescale(beside, 0.31, 4095)[0] == 2
+
+
+def test_a_fixed_level_of_less_than_a_step_is_made_up_by_the_factors():
+    """At steps of 4 the level 1 is a quarter of one: x / V is that of the real values."""
+    inverse, level = thresholds(np.array([8.0]), 1.0, 4.0)
+    assert (inverse.tolist(), level) == ([512], 1)
+    # 6 steps are 24, of V = 8 that is 3
+    assert spike_counts(np.array([[6, 2]]), np.tile(inverse, 2), 6, level)[0].tolist() == [[3, 1]]
+    inverse, level = thresholds(np.array([1.0]), 1.0, 0.4)  # 2.5 steps: 2, and 0.8 of the factor
+    assert (inverse.tolist(), level) == ([819], 2)
+    assert thresholds(np.array([1.0, 2.0]), 0.0, 4.0)[0].tolist() == [1024, 512]
+    for scale, step in ((1 / 64.1, 1e-4), (3000.0, 1e-4), (1.0, 65.0)):
+        with pytest.raises(ValueError, match="16 bits"):
+            thresholds(np.array([scale]), 1.0, step)
 
 
 @pytest.mark.parametrize("level", [0, 700])

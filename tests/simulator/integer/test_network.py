@@ -62,7 +62,7 @@ def test_the_whole_is_near_the_float_network(conf, limit):
 
 
 def pieces(encoder, utterances):
-    made = network._Network(encoder, measure(encoder, utterances))
+    made = network._Network(encoder, measure(encoder, utterances), network.Registers())
     names = {module: name for name, module in encoder.named_modules()}
     return made, {(names[m], name): f for m, name, f in made.replacements()}
 
@@ -199,6 +199,7 @@ def test_a_residual_sum_saturates(monkeypatch):
 
     monkeypatch.setattr(network._Network, "__init__", narrow)
     ranges = measure(encoder, utterances)
+    sums.clear()
     encoder.after_norm.register_forward_pre_hook(lambda _, args: sums.append(args[0]))
     encoder.encoders[0].norm_ffn.register_forward_pre_hook(lambda _, args: sums.append(args[0]))
     with in_integers(encoder, ranges):
@@ -214,7 +215,16 @@ def test_ranges_are_the_largest_values():
     encoder, utterances = make()
     found = measure(encoder, utterances)
     assert found.inputs["embed.convs.0"] == max(float(x.abs().max()) for x, _ in utterances)
-    assert found.scores["encoders.0.attn"] > 0
+    seen = []
+    for name in ("linear_q", "linear_k"):
+        getattr(encoder.encoders[0].attn, name).register_forward_hook(
+            lambda _, args, out: seen.append(out[0].unflatten(-1, (2, -1)).transpose(0, 1).double())
+        )
+    for utterance in utterances:
+        encode(encoder, utterance)
+    maps = [q @ k.mT for q, k in zip(seen[::2], seen[1::2], strict=True)]
+    largest = max(float(scores.abs().max()) for scores in maps)
+    assert found.scores["encoders.0.attn"] == pytest.approx(largest)
     with pytest.raises(UserError, match="long enough"):
         measure(encoder, [])
 
@@ -230,3 +240,41 @@ def test_what_has_no_integer_form_is_named():
     ):
         with pytest.raises(UserError, match=f"({what}).* cannot run in integers"):
             network.check(encoder)
+
+
+def test_every_utterance_meets_the_same_machine():
+    """What an utterance becomes has nothing to do with those beside it, nor with how loud it is."""
+    encoder, utterances = make()
+    ranges = measure(encoder, utterances)
+    registers = network.Registers(ranges.sums)
+    loud = 40 * utterances[1][0], utterances[1][1]
+    with in_integers(encoder, ranges, registers):
+        first = encode(encoder, utterances[0])
+        assert registers.saturating() == {}  # it was calibrated on
+        encode(encoder, loud)
+        assert torch.equal(encode(encoder, utterances[0]), first)
+    assert registers.saturating()["embed.convs.0"][0] > 0.1
+    assert registers.limits == ranges.sums and set(ranges.sums) == set(registers.largest)
+
+
+def test_sums_that_no_calibration_knew_saturate(monkeypatch):
+    encoder, utterances = make()
+    ranges = measure(encoder, utterances)
+    name = "encoders.0.ffn.linear_out"
+    narrow = network.replace(ranges, sums={**ranges.sums, name: ranges.sums[name] // 8})
+    registers = network.Registers(narrow.sums)
+    with in_integers(encoder, narrow, registers):
+        encode(encoder, utterances[0])
+    assert registers.accumulators[name].beyond > 0
+    assert {key for key, tally in registers.accumulators.items() if tally.beyond} == {name}
+
+
+def test_a_threshold_that_does_not_fit_is_an_error():
+    encoder, utterances = make(imls_stat="fixed")
+    ranges = measure(encoder, utterances)
+    with torch.no_grad():
+        for p in encoder.encoders[0].ffn.neuron_in.parameters():
+            p.fill_(-12.0)
+    with pytest.raises(UserError, match=r"ffn.neuron_in: its threshold's factors of .* 16 bits"):
+        with in_integers(encoder, ranges):
+            pass
