@@ -51,14 +51,30 @@ CURES = {
 WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
-def system_error(error: OSError) -> UserError | None:
+FULL = frozenset({errno.EMFILE, errno.ENFILE})  # no file is to blame
+
+
+def system_error(error: Exception, who: str = "") -> UserError | None:
     """Return what the user has to know of an error of the system; None if it is of no such kind.
 
     The kinds are those of `CURES`: a file that is missing, for example, is no error of the system.
+    Of too many open files libraries tell in errors of their own, such as ``ImportError``.
+
+    Args:
+        error: that was raised.
+        who: the command, named where no file is.
     """
+    if not isinstance(error, OSError) or error.errno is None:
+        number = next((n for n in FULL if os.strerror(n) in str(error)), None)
+        if number is None:
+            return None
+        return UserError(f"{who or 'this process'}: {error}", CURES[number])
     if error.errno not in CURES:
         return None
     path = error.filename2 or error.filename
+    if path is None and error.errno in FULL:
+        who = who or "this process"
+        return UserError(f"{who} cannot open one more file: {error.strerror}", CURES[error.errno])
     if isinstance(path, bytes | str | os.PathLike):
         path = os.fsdecode(path)
         readable = os.path.exists(path) and not os.access(path, os.R_OK)

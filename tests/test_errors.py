@@ -39,10 +39,21 @@ def test_other_errors_of_files_are_none_of_the_system():
     assert system_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
     assert system_error(OSError("of a library")) is None
     assert cure_of("RuntimeError: boom") == ""
-    nameless = system_error(OSError(errno.EMFILE, "Too many open files"))
-    assert (
-        nameless is not None and nameless.message == "a file cannot be opened: Too many open files"
-    )
+    assert system_error(ImportError("libx.so: no such file")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "count cannot open one more file: Too many"),
+        (OSError(errno.EMFILE, "Too many open files", "a.wav"), "a.wav cannot be opened: Too many"),
+        (ImportError("x.so: Too many open files"), "count: x.so: Too many open files"),
+        (OSError("x.wav: System error: Too many open files"), "count: x.wav: System error"),
+    ],
+)
+def test_too_many_open_files_name_the_file_or_the_command(error, said):
+    found = system_error(error, "count")
+    assert found is not None and found.message.startswith(said) and "ulimit -n" in found.hint
 
 
 def test_real_ones(tmp_path):

@@ -144,9 +144,9 @@ def run(
     """Run a command and exit with its status.
 
     0: done. 1: a ``UserError``, or what the system refuses (a full disk, no permission), printed
-    without a traceback. 130: Ctrl-C. 141: who reads the output is gone, as ``head`` is when it has
-    its lines (128 and the number of SIGPIPE, as shells have it). Any other exception is a bug of
-    ours and keeps its traceback.
+    without a traceback, with the command's name where no file has one. 130: Ctrl-C. 141: who reads
+    the output is gone, as ``head`` is when it has its lines (128 and the number of SIGPIPE, as
+    shells have it). Any other exception is a bug of ours and keeps its traceback.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -160,17 +160,24 @@ def run(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
-    except OSError as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             sys.exit(141)
-        if (known := system_error(error)) is None:
-            raise
-        print(f"error: {known}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        _leave_or_raise(error, main)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)
+
+
+def _leave_or_raise(error: Exception, main: Callable) -> NoReturn:
+    """Exit for what the system refuses; raise again what else is wrong."""
+    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
+    name = spec.name if spec is not None else main.__module__
+    if (known := system_error(error, name.rpartition(".")[2])) is None:
+        raise error
+    print(f"error: {known}", file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 def _reader_is_gone() -> bool:

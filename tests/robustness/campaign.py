@@ -1,6 +1,7 @@
 """Draw the cases, run each in a process of its own, judge it, print what came of them."""
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -207,6 +208,8 @@ def run_apart(
 
 
 def _call(driver: Driver, root: Path, large: bool, kill: int = -1) -> int | None:
+    # a collection in the child would write to, and so copy, all that both have
+    gc.freeze()
     child = os.fork()
     if child == 0:
         _in_child(driver, root, large, kill)
@@ -254,7 +257,9 @@ def _in_child(driver: Driver, root: Path, large: bool, kill: int) -> None:
             except BaseException:
                 report = {"status": "traceback", "error": traceback.format_exc()}
         watch.kill = -1
-        report |= {"writes": watch.outside, "changes": watch.changes, "modules": list(sys.modules)}
+        report |= {"writes": watch.outside, "changes": watch.changes}
+        if large:  # who has the mutated cases has no use for them
+            report["modules"] = list(sys.modules)
         (root / "report").write_text(json.dumps(report))
     finally:
         os._exit(0)

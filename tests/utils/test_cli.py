@@ -106,6 +106,19 @@ def test_the_exit_status_tells_what_happened(capsys):
         run(main, [ZeroDivisionError()])
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, ImportError])
+def test_who_has_too_many_files_open_is_told(capsys, kind):
+    def full(argv):
+        raise kind("x.so: Too many open files")
+
+    full.__module__ = "espnet_spike.bin.count"
+    with pytest.raises(SystemExit) as left:
+        run(full)
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and "error: count: x.so: Too many open files" in said
+    assert "ulimit -n" in said
+
+
 def test_a_reader_that_leaves_is_no_fault():
     """As ``| head -1``: no traceback, and the status that shells give to a broken pipe."""
     code = (
