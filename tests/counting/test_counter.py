@@ -20,6 +20,7 @@ from espnet_spike.encoders.speech_mamba import (
 )
 from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.nn.layers.fatrelu import FATReLU
+from espnet_spike.nn.layers.mamba import SelectiveSSM
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
 from espnet_spike.nn.neurons.base import set_spike_mode
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
@@ -341,7 +342,9 @@ def test_every_form_of_the_encoder_is_covered(qk_mode, neuron, form):
     assert not counter.uncovered and not counter.lost
     found = products(counter.costs)
     first = counter.costs["embed.convs.0", "conv"]
-    assert first.macs > 0 and first.acs == 0  # analog input
+    taps = torch.ones(4, 1, 3, 3, dtype=torch.double)  # analog input: all that is not zero
+    shown = nn.functional.conv2d((speech()[0][:, None] != 0).double(), taps, stride=2)
+    assert (first.macs, first.acs) == (shown.sum(), 0)
     assert (found.acs == 0) == (neuron == "relu")
     if neuron != "relu" and qk_mode in ("ssa", "sdsa", "asym") and form == "quadratic":
         # nothing else is real times real
@@ -366,7 +369,9 @@ def test_integer_counts_cost_what_their_binary_spikes_cost(qk_mode, neuron, stat
     for key, cost in integer.costs.items():
         if key[1] in PRODUCTS:
             assert (binary.costs[key].acs, binary.costs[key].macs) == (cost.acs, cost.macs), key
-    assert products(integer.costs).acs > 0
+    for index, block in enumerate(model.encoders):
+        spikes = float(block.ffn.neuron_hidden.firing.count_sum)
+        assert integer.costs[f"encoders.{index}.ffn.linear_out", "linear"].acs == 8 * spikes > 0
 
 
 def test_folding_trades_macs_for_accumulates():
@@ -399,6 +404,32 @@ MAMBA = {
 }
 
 
+class Scanned(list):
+    """Products that each scan did: input into state, input past it, state into output."""
+
+    dense = 0.0
+
+
+def scan_products(model):
+    """Collect the products of scans, one by one, from what they read."""
+    found = Scanned()
+
+    def watched(scan):
+        def run(u, delta, B, C, *rest):
+            into = (u != 0)[:, :, None] & (B != 0)[:, None]
+            out = (u == u)[:, :, None] & (C != 0)[:, None]
+            found.extend(float(x.sum()) for x in (into, u != 0, out))
+            found.dense += 2 * into.numel() + u.numel()
+            return scan(u, delta, B, C, *rest)
+
+        return run
+
+    for module in model.modules():
+        if isinstance(module, SelectiveSSM):
+            vars(module)["scan"] = watched(module.scan)
+    return found
+
+
 @pytest.mark.parametrize("block", ["mamba_mhsa_mamba", "mhsa_mamba", "conmamba", "mamba_ffn"])
 @pytest.mark.parametrize(
     "make",
@@ -412,10 +443,12 @@ MAMBA = {
 def test_speech_mamba_is_covered(make, block):
     torch.manual_seed(0)
     model = make(20, block=block, conv_kernel=3, **MAMBA).eval()
+    scanned = scan_products(model)
     counter = count(model, *speech())
     assert not counter.uncovered and not counter.lost
     found = kinds(counter)
-    assert found["scan"].macs > 0 and products(counter.costs).acs == 0
+    assert (found["scan"].macs, found["scan"].dense_macs) == (sum(scanned), scanned.dense)
+    assert products(counter.costs).acs == 0
     with torch.inference_mode(), FlopCounterMode(display=False) as flops:
         model(*speech())
     # torch sees neither the scan nor, on a CPU, attention with softmax
@@ -428,19 +461,27 @@ def test_spiking_speech_mamba_reads_spikes():
     torch.manual_seed(0)
     conf = MAMBA | {"conv_skip": True}
     model = SpikingSpeechMambaEncoder(20, v_th=0.1, attn_v_th=0.1, **conf).eval()
+    scanned = scan_products(model)
     counter = count(model, *speech())
     assert not counter.uncovered and not counter.lost
+    frames = model(*speech())[0].shape[1]
     for layer in ("linear_q", "linear_k", "linear_v", "linear_out"):
         cost = counter.costs[f"encoders.0.attn.sublayer.{layer}", "linear"]
-        assert cost.macs == 0 and cost.dense_macs > 0
+        assert (cost.macs, cost.dense_macs) == (0, frames * 8 * 8)
     for mamba in ("encoders.0.mamba_in.sublayer", "encoders.0.mamba_out.sublayer"):
-        assert counter.costs[f"{mamba}.in_proj", "linear"].acs > 0
+        spikes = float(model.get_submodule(mamba).f5.lif.firing.count_sum)
+        assert counter.costs[f"{mamba}.in_proj", "linear"].acs == 32 * spikes > 0
         assert counter.costs[f"{mamba}.in_proj", "linear"].macs == 0
         assert counter.costs[f"{mamba}.out_proj", "linear"].macs == 0
         # one where both fire, which is what out_proj reads
         passed = counter.costs[f"{mamba}.out_proj", "linear"].nonzeros
         assert counter.costs[mamba, "gate"].multiplies == passed > 0
-    assert kinds(counter)["scan"].acs > 0
+    # a spike adds its column of Delta B to the state, and D; C meets the state in any case
+    past = len(scanned) // 2
+    into, skip, out = (sum(scanned[:past][part::3]) for part in range(3))
+    scan = kinds(counter)["scan"]
+    assert (scan.acs, scan.macs, scan.event_macs) == (into + skip, out, into + skip)
+    assert into > 0
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch", "ref"])

@@ -29,6 +29,10 @@ def exported(encoder, tmp_path):
         nir.write(tmp_path / "graph.nir", nir.NIRGraph(export.nodes, export.edges))
         check = Check()
         check.add(nir.read(tmp_path / "graph.nir"), export)
+    # what the neurons themselves say that they fired
+    firing = [encoder.get_submodule(name).firing for name in export.cores]
+    assert check.spikes == sum(float(found.count_sum) for found in firing)
+    assert bool(check.spikes) == bool(export.cores)
     left = outside(encoder, export, counter.costs)
     names = [row["name"] for row in left["parameters"]]
     assert sorted([*names, *export.parameters]) == sorted(parameter_names(encoder))
