@@ -270,6 +270,15 @@ SPIKES = (
             "self.decay.matrix(length, rows)": "self.decay.matrix(length, (0, rows[1] - rows[0]))",
         },
     ),
+    *of(  # V by counts
+        "nn/layers/spiking_attention.py",
+        "tests/export/test_spike_proof.py -k 'one_function and inner_norm'",
+        {
+            "shown = [split_heads(value.slot(t), self.heads) for t in slots]": (
+                "shown = [split_heads(value.counts, self.heads)]"
+            )
+        },
+    ),
     *of("nn/layers/spike_layers.py", PROOF, {"out = xs.frame * total": "out = total"}),
 )
 
