@@ -18,6 +18,14 @@ def test_without_a_gpu_it_is_refused(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def one_kernel(monkeypatch):
+    """Check one kernel alone: all of them are in a test of their own."""
+    functions = bench_gpu.functions
+    monkeypatch.setattr(bench_gpu, "functions", lambda *sizes: {"IMLS": functions(*sizes)["IMLS"]})
+
+
+@pytest.mark.usefixtures("one_kernel")
 @pytest.mark.parametrize("only", ["selective scan", "spiking_speech_mamba"])
 def test_a_case_runs_and_says_its_days(only, tmp_path):
     words = ["--tiny", "--device", "cpu", "--only", only, "--out", str(tmp_path / "gpu")]
@@ -39,6 +47,7 @@ def test_what_has_no_time_is_named_and_every_kernel_checked(tmp_path):
     assert all(name in text for name in bench_gpu.functions(1, 1, 1))
 
 
+@pytest.mark.usefixtures("one_kernel")
 def test_an_unknown_case_is_refused(tmp_path):
     with pytest.raises(UserError, match="no case has this name"):
         bench_gpu.main(["--tiny", "--device", "cpu", "--only", "gone", "--out", str(tmp_path)])

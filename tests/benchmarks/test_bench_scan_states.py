@@ -9,7 +9,15 @@ from benchmarks import bench_scan_states
 pytest.importorskip("mambapy", reason="the peer is installed with the group bench")
 
 
-def test_every_shape_has_its_cases_and_limits(tmp_path):
+def test_every_shape_has_its_cases_and_limits(tmp_path, monkeypatch):
+    fresh = bench_scan_states.memory_of  # a process of its own, seconds of imports: once is enough
+    measured = []
+
+    def memory_of(case, shape):
+        measured.append((case, shape[2]))
+        return fresh(case, shape) if len(measured) == 1 else 10_000 * len(measured)
+
+    monkeypatch.setattr(bench_scan_states, "memory_of", memory_of)
     stem = tmp_path / "states"
     words = "--batch 1 --channels 16 --states 2 4 --frames 8 --repeats 1 --out".split()
     bench_scan_states.main([*words, str(stem)])
@@ -17,6 +25,9 @@ def test_every_shape_has_its_cases_and_limits(tmp_path):
     assert [row["N"] for row in rows] == [2] * 5 + [4] * 5
     assert {row["case"] for row in rows} >= set(bench_scan_states.CASES)
     assert all(row["ms"] > 0 for row in rows)
+    assert measured == [(case, N) for N in (2, 4) for case in bench_scan_states.CASES.values()]
+    memory = [row["memory, MB"] for row in rows if row["case"] in bench_scan_states.CASES]
+    assert memory[0] >= 0 and memory[1:] == pytest.approx([0.02, 0.03, 0.04, 0.05, 0.06])
     exponential = [row for row in rows if "exponentials" in row["case"]]
     assert [row["x exponential limit"] for row in exponential] == [1.0, 1.0]
 

@@ -110,8 +110,14 @@ def test_a_wrong_option_stops_before_any_work_and_says_what_is_known(run_sh, opt
     assert "stage" not in result.stdout
 
 
+@pytest.fixture(scope="session")
+def passed_checks(tmp_path_factory):
+    """Where all checkouts remember the configurations that passed: checking one takes seconds."""
+    return tmp_path_factory.mktemp("passed checks")
+
+
 @pytest.fixture
-def checkout(root, tmp_path):
+def checkout(root, tmp_path, passed_checks):
     """A checkout with a recipe that has options of its own."""
     copy = tmp_path / "check out"
     shutil.copytree(root / "local", copy / "local")
@@ -119,7 +125,8 @@ def checkout(root, tmp_path):
     shutil.copy2(root / "run.sh", copy)
     recipe = copy / "egs/mine"
     (recipe / "local").mkdir(parents=True)
-    (recipe / "exp/.cache").mkdir(parents=True)  # checks that passed are remembered
+    (recipe / "exp").mkdir()
+    (recipe / "exp/.cache").symlink_to(passed_checks)
     (recipe / "local/data.sh").touch()
     script = (root / "egs/librispeech/run.sh").read_text()
     block = """### options
