@@ -283,7 +283,12 @@ def readme(contents: Contents, asr: Path, archive: str) -> list[str]:
             "",
             f"# features as the model was trained on: float32, (frames, {config['input_size']})",
         ]
-    lines += ["text, tokens, ids, hypothesis = speech2text(features)[0]", "print(text)", "```", ""]
+    if config["encoder_conf"].get("interctc_layer_idx"):
+        lines += ["# with what greedy CTC finds after blocks that have a loss of their own"]
+        lines += ["results, after_blocks = speech2text(features)"]
+    else:
+        lines += ["results = speech2text(features)"]
+    lines += ["text, tokens, ids, hypothesis = results[0]", "print(text)", "```", ""]
     lines += [
         f"`{asr}/inference.yaml` holds the beam search; `{asr}/{RESULTS}` and `exp/RESULTS.md`, "
         "where they are given, what the model reaches and how it was made.",
@@ -300,6 +305,7 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
     import numpy as np
 
     import espnet_spike.task  # noqa: F401  registers the encoders
+    from espnet_spike.inference.speech2text import n_best
     from espnet_spike.tasks.espnet import asr_inference
 
     settings = contents.settings
@@ -314,12 +320,12 @@ def check(contents: Contents, archive: Path, folder: Path) -> None:
     dimensions = read_config(contents.asr_exp)["input_size"]
     size = CHECK_SAMPLES if dimensions is None else (CHECK_FRAMES, dimensions)
     speech = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    expected: Any = asr_inference.Speech2Text(**original, **search)(speech)[0]
+    expected: Any = n_best(asr_inference.Speech2Text(**original, **search)(speech))[0]
     folder.mkdir()
     with contextlib.chdir(folder):  # paths of this working directory lead nowhere there
         try:
             files = unpack_pack(archive, "unpacked")
-            found: Any = asr_inference.Speech2Text(**files, **search)(speech)[0]
+            found: Any = n_best(asr_inference.Speech2Text(**files, **search)(speech))[0]
         except (OSError, RuntimeError, TypeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"the pack does not load: {type(error).__name__}: {error}") from error
     if expected[2] != found[2] or float(expected[3].score) != float(found[3].score):

@@ -76,11 +76,11 @@ class BeamSearch:
         """Return the n best results of each utterance."""
         import torch
 
+        from espnet_spike.inference.speech2text import n_best
+
         speech = [torch.from_numpy(features) for features in batch]
         if self.batch_size == 1:
-            found = [self.speech2text(one) for one in speech]
-            # with what CTC between blocks finds, where the model has it
-            return [one[0] if isinstance(one, tuple) else one for one in found]
+            return [n_best(self.speech2text(one)) for one in speech]
         lengths = torch.tensor([len(features) for features in batch])
         padded = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
         return self.speech2text.batch_decode(padded, lengths)

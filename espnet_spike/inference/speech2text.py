@@ -56,6 +56,15 @@ class Speech2Text(EspnetSpeech2Text):
         return text, token, kept, hypothesis
 
 
+def n_best(found: Any) -> list[Any]:
+    """Return the n best results of an utterance, out of what ``Speech2Text`` returned for it.
+
+    Of a model with intermediate CTC losses ESPnet returns them in a pair, with what greedy search
+    finds after those blocks; in batches it returns them alone.
+    """
+    return found[0] if isinstance(found, tuple) else found
+
+
 def too_short_result(nbest: int, enh_s2t_task: bool, speech2text: Any) -> list[Any]:
     """Return what is recognised in an utterance that is too short for the encoder: nothing.
 
