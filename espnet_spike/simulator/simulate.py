@@ -242,7 +242,6 @@ def simulate_experiment(
     Raises:
         UserError: see ``record_experiment`` and ``simulate_recording``.
     """
-    check_experiment(asr_exp, data_dir)
     folder = asr_exp / FOLDER
     recording, checkpoint = record_experiment(asr_exp, data_dir, utterances)
     folder.mkdir(parents=True, exist_ok=True)
