@@ -103,6 +103,10 @@ def test_a_unit_is_no_gate(gate):
         (lambda y: nn.functional.glu(y[..., :2]), "glu of real values after synapses.weight"),
         (lambda y: (y.abs().log() + y).exp(), "exp of real values after synapses.weight"),
         (
+            lambda y: y * torch.from_numpy(np.full(3, 7)),
+            "mul of two real-valued operands after synapses.weight",
+        ),
+        (
             lambda y: y + torch.from_numpy(np.ones(3, np.float32)),
             "lift_fresh of what no operation has made after synapses.weight",
         ),
