@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from espnet_spike.export.spike_guard import SpikeGuard, guarded, is_binary
+from espnet_spike.nn.layers.fatrelu import FatPoints
+from espnet_spike.nn.layers.mamba import SelectiveSSM
 from espnet_spike.nn.neurons.imls import IMLS
 
 
@@ -157,6 +159,18 @@ def test_another_parameter_is_no_factor_of_real_values_unless_its_layer_says_so(
 
     said = of(Said())
     assert said.violations == {} and said.real == {"extra.gain"}
+
+
+def test_the_module_of_a_scan_has_its_step_size_and_no_other_function():
+    class Gated(SelectiveSSM):
+        def forward(self, x):
+            return nn.functional.softplus(x) + self.dt_proj.weight.sum() + x.sigmoid()
+
+    net = Net(lambda net, train: net.extra(net.synapses(train.slot(1))))
+    net.extra = Gated(2, 1, 2, 1, FatPoints())
+    _, guard = guarded(net.eval(), torch.randn(1, 5, 4), torch.tensor([5]))
+    functions = [what for what in guard.violations if "of real values after" in what]
+    assert functions == ["sigmoid of real values after synapses.weight"]
 
 
 def test_of_two_operands_from_the_input_one_is_binary():

@@ -250,7 +250,7 @@ SPIKES = (
     ),
     *of(
         "nn/neurons/imls.py",
-        "tests/export/test_spike_proof.py -k left_alone",
+        "tests/export/test_spike_proof.py -k 'one_function and asym'",
         {"integrate_and_fire(x, frame * scale": "integrate_and_fire(x, 1.01 * frame * scale"},
     ),
     *of(

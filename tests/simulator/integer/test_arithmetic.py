@@ -62,6 +62,8 @@ def test_the_same_sum_is_the_same_number_whatever_is_beside_it():
     """What room there is does not depend on the utterance."""
     alone, beside = np.array([[5]]), np.array([[5], [1000]])
     assert rescale(alone, 0.31, 4095)[0] == rescale(beside, 0.31, 4095)[0] == 2
+    # half a step: of sums up to 1 the factor has 31 bits, of sums up to 2^30 it is below a quarter
+    assert [rescale(np.array([1]), 0.5, most).tolist() for most in (1, 2**30)] == [[1], [0]]
 
 
 def test_a_fixed_level_of_less_than_a_step_is_made_up_by_the_factors():

@@ -16,13 +16,13 @@ def test_activations_saturate_and_are_counted():
 
 
 def test_sums_are_scaled_with_the_room_of_the_calibration():
-    """700 is the largest: with 25 % beside it 875, so 1023 is what fits, 21 bits to the left."""
-    registers = Registers({"a": 700})
-    assert registers.scaled("a", np.array([1023, 1024, -5000, 8]), np.array(0.5)).tolist() == [
-        *(512, 512, -511, 4)
+    """900 is the largest: with 25 % beside it 1125, so 2047 is what fits, 20 bits to the left."""
+    registers = Registers({"a": 900})
+    assert registers.scaled("a", np.array([2047, 2048, -5000, 8]), np.array(0.5)).tolist() == [
+        *(1024, 1024, -1023, 4)
     ]
     assert registers.accumulators == {"a": Tally(2, 4)} and registers.largest == {"a": 5000}
-    assert registers.scaled("a", np.array([700]), np.array(100.0)).tolist() == [32767]
+    assert registers.scaled("a", np.array([900]), np.array(100.0)).tolist() == [32767]
     assert registers.activations == {"a": Tally(1, 5)}
     assert registers.saturating() == {"a": (0.2, 0.4)}
 
