@@ -338,7 +338,7 @@ SPARSIFY: Table = {
 }
 
 # conf/train_*.yaml and conf/lm*.yaml: of ESPnet's options of a training, those whose parser takes
-# numbers that it cannot train with; model_conf and ctc_conf in them
+# numbers that it cannot train with; model_conf, ctc_conf and scheduler_conf in them
 _COUNT = AsText(Number(1, 1e12, whole=True))
 _COUNT_OR_NULL = AsText(Number(1, 1e12, whole=True, null=True))
 _SHARE = Number(0, 1)
@@ -361,6 +361,7 @@ TRAINING: Table = {
 }
 MODEL_CONF: Table = {"lsm_weight": _SHARE, "interctc_weight": _SHARE}
 CTC_CONF: Table = {"dropout_rate": _SHARE}
+SCHEDULER_CONF: Table = {"warmup_steps": Number(0, 1e12)}
 
 # conf/decode*.yaml: what the search depends on, ours and ESPnet's. Two tokens for each frame of the
 # encoder are more than anyone says; far above, a search that finds no end goes on for days.

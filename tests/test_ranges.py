@@ -77,6 +77,7 @@ def test_the_files_of_the_recipes_are_in_range(pattern, table):
         if table == "TRAINING":
             check(ranges.MODEL_CONF, content.get("model_conf", {}), file.name, None)
             check(ranges.CTC_CONF, content.get("ctc_conf", {}), file.name, None)
+            check(ranges.SCHEDULER_CONF, content.get("scheduler_conf", {}), file.name, None)
         if table == "META":
             content = content.get("spike_meta") or {}
             check(ranges.SPARSIFY, content.get("sparsify", {}), file.name)

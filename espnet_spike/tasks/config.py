@@ -100,7 +100,11 @@ def check_training_values(config: Mapping[str, Any], where: Path | str) -> None:
         UserError: one is out of range, or options of a part are no mapping.
     """
     check(ranges.TRAINING, config, str(where), others=None)
-    tables = {"model_conf": ranges.MODEL_CONF, "ctc_conf": ranges.CTC_CONF}
+    tables = {
+        "model_conf": ranges.MODEL_CONF,
+        "ctc_conf": ranges.CTC_CONF,
+        "scheduler_conf": ranges.SCHEDULER_CONF,
+    }
     for key, part in config.items():
         if key.endswith("_conf") and part is not None:
             check(tables.get(key, {}), part, f"{where}: {key}", others=None)

@@ -27,6 +27,7 @@ def test_spike_meta_is_taken_out(tmp_path):
         ("batch_bins: 0\n", "batch_bins: 0"),
         ("model_conf: {lsm_weight: -1.0e+30}\n", "model_conf: lsm_weight"),
         ("ctc_conf: {dropout_rate: 1.5}\n", "ctc_conf: dropout_rate"),
+        ("scheduler_conf: {warmup_steps: -1}\n", "scheduler_conf: warmup_steps: -1 is out of"),
         ("scheduler_conf: wa\n", "scheduler_conf: 'wa' is no mapping"),
     ],
 )
