@@ -106,7 +106,7 @@ def check_training_values(config: Mapping[str, Any], where: Path | str) -> None:
         "scheduler_conf": ranges.SCHEDULER_CONF,
     }
     for key, part in config.items():
-        if key.endswith("_conf") and part is not None:
+        if str(key).endswith("_conf") and part is not None:
             check(tables.get(key, {}), part, f"{where}: {key}", others=None)
 
 

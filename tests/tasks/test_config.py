@@ -1,7 +1,7 @@
 import pytest
 
 from espnet_spike.errors import UserError
-from espnet_spike.tasks.config import read_training_config
+from espnet_spike.tasks.config import check_training_values, read_training_config
 
 
 def test_spike_meta_is_taken_out(tmp_path):
@@ -36,3 +36,7 @@ def test_values_that_nothing_can_train_with(tmp_path, content, said):
     with pytest.raises(UserError) as error:
         read_training_config(tmp_path / "c.yaml")
     assert said in error.value.message and "c.yaml" in error.value.message
+
+
+def test_a_key_that_is_no_text_is_left_to_who_knows_the_keys():
+    check_training_values({None: 1, 5: {}}, "c.yaml")
