@@ -193,7 +193,7 @@ def check_same_features(model: Path, folders: Iterable[Path]) -> None:
     for folder in dict.fromkeys(folders):
         found = FeatureExtractor.read(folder)
         # of what stage 3 has not made the reader says so
-        if (found is None) != (known is None) and (folder / "feats.scp").is_file():
+        if (found is None) != (known is None) and present(folder / "feats.scp"):
             without, other = (folder, model) if found is None else (model, folder)
             _logger.warning(
                 "%s has no %s: it is not known whether its features are those of %s",

@@ -633,6 +633,7 @@ def test_stage_count_compares_with_the_twin_and_counts_the_forms_that_are_asked_
     twin.mkdir(parents=True)
     (twin / "config.yaml").touch()
     options = ("--env", sys.prefix, "--dry_run", "--stage", "count", "--stop_stage", "count")
+    options += ("--expdir", tmp_path / "exp")  # the checkout's own may be done
     # as seen from where it is called
     asked = run_sh(*options, "--twin_exp", "exp/asr_y", "--count_forms", "true", cwd=tmp_path)
     assert f"--twin_exp {twin} --forms true " in asked.stdout, asked.stderr
