@@ -158,8 +158,9 @@ def prove(
 
 
 def difference(got: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, relative to the largest value."""
-    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    """Return the largest difference, relative to the largest value; of what is no number, inf."""
+    found = (got - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+    return float(found.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
 def count_flips(got: dict[str, Tensor], expected: dict[str, Tensor]) -> int:

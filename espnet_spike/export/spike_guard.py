@@ -14,6 +14,9 @@ each operation while it runs:
   so was the input of each scan; values are not read by other code than torch's, and none is made
   by it.
 
+What is written into a tensor counts as the input's in every view of it. Real values are neither
+places in a table nor cut to whole numbers.
+
 Weights are what is made of parameters of two dimensions or more, norms apart. Where real values are
 by design, nothing is looked at but products with weights: in neurons, up to their spikes
 (a unit has one factor a frame, and one a channel that does not depend on the input), in norms, and
@@ -30,6 +33,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -58,9 +62,13 @@ SUMS = (  # what may be done with real values, beside moving and scaling them
     *("new_zeros", "ones_like", "zeros_like", "is_same_size"),
     "leaky_relu",  # of ``conv_skip``: times one of two constants
 )
+LOOKUPS = ("gather", "index", "index_select")
 READS = {  # what shows values to code that the guard does not see
     method: method.__name__
-    for method in (Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr)
+    for method in (
+        *(Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.tolist, Tensor.data_ptr),
+        *(Tensor.apply_, Tensor.map_),
+    )
 }
 INPUT = "the input"
 BY_DESIGN = (Neuron, nn.LayerNorm, nn.RMSNorm, MaskedBatchNorm, DyT)
@@ -95,6 +103,8 @@ class SpikeGuard(TorchDispatchMode):
         self._by_design = real_by_design(network)
         self._origin: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> what it is made of
         self._units: WeakIdKeyDictionary = WeakIdKeyDictionary()  # units of trains, or 0
+        # memory that the input was written into, whatever made it; held, so that none has its name
+        self._written: dict[int, StorageWeakRef] = {}
         self._running: list[nn.Module] = []
         self._free = 0  # how deep it runs where real values are by design
         norms = _norms(network)
@@ -172,7 +182,7 @@ class SpikeGuard(TorchDispatchMode):
 
     def _take_units(self, name: str, train: SpikeTrain) -> None:
         """Let the units of a train scale real values, if they are no gates."""
-        shared = train.frame.numel() == 1 or train.frame.shape[-1] == 1
+        shared = train.frame.numel() == 1 or train.frame.shape[2:].numel() == 1
         fixed = train.channel.dim() == 1 and INPUT not in self._made_of(train.channel)
         if shared and fixed:
             self._units[train.frame] = self._units[train.channel] = True
@@ -196,14 +206,21 @@ class SpikeGuard(TorchDispatchMode):
             unit = self._scaling(plain, operands)
         elif plain in MOVES:
             unit = operands[0] in self._units
+            if plain in LOOKUPS and not self._free and any(map(self._is_real, operands[1:])):
+                self._report(f"{name} by real values after {self._last}")
         elif not self._free and plain not in SUMS and any(map(self._is_real, operands)):
             self._unknown(name, operands[0])
         found = frozenset[str]().union(*map(self._made_of, operands))
         out = func(*args, **kwargs)
+        if not self._free and plain in MOVES + SUMS:
+            self._cuts(name, operands, out)
         # what comes from the input is no weight any more
         found = frozenset([INPUT]) if INPUT in found else found
         for x in _tensors(out):
             self._origin[x] = found
+            if INPUT in found and any(x is operand for operand in operands):
+                memory = StorageWeakRef(x.untyped_storage())
+                self._written[memory.cdata] = memory
             if unit:
                 self._units[x] = True
             else:
@@ -215,21 +232,33 @@ class SpikeGuard(TorchDispatchMode):
         if any(x not in self._origin and x.is_floating_point() for x in operands):
             self._report(f"{name} of what no operation has made after {self._last}")
 
+    def _cuts(self, name: str, operands: list[Tensor], out: Any) -> None:
+        """Report real values that have become whole numbers or masks."""
+        whole = [x.dtype for x in _tensors(out) if not x.is_floating_point()]
+        if whole and any(x.is_floating_point() and self._has_parts(x) for x in operands):
+            self._report(f"{name} of real values to {whole[0]} after {self._last}")
+
     def _made_of(self, x: Tensor) -> frozenset[str]:
         """Return the parameters and the input in a tensor; of what was never seen, the input."""
         found: frozenset[str] | None = self._origin.get(x)
-        return frozenset([INPUT]) if found is None else found
+        if found is None or x.untyped_storage()._cdata in self._written:
+            return frozenset([INPUT])
+        return found
 
     def _is_real(self, x: Tensor) -> bool:
         """Tell whether a tensor comes from the input and is neither spikes nor their unit."""
         return INPUT in self._made_of(x) and x not in self._units and not is_binary(x)
+
+    def _has_parts(self, x: Tensor) -> bool:
+        """Tell whether a tensor comes from the input and holds other than whole numbers."""
+        return self._is_real(x) and not _is_whole(x)
 
     def _unknown(self, name: str, x: Tensor) -> None:
         """Report an operation that real values are not for."""
         step_size = self._running and isinstance(self._running[-1], SelectiveSSM)
         if name == "softplus" and step_size:
             return
-        if name == "ge" and bool((x == x.floor()).all()):
+        if name == "ge" and _is_whole(x):
             return  # counts that are cut into slots
         self._report(f"{name} of real values after {self._last}")
 
@@ -313,7 +342,8 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
         if func in READS:
-            self.guard.read(READS[func], args[0])
+            for x in _tensors(args):
+                self.guard.read(READS[func], x)
         return func(*args, **(kwargs or {}))
 
 
@@ -352,6 +382,10 @@ def watching_modules(network: nn.Module, guard: SpikeGuard) -> Iterator[None]:
 def is_binary(x: Tensor) -> bool:
     """Tell whether a tensor holds nothing but 0 and 1."""
     return not bool(((x != 0) & (x != 1)).any())
+
+
+def _is_whole(x: Tensor) -> bool:
+    return bool((x == x.floor()).all())
 
 
 def describe(x: Tensor) -> str:

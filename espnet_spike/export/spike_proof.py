@@ -15,7 +15,8 @@ says is real-valued, which is named (``spike_guard``).
 
 What is kept from one utterance to the next may be the same mistake in all forms. So each form
 encodes two utterances again at the end, one of the second half and then the first: after others
-than the first time, and with the same bits as a result.
+than the first time, and with the same bits as a result. A copy that has encoded nothing does so
+with the first of these, for what the very first utterance of all may have fixed.
 """
 
 import copy
@@ -164,15 +165,23 @@ def prove(model: Any, forms: Mapping[str, nn.Module], inputs: Any) -> SpikeProof
         inputs: of the encoder, one utterance each.
 
     Raises:
-        UserError: there is no input.
+        UserError: there is no input, or neurons do not round yet.
     """
     proof = SpikeProof()
     single = copy.deepcopy(forms["binary"]).float()
+    unused = copy.deepcopy(forms["integer"])
     flips = total = same = 0
     kept: list[tuple[Tensor, Tensor, dict[str, Encoded]]] = []
     for speech, lengths in inputs:
         proof.utterances += 1
         expected, counts = encode(forms["integer"], speech.double(), lengths)
+        if any(
+            getattr(neuron, "warm", False) for neuron in named_neurons(forms["integer"]).values()
+        ):
+            raise UserError(
+                "its neurons do not round yet, so there are no spikes to prove",
+                "train for more updates than warm_start_steps",
+            )
         results = {"integer": (expected, counts)}
         proof.longest = max(proof.longest, expected.shape[1])
         off, flipped = {}, {}
@@ -194,11 +203,12 @@ def prove(model: Any, forms: Mapping[str, nn.Module], inputs: Any) -> SpikeProof
         raise UserError("no utterance is long enough for the encoder")
     proof.fp32_flips = flips / max(total, 1)
     proof.same_ctc = same / proof.utterances
-    for speech, lengths, results in reversed(kept):
-        for form, expected in results.items():
-            proof.repeated += 1
-            if not _identical(encode(forms[form], speech, lengths), expected):
-                proof.changed[form] = proof.changed.get(form, 0) + 1
+    again = [(form, forms[form], utterance) for utterance in kept[::-1] for form in forms]
+    again += [("integer", unused, utterance) for utterance in kept[1:]]
+    for form, encoder, (speech, lengths, results) in again:
+        proof.repeated += 1
+        if not _identical(encode(encoder, speech, lengths), results[form]):
+            proof.changed[form] = proof.changed.get(form, 0) + 1
     return proof
 
 

@@ -1,13 +1,14 @@
 """The guard sees what meets weights, by hand-made layers."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from espnet_spike.export.spike_guard import SpikeGuard, guarded, is_binary
+from espnet_spike.export.spike_guard import LOOKUPS, SpikeGuard, guarded, is_binary
 from espnet_spike.nn.layers.fatrelu import FatPoints
 from espnet_spike.nn.layers.mamba import SelectiveSSM
 from espnet_spike.nn.neurons.imls import IMLS
@@ -79,7 +80,8 @@ def test_a_unit_is_no_gate(gate):
     class Gated(IMLS):
         def forward(self, x, mask=None):
             shown = x.abs() if gate == "frame" else x.abs().mean((0, 1))
-            return replace(super().forward(x, mask), **{gate: shown})
+            train: Any = super().forward(x, mask)
+            return replace(train, **{gate: shown})
 
     net = Net(lambda net, train: net.synapses(train.slot(1))).eval()
     net.neuron = Gated(6, T=2)
@@ -104,6 +106,20 @@ def test_a_unit_is_no_gate(gate):
         (lambda y: torch.where(y > 0, y, 2 * y), "gt of real values after synapses.weight"),
         (lambda y: nn.functional.glu(y[..., :2]), "glu of real values after synapses.weight"),
         (lambda y: (y.abs().log() + y).exp(), "exp of real values after synapses.weight"),
+        (lambda y: y * held(y), "mul of two real-valued operands after synapses.weight"),
+        (
+            lambda y: y + torch.linspace(0, 1, 99).sigmoid()[(9 * y).floor_().long()],
+            "floor_ of real values after synapses.weight",
+        ),
+        (lambda y: y + (9 * y).long(), "_to_copy of real values to torch.int64 after"),
+        (lambda y: y + y.bool(), "_to_copy of real values to torch.bool after"),
+        (lambda y: y + y.view(torch.int32), "view of real values to torch.int32 after"),
+        (lambda y: y.clone().apply_(lambda a: a * a), "apply_ of real values after"),
+        (lambda y: y + torch.ones(1, 5, 3).map_(y, lambda _, a: a * a), "map_ of real values"),
+        (
+            lambda y: y + torch.tensor(np.from_dlpack(y).copy()),
+            "__dlpack__ of real values after synapses.weight",
+        ),
         (
             lambda y: y * torch.from_numpy(np.full(3, 7)),
             "mul of two real-valued operands after synapses.weight",
@@ -120,7 +136,46 @@ def test_real_values_are_no_gates(gate, seen):
         return gate(drive[:, :1, 0] if "recip" in seen else drive)
 
     _, guard = run(layer)
-    assert seen in guard.violations
+    assert any(what.startswith(seen) for what in guard.violations)
+
+
+def held(y):
+    """Return values that a view has written into a tensor of constants, row by row."""
+    found = torch.zeros(y.shape)
+    for row, written in zip(found[0], y[0], strict=True):
+        row.copy_(written)
+    return found
+
+
+@pytest.mark.parametrize(
+    "look_up", [lambda t, i: t[i], lambda t, i: t.index_select(0, i.flatten())]
+)
+def test_counts_are_no_places_in_a_table(look_up):
+    """So any function of a count would be an addition."""
+
+    def layer(net, train):
+        net.synapses(train.slot(1))
+        return look_up(torch.linspace(0, 1, 3).sigmoid(), train.counts.long())
+
+    _, guard = run(layer)
+    (what,) = guard.violations
+    assert what in {f"{name} by real values after synapses.weight" for name in LOOKUPS}
+
+
+def test_a_unit_is_a_frames_where_frames_have_bins_too():
+    class Gated(IMLS):
+        def forward(self, x, mask=None):
+            bins = x.unflatten(2, (2, 3))
+            train: Any = super().forward(bins, mask)
+            return replace(train, frame=bins.abs().mean(-1, keepdim=True))
+
+    net = Net(lambda net, train: net.synapses(train.slot(1).flatten(2)))
+    net.neuron = Gated(3, T=2)
+    net.neuron.spike_mode = "binary"
+    _, guard = guarded(net.eval(), torch.randn(1, 5, 4), torch.tensor([5]))
+    assert guard.violations == {
+        "the unit of neuron is more than a factor a frame and one a channel": 1
+    }
 
 
 def test_real_values_are_added_moved_and_weighed_by_spikes_and_constants():

@@ -664,8 +664,11 @@ def test_an_utterance_that_depends_on_others_breaks_the_proof(frames, monkeypatc
     proof = speech_mamba_proof(frames=frames)
     repeats = min(len(frames), 2)
     assert proof.double_flips == 0 == proof.fire_flips and not proof.violations
-    assert proof.repeated == 3 * repeats
-    assert proof.changed == dict.fromkeys(("integer", "binary", "fire"), repeats)
+    unused = repeats > 1  # and once by a copy that has encoded nothing
+    assert proof.repeated == 3 * repeats + unused
+    assert proof.changed == dict.fromkeys(("integer", "binary", "fire"), repeats) | {
+        "integer": repeats + unused
+    }
     assert not proof.holds and len(proof.failures()) == 3
 
 
@@ -676,6 +679,36 @@ def test_whatever_is_kept_breaks_the_proof(name, monkeypatch):
     proof = prove_it(frames=[24, 30])
     assert proof.changed.keys() >= {"integer", "binary", "fire"}
     assert any("something is kept" in line for line in proof.failures())
+
+
+def test_what_the_first_utterance_fixes_for_all_breaks_the_proof(monkeypatch):
+    """Encoded again, each utterance meets what it met before."""
+
+    def level(right, neuron, *args):
+        found = right(neuron, *args)
+        return torch.full_like(found, vars(neuron).setdefault("fixed", float(found.mean())))
+
+    keep(monkeypatch, IMLS, "frame_level", level)
+    proof = proof_of(frames=[24, 30])
+    assert proof.changed == {"integer": 1} and not proof.violations
+    assert not proof.holds and "something is kept" in proof.failures()[0]
+
+
+def test_an_output_that_is_no_number_breaks_the_proof(monkeypatch):
+    """In an utterance that is not encoded again, after a right one."""
+
+    def readout(right, encoder, x):
+        spikes = encoder.encoders[0].attn.neuron_in.spike_mode != "integer"
+        return right(encoder, x) * (torch.nan if spikes and x.shape[1] > 9 else 1)
+
+    keep(monkeypatch, IMLSpikeformerEncoder, "readout", readout)
+    proof = proof_of(frames=[24, 30, 44])
+    assert proof.double == torch.inf == proof.fire and not proof.holds
+
+
+def test_neurons_that_do_not_round_yet_are_told_so():
+    with pytest.raises(UserError, match="warm_start_steps"):
+        proof_of(frames=[24], warm_start_steps=9)
 
 
 @pytest.mark.parametrize("name", OVER_FRAMES)
