@@ -44,14 +44,14 @@ augmented_row() { # augmented_row RECIPE_DIR ENDING ROW: the options of run.sh f
 }
 
 dry_run_asked() { # dry_run_asked OPTIONS...: whether run.sh is to print its plan alone
-  local word asked=false
+  local word previous='' asked=false
   for word in "$@"; do
     case $word in
       --dry_run | --dry-run | --dry_run=true | --dry-run=true) asked=true ;;
       --dry_run=false | --dry-run=false) asked=false ;;
       true | false) [[ $previous != --dry[_-]run ]] || asked=$word ;;
     esac
-    local previous=$word
+    previous=$word
   done
   $asked
 }

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
-WITH_INTERVAL = re.compile(rf"({NUMBER})(?: %)?\*{{0,2}} \(({NUMBER})\s*\.\.\s*({NUMBER})\)")
+WITH_INTERVAL = re.compile(rf"({NUMBER})(?: %)?\*{{0,2}} \(({NUMBER})\s*\.\.\s*({NUMBER})[;)]")
 TOLD = re.compile(rf"({NUMBER})[^()|]{{0,25}}\(({NUMBER})\s*\.\.\s*({NUMBER})")
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("egs/*/README.md"))]
 FSDD = ROOT / "egs/fsdd/RESULTS.md"

@@ -298,10 +298,13 @@ def read_json(path: Path, cure: str = "", kind: type = dict) -> Any:
         UserError: it is missing, cannot be read, or holds no JSON of that kind.
     """
     cure = cure or "run the stage that makes it again"
+    missing = UserError(f"{path} is missing", cure)
     if not present(path):
-        raise UserError(f"{path} is missing", cure)
+        raise missing
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # removed meanwhile
+        raise missing from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}", cure) from None
     if not isinstance(content, kind):
