@@ -292,12 +292,12 @@ def _judge_ctc(exp_dir: Path, valid_dir: Path, texts: Sequence[str]) -> dict[str
     """Decode a part of the validation set by greedy CTC, and compare."""
     import kaldialign
 
-    references, said, used, density = [], [], set(), 0.0
-    for reference, tokens, text, frames in _greedy(exp_dir, valid_dir):
+    references, said, used, densest = [], [], set(), 0.0
+    for reference, tokens, text, density in _greedy(exp_dir, valid_dir):
         references.append(reference)
         said.append(text if tokens else "")
         used |= set(tokens)
-        density = max(density, len(reference) / max(frames, 1))
+        densest = max(densest, density)
     errors = sum(
         kaldialign.edit_distance(list(ref), list(hyp))["total"]
         for ref, hyp in zip(references, said, strict=True)
@@ -311,12 +311,16 @@ def _judge_ctc(exp_dir: Path, valid_dir: Path, texts: Sequence[str]) -> dict[str
         "utterances": len(references),
         "empty": sum(not text for text in said),
         "tokens": len(used),
-        "tokens_a_frame": density,
+        "tokens_a_frame": densest,
     }
 
 
-def _greedy(exp_dir: Path, valid_dir: Path) -> Iterator[tuple[str, list[int], str, int]]:
-    """Yield reference, tokens, text and encoder frames of utterances spread over a set."""
+def _greedy(exp_dir: Path, valid_dir: Path) -> Iterator[tuple[str, list[int], str, float]]:
+    """Yield what is said and found in utterances spread over a set.
+
+    That is reference, tokens, their text, and the reference's tokens for a frame of the encoder; of
+    one that is too short for that 0.
+    """
     import torch
     from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
@@ -338,11 +342,12 @@ def _greedy(exp_dir: Path, valid_dir: Path) -> Iterator[tuple[str, list[int], st
             try:
                 output, _ = trained.model.encode(speech, lengths)
             except TooShortUttError:
-                yield texts[utt], [], "", 1
+                yield texts[utt], [], "", 0.0
                 continue
             output = output[0] if isinstance(output, tuple) else output
             tokens = best_path(trained.model.ctc.log_softmax(output)[0].numpy())
-            yield texts[utt], tokens, trained.to_text(tokens), output.shape[1]
+            density = len(trained.to_tokens(texts[utt])) / output.shape[1]
+            yield texts[utt], tokens, trained.to_text(tokens), density
 
 
 def _judge_accuracy(

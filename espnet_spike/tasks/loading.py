@@ -41,12 +41,14 @@ class Trained:
         options: what it was trained with.
         checkpoint: the file of its parameters.
         to_text: makes a text of token numbers.
+        to_tokens: makes token numbers of a text.
     """
 
     model: Any
     options: Namespace
     checkpoint: Path
     to_text: Callable[[Sequence[int]], str]
+    to_tokens: Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
@@ -231,9 +233,13 @@ def load_model(
         tokenizer, converter = tokens()
         return tokenizer.tokens2text(converter.ids2tokens(spoken(ids, converter.token_list)))
 
+    def to_tokens(text: str) -> list[int]:
+        tokenizer, converter = tokens()
+        return converter.tokens2ids(tokenizer.text2tokens(text))
+
     if model.packed:
         tokens()[0].text2tokens("")  # reads files that will be gone
-    return Trained(network, options, file, to_text)
+    return Trained(network, options, file, to_text, to_tokens)
 
 
 def build(args: argparse.Namespace, model_file: Path, strict: bool = True) -> Any:

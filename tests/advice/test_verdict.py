@@ -2,9 +2,11 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from espnet_spike.advice import verdict as verdicts
 from espnet_spike.advice.verdict import (
@@ -164,6 +166,18 @@ def test_a_model_that_learnt_nothing_is_decoded_with_bounds(tiny, tmp_path, capl
     (tmp_path / "verdict.json").write_text("{}")
     with pytest.raises(UserError, match="says not whether"):
         bound_search(read_settings(None), tmp_path)
+
+
+def test_the_bound_is_of_tokens_and_not_of_letters(tiny, tmp_path):
+    folder, exp = tiny
+    words = shutil.copytree(exp, tmp_path / "exp")
+    config = yaml.safe_load((words / "config.yaml").read_text())
+    (words / "config.yaml").write_text(yaml.safe_dump(config | {"token_type": "word"}))
+    of_letters = list(verdicts._greedy(exp, folder / "dev"))
+    of_words = list(verdicts._greedy(words, folder / "dev"))
+    assert any(len(text) > 1 for text, *_ in of_letters)
+    for (text, *_, one), (_, *_, other) in zip(of_letters, of_words, strict=True):
+        assert one / other == len(text) / len(text.split())
 
 
 def test_what_comes_out_decides(tiny, monkeypatch):

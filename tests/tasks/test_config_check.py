@@ -80,6 +80,13 @@ def test_options_of_the_command_are_weaker_than_those_of_the_user():
         ({"scheduler_conf.warmup_step": 5}, "did you mean 'warmup_steps'"),
         ({"scheduler": "exponentiallr", "scheduler_conf": {}}, "needs gamma"),
         ({"scheduler": None}, "scheduler_conf is given, but scheduler is null"),
+        (
+            {
+                "scheduler": "onecyclelr",
+                "scheduler_conf": {"max_lr": 0.01, "total_steps": 10, "pct_start": 0.1},
+            },
+            "scheduler_conf: .* rises or falls within one of 10 updates",
+        ),
         ({"batch_type": "nummel"}, "batch_type: unknown value 'nummel' .did you mean 'numel'"),
         ({"batch_bins": 1.5}, "batch_bins: must be a whole number"),
         ({"batch_bins": "many"}, "batch_bins: must be a whole number"),
