@@ -113,6 +113,4 @@ def load_model(
         return Recognizer(found, config, inference_args, device=device, trained=trained)
 
     weakref.finalize(recognizer, unpacked.close)
-    return SpeechModel(
-        trained.model, trained.options, trained.checkpoint, trained.to_text, recognizer
-    )
+    return SpeechModel(**vars(trained), recognizer=recognizer)
