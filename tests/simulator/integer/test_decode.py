@@ -1,5 +1,6 @@
 """The word error rate of an encoder in integers beside that of the float one."""
 
+import dataclasses
 import json
 
 import pytest
@@ -37,7 +38,7 @@ def test_both_hypotheses_are_scored(tmp_path, capsys, order, monkeypatch):
     def trained(*args):
         made = load(*args)
         hypotheses = iter(["A B C", "A C"] * 4 + ["A B B", "A B B"])
-        return type(made)(made.model, made.options, made.checkpoint, lambda _: next(hypotheses))
+        return dataclasses.replace(made, to_text=lambda _: next(hypotheses))
 
     monkeypatch.setattr(decode, "load_model", trained)
     command.main(words(exp, data, "--json", str(tmp_path / "w.json")))
@@ -83,7 +84,7 @@ def scored(tmp_path, monkeypatch, ref, hyp, **options):
 
     def trained(*args):
         made = load(*args)
-        return type(made)(made.model, made.options, made.checkpoint, lambda _: hyp)
+        return dataclasses.replace(made, to_text=lambda _: hyp)
 
     monkeypatch.setattr(decode, "load_model", trained)
     return decode.decode_in_integers(exp, data, data, 2, **options)
