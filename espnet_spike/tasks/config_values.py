@@ -130,10 +130,10 @@ def _check_optimizer(args: argparse.Namespace) -> Problems:
             with quiet():
                 scheduler_classes[args.scheduler](optim, **args.scheduler_conf)
         except ZeroDivisionError:  # one cycle whose rise or fall has a single update
-            updates = args.scheduler_conf.get("total_steps")
             return [
                 f"scheduler_conf: the learning rate of {args.scheduler} rises or falls within one "
-                f"of {updates} updates; train longer, or change pct_start"
+                f"update (total_steps {args.scheduler_conf.get('total_steps')}); train longer, or "
+                "change pct_start"
             ]
         except Exception as error:
             return [f"scheduler_conf: {error}"]

@@ -85,7 +85,7 @@ def test_options_of_the_command_are_weaker_than_those_of_the_user():
                 "scheduler": "onecyclelr",
                 "scheduler_conf": {"max_lr": 0.01, "total_steps": 10, "pct_start": 0.1},
             },
-            "scheduler_conf: .* rises or falls within one of 10 updates",
+            "scheduler_conf: .* rises or falls within one update .total_steps 10.; train longer",
         ),
         ({"batch_type": "nummel"}, "batch_type: unknown value 'nummel' .did you mean 'numel'"),
         ({"batch_bins": 1.5}, "batch_bins: must be a whole number"),
