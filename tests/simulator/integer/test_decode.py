@@ -1,6 +1,7 @@
 """The word error rate of an encoder in integers beside that of the float one."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -29,18 +30,23 @@ def order(monkeypatch):
     return found
 
 
-def test_both_hypotheses_are_scored(tmp_path, capsys, order, monkeypatch):
+def with_texts(tmp_path, monkeypatch, ref, hypotheses):
+    """Return a model that finds these hypotheses, a set with one reference throughout, its keys."""
     exp, data = experiment(tmp_path)
     keys = [line.split()[0] for line in (data / "feats.scp").read_text().splitlines()]
-    (data / "text").write_text("".join(f"{key} A B C\n" for key in keys))
-    load = decode.load_model
+    (data / "text").write_text("".join(f"{key} {ref}\n" for key in keys))
+    load, texts = decode.load_model, iter(hypotheses)
 
     def trained(*args):
-        made = load(*args)
-        hypotheses = iter(["A B C", "A C"] * 4 + ["A B B", "A B B"])
-        return dataclasses.replace(made, to_text=lambda _: next(hypotheses))
+        return dataclasses.replace(load(*args), to_text=lambda _: next(texts))
 
     monkeypatch.setattr(decode, "load_model", trained)
+    return exp, data, keys
+
+
+def test_both_hypotheses_are_scored(tmp_path, capsys, order, monkeypatch):
+    hypotheses = ["A B C", "A C"] * 4 + ["A B B", "A B B"]
+    exp, data, keys = with_texts(tmp_path, monkeypatch, "A B C", hypotheses)
     command.main(words(exp, data, "--json", str(tmp_path / "w.json")))
     assert order == ["float", "integer"] * 5
     printed = capsys.readouterr().out
@@ -77,16 +83,7 @@ def test_equal_encoders_give_equal_figures(tmp_path, monkeypatch):
 
 def scored(tmp_path, monkeypatch, ref, hyp, **options):
     """Decode where the references and all hypotheses are given."""
-    exp, data = experiment(tmp_path)
-    keys = [line.split()[0] for line in (data / "feats.scp").read_text().splitlines()]
-    (data / "text").write_text("".join(f"{key} {ref}\n" for key in keys))
-    load = decode.load_model
-
-    def trained(*args):
-        made = load(*args)
-        return dataclasses.replace(made, to_text=lambda _: hyp)
-
-    monkeypatch.setattr(decode, "load_model", trained)
+    exp, data, _ = with_texts(tmp_path, monkeypatch, ref, itertools.repeat(hyp))
     return decode.decode_in_integers(exp, data, data, 2, **options)
 
 
