@@ -26,6 +26,9 @@ for seed in $seeds; do
       --seed "$seed" ${tag[@]+"${tag[@]}"} --stop_stage report ${options[@]+"${options[@]}"}
   done
 done
+if dry_run_asked ${options[@]+"${options[@]}"} || [[ " ${options[*]-} " == *" --list_stages "* ]]; then
+  exit 0 # nothing has run that could be reported
+fi
 cd "$here"
 py=$(bash ../../local/env.sh)
 "$py" -m espnet_spike.bin.report --expdir "$expdir" --corpus "fsdd, ablation" \

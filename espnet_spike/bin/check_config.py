@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, RATE, SHARE, Parser, run
 from espnet_spike.utils.resources import config_file
 
 _logger = logging.getLogger(__name__)
@@ -27,9 +27,9 @@ def get_parser() -> Parser:
         choices=["fbank", "extracted", "raw"],
         help="what is trained on; default: audio if --asr_config has a front end",
     )
-    parser.add_argument("--fs", type=int, help="sampling rate of raw audio in Hz, if it is known")
-    parser.add_argument("--nbpe", type=int, help="pieces of the vocabulary, likewise")
-    parser.add_argument("--naive_sparsity", type=float, help="asked for, of ``run.sh``")
+    parser.add_argument("--fs", type=RATE, help="sampling rate of raw audio in Hz, if it is known")
+    parser.add_argument("--nbpe", type=COUNT, help="pieces of the vocabulary, likewise")
+    parser.add_argument("--naive_sparsity", type=SHARE, help="asked for, of ``run.sh``")
     parser.add_argument("--inference_config", type=config_file, help="YAML of decoding")
     parser.add_argument("--inference_args", default="", help="options over --inference_config")
     parser.add_argument("--lm_config", type=config_file, help="YAML of language model training")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from espnet_spike.data.dropping import ScoredSets
-from espnet_spike.utils.cli import Parser, pairs_of, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, pairs_of, run
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 
 
@@ -14,9 +14,9 @@ def get_parser() -> Parser:
         "checking every matrix. Durations come from utt2dur, else from the frame shift."
     )
     parser.add_argument("dirs", nargs="+", metavar="DATA_DIR FEATURE_DIR", help="pairs")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--nj", type=COUNT, default=1, help="processes")
     add_cluster_options(parser)
-    parser.add_argument("--frame_shift", type=float, default=10.0, help="ms between frames")
+    parser.add_argument("--frame_shift", type=POSITIVE, default=10.0, help="ms between frames")
     ScoredSets.add_arguments(parser)
     return parser
 
@@ -26,8 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = get_parser()
     args = parser.parse_args(argv)
     pairs = pairs_of(parser, args.dirs, "DATA_DIR FEATURE_DIR")
-    if args.nj < 1:
-        parser.error("--nj must be at least 1")
     from espnet_spike.data.feature_sources import copy
 
     more = (cluster_of(args), args.utterances_per_task, ScoredSets.of(args))

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, named_dirs, run, str2bool
+from espnet_spike.utils.cli import COUNT, Parser, named_dirs, run, str2bool
 
 MODELS = "horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"
 
@@ -26,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
         choices=("integer", "binary", "fire"),
         help="how the encoder runs; with --T and --T_rule, as decoded when none is given",
     )
-    parser.add_argument("--T", type=int, help="levels of the IMLS neurons")
+    parser.add_argument("--T", type=COUNT, help="levels of the IMLS neurons")
     parser.add_argument("--T_rule", choices=("keep", "rescale"), help="of the thresholds")
     parser.add_argument(
         "--fold_qk", type=str2bool, default=False, help="count attention with W_Q and W_K merged"

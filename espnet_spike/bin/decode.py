@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, named_dirs, run, str2bool
+from espnet_spike.utils.cli import COUNT, Parser, named_dirs, run, str2bool
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 from espnet_spike.utils.resources import config_file
 
@@ -26,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--inference_lm", help="model file in lm_exp; the best one when not given")
     parser.add_argument(
-        "--nj", old=["--inference_nj"], type=int, default=1, help="processes at most"
+        "--nj", old=["--inference_nj"], type=COUNT, default=1, help="processes at most"
     )
     add_cluster_options(parser)
     parser.add_argument("--gpu_inference", type=str2bool, default=False, help="decode on the GPU")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         records = decode(plan, cluster)
         if len(plans) > 1:
             print(f"written: {plan.out}")
-        print("\n".join(time_lines(records)), flush=True)
+        print("\n".join(time_lines(records, args.asr_exp)), flush=True)
 
 
 if __name__ == "__main__":

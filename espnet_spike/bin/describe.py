@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 from espnet_spike.utils.resources import config_file
 
 
@@ -16,9 +16,9 @@ def get_parser() -> Parser:
     )
     parser.add_argument("--asr_args", default="", help="options of ESPnet over the YAML")
     parser.add_argument(
-        "--vocab_size", type=int, help="tokens; stronger than spike_meta in the YAML"
+        "--vocab_size", type=COUNT, help="tokens; stronger than spike_meta in the YAML"
     )
-    parser.add_argument("--input_size", type=int, help="feature dimension; as --vocab_size")
+    parser.add_argument("--input_size", type=COUNT, help="feature dimension; as --vocab_size")
     parser.add_argument(
         "--train_dir", type=Path, help="features to train on; tells doubts of the configuration"
     )

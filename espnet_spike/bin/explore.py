@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 from espnet_spike.utils.files import plural
 from espnet_spike.utils.resources import config_file, shipped
 
@@ -44,8 +44,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--asr_config", type=config_file, help="YAML with their backbone [the published one]"
     )
-    parser.add_argument("--num_blocks", type=int, help="of theirs [the backbone's]")
-    parser.add_argument("--d_state", type=int, nargs="+", help="of theirs [the backbone's]")
+    parser.add_argument("--num_blocks", type=COUNT, help="of theirs [the backbone's]")
+    parser.add_argument("--d_state", type=COUNT, nargs="+", help="of theirs [the backbone's]")
     parser.add_argument(
         "--loops",
         nargs="+",
@@ -53,7 +53,9 @@ def get_parser() -> argparse.ArgumentParser:
         default=["plain", "unrolled", "blocked"],
         help="of the kernels; the tables need no others than blocked [all three]",
     )
-    parser.add_argument("--frames", type=int, default=250, help="of noise, after subsampling [250]")
+    parser.add_argument(
+        "--frames", type=COUNT, default=250, help="of noise, after subsampling [250]"
+    )
     parser.add_argument("--output_dir", type=Path, help="gets explore.json and simulated calls")
     parser.add_argument(
         "--grid",
@@ -61,14 +63,14 @@ def get_parser() -> argparse.ArgumentParser:
         default=shipped("hardware/grid.yaml"),
         help="hardware YAML in which values may be lists",
     )
-    parser.add_argument("--utterances", type=int, default=5, help="how many to record [5]")
+    parser.add_argument("--utterances", type=COUNT, default=5, help="how many to record [5]")
     parser.add_argument(
         "--cost_model",
         default="horowitz45_sram1m",
         help="prices of energy: a name in conf/processor_energy, or a YAML file",
     )
-    parser.add_argument("--best", type=int, default=10, help="points to print [10]")
-    parser.add_argument("--nj", type=int, help="simulators at once; one a core if not given")
+    parser.add_argument("--best", type=COUNT, default=10, help="points to print [10]")
+    parser.add_argument("--nj", type=COUNT, help="simulators at once; one a core if not given")
     return parser
 
 
@@ -117,11 +119,6 @@ def check(args: argparse.Namespace) -> None:
             raise UserError("--untrained draws models: --asr_exp and --data_dir have no use")
         if args.output_dir is None:
             raise UserError("--untrained needs --output_dir", "simulated calls are kept in it")
-        for name in ("frames", "num_blocks"):
-            if getattr(args, name) is not None and getattr(args, name) < 1:
-                raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
-        if any(states < 1 for states in args.d_state or []):
-            raise UserError("--d_state: every number of states must be at least 1")
         return
     if not args.asr_exp or args.data_dir is None:
         raise UserError("--asr_exp and --data_dir are needed", "or --untrained")

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 from espnet_spike.utils.files import plural
 
 
@@ -24,7 +24,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data_dir", type=Path, required=True, help="features of utterances to compare on"
     )
-    parser.add_argument("--utterances", type=int, default=3, help="how many of them")
+    parser.add_argument("--utterances", type=COUNT, default=3, help="how many of them")
     parser.add_argument("--out", type=Path, required=True, help="NIR file to write")
     return parser
 

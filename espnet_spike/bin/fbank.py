@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from espnet_spike.data.dropping import ScoredSets
-from espnet_spike.utils.cli import Parser, pairs_of, run, str2bool
+from espnet_spike.utils.cli import COUNT, RATE, Parser, pairs_of, run, str2bool
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 from espnet_spike.utils.resources import config_file
 
@@ -24,9 +24,9 @@ def get_parser() -> Parser:
         required=True,
         help="YAML, see conf/fbank.yaml",
     )
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--nj", type=COUNT, default=1, help="processes")
     add_cluster_options(parser)
-    parser.add_argument("--fs", type=int, help="sampling rate in Hz; default: that of the audio")
+    parser.add_argument("--fs", type=RATE, help="sampling rate in Hz; default: that of the audio")
     parser.add_argument(
         "--allow_pipes",
         type=str2bool,
@@ -42,10 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = get_parser()
     args = parser.parse_args(argv)
     pairs = pairs_of(parser, args.dirs, "DATA_DIR FEATURE_DIR")
-    if args.nj < 1:
-        parser.error("--nj must be at least 1")
-    if args.fs is not None and args.fs < 1000:
-        parser.error("--fs is in Hz, for example 16000")
     # the work is spread over processes; threads inside them only get in each other's way
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from espnet_spike.data.dropping import ScoredSets
-from espnet_spike.utils.cli import Parser, pairs_of, run, str2bool
+from espnet_spike.utils.cli import COUNT, RATE, Parser, pairs_of, run, str2bool
 from espnet_spike.utils.cluster import add_cluster_options, cluster_of
 
 
@@ -14,9 +14,9 @@ def get_parser() -> Parser:
         "bits, resampled to --fs, at the speed that utt2speed says. Everything is read back."
     )
     parser.add_argument("dirs", nargs="+", metavar="DATA_DIR AUDIO_DIR", help="pairs")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--nj", type=COUNT, default=1, help="processes")
     add_cluster_options(parser)
-    parser.add_argument("--fs", type=int, help="sampling rate in Hz; default: that of the audio")
+    parser.add_argument("--fs", type=RATE, help="sampling rate in Hz; default: that of the audio")
     parser.add_argument(
         "--allow_pipes",
         type=str2bool,
@@ -32,10 +32,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = get_parser()
     args = parser.parse_args(argv)
     pairs = pairs_of(parser, args.dirs, "DATA_DIR AUDIO_DIR")
-    if args.nj < 1:
-        parser.error("--nj must be at least 1")
-    if args.fs is not None and args.fs < 1000:
-        parser.error("--fs is in Hz, for example 16000")
     from espnet_spike.data.raw_audio import format_audio
 
     more = (cluster_of(args), args.utterances_per_task, ScoredSets.of(args))

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, SEED, SHARE, Parser, run
 
 
 def get_parser() -> Parser:
@@ -18,9 +18,9 @@ def get_parser() -> Parser:
     parser.add_argument("--asr_exp", type=Path, required=True, help="trained, of speech_mamba")
     parser.add_argument("--train_dir", type=Path, required=True, help="as in training")
     parser.add_argument("--output_dir", type=Path, required=True, help="the new experiment")
-    parser.add_argument("--sparsity", type=float, default=0.2, help="mean share of zeros wanted")
-    parser.add_argument("--utterances", type=int, default=100, help="that it is measured on")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of utterances")
+    parser.add_argument("--sparsity", type=SHARE, default=0.2, help="mean share of zeros wanted")
+    parser.add_argument("--utterances", type=COUNT, default=100, help="that it is measured on")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the choice of utterances")
     return parser
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, NATURAL, POSITIVE, Parser, run
 from espnet_spike.utils.resources import need_checkout
 
 
@@ -24,16 +24,16 @@ def get_parser() -> Parser:
         "--test", action="append", default=[], metavar="NAME=SOURCE", help="to decode and score"
     )
     parser.add_argument("--token_type", choices=["bpe", "char", "word"], help="modelling unit")
-    parser.add_argument("--nbpe", type=int, help="size of the sentencepiece vocabulary")
+    parser.add_argument("--nbpe", type=COUNT, help="size of the sentencepiece vocabulary")
     parser.add_argument(
         "--encoder", default="iml_spikeformer", help="what is trained; its size follows the data"
     )
     parser.add_argument(
-        "--budget", type=float, metavar="MINUTES", help="of training here; takes updates away"
+        "--budget", type=POSITIVE, metavar="MINUTES", help="of training here; takes updates away"
     )
     parser.add_argument(
         "--trial_updates",
-        type=int,
+        type=NATURAL,
         default=20,
         help="updates on noise by which the minutes of the training are measured; 0: they are not",
     )

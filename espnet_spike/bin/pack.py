@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import RATE, Parser, run
 from espnet_spike.utils.resources import config_file
 
 
@@ -18,7 +18,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fbank_config", type=config_file, help="YAML of the features, for audio input"
     )
-    parser.add_argument("--fs", type=int, help="sampling rate of the audio in Hz")
+    parser.add_argument("--fs", type=RATE, help="sampling rate of the audio in Hz")
     parser.add_argument("--token_list", type=Path, help="tokens.txt, to have it in the pack")
     parser.add_argument("--out", type=Path, required=True, help="archive to write, .zip or .tgz")
     return parser

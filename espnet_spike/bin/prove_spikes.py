@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, named_dirs, run
+from espnet_spike.utils.cli import COUNT, Parser, named_dirs, run
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -23,6 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
         old=["--asr_model_file"],
         help="file name there; by default the best",
     )
+    parser.add_argument("--utterances", type=COUNT, help="of each set, the first; else all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR", help="a set and its features")
     return parser
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_spike.export.spike_proof import prove_spikes
     from espnet_spike.utils.files import write_json
 
-    proofs = prove_spikes(args.asr_exp, args.inference_asr_model, sets)
+    proofs = prove_spikes(args.asr_exp, args.inference_asr_model, sets, args.utterances)
     print(
         "| set | utterances | longest, frames | float64: other counts | fired: other counts "
         "| products of weights with 0/1 | with anything else | fp32: other counts "

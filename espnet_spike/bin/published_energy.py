@@ -7,7 +7,7 @@ LibriSpeech, for attention as trained (unfolded) and with W_Q and W_K merged (fo
 import argparse
 from collections.abc import Sequence
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import POSITIVE, Parser, run
 from espnet_spike.utils.resources import config_file, shipped
 
 
@@ -25,9 +25,9 @@ def get_parser() -> argparse.ArgumentParser:
         help="YAML of the training, of one model or several",
     )
     parser.add_argument(
-        "--ratio", type=float, nargs="+", default=[4.64, 4.32], help="one for each config"
+        "--ratio", type=POSITIVE, nargs="+", default=[4.64, 4.32], help="one for each config"
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of audio")
+    parser.add_argument("--seconds", type=POSITIVE, default=10.0, help="of audio")
     parser.add_argument("--energy_model", default="horowitz45_fp32", help="prices")
     return parser
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run, str2bool
+from espnet_spike.utils.cli import COUNT, Parser, run, str2bool
 from espnet_spike.utils.files import plural
 
 
@@ -20,7 +20,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data_dir", type=Path, required=True, help="features of utterances to prove it on"
     )
-    parser.add_argument("--utterances", type=int, default=20, help="how many of them")
+    parser.add_argument("--utterances", type=COUNT, default=20, help="how many of them")
     parser.add_argument(
         "--fold_qk",
         type=str2bool,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import Number, Parser, run
 from espnet_spike.utils.stages import run_stage
 
 
@@ -55,7 +55,9 @@ def get_parser() -> Parser:
     parser.add_argument("--unhashed", action="append", default=[], help="option to leave out")
     parser.add_argument("--force", action="store_true", help="run even if done")
     parser.add_argument("--dry_run", action="store_true", help="print the command, run nothing")
-    parser.add_argument("--min_free_gb", type=float, default=0.0, help="of the disk, to begin")
+    parser.add_argument(
+        "--min_free_gb", type=Number(float, least=0), default=0.0, help="of the disk, to begin"
+    )
     parser.add_argument("command", nargs="+", help="after a bare --")
     return parser
 

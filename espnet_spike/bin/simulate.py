@@ -15,7 +15,7 @@ from pathlib import Path
 
 from espnet_spike.data.text_normalization import PROFILES
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 from espnet_spike.utils.files import plural
 from espnet_spike.utils.resources import config_file, shipped
 
@@ -36,8 +36,8 @@ def get_parser() -> argparse.ArgumentParser:
         default=[shipped("hardware/small.yaml")],
         help="YAML of a core, or several [conf/hardware/small.yaml]",
     )
-    parser.add_argument("--utterances", type=int, default=20, help="how many to record [20]")
-    parser.add_argument("--nj", type=int, help="simulators at once [one a core]")
+    parser.add_argument("--utterances", type=COUNT, default=20, help="how many to record [20]")
+    parser.add_argument("--nj", type=COUNT, help="simulators at once [one a core]")
     parser.add_argument(
         "--compiler",
         choices=("zig", "gcc"),
@@ -74,12 +74,10 @@ def check_needed(args: argparse.Namespace) -> None:
     """See that there is something to work on.
 
     Raises:
-        UserError: an option is missing or out of range.
+        UserError: an option is missing.
     """
     if args.asr_exp is None or args.data_dir is None:
         raise UserError("--asr_exp and --data_dir are needed")
-    if args.utterances < 1:
-        raise UserError(f"--utterances {args.utterances} must be at least 1")
 
 
 def print_integer_wer(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import POSITIVE, RATE, Parser, run
 from espnet_spike.utils.resources import config_file
 
 
@@ -25,9 +25,9 @@ def get_parser() -> argparse.ArgumentParser:
         type=config_file,
         help="of its features, in place of what features.yaml beside the model says",
     )
-    parser.add_argument("--chunk_ms", type=float, default=160.0, help="length of a chunk")
+    parser.add_argument("--chunk_ms", type=POSITIVE, default=160.0, help="length of a chunk")
     parser.add_argument(
-        "--fs", type=int, help="sampling rate of training, if not known; WAV is resampled to it"
+        "--fs", type=RATE, help="sampling rate of training, if not known; WAV is resampled to it"
     )
     parser.add_argument("wav", metavar="WAV", help="any format that soundfile reads")
     return parser
@@ -36,8 +36,6 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Transcribe."""
     args = get_parser().parse_args(argv)
-    if args.chunk_ms <= 0:
-        raise UserError(f"--chunk_ms {args.chunk_ms:g} must be positive")
     from espnet_spike.data.audio import Source, change_rate, read
     from espnet_spike.data.feature_extractor import FeatureExtractor
     from espnet_spike.experiment import left_out

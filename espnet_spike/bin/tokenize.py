@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_spike.data.tokens import BPE_MODES, TOKEN_TYPES, make_token_list
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 
 
 def get_parser() -> Parser:
@@ -15,7 +15,7 @@ def get_parser() -> Parser:
     )
     parser.add_argument("--token_type", choices=TOKEN_TYPES, default="bpe", help="unit")
     parser.add_argument("--bpemode", choices=BPE_MODES, default="unigram", help="algorithm")
-    parser.add_argument("--nbpe", type=int, default=30, help="pieces of the bpe vocabulary")
+    parser.add_argument("--nbpe", type=COUNT, default=30, help="pieces of the bpe vocabulary")
     parser.add_argument("--text", type=Path, required=True, help="training transcripts")
     parser.add_argument(
         "--oov_texts", type=Path, nargs="*", default=[], help="count what is unknown in these"
@@ -33,10 +33,7 @@ def get_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    if args.nbpe < 1:
-        parser.error("--nbpe must be at least 1")
+    args = get_parser().parse_args(argv)
     make_token_list(args.text, args.out, args.token_type, args.nbpe, args.bpemode, args.oov_texts)
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Parser, run, str2bool
+from espnet_spike.utils.cli import COUNT, POSITIVE, RATE, Number, Parser, run, str2bool
 from espnet_spike.utils.resources import config_file
 
 
@@ -31,11 +31,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--microphone_device", help="its number or name, if not the default")
     parser.add_argument(
-        "--microphone_seconds", type=float, help="end the recording after so many seconds"
+        "--microphone_seconds", type=POSITIVE, help="end the recording after so many seconds"
     )
     parser.add_argument(
         "--raw_fs",
-        type=int,
+        type=COUNT,
         help="standard input is samples without a header, of that rate in Hz: 16 bits, "
         "little-endian, one channel",
     )
@@ -76,8 +76,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fbank_config", type=config_file, help="features, if not known from the model"
     )
-    parser.add_argument("--fs", type=int, help="rate of the features in Hz, if not known")
-    parser.add_argument("--max_seconds", type=float, default=30.0, help="longer files are cut")
+    parser.add_argument("--fs", type=RATE, help="rate of the features in Hz, if not known")
+    parser.add_argument(
+        "--max_seconds", type=Number(float, least=1), default=30.0, help="longer files are cut"
+    )
     parser.add_argument(
         "--search",
         choices=["beam", "greedy"],
@@ -165,15 +167,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with the usage where options do not go together."""
-    if not 1 <= args.max_seconds:
-        parser.error("--max_seconds must be at least 1")
     if bool(args.audio) == args.microphone:
         parser.error("give files, folders, lists or -; or --microphone, alone")
     if not args.microphone and (args.microphone_device or args.microphone_seconds):
         parser.error("--microphone_device and --microphone_seconds are for --microphone")
-    if args.microphone_seconds is not None and not args.microphone_seconds > 0:
-        parser.error("--microphone_seconds must be positive")
-    if args.raw_fs is not None and (Path("-") not in args.audio or args.raw_fs < 1):
+    if args.raw_fs is not None and Path("-") not in args.audio:
         parser.error("--raw_fs is the rate in Hz of standard input: give - too")
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from espnet_spike.corpora.download import download, extract
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, SEED, Parser, run
 from espnet_spike.utils.files import name_some, new_folder, plural, write_table
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def get_parser() -> Parser:
         type=Path,
         help="a copy of the corpus instead of a download: its folder or the recordings folder",
     )
-    parser.add_argument("--train_utterances", type=int, default=1500, help="size of train")
-    parser.add_argument("--seed", type=int, default=0, help="of the combinations and gaps")
+    parser.add_argument("--train_utterances", type=COUNT, default=1500, help="size of train")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the combinations and gaps")
     return parser
 
 

@@ -18,7 +18,7 @@ from espnet_spike.data.audio import AudioInfo, inspect, least_correlation, parse
 from espnet_spike.data.kaldi_dir import DataDir, Segment
 from espnet_spike.data.text_normalization import PROFILES, profile
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import SHARE, Parser, run
 from espnet_spike.utils.files import name_some, plural
 
 logger = logging.getLogger("data")
@@ -43,7 +43,7 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--valid_from_train",
-        type=float,
+        type=SHARE,
         default=0.0,
         help="take this share of the training utterances, by whole speakers, as validation set",
     )

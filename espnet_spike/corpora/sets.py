@@ -9,7 +9,7 @@ from pathlib import Path
 from espnet_spike.corpora.download import MIRRORS
 from espnet_spike.data.kaldi_dir import DataDir, speakers_to_utterances
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser
+from espnet_spike.utils.cli import SHARE, Parser
 from espnet_spike.utils.files import name_some, plural
 
 logger = logging.getLogger("data")
@@ -26,7 +26,7 @@ def corpus_parser(description: str, valid_from_train: float = 0.0) -> Parser:
     )
     parser.add_argument(
         "--valid_from_train",
-        type=float,
+        type=SHARE,
         default=valid_from_train,
         help="take this share of the training utterances, by whole speakers, as validation set",
     )

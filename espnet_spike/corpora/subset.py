@@ -17,7 +17,7 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.audio import inspect, parse_source
 from espnet_spike.data.kaldi_dir import DataDir
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import POSITIVE, SEED, Parser, run
 
 FRAME_SHIFT = 0.01  # s, of features
 NEARLY = 0.95  # of what is asked for: where a set has that much, it is taken whole
@@ -30,8 +30,8 @@ def get_parser() -> Parser:
     parser = Parser(description="Write a part of a data directory, utterances drawn by a seed.")
     parser.add_argument("source", type=Path, help="data directory")
     parser.add_argument("target", type=Path, help="data directory to write")
-    parser.add_argument("--minutes", type=float, required=True, help="of speech in the part")
-    parser.add_argument("--seed", type=int, default=1, help="of the order of the utterances")
+    parser.add_argument("--minutes", type=POSITIVE, required=True, help="of speech in the part")
+    parser.add_argument("--seed", type=SEED, default=1, help="of the order of the utterances")
     return parser
 
 

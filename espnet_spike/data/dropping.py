@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_spike.errors import UserError
+from espnet_spike.utils.cli import NATURAL
 from espnet_spike.utils.files import name_some, plural, present, read_table
 
 DROPPED = "dropped.txt"  # of a data or feature directory: utterance and why
@@ -47,7 +48,7 @@ class ScoredSets:
         )
         parser.add_argument(
             "--allow_dropped",
-            type=int,
+            type=NATURAL,
             default=0,
             metavar="N",
             help="utterances that each --test_dir may lose all the same",

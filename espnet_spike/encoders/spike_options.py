@@ -15,6 +15,7 @@ from typing import Any
 
 from espnet_spike.errors import UserError
 from espnet_spike.ranges import DECODING, check
+from espnet_spike.utils.cli import COUNT
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SpikeOptions:
             help="how the encoder runs",
         )
         parser.add_argument(
-            "--T", type=int, default=defaults.get("T"), help="levels of the IMLS neurons"
+            "--T", type=COUNT, default=defaults.get("T"), help="levels of the IMLS neurons"
         )
         parser.add_argument(
             "--T_rule",

@@ -28,7 +28,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.encoders.monitor import captured
 from espnet_spike.encoders.spike_options import SpikeOptions
@@ -109,14 +111,18 @@ class SpikeProof(Proof):
 
 
 def prove_spikes(
-    asr_exp: Path, checkpoint: str | None, data_dirs: Mapping[str, Path]
+    asr_exp: Path,
+    checkpoint: str | None,
+    data_dirs: Mapping[str, Path],
+    utterances: int | None = None,
 ) -> dict[str, SpikeProof]:
     """Compare a trained encoder that computes with counts with itself computing with 0/1 spikes.
 
     Args:
         asr_exp: ``exp/<asr_tag>``.
         checkpoint: file name of the model there; None for the best.
-        data_dirs: name -> feature directory; every utterance is encoded.
+        data_dirs: name -> feature directory.
+        utterances: how many of each, the first ones; None for all.
 
     Returns:
         Set name -> how far the forms are apart.
@@ -132,7 +138,10 @@ def prove_spikes(
     forms = in_forms(model.encoder)
     proofs = {}
     for name, folder in data_dirs.items():
-        proof = proofs[name] = prove(model, forms, encoder_inputs(model, folder))
+        total = len(list(FeatureDir.read(folder).feats)[:utterances])
+        inputs = encoder_inputs(model, folder, utterances)
+        with tqdm(inputs, name, total, unit="utt", leave=False) as bar:
+            proof = proofs[name] = prove(model, forms, bar)
         if not proof.holds:
             raise UserError(
                 f"{path}: no proof on {name}: {'; '.join(proof.failures())}: "

@@ -583,12 +583,17 @@ SEARCH_KEYS = (
 )
 
 
-def time_lines(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def time_lines(records: Mapping[str, Mapping[str, Any]], exp: Path) -> list[str]:
     """Return a table of how long decoding took, and the utterances that nothing was recognised of.
 
     Args:
         records: of the sets, as ``decode`` returns them.
+        exp: experiment, whose verdict says whether the model is the cause.
     """
+    verdict = read_verdict(exp)
+    cause = "silence, or too short for the encoder"
+    if verdict is not None and not verdict["learnt"]:
+        cause = f"the model has learnt nothing, see {exp / VERDICT}"
     width = max(len("set"), *map(len, records))
     lines = [f"{'set':{width}}   utts   blank  audio s     RTF"]
     for name, record in records.items():
@@ -598,7 +603,5 @@ def time_lines(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
         )
         if record["blank"]:
             blank = name_some(record["blank"])
-            lines.append(
-                f"  nothing was recognised in {blank}: silence, or too short for the encoder"
-            )
+            lines.append(f"  nothing was recognised in {blank}: {cause}")
     return lines

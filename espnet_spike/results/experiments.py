@@ -433,6 +433,7 @@ def set_figures(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "ins": wer["ins"],
         "sentence_err": wer["sentence_err"],
         "cer": result["cer"]["err"],
+        "cer_ci": result["cer"].get("ci"),
         "ter": result["ter"]["err"],
         "utterances": result["utterances"],
         "utterances_given": result.get("utterances_given", result["utterances"]),

@@ -62,7 +62,8 @@ SEARCH_OPTIONS = (
 def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the main figures of every experiment, decoding and set.
 
-    Where an experiment has been decoded with several checkpoints, a column names them.
+    Where an experiment has been decoded with several checkpoints, a column names them. What has
+    learnt nothing is marked.
 
     Args:
         results: the ``results.json`` of the experiments.
@@ -80,13 +81,15 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     rows = []
     for result in results:
+        verdict = result.get("verdict")
+        unlearnt = "" if verdict is None or verdict["learnt"] else ", NOT LEARNT"
         for tag, sets in result["decodes"].items():
             for name, figures in sets.items():
                 low, high = figures["wer_ci"]
                 mark = "" if figures["wer_ci_meaningful"] else " *"
                 rows.append(
                     [
-                        result["experiment"],
+                        f"{result['experiment']}{unlearnt}",
                         result["encoder"],
                         tag,
                         *([as_text(figures.get("checkpoint") or "–")] if several else []),
@@ -96,7 +99,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
                         number(figures["wer"]),
                         f"{low:.2f} .. {high:.2f}{mark}",
                         figures["wer_ci_unit"],
-                        number(figures["cer"]),
+                        _cer(figures),
                         number(figures["rtf"], 4),
                     ]
                 )
@@ -104,6 +107,13 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     left = len(head)
     head += ["parameters", "utterances", "WER", "95 % interval", "over", "CER", "RTF"]
     return table(head, rows, left=left)
+
+
+def _cer(figures: Mapping[str, Any]) -> str:
+    """Return the character error rate, with its interval where it was scored with one."""
+    if not (ends := figures.get("cer_ci")):
+        return number(figures["cer"])
+    return f"{number(figures['cer'])} ({ends[0]:.2f} .. {ends[1]:.2f})"
 
 
 def unlearnt_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -350,7 +360,12 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
         if decode is None:
             continue
         options = decode["options"]
-        search = ", ".join(f"{name} {options[name]}" for name in SEARCH_OPTIONS if name in options)
+        unused = () if decode["lm_exp"] else ("lm_weight",)
+        search = ", ".join(
+            f"{name} {options[name]}"
+            for name in SEARCH_OPTIONS
+            if name in options and name not in unused
+        )
         model = f", language model `{decode['lm_exp']}`" if decode["lm_exp"] else ""
         if ngram := decode.get("ngram"):
             model += f", n-gram `{ngram}` of weight {options['ngram_weight']}"

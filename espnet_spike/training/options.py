@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from espnet_spike.tasks.arguments import DISTRIBUTED
+from espnet_spike.utils.cli import COUNT, NATURAL, SEED
 
 
 def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
@@ -12,8 +13,8 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--token_list", type=Path, required=True, help="one token per line")
     parser.add_argument("--token_type", default="bpe", choices=["bpe", "char", "word"], help="unit")
     parser.add_argument("--bpemodel", type=Path, help="sentencepiece model, for token_type bpe")
-    parser.add_argument("--ngpu", type=int, default=0, help="0 trains on the CPU")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, data order, dropout")
+    parser.add_argument("--ngpu", type=NATURAL, default=0, help="0 trains on the CPU")
+    parser.add_argument("--seed", type=SEED, default=0, help="of weights, data order, dropout")
     parser.add_argument(
         "--deterministic",
         action="store_true",
@@ -23,7 +24,7 @@ def add_training_options(parser: argparse.ArgumentParser, what: str) -> None:
     if what == "asr":
         parser.add_argument(
             "--num_splits",
-            type=int,
+            type=COUNT,
             default=argparse.SUPPRESS,
             help="read the lists of the training data in that many parts, to save memory",
         )

@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import logging
+import math
 import os
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,6 +96,56 @@ def str2bool(value: str) -> bool:
     if value.lower() in ("false", "0", "no"):
         return False
     raise argparse.ArgumentTypeError(f"expected true or false, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Number:
+    """Type of an option: a finite number within bounds.
+
+    Attributes:
+        kind: ``int`` or ``float``.
+        least, most: it may be.
+        above: it has to be greater than that.
+        unit: that a bound is said in.
+    """
+
+    kind: type[int] | type[float]
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    unit: str = ""
+
+    @property
+    def __name__(self) -> str:  # what argparse calls it where it is no number at all
+        return self.kind.__name__
+
+    def __call__(self, value: str) -> int | float:
+        """Parse the word.
+
+        Raises:
+            ArgumentTypeError: it is out of bounds.
+            ValueError: it is no number.
+        """
+        number = self.kind(value)
+        if not math.isfinite(number):
+            said = "be finite"
+        elif number < self.least:
+            said = f"be at least {self.least:g}{self.unit}"
+        elif number > self.most:
+            said = f"be at most {self.most:g}{self.unit}"
+        elif number <= self.above:
+            said = f"be greater than {self.above:g}{self.unit}"
+        else:
+            return number
+        raise argparse.ArgumentTypeError(f"{value} must {said}")
+
+
+NATURAL = Number(int, least=0)
+COUNT = Number(int, least=1)
+POSITIVE = Number(float, above=0)
+RATE = Number(int, least=1000, unit=" Hz")
+SEED = Number(int, least=0, most=2**32 - 1)
+SHARE = Number(float, least=0, most=1)
 
 
 def pairs_of(

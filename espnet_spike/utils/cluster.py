@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.ranges import CLUSTER, CLUSTER_OPTIONS, check
-from espnet_spike.utils.cli import Parser
+from espnet_spike.utils.cli import COUNT, Parser
 from espnet_spike.utils.files import plural
 from espnet_spike.utils.install import how_to_install
 from espnet_spike.utils.resources import config_file
@@ -126,7 +126,7 @@ def add_cluster_options(parser: Parser) -> None:
     parser.add_argument(
         "--utterances_per_task",
         old=["--utterances_a_task"],
-        type=int,
+        type=COUNT,
         default=UTTERANCES,
         help="of --cluster, about that many; fewer than 1000 are for tests only",
     )
@@ -136,10 +136,8 @@ def cluster_of(options: argparse.Namespace) -> ClusterConfig | None:
     """Return the cluster that the options of a command name.
 
     Raises:
-        UserError: as `read_cluster`, or tasks without an utterance.
+        UserError: as `read_cluster`.
     """
-    if options.utterances_per_task < 1:
-        raise UserError(f"--utterances_per_task {options.utterances_per_task}", "give 1000 or more")
     return read_cluster(options.cluster) if options.cluster is not None else None
 
 

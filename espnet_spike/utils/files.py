@@ -32,6 +32,10 @@ def present(path: Path) -> bool:
         if not path.is_symlink():
             return False
         raise UserError(f"{path} is a link to nothing", "make it again, or remove it") from error
+    except ValueError as error:  # a zero byte, which no name can have
+        raise UserError(
+            f"{str(path)!r} cannot be the name of a file", "name another one"
+        ) from error
     except OSError as error:
         raise system_error(error) or error from None
     if stat.S_ISDIR(mode):

@@ -42,6 +42,19 @@ def test_help(command, capsys):
             assert action.help, f"{command} {name} has no help"
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in PLAIN])
+def test_numbers_have_bounds(command, capsys):
+    """A number out of range is refused by the words alone, before a file is looked at."""
+    for action in import_module(f"espnet_spike.bin.{command}").get_parser()._actions:
+        assert action.type not in (int, float), f"{action.dest}: which numbers are meant?"
+        if not isinstance(action.type, cli.Number):
+            continue
+        name = action.option_strings[0]
+        for word in ("-1", "nan", "inf", "-inf"):
+            assert call(command, f"{name}={word}") == 2
+            assert f"argument {name}" in capsys.readouterr().err.replace(f"{name}/", f"{name} ")
+
+
 BAD = {
     "asr_inference": ([], 1, "nothing to decode"),
     "asr_train": (["--confg", "x"], 2, "required: --asr_config"),
@@ -66,15 +79,15 @@ BAD = {
         1,
         "--check_dir none: no such folder",
     ),
-    "fbank": (["--config", "c.yaml", "a", "b", "--nj", "0"], 2, "--nj must be at least 1"),
-    "format_audio": (["a", "b", "--fs", "16"], 2, "--fs is in Hz"),
+    "fbank": (["--config", "c.yaml", "a", "b", "--nj", "0"], 2, "--nj: 0 must be at least 1"),
+    "format_audio": (["a", "b", "--fs", "16"], 2, "--fs: 16 must be at least 1000 Hz"),
     "filter_utts": (["d", "d"], 2, "d and d are the same directory"),
     "html_report": (["--asr_exp", "e", "--inference_tag", "t", "test"], 1, "is not NAME=DIR"),
     "list_decoders": (["--decoder"], 2, "unrecognized arguments: --decoder"),
     "list_encoders": (["--encoder"], 2, "unrecognized arguments: --encoder"),
     "lm_train": (["--lm_config", "x"], 2, "required: --train_text, --valid_text"),
     "naive_sparse": (
-        ["--asr_exp", "e", "--train_dir", "d", "--output_dir", "o", "--sparsity", "2"],
+        ["--asr_exp", "e", "--train_dir", "d", "--output_dir", "o", "--sparsity", "1"],
         1,
         "0 < sparsity < 1",
     ),
@@ -99,10 +112,18 @@ BAD = {
     "score": (["--out", "o", "--token_type", "char", "test=none"], 2, "required: --token_list"),
     "simulate": (["--utterances", "many"], 2, "invalid int value: 'many'"),
     "sparsify": (["--steps", "train"], 2, "argument --steps"),
-    "stream": (["--asr_exp", "e", "--chunk_ms", "0", "x.wav"], 1, "--chunk_ms 0 must be positive"),
+    "stream": (
+        ["--asr_exp", "e", "--chunk_ms", "0", "x.wav"],
+        2,
+        "--chunk_ms: 0 must be greater than 0",
+    ),
     "sweep": (["--asr_exp", "e", "--out", "o", "test=d"], 1, "nothing to sweep"),
-    "tokenize": (["--text", "none", "--out", "o", "--nbpe", "0"], 2, "--nbpe must be at least 1"),
-    "transcribe": (["--model", "m", "x.wav", "--max_seconds", "0"], 2, "--max_seconds must be"),
+    "tokenize": (
+        ["--text", "none", "--out", "o", "--nbpe", "0"],
+        2,
+        "--nbpe: 0 must be at least 1",
+    ),
+    "transcribe": (["--model", "m", "x.wav", "--max_seconds", "0"], 2, "--max_seconds: 0 must be"),
 }
 
 

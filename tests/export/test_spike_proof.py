@@ -259,6 +259,12 @@ def test_the_command_prints_and_writes_the_proof(tmp_path, capsys):
     assert proof["double"] < 1e-9 and proof["same_ctc"] == 1.0 and proof["violations"] == {}
 
 
+def test_a_part_of_a_set_can_be_proved(tmp_path, capsys):
+    exp, data = experiment(tmp_path)
+    command.main(["--asr_exp", str(exp), "--utterances", "2", f"test={data}"])
+    assert "| test | 2 | " in capsys.readouterr().out
+
+
 def test_what_does_not_hold_is_an_error(tmp_path, monkeypatch):
     exp, data = experiment(tmp_path)
     right = SpikeTrain.slot

@@ -536,3 +536,12 @@ def test_help_is_quick(name):
 def test_an_archive_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"feats\.ark: no such file"):
         decode_module._stamp(tmp_path / "feats.ark")
+
+
+def test_why_nothing_was_recognised_depends_on_the_verdict(tmp_path):
+    record = {"utterances": 2, "blank": ["u1"], "audio_seconds": 1.0, "rtf": 0.1}
+    assert "u1: silence, or too short" in decode_module.time_lines({"test": record}, tmp_path)[-1]
+    (tmp_path / "verdict.json").write_text('{"learnt": false}')
+    said = decode_module.time_lines({"test": record}, tmp_path)[-1]
+    assert "u1: the model has learnt nothing" in said and "silence" not in said
+    assert len(decode_module.time_lines({"test": record | {"blank": []}}, tmp_path)) == 2

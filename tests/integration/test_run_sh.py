@@ -555,6 +555,12 @@ def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
     assert "no row 'rely'" in run_sh("--rows", "rely", "--list_stages", script=script).stderr
 
 
+def test_an_ablation_that_ran_nothing_reports_nothing(run_sh, root):
+    script = root / "egs/fsdd/ablation.sh"
+    result = run_sh("--seeds", "1", "--rows", "imls relu", "--list_stages", script=script)
+    assert result.returncode == 0 and result.stdout == 2 * run_sh("--list_stages").stdout
+
+
 @pytest.mark.parametrize(("recipe", "ending"), [("fsdd", ""), ("an4", "_cepstra")])
 def test_augmented_rows_are_trained_alike(run_sh, root, recipe, ending):
     script = root / "egs" / recipe / "augmented.sh"

@@ -72,7 +72,8 @@ def test_summary_and_espnet_tables(recipe, capsys):
     assert "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|" in text
     assert "Text normalization: none" in text
     assert "espnet: `" in text and "torch: `" in text and "git: `" in text
-    assert "beam_size 5" in text
+    assert "beam_size 5" in text and "lm_weight" not in text  # without a language model
+    assert re.fullmatch(r"\d\.\d\d \(\d\.\d\d \.\. \d\.\d\d\)", row["CER"])
     assert "seed 0, 3 of 5 epochs in 0.5 min" in text
     assert "## Several seeds" not in text and "## Differences" not in text
     assert "asr_tf" in capsys.readouterr().out
@@ -342,6 +343,16 @@ def test_checkpoints_are_told_apart(recipe):
     assert sets["early"]["test"]["checkpoint"] == "3epoch.pth"
     shutil.rmtree(exp / "early")
     assert "checkpoint" not in rows_of(make_report(), "## Summary")[0]
+
+
+def test_what_has_learnt_nothing_is_marked(recipe, capsys):
+    exp = make_experiment(recipe, "a", {})
+    verdict = {"learnt": False, "line": "NOT LEARNT: CER 99 %", "causes": [["few", "max_epoch"]]}
+    (exp / "verdict.json").write_text(json.dumps(verdict))
+    assert rows_of(make_report(), "## Summary")[0]["experiment"] == "asr_a, NOT LEARNT"
+    assert "asr_a, NOT LEARNT" in capsys.readouterr().out
+    (exp / "verdict.json").write_text(json.dumps(verdict | {"learnt": True}))
+    assert rows_of(make_report(), "## Summary")[0]["experiment"] == "asr_a"
 
 
 def test_an_interval_of_few_utterances_is_marked(recipe):

@@ -104,8 +104,6 @@ def test_untrained_models_are_explored_and_the_findings_judged(tmp_path, capsys)
         (["--asr_exp", "x", "--data_dir", "y", "--d_state", "4"], "--d_state need --untrained"),
         (["--untrained"], "needs --output_dir"),
         (["--untrained", "--data_dir", "y"], "have no use"),
-        (["--untrained", "--output_dir", "z", "--frames", "0"], "--frames 0 must be at least 1"),
-        (["--untrained", "--output_dir", "z", "--d_state", "0"], "must be at least 1"),
     ],
 )
 def test_what_models_are_asked_for_is_checked(options, said):

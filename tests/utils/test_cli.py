@@ -8,7 +8,19 @@ import sys
 import pytest
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, named_dirs, quiet, run, str2bool
+from espnet_spike.utils.cli import (
+    COUNT,
+    NATURAL,
+    POSITIVE,
+    RATE,
+    SEED,
+    SHARE,
+    Parser,
+    named_dirs,
+    quiet,
+    run,
+    str2bool,
+)
 from espnet_spike.utils.files import write_lines
 
 
@@ -49,6 +61,27 @@ def test_truth_values():
     assert [str2bool(word) for word in ("true", "No", "1", "0")] == [True, False, True, False]
     with pytest.raises(argparse.ArgumentTypeError, match="'maybe'"):
         str2bool("maybe")
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (COUNT, {"1": 1, "12": 12}, {"0": "be at least 1", "-3": "be at least 1"}),
+        (NATURAL, {"0": 0}, {"-1": "be at least 0"}),
+        (POSITIVE, {"1e-3": 0.001}, {"0": "greater than 0", "nan": "finite", "inf": "finite"}),
+        (SHARE, {"0": 0.0, "1": 1.0}, {"1.01": "be at most 1", "-0.1": "be at least 0"}),
+        (SEED, {"0": 0, str(2**32 - 1): 2**32 - 1}, {"-1": "at least 0", str(2**32): "at most"}),
+        (RATE, {"8000": 8000}, {"16": "16 must be at least 1000 Hz"}),
+    ],
+)
+def test_numbers_are_parsed_within_their_bounds(kind, good, bad):
+    for word, number in good.items():
+        assert kind(word) == number and type(kind(word)) is kind.kind
+    for word, said in bad.items():
+        with pytest.raises(argparse.ArgumentTypeError, match=said):
+            kind(word)
+    with pytest.raises(ValueError):
+        kind("many")
 
 
 def test_sets_are_named_with_their_folders(tmp_path):

@@ -370,6 +370,8 @@ def test_a_file_is_there_or_its_name_is_free(tmp_path):
     assert present(tmp_path / "x") and present(tmp_path / "link")
     assert not present(tmp_path / "y") and not present(tmp_path / "none/y")
     assert not present(tmp_path / "x/y")  # a part of the path is a file
+    with pytest.raises(UserError, match=r"'a\\x00b' cannot be the name of a file"):
+        present(Path("a\0b"))
 
 
 def test_what_is_there_and_is_no_file_is_refused(tmp_path, monkeypatch):
