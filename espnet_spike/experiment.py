@@ -8,6 +8,7 @@ import json
 import os.path
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,6 +197,12 @@ def read_config(exp_dir: Path) -> dict[str, Any]:
         raise UserError(f"no trained model in {exp_dir}: config.yaml is missing")
     config = read_yaml(path)
     check_shape(path, config, _Config, "copy it again, from where the model was trained")
+    for token, times in Counter(config.get("token_list") or []).items():
+        if times > 1:
+            raise UserError(
+                f"{path}: token_list has {token!r} {times} times",
+                "copy it again, from where the model was trained",
+            )
     return with_own_files(config, exp_dir)
 
 

@@ -209,6 +209,8 @@ class Either:
 Table = Mapping[str, Check]
 PRICE = Number(0, 1e6, above=True, unit="pJ")
 SEED = Number(0, 2**32 - 1, whole=True)
+RATE = Number(1000, 10_000_000, whole=True, unit="Hz")
+"""Of sampling; what is below is kHz."""
 
 MULTIPLIERS = ("none", "slow", "fast", "single_cycle")
 BIT_MANIPULATION = ("none", "balanced", "full")
@@ -363,6 +365,17 @@ MODEL_CONF: Table = {"lsm_weight": _SHARE, "interctc_weight": _SHARE}
 CTC_CONF: Table = {"dropout_rate": _SHARE}
 SCHEDULER_CONF: Table = {"warmup_steps": Number(0, 1e12)}
 
+# encoder_conf and decoder_conf: what a model is as large as. A damaged one would be built until the
+# memory is full; what is too small, the constructors say.
+SIZES: Table = {
+    "num_blocks": Number(0, 1000, whole=True),
+    **{
+        key: Number(0, 100_000, whole=True)
+        for key in ("output_size", "attention_heads", "d_state", "conv_channels", "expand")
+    },
+    "linear_units": Number(0, 1_000_000, whole=True),
+}
+
 # conf/decode*.yaml: what the search depends on, ours and ESPnet's. Two tokens for each frame of the
 # encoder are more than anyone says; far above, a search that finds no end goes on for days.
 DECODING: Table = {
@@ -415,6 +428,17 @@ def check(table: Table, content: object, where: str, others: Iterable[str] | Non
             cures.append(wanted if not cures else f"{key}: {wanted}")
     if problems:
         raise UserError(f"{where}: {'; '.join(problems)}", f"give {'; '.join(cures)}")
+
+
+def check_sizes(conf: object, where: str) -> None:
+    """Check the whole numbers of an ``encoder_conf`` or ``decoder_conf`` that sizes follow from.
+
+    Raises:
+        UserError: as `check`.
+    """
+    if isinstance(conf, Mapping):
+        sizes = {k: v for k, v in conf.items() if k in SIZES and type(v) is int}
+        check(SIZES, sizes, where)
 
 
 def check_lengths(options: Mapping[str, object], where: str) -> None:

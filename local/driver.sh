@@ -93,6 +93,8 @@ check_values() { # of options that are neither a file nor one of a few words
   for name in nj inference_nj; do
     [[ ${!name} =~ ^(auto|[1-9][0-9]{0,5})$ ]] || fail "--$name ${!name}" "give a whole number from 1 up, or auto"
   done
+  [[ $seed -lt $((2 ** 32)) ]] || fail "--seed $seed" "give a whole number up to 4294967295"
+  [[ $master_port -ge 1 && $master_port -lt 65536 ]] || fail "--master_port $master_port" "give 1 to 65535"
   [[ $min_frames -le $max_frames ]] ||
     fail "--min_frames $min_frames is above --max_frames $max_frames" "no utterance can be as long"
   check_checkpoints
@@ -130,7 +132,7 @@ count_gpus() {
 number_or_auto() { # number_or_auto OPTION AUTO
   local -n value=$1
   [[ $value == auto ]] && value=$2
-  [[ $value =~ ^[0-9]+$ ]] || fail "--$1 takes a number or auto, not '$value'"
+  [[ $value =~ ^(0|[1-9][0-9]{0,5})$ ]] || fail "--$1 takes a whole number or auto, not '$value'"
 }
 
 auto_gpus=false # whether --ngpu auto was given

@@ -126,7 +126,7 @@ _check_value() { # _check_value NAME VALUE: against the default's kind and the {
     [[ $value == true || $value == false ]] ||
       fail "--$name takes true or false, not '$value'"
   elif [[ $default =~ ^[0-9]+$ && ! ${option_help[$name]} =~ "or name" ]]; then
-    [[ $value =~ ^[0-9]+$ ]] || fail "--$name takes a number, not '$value'"
+    [[ $value =~ ^(0|[1-9][0-9]{0,17})$ ]] || fail "--$name takes a whole number, not '$value'"
   fi
   if [[ ${option_help[$name]} =~ \{([^}]*)\} ]]; then
     IFS='|' read -ra choices <<<"${BASH_REMATCH[1]}"

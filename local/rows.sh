@@ -20,6 +20,7 @@ row_options() { # row_options ROWS ARGS...: sets seeds, rows (ROWS when not give
     esac
     shift
   done
+  [[ $seeds == *[0-9]* && $rows == *[a-z]* ]] || { echo "error: --seeds or --rows names none" >&2; exit 1; }
 }
 
 augmented_row() { # augmented_row RECIPE_DIR ENDING ROW: the options of run.sh for one row, one a line
@@ -43,17 +44,21 @@ augmented_row() { # augmented_row RECIPE_DIR ENDING ROW: the options of run.sh f
   esac
 }
 
-dry_run_asked() { # dry_run_asked OPTIONS...: whether run.sh is to print its plan alone
-  local word previous='' asked=false
+flag_given() { # flag_given NAMES OPTIONS...: whether one of these flags is true among options of run.sh
+  local names=$1 word name previous=''
+  local -A value=()
+  shift
   for word in "$@"; do
-    case $word in
-      --dry_run | --dry-run | --dry_run=true | --dry-run=true) asked=true ;;
-      --dry_run=false | --dry-run=false) asked=false ;;
-      true | false) [[ $previous != --dry[_-]run ]] || asked=$word ;;
-    esac
-    previous=$word
+    name=${word#--} && name=${name%%=*} && name=${name//-/_}
+    if [[ $word == --* && " $names " == *" $name "* ]]; then
+      value[$name]=true previous=$name
+      [[ $word != *=false ]] || value[$name]=false
+    else
+      [[ -z $previous || $word != false ]] || value[$previous]=false
+      previous=''
+    fi
   done
-  $asked
+  [[ " ${value[*]-} " == *" true "* ]]
 }
 
 augmented_rows() { # augmented_rows RECIPE_DIR ENDING: every row and seed, of conf/train_MODEL_KINDENDING.yaml
@@ -66,7 +71,7 @@ augmented_rows() { # augmented_rows RECIPE_DIR ENDING: every row and seed, of co
       call=()
       while IFS= read -r word; do call+=("$word"); done < <(augmented_row "$1" "$2" "$row")
       call+=(--seed "$seed" --stop_stage report ${options[@]+"${options[@]}"})
-      if ! dry_run_asked ${options[@]+"${options[@]}"}; then
+      if ! flag_given dry_run ${options[@]+"${options[@]}"}; then
         "$1/run.sh" "${call[@]}"
         continue
       fi

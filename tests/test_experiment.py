@@ -74,6 +74,13 @@ def experiment(tmp_path, criteria, names):
     return tmp_path
 
 
+def test_a_token_is_there_once(tmp_path):
+    tokens = ["<blank>", "<unk>", "a", "b", "a", "<sos/eos>"]
+    (tmp_path / "config.yaml").write_text(json.dumps({"token_list": tokens}))
+    with pytest.raises(UserError, match=r"config\.yaml: token_list has 'a' 2 times"):
+        read_config(tmp_path)
+
+
 def test_best_checkpoint_is_that_of_the_first_criterion_reported(tmp_path):
     criteria = [["valid", "cer_ctc", "min"], ["valid", "acc", "max"]]
     exp = experiment(tmp_path, criteria, ["valid.acc.ave.pth", "valid.acc.best.pth"])

@@ -26,7 +26,7 @@ for seed in $seeds; do
       --seed "$seed" ${tag[@]+"${tag[@]}"} --stop_stage report ${options[@]+"${options[@]}"}
   done
 done
-if dry_run_asked ${options[@]+"${options[@]}"} || [[ " ${options[*]-} " == *" --list_stages "* ]]; then
+if flag_given "dry_run list_stages list_encoders list_decoders" ${options[@]+"${options[@]}"}; then
   exit 0 # nothing has run that could be reported
 fi
 cd "$here"

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Number, Parser, run
+from espnet_spike.ranges import Number
+from espnet_spike.utils.cli import Parser, Ranged, run
 
 
 def get_parser() -> Parser:
@@ -17,7 +18,10 @@ def get_parser() -> Parser:
     parser.add_argument("--token_type", default="bpe", choices=("bpe", "char", "word"), help="unit")
     parser.add_argument("--bpemodel", type=Path, help="bpe.model, for --token_type bpe")
     parser.add_argument(
-        "--ngram_order", type=Number(int, least=2, most=6), default=3, help="the highest n, 2 to 6"
+        "--ngram_order",
+        type=Ranged(Number(2, 6, whole=True)),
+        default=3,
+        help="the highest n, 2 to 6",
     )
     parser.add_argument("--out", type=Path, required=True, help="ARPA file to write")
     return parser

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import Number, Parser, run
+from espnet_spike.ranges import Number
+from espnet_spike.utils.cli import Parser, Ranged, run
 from espnet_spike.utils.stages import run_stage
 
 
@@ -56,7 +57,7 @@ def get_parser() -> Parser:
     parser.add_argument("--force", action="store_true", help="run even if done")
     parser.add_argument("--dry_run", action="store_true", help="print the command, run nothing")
     parser.add_argument(
-        "--min_free_gb", type=Number(float, least=0), default=0.0, help="of the disk, to begin"
+        "--min_free_gb", type=Ranged(Number(0, 1e9)), default=0.0, help="of the disk, to begin"
     )
     parser.add_argument("command", nargs="+", help="after a bare --")
     return parser

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_spike.utils.cli import COUNT, POSITIVE, RATE, Number, Parser, run, str2bool
+from espnet_spike.ranges import Number
+from espnet_spike.utils.cli import COUNT, POSITIVE, RATE, Parser, Ranged, run, str2bool
 from espnet_spike.utils.resources import config_file
 
 
@@ -78,7 +79,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fs", type=RATE, help="rate of the features in Hz, if not known")
     parser.add_argument(
-        "--max_seconds", type=Number(float, least=1), default=30.0, help="longer files are cut"
+        "--max_seconds", type=Ranged(Number(1, 1e9)), default=30.0, help="longer files are cut"
     )
     parser.add_argument(
         "--search",

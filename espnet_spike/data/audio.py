@@ -251,6 +251,12 @@ def _open(source: Source, name: str) -> "soundfile.SoundFile":
         if source.path is None:
             raise ValueError(f"{source}: no file, no command, no content")
         file = source.path
+        try:
+            file.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{source.path!r}: the name of this file is not UTF-8", "rename it"
+            ) from error
         if not present(Path(source.path)):
             if re.search(r":[0-9]+(\[[0-9:,]*\])?$|\[[0-9:,]*\]$", source.path):
                 raise UserError(

@@ -226,6 +226,19 @@ def split_bands(banks: np.ndarray, width: int = 20) -> list[tuple[slice, slice, 
     return bands
 
 
+def check_finite(features: np.ndarray, name: str) -> None:
+    """Raise where an energy is beyond single precision.
+
+    Raises:
+        UserError: names the audio.
+    """
+    if not np.isfinite(features).all():
+        raise UserError(
+            f"{name} gives features that are not finite",
+            "it holds NaN, or samples far beyond full scale; repair or remove it",
+        )
+
+
 @lru_cache(maxsize=4)
 def extractor(config: FbankConfig, rate: int) -> Fbank:
     """Return the extractor of a rate; the filters are computed once a process."""

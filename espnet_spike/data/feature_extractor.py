@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_spike.data.fbank import FbankConfig, extractor, load_config
+from espnet_spike.data.fbank import FbankConfig, check_finite, extractor, load_config
 from espnet_spike.errors import UserError
+from espnet_spike.ranges import RATE, check
 from espnet_spike.utils.files import flatten, name_some, present, write_lines
 
 FEATURES = "features.yaml"
@@ -80,6 +81,7 @@ class FeatureExtractor:
             return None
         try:
             known = read_yaml(path)
+            check({"fs": RATE}, {"fs": known["fs"]}, str(path))
             if known.keys() == {"fs", "raw"} and known["raw"] is True:
                 return cls(int(known["fs"]), None)
             if lost := _keys() - known["fbank"].keys() - ADDED_LATER:
@@ -145,10 +147,16 @@ class FeatureExtractor:
 
         Returns:
             features ``(T, D)``; for a model of raw audio samples ``(N,)`` in [-1, 1).
+
+        Raises:
+            UserError: the samples are too large for features.
         """
         if self.fbank is None:
             return wave.astype(np.float32) / np.float32(32768)
-        return extractor(self.fbank, self.fs)(wave, name)
+        with np.errstate(over="ignore", invalid="ignore"):  # of which the error below tells
+            features = extractor(self.fbank, self.fs)(wave, name)
+        check_finite(features, name or "audio")
+        return features
 
     def features(self, purpose: str) -> FbankConfig:
         """Return the definition of the features.

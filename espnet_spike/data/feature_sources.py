@@ -10,7 +10,7 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.audio import AudioInfo, Source, change_rate, inspect, parse_source, read
 from espnet_spike.data.dropping import ScoredSets
 from espnet_spike.data.extraction import Make, Task, run_tasks
-from espnet_spike.data.fbank import FbankConfig, extractor
+from espnet_spike.data.fbank import FbankConfig, check_finite, extractor
 from espnet_spike.data.feature_dir import FeatureDir, seconds_of
 from espnet_spike.data.feature_extractor import FeatureExtractor
 from espnet_spike.data.kaldi_dir import DataDir
@@ -195,11 +195,7 @@ class Extract:
         features = extractor(self.config, self.rate)(wave, utt)
         if not len(features):
             return "shorter than one frame"
-        if not np.isfinite(features).all():
-            raise UserError(
-                f"{utt}: {source.value} gives features that are not finite",
-                "the audio holds NaN or infinite samples; repair or remove it",
-            )
+        check_finite(features, f"{utt}: {source.value}")
         return features, len(wave) / self.rate
 
 

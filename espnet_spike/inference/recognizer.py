@@ -206,9 +206,16 @@ class Recognizer:
         return "" if tokenizer is None else tokenizer.tokens2text(said).strip()
 
     def audio(self, audio: Path | Source, name: str) -> np.ndarray:
-        """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged."""
+        """Return the samples ``(N,)`` of a file at the model's rate; channels are averaged.
+
+        Raises:
+            UserError: it cannot be read, or is too short for one sample.
+        """
         wave, rate = read(source_of(audio, name), name)
-        return change_rate(wave, rate, self.feature_extractor.fs)
+        wave = change_rate(wave, rate, fs := self.feature_extractor.fs)
+        if not len(wave):
+            raise UserError(f"{name} is shorter than one sample at {fs} Hz", "leave it out")
+        return wave
 
     def cut(self, wave: np.ndarray, max_seconds: float) -> list[tuple[int, int]]:
         """Cut samples ``(N,)`` at CTC blanks into stretches of at most ``max_seconds``."""

@@ -74,12 +74,19 @@ class FbankStream:
         self.waiting: np.ndarray | None = None
 
     def step(self, wave: "np.ndarray") -> "np.ndarray":
-        """Take samples ``(N,)`` in the range of int16; return new frames ``(F, bins)``."""
+        """Take samples ``(N,)`` in the range of int16; return new frames ``(F, bins)``.
+
+        Raises:
+            UserError: the samples are too large for features.
+        """
         import numpy as np
+
+        from espnet_spike.data.fbank import check_finite
 
         if self.waiting is not None:
             wave = np.concatenate([self.waiting, wave])
         frames = self.fbank(wave)
+        check_finite(frames, "the stream")
         self.waiting = wave[len(frames) * self.fbank.shift :].copy()
         return frames
 

@@ -107,6 +107,10 @@ def espnet_parser(task: type) -> argparse.ArgumentParser:
     """
     parser = task.get_parser()
     parser.allow_abbrev = False
+    for action in [a for a in parser._actions if isinstance(a, argparse._HelpAction)]:
+        parser._actions.remove(action)  # it would print ESPnet's page and leave, with status 0
+        for option in action.option_strings:
+            del parser._option_string_actions[option]
     known = [action.dest for action in parser._actions if action.option_strings]
 
     def explain(message: str) -> NoReturn:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from espnet_spike.data.ark import FeatureTable, read_entry
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.experiment import check_files, with_own_files
+from espnet_spike.ranges import check_sizes
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.utils.checkpoints import compare, fill, load_parameters, load_tensors
 from espnet_spike.utils.yaml import read_yaml
@@ -87,6 +88,8 @@ def build_filled(
             has a key that no training writes.
     """
     _check_keys(task, args, Path(model_file))
+    for part in ("encoder_conf", "decoder_conf"):
+        check_sizes(getattr(args, part, None), f"the configuration of {model_file}: {part}")
     args.init = None  # every parameter is in the file
     try:
         model = task.build_model(args)

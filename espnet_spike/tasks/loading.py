@@ -112,8 +112,15 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
         yield ModelFolder(model.parent, chosen=model)
     elif model.is_file():
         with tempfile.TemporaryDirectory(prefix="pack") as folder:
-            files = unpack_pack(model, Path(folder) / "pack")
-            yield ModelFolder(Path(files["asr_train_config"]).parent, files)
+            place = Path(folder) / "pack"
+            try:
+                files = unpack_pack(model, place)
+                yield ModelFolder(Path(files["asr_train_config"]).parent, files)
+            except UserError as error:  # of a file in it: that folder is gone when this is read
+                message, hint = (
+                    text.replace(str(place), str(model)) for text in (error.message, error.hint)
+                )
+                raise UserError(message, hint) from error
     elif present(model / "config.yaml"):
         yield ModelFolder(model)
     else:
@@ -152,7 +159,7 @@ def unpack_pack(archive: Path | str, folder: Path | str) -> dict[str, str]:
             raise UserError(f"{no_pack}: it holds no {META}", "stage 15 makes one")
         place = folder / min(metas, key=lambda name: (name.count("/"), name))
         try:
-            check_sums(place.parent)
+            check_sums(place.parent, [META])
         except UserError as error:
             raise UserError(f"{archive}: {error.message}", error.hint) from error
         meta = read_yaml(place)

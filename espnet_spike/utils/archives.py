@@ -15,14 +15,20 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from espnet_spike.errors import UserError
-from espnet_spike.utils.files import file_digest, iter_lines, temporary_name, write_lines
+from espnet_spike.utils.files import (
+    file_digest,
+    iter_lines,
+    name_some,
+    temporary_name,
+    write_lines,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,16 +202,22 @@ def deflate(archive: Path) -> None:
     os.replace(smaller, archive)
 
 
-def check_sums(folder: Path) -> None:
+def check_sums(folder: Path, besides: Collection[str] = ()) -> None:
     """Compare files with the digests that `write_sums` left beside them, if it did.
 
     A tar has no checksum of what is in it. Against those who write both, no digest helps.
 
+    Args:
+        folder: of the files.
+        besides: names of files in it that were written after.
+
     Raises:
-        UserError: names the first file that differs, or is missing.
+        UserError: names the first file that differs, is missing, or is not among them.
     """
     if not os.path.lexists(folder / SUMS):
         return
+    unnamed = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    unnamed -= {Path(SUMS), *map(Path, besides)}
     for line in iter_lines(folder / SUMS):
         wanted, _, name = line.partition("  ")
         parts = Path(name).parts
@@ -214,6 +226,11 @@ def check_sums(folder: Path) -> None:
             raise UserError(f"{name!r}, which {SUMS} names, is missing", "copy the archive again")
         if file_digest(path) != wanted:
             raise UserError(f"{name} is not what was packed: its SHA-256 differs", "copy it again")
+        unnamed.discard(Path(*parts))
+    if unnamed:
+        raise UserError(
+            f"{SUMS} does not name {name_some(sorted(map(str, unnamed)))}", "copy the archive again"
+        )
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import logging
-import math
 import os
 import select
 import sys
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from espnet_spike import ranges
 from espnet_spike.errors import UserError, did_you_mean, system_error
+from espnet_spike.ranges import Number
 
 ON_TERMINAL = "on_terminal"
 """As ``extra`` of what is logged: shown on the terminal, also where all else goes to a file."""
@@ -99,53 +100,40 @@ def str2bool(value: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Number:
-    """Type of an option: a finite number within bounds.
+class Ranged:
+    """Type of an option: a number within its range.
 
     Attributes:
-        kind: ``int`` or ``float``.
-        least, most: it may be.
-        above: it has to be greater than that.
-        unit: that a bound is said in.
+        range: what it may be.
     """
 
-    kind: type[int] | type[float]
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf
-    unit: str = ""
+    range: Number
 
     @property
     def __name__(self) -> str:  # what argparse calls it where it is no number at all
-        return self.kind.__name__
+        return "int" if self.range.whole else "float"
 
-    def __call__(self, value: str) -> int | float:
+    def __call__(self, word: str) -> int | float:
         """Parse the word.
 
         Raises:
-            ArgumentTypeError: it is out of bounds.
+            ArgumentTypeError: it is out of range.
             ValueError: it is no number.
         """
-        number = self.kind(value)
-        if not math.isfinite(number):
-            said = "be finite"
-        elif number < self.least:
-            said = f"be at least {self.least:g}{self.unit}"
-        elif number > self.most:
-            said = f"be at most {self.most:g}{self.unit}"
-        elif number <= self.above:
-            said = f"be greater than {self.above:g}{self.unit}"
-        else:
-            return number
-        raise argparse.ArgumentTypeError(f"{value} must {said}")
+        number = int(word) if self.range.whole else float(word)
+        if wanted := self.range.wanted(number):
+            shown = word if len(word) <= 40 else f"{word[:37]}..."
+            raise argparse.ArgumentTypeError(f"{shown} is out of range: give {wanted}")
+        return number
 
 
-NATURAL = Number(int, least=0)
-COUNT = Number(int, least=1)
-POSITIVE = Number(float, above=0)
-RATE = Number(int, least=1000, unit=" Hz")
-SEED = Number(int, least=0, most=2**32 - 1)
-SHARE = Number(float, least=0, most=1)
+MOST = 2**31 - 1  # that libraries below take
+NATURAL = Ranged(Number(0, MOST, whole=True))
+COUNT = Ranged(Number(1, MOST, whole=True))
+POSITIVE = Ranged(Number(0, 1e9, above=True))
+RATE = Ranged(ranges.RATE)
+SEED = Ranged(ranges.SEED)
+SHARE = Ranged(Number(0, 1))
 
 
 def pairs_of(

@@ -43,6 +43,8 @@ def test_beside_an_old_model_the_definition_alone_may_lie(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
+        "fs: 0\nraw: true\n",
+        "fs: 1000000000000\nraw: true\n",
         "fs: 8000\n",
         "fs: 1\nfbank: []\n",
         "fs: 1\nfbank: {num_mel_bins: 30}\n",

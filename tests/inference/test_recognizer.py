@@ -273,6 +273,23 @@ def test_one_bad_file_among_many_is_reported_and_the_rest_is_done(recipe, tmp_pa
         transcribe.main([*arguments, str(folder / "damaged.flac")])
 
 
+@pytest.mark.parametrize("search", ["beam", "greedy"])
+def test_audio_that_gives_no_features_is_an_error(recipe, tmp_path, capsys, search):
+    soundfile.write(tmp_path / "loud.wav", np.float32(1e30) * babble(1.0, 0), RATE, "FLOAT")
+    soundfile.write(tmp_path / "short.wav", np.zeros(1, np.int16), 44100)
+    for name, said in {
+        "loud.wav": "loud gives features that are not finite",
+        "short.wav": "short is shorter than one sample at 8000 Hz",
+        "\udcff.wav": "the name of this file is not UTF-8",
+    }.items():
+        if not (tmp_path / name).exists():
+            shutil.copy(recipe / "audio/u0.wav", tmp_path / name)
+        words = ["--model", str(recipe / "exp/asr_tiny"), "--search", search]
+        with pytest.raises(UserError, match=said):
+            transcribe.main([*words, str(tmp_path / name)])
+        assert capsys.readouterr().out == ""
+
+
 def test_a_model_that_learnt_nothing_is_warned_of(tmp_path, caplog):
     for verdict in (None, {"learnt": True}):
         if verdict:

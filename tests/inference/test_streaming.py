@@ -145,6 +145,11 @@ def test_features_that_need_the_whole():
             FbankStream(FbankConfig(**conf), 8000)
 
 
+def test_samples_that_give_no_features_are_refused():
+    with pytest.raises(UserError, match="the stream gives features that are not finite"):
+        FbankStream(FbankConfig(), 8000).step(np.full(400, 1e30, np.float32))
+
+
 def test_timing():
     timing = Timing([0.1] * 10, [0.01 * n for n in range(1, 11)])
     assert timing.rtf == pytest.approx(0.55)

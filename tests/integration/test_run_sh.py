@@ -62,7 +62,7 @@ def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, 
         (["--stge", "3"], "did you mean 'stage'"),
         (["--asr-confg=x"], "did you mean 'asr_config'"),
         (["--token_type", "bqe"], "did you mean 'bpe'"),
-        (["--nbpe", "many"], "--nbpe takes a number"),
+        (["--nbpe", "many"], "--nbpe takes a whole number"),
         (["--use_lm", "maybe"], "--use_lm"),
         (["--nbpe"], "--nbpe needs a value"),
         (["3"], "unexpected argument '3'"),
@@ -95,7 +95,12 @@ def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, 
         (["--nbpe", "0"], "--nbpe 0"),
         (["--inference_nj", "0"], "--inference_nj 0"),
         (["--naive_sparsity", "1.5"], "--naive_sparsity 1.5"),
-        (["--allow_dropped", "-1"], "--allow_dropped takes a number"),
+        (["--allow_dropped", "-1"], "--allow_dropped takes a whole number"),
+        (["--num_nodes", "08"], "--num_nodes takes a whole number"),
+        (["--min_free_gb", "1.5"], "--min_free_gb takes a whole number"),
+        (["--ngpu", "08", "--dry_run"], "--ngpu takes a whole number or auto"),
+        (["--seed", "4294967296", "--dry_run"], "--seed 4294967296"),
+        (["--master_port", "65536", "--dry_run"], "--master_port 65536"),
         (["--num_nodes", "2"], "give --dist_launcher torchrun or slurm"),
         (["--num_nodes", "2", "--dist_launcher", "torchrun"], "needs --master_addr"),
         (["--dist_launcher", "slurm"], "say --ngpu N"),
@@ -557,8 +562,32 @@ def test_the_rows_of_speech_mamba_are_calls_of_run_sh(run_sh, root):
 
 def test_an_ablation_that_ran_nothing_reports_nothing(run_sh, root):
     script = root / "egs/fsdd/ablation.sh"
-    result = run_sh("--seeds", "1", "--rows", "imls relu", "--list_stages", script=script)
-    assert result.returncode == 0 and result.stdout == 2 * run_sh("--list_stages").stdout
+    listed = run_sh("--list_stages").stdout
+    for words in (["--list_stages"], ["--list-stages"], ["--list_stages=true"]):
+        result = run_sh("--seeds", "1", "--rows", "imls relu", *words, script=script)
+        assert result.returncode == 0 and result.stdout == 2 * listed
+    for empty in (["--seeds", ""], ["--rows", " "]):
+        result = run_sh(*empty, "--list_stages", script=script)
+        assert result.returncode == 1 and "names none" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ("--dry_run", True),
+        ("--seed 1 --list-stages --nj 2", True),
+        ("--list_stages=true", True),
+        ("--dry_run false", False),
+        ("--dry_run --dry_run=false", False),
+        ("--list_stages --dry_run false", True),
+        ("--dry_run=false", False),
+        ("--gpu_inference true", False),
+        ("", False),
+    ],
+)
+def test_flags_are_seen_in_all_their_forms(root, words, given):
+    call = f'. "{root}/local/rows.sh"; flag_given "dry_run list_stages" {words}'
+    assert (subprocess.run(["bash", "-euo", "pipefail", "-c", call]).returncode == 0) == given
 
 
 @pytest.mark.parametrize(("recipe", "ending"), [("fsdd", ""), ("an4", "_cepstra")])

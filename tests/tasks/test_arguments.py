@@ -39,6 +39,8 @@ def test_the_user_is_stronger_than_the_command_and_that_than_the_yaml():
         ({}, "--optim=adamw", "invalid choice"),
         ({}, "--output_dir x", "--output_dir cannot be given"),
         ({}, "--optim 'sgd", "cannot split"),
+        ({}, "--help", "unrecognized arguments: --help"),
+        ({}, "-h", "unrecognized arguments: -h"),
     ],
 )
 def test_what_cannot_be_parsed_is_said(config, extra, said):

@@ -131,6 +131,29 @@ def test_a_pack_refers_to_its_own_files_only(tmp_path, monkeypatch):
         unpack_pack(tmp_path / "no.zip", tmp_path / "bad")
 
 
+def test_what_is_wrong_with_a_file_of_a_pack_is_said_of_the_pack(recipe):
+    pack.main(["--asr_exp", "exp/asr_tiny", "--out", "p.zip"])
+    seen = []
+    for hint in ("", "copy {}/exp/asr_tiny/config.yaml"):
+        with pytest.raises(UserError) as caught, open_model(Path("p.zip")) as folder:
+            seen.append(folder.path)
+            place = str(folder.path.parent.parent)
+            raise UserError(f"{folder.path}/config.yaml is odd", hint.format(place))
+        assert caught.value.message == "p.zip/exp/asr_tiny/config.yaml is odd"
+        assert caught.value.hint == hint.format("p.zip")
+    assert not any(path.exists() for path in seen)
+
+
+def test_a_model_as_large_as_none_is_refused_before_it_is_built(recipe):
+    path = Path("exp/asr_tiny/config.yaml")
+    config = yaml.safe_load(path.read_text())
+    for key in ("num_blocks", "output_size", "linear_units"):
+        conf = config["encoder_conf"] | {key: 100_000_000}
+        path.write_text(yaml.safe_dump(config | {"encoder_conf": conf}))
+        with pytest.raises(UserError, match=rf"encoder_conf: {key}: 100000000 is out of range"):
+            load_model(Path("exp/asr_tiny"))
+
+
 def test_a_pack_that_leads_out_is_not_unpacked(tmp_path):
     evil = make_pack(tmp_path / "p.zip", {"../../evil": b""}, files={}, yaml_files={})
     with pytest.raises(UserError, match="leads out"), open_model(evil):

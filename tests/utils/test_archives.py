@@ -268,6 +268,13 @@ def test_digests_tell_what_has_changed(tmp_path):
     (tmp_path / "a/x y").write_text("2")
     with pytest.raises(UserError, match="a/x y is not what was packed"):
         archives.check_sums(tmp_path)
+    archives.write_sums(tmp_path)
+    (tmp_path / "a/b").touch()
+    with pytest.raises(UserError, match="does not name a/b"):
+        archives.check_sums(tmp_path)
+    sums.write_text("")
+    with pytest.raises(UserError, match="does not name a/b, a/x y"):
+        archives.check_sums(tmp_path)
 
 
 def test_arrays_are_what_numpy_wrote(tmp_path):

@@ -66,19 +66,19 @@ def test_truth_values():
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        (COUNT, {"1": 1, "12": 12}, {"0": "be at least 1", "-3": "be at least 1"}),
-        (NATURAL, {"0": 0}, {"-1": "be at least 0"}),
-        (POSITIVE, {"1e-3": 0.001}, {"0": "greater than 0", "nan": "finite", "inf": "finite"}),
-        (SHARE, {"0": 0.0, "1": 1.0}, {"1.01": "be at most 1", "-0.1": "be at least 0"}),
-        (SEED, {"0": 0, str(2**32 - 1): 2**32 - 1}, {"-1": "at least 0", str(2**32): "at most"}),
-        (RATE, {"8000": 8000}, {"16": "16 must be at least 1000 Hz"}),
+        (COUNT, {"1": 1, "12": 12}, ["0", "-3", "2147483648", 400 * "9"]),
+        (NATURAL, {"0": 0}, ["-1"]),
+        (POSITIVE, {"1e-3": 0.001}, ["0", "nan", "inf", "-inf"]),
+        (SHARE, {"0": 0.0, "1": 1.0}, ["1.01", "-0.1"]),
+        (SEED, {"0": 0, str(2**32 - 1): 2**32 - 1}, ["-1", str(2**32)]),
+        (RATE, {"8000": 8000}, ["16", "99999999999"]),
     ],
 )
-def test_numbers_are_parsed_within_their_bounds(kind, good, bad):
+def test_numbers_are_parsed_within_their_ranges(kind, good, bad):
     for word, number in good.items():
-        assert kind(word) == number and type(kind(word)) is kind.kind
-    for word, said in bad.items():
-        with pytest.raises(argparse.ArgumentTypeError, match=said):
+        assert kind(word) == number and isinstance(kind(word), type(number))
+    for word in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match="is out of range: give a "):
             kind(word)
     with pytest.raises(ValueError):
         kind("many")
