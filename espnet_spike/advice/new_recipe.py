@@ -70,10 +70,6 @@ class RecipeRequest:
                 f"--encoder {self.encoder}{did_you_mean(self.encoder, ENCODERS)}",
                 f"choose one of {', '.join(ENCODERS)}",
             )
-        if self.budget is not None and not 0 < self.budget < 1e6:
-            raise UserError(f"--budget {self.budget:g}", "give minutes, more than 0")
-        if self.trial_updates < 0:
-            raise UserError(f"--trial_updates {self.trial_updates}", "give a number from 0 up")
         if self.budget is not None and not self.trial_updates:
             raise UserError(
                 "--budget and --trial_updates 0", "what fits into the budget has to be measured"

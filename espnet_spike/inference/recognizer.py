@@ -20,7 +20,7 @@ import numpy as np
 
 from espnet_spike.data.audio import Source, change_rate, inspect, read
 from espnet_spike.data.feature_extractor import FeatureExtractor
-from espnet_spike.data.tokens import spoken
+from espnet_spike.data.tokens import read_bpe_model, spoken
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import INFERENCE, VERDICT, model_file, read_config, read_verdict
 from espnet_spike.inference.audio_inputs import Audio
@@ -128,7 +128,7 @@ class Recognizer:
         with opened as folder:
             found = folder.resolved()
             exp = found.path
-            read_config(exp)  # which says what is wrong with it
+            config = read_config(exp)  # which says what is wrong with it
             warn_of_unlearnt(exp)
             settings = find_settings(exp, inference_config, inference_args)
             files = found.files(settings.asr_model)
@@ -141,6 +141,8 @@ class Recognizer:
             self.feature_extractor = FeatureExtractor.find(exp, fbank_config, fs)
             # the configuration names its files as seen from the recipe
             with contextlib.chdir(exp.parent.parent):
+                if config.get("token_type") == "bpe" and config.get("bpemodel"):
+                    read_bpe_model(Path(config["bpemodel"]))  # likewise
                 self.search = BeamSearch(files, settings, device, trained)
         self.speech2text, self.model = self.search.speech2text, self.search.model
         self.batch_size = self.search.batch_size

@@ -111,7 +111,6 @@ def test_kaldi_directories_also_with_features_alone(audio, monkeypatch):
         (["mine", "--test", "train=all.csv"], "choose another name"),
         (["mine", "--train", "all.txt"], "no such file"),
         (["mine", "--encoder", "spikeformr"], "--encoder spikeformr"),
-        (["mine", "--budget", "0"], "--budget 0"),
         (["mine", "--budget", "5", "--trial_updates", "0"], "has to be measured"),
         (["mine", "--normalization", "uper"], "did you mean 'upper'"),
         (["mine", "--features", "mel"], "--features mel, but the sets have audio"),

@@ -59,8 +59,6 @@ def test_other_sets_lose_theirs_and_a_whole_one_is_left_alone(data_dir, tmp_path
     data = DataDir.read(data_dir / ".backup")
     data.write(data_dir)  # made anew
     assert not read_dropped(data_dir)
-    with pytest.raises(UserError, match="--allow_dropped -1"):
-        prepare(data_dir, "--allow_dropped", "-1")
 
 
 def test_too_short_utterances_count_and_the_feature_directory_knows_them_all(tmp_path, root):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -299,6 +300,17 @@ def test_a_model_that_learnt_nothing_is_warned_of(tmp_path, caplog):
     (tmp_path / "verdict.json").write_text('{"learnt": false}')
     warn_of_unlearnt(tmp_path)
     assert f"{tmp_path} has learnt nothing, see verdict.json" in caplog.text
+
+
+def test_a_damaged_sentencepiece_model_is_named(recipe, tmp_path):
+    exp = tmp_path / "exp/asr_tiny"
+    shutil.copytree(recipe / "exp/asr_tiny", exp)
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    changes = {"token_type": "bpe", "bpemodel": str(exp / "bpe.model")}
+    (exp / "config.yaml").write_text(yaml.safe_dump(config | changes))
+    (exp / "bpe.model").write_text("x")
+    with pytest.raises(UserError, match=r"bpe\.model is damaged, or no SentencePiece model"):
+        Recognizer(exp)
 
 
 def test_what_is_not_known_is_asked_for(recipe, tmp_path):

@@ -139,8 +139,6 @@ def test_what_cannot_be_decoded_is_told(tmp_path):
         command.main(words(exp, data))
     with pytest.raises(UserError, match="there is no folder"):
         command.main(words(exp, data, "--json", str(tmp_path / "none" / "w.json")))
-    with pytest.raises(UserError, match="--utterances 0"):
-        command.main(words(exp, data, "--utterances", "0"))
     with pytest.raises(UserError, match="of --integer_wer"):
         command.main(["--calibration_dir", str(data)])
     with pytest.raises(UserError, match="of --integer_wer"):
