@@ -113,7 +113,8 @@ def _cer(figures: Mapping[str, Any]) -> str:
     """Return the character error rate, with its interval where it was scored with one."""
     if not (ends := figures.get("cer_ci")):
         return number(figures["cer"])
-    return f"{number(figures['cer'])} ({ends[0]:.2f} .. {ends[1]:.2f})"
+    mark = "" if figures["wer_ci_meaningful"] else " *"
+    return f"{number(figures['cer'])} ({ends[0]:.2f} .. {ends[1]:.2f}){mark}"
 
 
 def unlearnt_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:

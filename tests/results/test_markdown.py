@@ -362,7 +362,7 @@ def test_an_interval_of_few_utterances_is_marked(recipe):
     result["wer"]["ci_meaningful"] = False
     path.write_text(json.dumps(result))
     (row,) = rows_of(make_report(), "## Summary")
-    assert row["95 % interval"].endswith(" *")
+    assert row["95 % interval"].endswith(" *") and row["CER"].endswith(") *")
 
 
 def test_a_copy_keeps_what_people_wrote(recipe):
