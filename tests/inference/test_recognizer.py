@@ -302,6 +302,20 @@ def test_a_model_that_learnt_nothing_is_warned_of(tmp_path, caplog):
     assert f"{tmp_path} has learnt nothing, see verdict.json" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--search", "greedy", "--inference_args", "--beam_size 2"], "--beam_size would change"),
+        (["--search", "greedy", "--lm_exp", "exp/lm"], "--lm_exp would change nothing"),
+        (["--inference_args", "--inference_lm x"], "inference_lm x without --lm_exp"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(recipe, capsys, words, said):
+    with pytest.raises(SystemExit) as left:
+        transcribe.main(["--model", str(recipe / "exp/asr_tiny"), *words, "x.wav"])
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_a_damaged_sentencepiece_model_is_named(recipe, tmp_path):
     exp = tmp_path / "exp/asr_tiny"
     shutil.copytree(recipe / "exp/asr_tiny", exp)
