@@ -193,8 +193,18 @@ def read_config(exp_dir: Path) -> dict[str, Any]:
         UserError: the folder holds none, or it is damaged.
     """
     path = exp_dir / "config.yaml"
+    if exp_dir.suffix == ".zip" and present(exp_dir):
+        raise UserError(
+            f"{exp_dir} is a packed model, and an experiment folder is needed here",
+            f"unpack it: python -m zipfile -e {shlex.quote(str(exp_dir))} FOLDER, and give "
+            "FOLDER/exp/asr_...; or transcribe audio, for which the pack will do",
+        )
     if not present(path):
-        raise UserError(f"no trained model in {exp_dir}: config.yaml is missing")
+        inside = sorted(str(found.parent) for found in exp_dir.glob("exp/*/config.yaml"))
+        raise UserError(
+            f"no trained model in {exp_dir}: config.yaml is missing",
+            f"give {' or '.join(inside)}" if inside else "",
+        )
     config = read_yaml(path)
     check_shape(path, config, _Config, "copy it again, from where the model was trained")
     for token, times in Counter(config.get("token_list") or []).items():

@@ -95,6 +95,10 @@ def test_best_checkpoint_is_that_of_the_first_criterion_reported(tmp_path):
 def test_best_checkpoint_refuses(tmp_path):
     with pytest.raises(UserError, match=r"config.yaml is missing"):
         best_checkpoint(tmp_path)
+    pack = tmp_path / "model.zip"
+    pack.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"model.zip is a packed model[^$]*zipfile -e"):
+        best_checkpoint(pack)
     exp = experiment(tmp_path, [["valid", "loss", "min"]], [])
     with pytest.raises(UserError, match=re.escape("no trained model") + ".*valid.loss"):
         best_checkpoint(exp)
@@ -103,6 +107,13 @@ def test_best_checkpoint_refuses(tmp_path):
     (exp / "valid.loss.ave.pth").write_bytes(content[:-30])
     with pytest.raises(UserError, match="truncated"):
         best_checkpoint(exp)
+
+
+def test_an_unpacked_pack_names_the_experiment_in_it(tmp_path):
+    (tmp_path / "exp/asr_x").mkdir(parents=True)
+    (tmp_path / "exp/asr_x/config.yaml").write_text("{}")
+    with pytest.raises(UserError, match=r"config.yaml is missing\n.*give .*/exp/asr_x$"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ class FeatureExtractor:
         if fbank_config is None:
             raise UserError(
                 f"{folder}: no {FEATURES}, so it is not known what features the model takes",
-                "give --fbank_config and --fs as in training (of features that were extracted "
-                "elsewhere nothing is known here)",
+                "give --fbank_config and --fs as in training; a model of features that were "
+                "extracted elsewhere takes those, not audio: decode them (a pack unpacked before)",
             )
         if fs is None:
             raise UserError(f"{folder}: the sampling rate is not known", "give --fs, in Hz")
