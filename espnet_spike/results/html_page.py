@@ -28,7 +28,7 @@ from espnet_spike.results.hardware_findings import simulations
 from espnet_spike.results.hardware_tables import hardware_tables, notes
 from espnet_spike.results.html import Html, definitions, el, figure, join, missing, page, table
 from espnet_spike.results.html_energy import count_provenance, energy_parts
-from espnet_spike.results.markdown import SEARCH_OPTIONS
+from espnet_spike.results.markdown import search_line
 from espnet_spike.results.page_data import Material
 from espnet_spike.results.recording import DecodedUtterance, choose_utterance
 from espnet_spike.results.scoring import mark
@@ -102,9 +102,7 @@ def tiles(material: Material) -> Html:
             ends = f"{low:.2f} .. {high:.2f}".replace(" ", "\u00a0")
             found.append((f"{wer['err']:.2f} %", f"word error rate of {name}, 95 %: {ends}"))
     found.append((thousands(material.experiment.parameters), "parameters"))
-    rates, what, _ = layer_statistics(material)
-    if rates:
-        found.append((f"{sum(rates.values()) / len(rates):.3f}", f"mean {what} of the layers"))
+    found += mean_rate(material)
     for name, count in list(material.counts.items())[:1]:
         model, energy = next(iter(count["energy"].items()))
         if is_dense(energy) or by_earlier_rules(energy["compute"]):
@@ -312,6 +310,21 @@ def layer_statistics(material: Material) -> tuple[dict[str, float], str, str]:
     return {}, "", ""
 
 
+def mean_rate(material: Material) -> list[tuple[str, str]]:
+    """Return the firing rate that the tables give, over all neurons, with what it is.
+
+    Where nothing has been counted, it is the mean over layers of what training has recorded.
+    """
+    for name, count in material.counts.items():
+        rate = count["sparsity"].get("firing_rate")
+        if rate is not None:
+            return [(f"{rate:.3f}", f"firing rate of all neurons ({name})")]
+    rates, what, source = layer_statistics(material)
+    if not rates:
+        return []
+    return [(f"{sum(rates.values()) / len(rates):.3f}", f"mean {what} of the layers ({source})")]
+
+
 def encoder_section(material: Material, utt: str | None) -> Html:
     """Return what the layers emit: rates, one utterance, decay masks."""
     from espnet_spike.results.figures import layer_rates
@@ -451,10 +464,8 @@ def provenance_section(material: Material) -> Html:
     for name in not_recorded(material.decodes):
         pairs.append((f"search options of {name}", "not recorded (no decode.json)"))
     if decode:
-        options = decode["options"]
-        search = [f"{key} {options[key]}" for key in SEARCH_OPTIONS if key in options]
         pairs += [
-            ("search", ", ".join(search)),
+            ("search", search_line(decode)),
             ("search configuration", decode["config"] or "given by options"),
             ("language model", decode["lm_exp"] or "none"),
             ("n-gram", _ngram(decode) or "none"),

@@ -54,9 +54,22 @@ BEGIN = "<!-- results: begin; written by espnet_spike.bin.report, changes are lo
 END = "<!-- results: end -->"
 
 SEARCH_OPTIONS = (
-    *("beam_size", "ctc_weight", "lm_weight", "penalty", "nbest", "batch_size"),
+    *("beam_size", "maxlenratio", "ctc_weight", "lm_weight", "penalty", "nbest", "batch_size"),
     *("spike_mode", "T", "T_rule"),
 )
+
+
+def search_line(decode: Mapping[str, Any]) -> str:
+    """Return the options of a search that say something: no weight of a model that was not there.
+
+    ``maxlenratio`` stands there where it bounds the output: 0 does not.
+    """
+    options = decode["options"]
+    idle = set() if decode["lm_exp"] else {"lm_weight"}
+    idle |= set() if options.get("maxlenratio") else {"maxlenratio"}
+    return ", ".join(
+        f"{name} {options[name]}" for name in SEARCH_OPTIONS if name in options and name not in idle
+    )
 
 
 def summary_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -361,18 +374,13 @@ def experiment_section(experiment: Experiment, result: Mapping[str, Any]) -> lis
         if decode is None:
             continue
         options = decode["options"]
-        unused = () if decode["lm_exp"] else ("lm_weight",)
-        search = ", ".join(
-            f"{name} {options[name]}"
-            for name in SEARCH_OPTIONS
-            if name in options and name not in unused
-        )
         model = f", language model `{decode['lm_exp']}`" if decode["lm_exp"] else ""
         if ngram := decode.get("ngram"):
             model += f", n-gram `{ngram}` of weight {options['ngram_weight']}"
         lines.append(
             f"- decoding `{tag}`: `{decode['checkpoint']}`{model}; `{decode['config'] or '–'}`: "
-            f"{search}; {plural(decode['jobs'], 'job')} of {plural(decode['threads'], 'thread')} "
+            f"{search_line(decode)}; "
+            f"{plural(decode['jobs'], 'job')} of {plural(decode['threads'], 'thread')} "
             f"on {decode['device']}"
         )
     if result["commands"]:

@@ -9,7 +9,7 @@ import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.results import scoring
-from espnet_spike.results.html_page import layer_statistics, verdict_part
+from espnet_spike.results.html_page import layer_statistics, mean_rate, verdict_part
 from tests.export.test_reparameterize import MODEL
 from tests.helpers.pages import HOSTILE, Reader, decoded, write_page
 from tests.helpers.simulations import result
@@ -146,6 +146,21 @@ def test_rates_are_those_of_a_counted_set_and_else_of_the_last_epoch():
     assert layer_statistics(material) == ({"c": 0.4}, "sparsity", after)
     material.epochs = []
     assert layer_statistics(material) == ({}, "", "")
+
+
+def test_the_rate_of_the_page_is_that_of_the_tables():
+    layers = [
+        {"layer": "encoder.small", "kind": "neuron", "firing_rate": 0.5},
+        {"layer": "encoder.large", "kind": "neuron", "firing_rate": 0.1},
+    ]
+    counted = {"layers": layers, "sparsity": {"firing_rate": 0.12}}  # over neurons, not over layers
+    material = SimpleNamespace(counts={"test": counted}, epochs=[])
+    assert mean_rate(material) == [("0.120", "firing rate of all neurons (test)")]
+    material.counts = {"test": {"layers": [], "sparsity": {"firing_rate": None}}}
+    assert mean_rate(material) == []
+    material.epochs = [{"epoch": 2, "valid": {"firing_rate_a": 0.3, "firing_rate_b": 0.1}}]
+    (rate,) = mean_rate(material)
+    assert rate == ("0.200", "mean firing rate of the layers (validation set after epoch 2)")
 
 
 def test_a_verdict_stands_under_the_title_with_its_causes():

@@ -8,7 +8,7 @@ import pytest
 
 from espnet_spike.bin import report
 from espnet_spike.errors import UserError
-from espnet_spike.results.markdown import BEGIN, END
+from espnet_spike.results.markdown import BEGIN, END, search_line
 from tests.helpers.experiments import make_experiment
 
 
@@ -56,6 +56,15 @@ def test_a_set_that_lost_utterances_says_so(recipe):
     make_experiment(recipe, "tf", wrong(0, 1, 2))
     (row,) = rows_of(make_report(), "## Summary")
     assert row["utterances"] == "30 of 32"
+
+
+def test_search_options_that_do_nothing_are_left_out():
+    options = {"beam_size": 1, "maxlenratio": 0.0, "lm_weight": 1.0, "ctc_weight": 0.5}
+    decode = {"options": options, "lm_exp": None}
+    assert search_line(decode) == "beam_size 1, ctc_weight 0.5"
+    bounded = decode | {"options": options | {"maxlenratio": 0.3}}  # of a model that learnt nothing
+    assert search_line(bounded) == "beam_size 1, maxlenratio 0.3, ctc_weight 0.5"
+    assert search_line(decode | {"lm_exp": "exp/lm"}).endswith("ctc_weight 0.5, lm_weight 1.0")
 
 
 def test_summary_and_espnet_tables(recipe, capsys):
