@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from espnet_spike.errors import UserError
 from espnet_spike.nn.checkpointing import checkpoint
+from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.utils.options import choose
 
@@ -30,7 +31,7 @@ def positional_encoding(pos_enc: str, dim: int, dropout_rate: float) -> nn.Modul
         ValueError: for an unknown ``pos_enc``.
     """
     if choose("pos_enc", pos_enc, POS_ENCS) == "none":
-        return nn.Dropout(dropout_rate)
+        return Dropout(dropout_rate)
     encoding = PositionalEncoding(dim, dropout_rate)
     if pos_enc == "abs_unscaled":
         encoding.xscale = 1.0

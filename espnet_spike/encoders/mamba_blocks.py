@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.layers.fatrelu import FatPoints
 from espnet_spike.nn.layers.mamba import Mamba, RMSNorm
 from espnet_spike.nn.layers.residual import PreNormResidual
 from espnet_spike.nn.layers.softmax_attention import SelfAttention
+from espnet_spike.nn.layers.spike_layers import SpikeConv1d
 from espnet_spike.nn.norms import LayerNorm
 
 
@@ -67,7 +69,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear_in = nn.Linear(conf.dim, conf.hidden)
         self.f8 = conf.points("F8", nn.SiLU(), conf.dim)
-        self.dropout = nn.Dropout(conf.dropout_rate)
+        self.dropout = Dropout(conf.dropout_rate)
         self.linear_out = nn.Linear(conf.hidden, conf.dim)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
@@ -81,9 +83,7 @@ class ConvModule(nn.Module):
     def __init__(self, conf: BlockConfig) -> None:
         super().__init__()
         self.pointwise_in = nn.Linear(conf.dim, 2 * conf.dim)
-        self.depthwise = nn.Conv1d(
-            conf.dim, conf.dim, conf.kernel, padding=(conf.kernel - 1) // 2, groups=conf.dim
-        )
+        self.depthwise = SpikeConv1d(conf.dim, conf.dim, conf.kernel, groups=conf.dim)
         self.norm = LayerNorm(conf.dim)
         self.pointwise_out = nn.Linear(conf.dim, conf.dim)
 
@@ -92,7 +92,7 @@ class ConvModule(nn.Module):
         x = F.glu(self.pointwise_in(x), -1)
         if frames.mask is not None:
             x = x.masked_fill(~frames.mask[..., None], 0)
-        x = self.depthwise(x.mT).mT
+        x = self.depthwise(x)
         return self.pointwise_out(F.silu(self.norm(x)))
 
 
@@ -143,7 +143,7 @@ class MHSAMambaBlock(nn.Module):
         )
         self.norm_mamba = RMSNorm(conf.dim)
         self.mamba = Mamba(conf.dim, points=conf.points, **conf.mamba)
-        self.dropout = nn.Dropout(conf.dropout_rate)
+        self.dropout = Dropout(conf.dropout_rate)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""
@@ -160,7 +160,7 @@ class MambaFFNBlock(nn.Module):
         self.mamba = Mamba(conf.dim, points=conf.points, **conf.mamba)
         self.norm_ffn = RMSNorm(conf.dim)
         self.ffn = FeedForward(conf)
-        self.dropout = nn.Dropout(conf.dropout_rate)
+        self.dropout = Dropout(conf.dropout_rate)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""
@@ -185,7 +185,7 @@ class ConMambaBlock(nn.Module):
         self.norm_ffn_out = LayerNorm(conf.dim)
         self.ffn_out = FeedForward(conf)
         self.norm = LayerNorm(conf.dim)
-        self.dropout = nn.Dropout(conf.dropout_rate)
+        self.dropout = Dropout(conf.dropout_rate)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""

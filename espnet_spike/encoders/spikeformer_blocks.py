@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeLinear
 from espnet_spike.nn.layers.spiking_attention import SpikingAttention, mask_spikes
 from espnet_spike.nn.neurons.factory import NeuronFactory
@@ -80,7 +81,7 @@ class SpikeformerBlock(nn.Module):
             self.conv = SpikingConvModule(dim, conv_kernel, neurons)
         self.norm_ffn = build_norm(norm, dim)
         self.ffn = SpikingFeedForward(dim, hidden, neurons)
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
 
     def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """Update the membrane potential ``x``."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from espnet_spike.encoders.mamba_blocks import BlockConfig, Frames, MambaMHSAMambaBlock
+from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.layers.fatrelu import FatPoints
 from espnet_spike.nn.layers.spikformer_attention import SpikformerAttention
 from espnet_spike.nn.layers.spiking_mamba import SpikingMamba
@@ -46,7 +47,7 @@ class SpikingMambaBlock(nn.Module):
         super().__init__()
         self.attn = SpikformerAttention(conf.dim, conf.heads, lif, scale, attn_v_th, decay)
         self.mamba = SpikingMamba(conf.dim, lif, **conf.mamba)
-        self.dropout = nn.Dropout(conf.dropout_rate)
+        self.dropout = Dropout(conf.dropout_rate)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Run the block."""

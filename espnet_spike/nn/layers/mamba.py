@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from espnet_spike.errors import UserError
 from espnet_spike.nn.accounting import Cost, CostLedger, counted, open_ledger
 from espnet_spike.nn.layers.fatrelu import FatPoints, Pass
+from espnet_spike.nn.ops.depthwise_conv import depthwise_conv
 from espnet_spike.nn.ops.precision import at_least_fp32, without_autocast
 from espnet_spike.nn.ops.selective_scan import (
     reverse_valid,
@@ -77,9 +78,7 @@ class CausalConv(nn.Module):
             x = F.pad(x, (0, 0, self.kernel - 1, 0))
         else:
             x = torch.cat([before, x], 1)
-        # as a channels-last image of height 1: torch has no 1-D form of that fast path
-        y = F.conv2d(x.mT[:, :, None], self.weight[:, :, None], self.bias, groups=len(self.weight))
-        return y[:, :, 0].mT
+        return depthwise_conv(x, self.weight, self.bias)
 
 
 def count_scan(

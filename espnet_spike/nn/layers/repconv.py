@@ -24,7 +24,7 @@ class RepConv(nn.Module):
         super().__init__()
         self.expand = SpikeLinear(dim, dim, bias=False)
         self.norm_in = MaskedBatchNorm(dim)
-        self.depthwise = nn.Conv1d(dim, dim, 3, groups=dim, bias=False)
+        self.depthwise = SpikeConv1d(dim, dim, 3, groups=dim, bias=False, padding=0)
         self.project = nn.Linear(dim, dim, bias=False)
         self.norm_out = MaskedBatchNorm(dim)
         self.merged: SpikeConv1d | None = None
@@ -36,8 +36,7 @@ class RepConv(nn.Module):
         x = self.expand(xs)
         # a frame without spikes added at either end, so that the norm makes the border's value
         x = self.norm_in(F.pad(x, (0, 0, 1, 1)), F.pad(mask, (1, 1)))
-        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        return self.norm_out(self.project(x), mask)
+        return self.norm_out(self.project(self.depthwise(x)), mask)
 
     @torch.no_grad()
     def reparameterize(self) -> None:

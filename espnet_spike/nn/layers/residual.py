@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from espnet_spike.nn.layers.dropout import Dropout
+
 
 class PreNormResidual(nn.Module):
     """x + dropout(sublayer(norm(x))), the pre-norm form of Speech-Mamba (Gao and Chen, 2024).
@@ -17,7 +19,7 @@ class PreNormResidual(nn.Module):
         super().__init__()
         self.norm = norm
         self.sublayer = sublayer
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
 
     def forward(self, x: Tensor, *inputs: object) -> Tensor:
         """Add the sublayer's output to ``x`` ``(B, L, D)``; ``inputs`` go to the sublayer."""

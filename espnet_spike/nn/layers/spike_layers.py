@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from espnet_spike.nn.accounting import in_accumulators
 from espnet_spike.nn.neurons.spike_train import SpikeTrain, add_up, recomputing
+from espnet_spike.nn.ops.depthwise_conv import depthwise_conv
 
 
 class SpikeLinear(nn.Linear):
@@ -76,7 +77,8 @@ class SpikeConv2d(nn.Conv2d):
 class SpikeConv1d(nn.Conv1d):
     """``nn.Conv1d`` over time on ``(B, N, C)``, zero-padded to keep the length.
 
-    Frames of padding must not spike, or they leak into their neighbours.
+    Frames of padding must not spike, or they leak into their neighbours. Values that are no spikes
+    are taken as well.
 
     Args:
         inputs: C.
@@ -84,23 +86,34 @@ class SpikeConv1d(nn.Conv1d):
         kernel: odd width.
         groups: ``inputs`` for a depthwise convolution.
         bias: add a bias.
+        padding: frames of zeros at either end, in place of those that keep the length; dense
+            values only.
 
     Raises:
         ValueError: for an even ``kernel``.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, groups: int = 1, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        groups: int = 1,
+        bias: bool = True,
+        padding: int | None = None,
     ) -> None:
         if kernel % 2 == 0:
             raise ValueError(f"kernel: {kernel} is even; an odd width keeps the length")
-        super().__init__(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias)
+        padding = kernel // 2 if padding is None else padding
+        super().__init__(inputs, outputs, kernel, padding=padding, groups=groups, bias=bias)
 
     def forward(self, xs: Tensor | SpikeTrain) -> Tensor:
         """Return ``(B, N, outputs)``."""
         if isinstance(xs, SpikeTrain):
             return self._forward_train(xs)
         with recomputing(xs):
+            if self.groups == self.in_channels == self.out_channels:
+                return depthwise_conv(xs, self.weight, self.bias, int(self.padding[0]))
             return super().forward(xs.transpose(1, 2)).transpose(1, 2)
 
     @in_accumulators

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from espnet_spike.nn.accounting import in_accumulators
 from espnet_spike.nn.layers.decay_mask import DecayMask
+from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.layers.heads import check_heads, merge_heads, split_heads
 from espnet_spike.nn.layers.spike_layers import SpikeLinear
 from espnet_spike.nn.neurons.factory import NeuronFactory
@@ -101,7 +102,7 @@ class SpikingAttention(nn.Module):
         self.linear_out = projection(dim, bias=True, gain=1.0)
         self.norm_out: nn.Module = LayerNorm(dim) if inner_norm else nn.Identity()
         self.neuron_out = neurons(dim) if inner_norm else neurons.unnormed(dim)
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
         self.build(neurons, qkv_bias, inner_norm)
 
     def build(self, neurons: NeuronFactory, qkv_bias: bool, inner_norm: bool) -> None:
