@@ -131,7 +131,7 @@ th { border-bottom-width: 2px; }
 th { white-space: normal; vertical-align: bottom; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr));
   gap: 0 1.6rem; align-items: start; }
-.figures { grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
+.figures, .wide { grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 figure { margin: .8rem 0 1rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
 .narrow { display: none; }

@@ -207,7 +207,7 @@ def breakdown_section(material: Material) -> Html:
             table([head, units, "words", "WER"], group_rows(groups), label=f"error rate by {head}")
             for head, units, groups in tables
         ]
-        parts.append(el("div", *(el("div", one) for one in found), class_="columns"))
+        parts.append(el("div", *(el("div", one) for one in found), class_="columns wide"))
         if len(speakers) > SHOWN_SPEAKERS:
             line = f"The {SHOWN_SPEAKERS} worst of {plural(len(speakers), 'speaker')}."
             parts.append(el("p", line, class_="note"))
