@@ -86,8 +86,7 @@ class SpikeConv1d(nn.Conv1d):
         kernel: odd width.
         groups: ``inputs`` for a depthwise convolution.
         bias: add a bias.
-        padding: frames of zeros at either end, in place of those that keep the length; dense
-            values only.
+        padding: frames of zeros at either end, in place of those that keep the length.
 
     Raises:
         ValueError: for an even ``kernel``.
@@ -118,7 +117,8 @@ class SpikeConv1d(nn.Conv1d):
 
     @in_accumulators
     def _forward_train(self, xs: SpikeTrain) -> Tensor:
-        length, half = xs.shape[1], self.kernel_size[0] // 2
+        length, half = xs.shape[1], int(self.padding[0])
+        outputs = length + 2 * half - self.kernel_size[0] + 1
         # a group's weights are (outputs/groups, inputs/groups); channels lie group by group
         channel = xs.channel.unflatten(0, (self.groups, 1, -1))
         weight = self.weight.unflatten(0, (self.groups, -1)) * channel[..., None]
@@ -127,7 +127,7 @@ class SpikeConv1d(nn.Conv1d):
         slots = [F.pad(xs.slot(t), (0, 0, half, half)) for t in range(1, xs.levels + 1)]
 
         def of_tap(tap: int) -> Tensor:
-            rows, taps = slice(tap, tap + length), weight[:, :, tap : tap + 1]
+            rows, taps = slice(tap, tap + outputs), weight[:, :, tap : tap + 1]
             total = add_up(
                 F.conv1d(slot[:, rows].transpose(1, 2), taps, groups=self.groups) for slot in slots
             )

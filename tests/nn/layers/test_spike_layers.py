@@ -15,6 +15,8 @@ LAYERS = {
     "linear": lambda bias: SpikeLinear(6, 4, bias=bias),
     "conv1d": lambda bias: SpikeConv1d(6, 4, 3, bias=bias),
     "depthwise": lambda bias: SpikeConv1d(6, 6, 5, groups=6, bias=bias),
+    "unpadded": lambda bias: SpikeConv1d(6, 6, 5, groups=6, bias=bias, padding=0),
+    "more padding": lambda bias: SpikeConv1d(6, 4, 3, bias=bias, padding=3),
     "grouped": lambda bias: SpikeConv1d(6, 4, 3, groups=2, bias=bias),
     "conv2d": lambda bias: SpikeConv2d(6, 4, 3, 2),
     "conv2d6": lambda bias: SpikeConv2d(6, 4, 5, 3),
