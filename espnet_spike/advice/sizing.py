@@ -1,6 +1,7 @@
 """Size a training to its data, to this machine and to a budget of minutes."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,12 @@ class Sized:
                 f"the budget of {budget:g} minutes leaves {self.plan.cut:.0%} of the updates that "
                 "the rule asks for"
             )
+        if budget is not None and self.minutes is not None and self.minutes > budget:
+            found.append(
+                f"this takes {self.minutes:.1f} minutes, more than the budget of {budget:g}: one "
+                f"validation has {plural(round(self.valid_seconds), 'second')} of speech, and "
+                f"there are {self.plan.epochs}"
+            )
         if self.plan.cut < 1 and self.share < BUSY:
             found.append(
                 f"this machine is busy with other things, which took {1 - self.share:.0%} of the "
@@ -220,6 +227,16 @@ def size_training(
             return found
         if found.minutes * SHORTEST <= budget or number == 0:
             break
-    share = (budget or 0.0) / (found.minutes or 1.0)
-    most = max(int(found.plan.updates * share), 1)
-    return sized(found.plan.size, most, found.trial)
+    return _longest(found, budget or 0.0, lambda most: sized(found.plan.size, most, found.trial))
+
+
+def _longest(found: Sized, budget: float, shorter: Callable[[int], Sized]) -> Sized:
+    """Return the longest training that ends within a budget; where none does, the shortest."""
+    known = {1: shorter(1)}
+
+    def minutes(most: int) -> float:
+        known[most] = shorter(most)
+        return known[most].minutes or 0.0
+
+    fitting = bisect_right(range(1, found.plan.updates), budget, key=minutes)
+    return known[max(fitting, 1)]

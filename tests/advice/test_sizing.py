@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from espnet_spike.advice.plan import make_plan
+from espnet_spike.advice.plan import FEWEST_EPOCHS, make_plan
 from espnet_spike.advice.sizing import size_training
 from espnet_spike.advice.spectrum import SAID
 from espnet_spike.advice.trial import Trial
@@ -79,6 +79,20 @@ def test_a_budget_takes_updates_first_and_the_size_then(share, size):
     assert sized.plan.size.name == size and sized.minutes <= budget * 1.001
     assert sized.minutes > min(0.9 * budget, 0.9 * whole.minutes)
     assert bool(sized.doubts(budget)) == (share < 1)
+
+
+@pytest.mark.parametrize("budget", [1.0, 2.0, 5.0])
+def test_validation_is_part_of_a_budget(budget):
+    sized = size_training(SMALL, 1200.0, budget=budget, trial=at(0.02))
+    assert 0.8 * budget < sized.minutes <= budget
+    assert not any("more than the budget" in doubt for doubt in sized.doubts(budget))
+
+
+def test_a_budget_that_validation_alone_exceeds_is_told():
+    sized = size_training(SMALL, 1200.0, budget=0.1, trial=at(0.02))
+    assert sized.minutes > 0.1 and sized.plan.updates == sized.plan.epochs == FEWEST_EPOCHS
+    said = " ".join(sized.doubts(0.1))
+    assert "budget of 0.1: one validation has 1200 seconds of speech, and there are 10" in said
 
 
 def test_a_budget_in_which_nothing_is_learnt_is_told():
