@@ -94,6 +94,7 @@ check_values() { # of options that are neither a file nor one of a few words
     [[ ${!name} =~ ^(auto|[1-9][0-9]{0,5})$ ]] || fail "--$name ${!name}" "give a whole number from 1 up, or auto"
   done
   [[ $seed -lt $((2 ** 32)) ]] || fail "--seed $seed" "give a whole number up to 4294967295"
+  [[ $min_free_gb -le 1000000 ]] || fail "--min_free_gb $min_free_gb" "give a whole number of GB up to 1000000"
   [[ $master_port -ge 1 && $master_port -lt 65536 ]] || fail "--master_port $master_port" "give 1 to 65535"
   [[ $min_frames -le $max_frames ]] ||
     fail "--min_frames $min_frames is above --max_frames $max_frames" "no utterance can be as long"
