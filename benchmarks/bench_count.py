@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [
@@ -22,11 +22,13 @@ def get_parser():
     """Return the parser of the command line."""
     parser = Parser(prog="benchmarks.bench_count", description=__doc__)
     parser.add_argument("--configs", type=Path, nargs="+", default=CONFIGS, help="of the training")
-    parser.add_argument("--utterances", type=int, default=8, help="encode that many, of 2 to 10 s")
-    parser.add_argument("--batch_size", type=int, default=8, help="of encoding in batches")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument(
-        "--most", type=float, help="fail above this multiple of the time of encoding"
+        "--utterances", type=COUNT, default=8, help="encode that many, of 2 to 10 s"
+    )
+    parser.add_argument("--batch_size", type=COUNT, default=8, help="of encoding in batches")
+    parser.add_argument("--repeats", type=COUNT, default=5, help="rounds")
+    parser.add_argument(
+        "--most", type=POSITIVE, help="fail above this multiple of the time of encoding"
     )
     add_out(parser)
     return parser

@@ -15,7 +15,7 @@ from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 
 CONVS = ((128, 15), (256, 31), (512, 3))  # channels and taps
 DROPOUTS = (128, 512)  # channels
@@ -25,10 +25,10 @@ CLOSE = 1e-4  # of the largest value
 def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=14, help="utterances")
-    parser.add_argument("--frames", type=int, default=74, help="encoder frames of each")
-    parser.add_argument("--repeats", type=int, default=21, help="rounds")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=COUNT, default=14, help="utterances")
+    parser.add_argument("--frames", type=COUNT, default=74, help="encoder frames of each")
+    parser.add_argument("--repeats", type=COUNT, default=21, help="rounds")
+    parser.add_argument("--threads", type=COUNT, default=1)
     add_out(parser)
     return parser
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, SHARE, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,12 +23,12 @@ def get_parser():
         "--asr_exp", type=Path, nargs="+", help="trained models, as seen from there; all of seed 1"
     )
     parser.add_argument("--data", type=Path, default="dump/fbank/test", help="features, likewise")
-    parser.add_argument("--utterances", type=int, help="decode that many; all by default")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--beam_size", type=int, default=10)
-    parser.add_argument("--ctc_weight", type=float, default=1.0)
+    parser.add_argument("--utterances", type=COUNT, help="decode that many; all by default")
+    parser.add_argument("--batch_sizes", type=COUNT, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--beam_size", type=COUNT, default=10)
+    parser.add_argument("--ctc_weight", type=SHARE, default=1.0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--repeats", type=COUNT, default=3, help="rounds")
     add_out(parser)
     return parser
 

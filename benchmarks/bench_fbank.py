@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "fbank.yaml"
@@ -25,9 +25,11 @@ def get_parser():
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--wav_dir", type=Path, help="audio to use (wav, flac or sph, recursive)")
-    parser.add_argument("--hours", type=float, default=1.0, help="use about so much audio")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--floor", type=float, help="fail below this multiple of real time a core")
+    parser.add_argument("--hours", type=POSITIVE, default=1.0, help="use about so much audio")
+    parser.add_argument("--repeats", type=COUNT, default=5, help="rounds")
+    parser.add_argument(
+        "--floor", type=POSITIVE, help="fail below this multiple of real time a core"
+    )
     add_out(parser)
     return parser
 

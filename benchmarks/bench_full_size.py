@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.bench_train_step import resident
 from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PART = "train-clean-100"
@@ -40,8 +40,8 @@ def get_parser():
     parser = Parser(prog="benchmarks.bench_full_size", description=__doc__.splitlines()[0])
     parser.add_argument("--corpus_dir", type=Path, required=True, help="holds train-clean-100")
     parser.add_argument("--configs", type=Path, nargs="+", help="by default all of full size")
-    parser.add_argument("--batch", type=int, default=2, help="utterances")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=COUNT, default=2, help="utterances")
+    parser.add_argument("--threads", type=COUNT, default=1)
     parser.add_argument(
         "--resume", action="store_true", help="keep the rows of an earlier run of the same batch"
     )

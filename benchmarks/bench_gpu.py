@@ -30,8 +30,9 @@ from espnet_spike.nn.ops.decay_attention import decay_attention
 from espnet_spike.nn.ops.fatrelu import frame_fatrelu
 from espnet_spike.nn.ops.lif import LIFDynamics, run_frames, run_steps
 from espnet_spike.nn.ops.selective_scan import scan_both, selective_scan
+from espnet_spike.ranges import Number
 from espnet_spike.tasks.registry import ENCODERS, load_class
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, Ranged, run
 from espnet_spike.utils.yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,14 +47,16 @@ HOURS = 960
 def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=6.0, help="when no other case begins")
+    parser.add_argument(
+        "--minutes", type=Ranged(Number(0, 1e6)), default=6.0, help="when no other case begins"
+    )
     parser.add_argument("--device", default="cuda", help="cuda, or cpu with --tiny")
     parser.add_argument("--tiny", action="store_true", help="sizes that only try the command")
-    parser.add_argument("--batch", type=int, default=32, help="utterances")
-    parser.add_argument("--frames", type=int, default=400, help="encoder frames of each")
-    parser.add_argument("--channels", type=int, default=1024)
-    parser.add_argument("--states", type=int, nargs="+", default=[16, 256])
-    parser.add_argument("--repeats", type=int, default=5, help="steps that count")
+    parser.add_argument("--batch", type=COUNT, default=32, help="utterances")
+    parser.add_argument("--frames", type=COUNT, default=400, help="encoder frames of each")
+    parser.add_argument("--channels", type=COUNT, default=1024)
+    parser.add_argument("--states", type=COUNT, nargs="+", default=[16, 256])
+    parser.add_argument("--repeats", type=COUNT, default=5, help="steps that count")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     add_out(parser)
     return parser

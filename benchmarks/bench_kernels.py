@@ -39,7 +39,7 @@ from espnet_spike.nn.ops.triton import (
     lif,
     selective_scan,
 )
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 
 TYPES = {
     torch.float32: "fp32",
@@ -325,11 +325,11 @@ def rows_of(case: Case, most: float) -> Iterator[dict[str, object]]:
 def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32, metavar="B")
-    parser.add_argument("--frames", type=int, default=400, metavar="L")
-    parser.add_argument("--channels", type=int, default=1024, metavar="D")
+    parser.add_argument("--batch", type=COUNT, default=32, metavar="B")
+    parser.add_argument("--frames", type=COUNT, default=400, metavar="L")
+    parser.add_argument("--channels", type=COUNT, default=1024, metavar="D")
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    parser.add_argument("--most", type=float, default=1.3, help="times the compulsory bytes")
+    parser.add_argument("--most", type=POSITIVE, default=1.3, help="times the compulsory bytes")
     add_out(parser)
     return parser
 

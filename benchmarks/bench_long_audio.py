@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import add_out, machine, write_report
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES_PER_SECOND = 100
@@ -57,13 +57,17 @@ def get_parser():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", default="10 60 600 3600", help="seconds of audio")
     parser.add_argument("--forms", default=" ".join(FORMS), help=f"out of {', '.join(FORMS)}")
-    parser.add_argument("--d", type=int, default=512, help="channels of the blocks")
-    parser.add_argument("--heads", type=int, default=8, help="attention heads")
-    parser.add_argument("--linear_units", type=int, default=2048, help="hidden channels")
-    parser.add_argument("--blocks", type=int, default=18, help="encoder blocks")
+    parser.add_argument("--d", type=COUNT, default=512, help="channels of the blocks")
+    parser.add_argument("--heads", type=COUNT, default=8, help="attention heads")
+    parser.add_argument("--linear_units", type=COUNT, default=2048, help="hidden channels")
+    parser.add_argument("--blocks", type=COUNT, default=18, help="encoder blocks")
     parser.add_argument("--input_layer", default="conv2d6", help="front end")
-    parser.add_argument("--limit_gb", type=float, default=8.0, help="memory of a process, 2^30 B")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds for up to a minute of audio")
+    parser.add_argument(
+        "--limit_gb", type=POSITIVE, default=8.0, help="memory of a process, 2^30 B"
+    )
+    parser.add_argument(
+        "--repeats", type=COUNT, default=3, help="rounds for up to a minute of audio"
+    )
     add_out(parser)
     parser.add_argument("--measure", help="(internal) measure this case, given as JSON")
     return parser

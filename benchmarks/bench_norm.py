@@ -28,7 +28,7 @@ from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.nn.neurons.frame_lif import NormedLIF
 from espnet_spike.nn.ops import backends
 from espnet_spike.tasks.registry import ENCODERS, load_class
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 from espnet_spike.utils.yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,9 +139,9 @@ def rows_of(
 def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32, metavar="B")
-    parser.add_argument("--frames", type=int, default=400, metavar="L")
-    parser.add_argument("--channels", type=int, default=1024, metavar="D")
+    parser.add_argument("--batch", type=COUNT, default=32, metavar="B")
+    parser.add_argument("--frames", type=COUNT, default=400, metavar="L")
+    parser.add_argument("--channels", type=COUNT, default=1024, metavar="D")
     add_out(parser)
     return parser
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from benchmarks.bench_selective_scan import ROOT, bandwidth, forward_backward, make_inputs
 from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 from espnet_spike.utils.install import how_to_install
 
 PEER = "mambapy"
@@ -35,15 +35,15 @@ PEER_TENSORS = 10
 def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=2, metavar="B")
-    parser.add_argument("--channels", type=int, default=1024, metavar="D")
-    parser.add_argument("--states", type=int, nargs="+", default=[16, 64, 256], metavar="N")
-    parser.add_argument("--frames", type=int, nargs="+", default=[250, 1500], metavar="L")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--threads", type=int, default=1, help="of torch and of the scan")
-    parser.add_argument("--memory", type=float, default=12.0, help="GiB that a case may take")
+    parser.add_argument("--batch", type=COUNT, default=2, metavar="B")
+    parser.add_argument("--channels", type=COUNT, default=1024, metavar="D")
+    parser.add_argument("--states", type=COUNT, nargs="+", default=[16, 64, 256], metavar="N")
+    parser.add_argument("--frames", type=COUNT, nargs="+", default=[250, 1500], metavar="L")
+    parser.add_argument("--repeats", type=COUNT, default=3, help="rounds")
+    parser.add_argument("--threads", type=COUNT, default=1, help="of torch and of the scan")
+    parser.add_argument("--memory", type=POSITIVE, default=12.0, help="GiB that a case may take")
     parser.add_argument(
-        "--torch_updates", type=float, default=5e7, help="B D N L up to which plain torch is run"
+        "--torch_updates", type=POSITIVE, default=5e7, help="B D N L up to which plain torch is run"
     )
     add_out(parser)
     return parser

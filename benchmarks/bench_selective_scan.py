@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 from espnet_spike.utils.install import how_to_install
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,13 +34,15 @@ CASES = {
 def get_parser():
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", type=int, nargs=4, default=[8, 512, 16, 250], metavar="B D N L")
-    parser.add_argument("--repeats", type=int, default=9, help="rounds")
-    parser.add_argument("--threads", type=int, default=1, help="of torch and of the scan")
     parser.add_argument(
-        "--floor", type=float, help="fail if not faster than this multiple of mambapy"
+        "--shape", type=COUNT, nargs=4, default=[8, 512, 16, 250], metavar="B D N L"
     )
-    parser.add_argument("--memory_floor", type=float, help="fail above this share of its memory")
+    parser.add_argument("--repeats", type=COUNT, default=9, help="rounds")
+    parser.add_argument("--threads", type=COUNT, default=1, help="of torch and of the scan")
+    parser.add_argument(
+        "--floor", type=POSITIVE, help="fail if not faster than this multiple of mambapy"
+    )
+    parser.add_argument("--memory_floor", type=POSITIVE, help="fail above this share of its memory")
     parser.add_argument("--measure", help="print the memory of one case and end (used by itself)")
     add_out(parser)
     return parser

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = tuple(
@@ -26,10 +26,10 @@ def get_parser():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--hardware", nargs="+", default=["small", "maxperf"], help="conf/hardware")
     parser.add_argument("--kernels", nargs="+", default=KERNELS, choices=KERNELS, help="of these")
-    parser.add_argument("--mcycles", type=float, default=8.0, help="simulated a round, about")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--mcycles", type=POSITIVE, default=8.0, help="simulated a round, about")
+    parser.add_argument("--repeats", type=COUNT, default=5, help="rounds")
     parser.add_argument(
-        "--floor", type=float, help="fail below this many million cycles per second"
+        "--floor", type=POSITIVE, help="fail below this many million cycles per second"
     )
     add_out(parser)
     return parser

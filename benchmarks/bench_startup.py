@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.harness import add_out, commit_of, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 8000
@@ -311,7 +311,7 @@ def get_parser() -> Parser:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", type=Path, help="another checkout, to compare with")
     parser.add_argument("--only", nargs="+", help="commands; those before them only prepare")
-    parser.add_argument("--repeats", type=int, default=3, help="runs that count")
+    parser.add_argument("--repeats", type=COUNT, default=3, help="runs that count")
     add_out(parser)
     return parser
 

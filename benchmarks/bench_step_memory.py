@@ -17,7 +17,7 @@ from benchmarks.harness import add_out, machine, write_report
 from espnet_spike.advice.step_memory import predicted_memory, step_memory
 from espnet_spike.errors import UserError
 from espnet_spike.tasks.registry import ENCODERS, load_class
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import POSITIVE, Parser, run
 from espnet_spike.utils.yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +27,7 @@ NAMES = ("speech_mamba", "event_speech_mamba", "spiking_speech_mamba", "iml_spik
 def get_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one utterance")
+    parser.add_argument("--seconds", type=POSITIVE, default=1.0, help="of one utterance")
     parser.add_argument("--corpora", nargs="+", default=["aishell", "librispeech960"])
     parser.add_argument("--measure", default="true", choices=["true", "false"], help="run steps")
     add_out(parser)

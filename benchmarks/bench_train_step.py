@@ -21,7 +21,7 @@ from unittest import mock
 
 from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
-from espnet_spike.utils.cli import Parser, run
+from espnet_spike.utils.cli import COUNT, POSITIVE, Parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = "ANN twin (relu)"
@@ -43,16 +43,18 @@ CASES = {
 def get_parser():
     """Return the command's parser."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=8, help="utterances")
-    parser.add_argument("--frames", type=int, default=250, help="encoder frames of each")
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=COUNT, default=8, help="utterances")
+    parser.add_argument("--frames", type=COUNT, default=250, help="encoder frames of each")
+    parser.add_argument("--dim", type=COUNT, default=256)
+    parser.add_argument("--blocks", type=COUNT, default=12)
+    parser.add_argument("--repeats", type=COUNT, default=5, help="rounds")
+    parser.add_argument("--threads", type=COUNT, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--cases", help="comma-separated beginnings of names; the twin always runs")
-    parser.add_argument("--ceiling", type=float, help="fail if IMLS takes more of the twin's time")
-    parser.add_argument("--memory_ceiling", type=float, help="or more of its memory")
+    parser.add_argument(
+        "--ceiling", type=POSITIVE, help="fail if IMLS takes more of the twin's time"
+    )
+    parser.add_argument("--memory_ceiling", type=POSITIVE, help="or more of its memory")
     parser.add_argument("--measure", help="print the memory of one case and end (used by itself)")
     add_out(parser)
     return parser

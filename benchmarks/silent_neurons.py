@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from espnet_spike.encoders.monitor import watching
 from espnet_spike.nn.neurons.base import Activation, Neuron
 from espnet_spike.tasks.loading import encoder_inputs, load_model
+from espnet_spike.utils.cli import COUNT
 
 
 @dataclass
@@ -78,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--asr_exp", type=Path, required=True, help="the trained experiment")
     parser.add_argument("--data", type=Path, required=True, help="features, e.g. of dev")
-    parser.add_argument("--utterances", type=int, default=30, help="how many of them")
+    parser.add_argument("--utterances", type=COUNT, default=30, help="how many of them")
     options = parser.parse_args()
     model = load_model(options.asr_exp).model
     found = layers_of(model.encoder, encoder_inputs(model, options.data, options.utterances))

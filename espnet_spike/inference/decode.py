@@ -36,6 +36,7 @@ from espnet_spike.inference.search_values import (
 )
 from espnet_spike.ranges import DECODING, check
 from espnet_spike.tasks.arguments import parse_search, split_args
+from espnet_spike.utils.cli import COUNT
 from espnet_spike.utils.cluster import ClusterConfig, number_of_tasks, own_name
 from espnet_spike.utils.cluster import run_tasks as run_on_cluster
 from espnet_spike.utils.files import (
@@ -106,7 +107,7 @@ def read_settings(config_path: Path | None, arguments: str = "") -> Settings:
     for key in OWN_KEYS:
         parser.add_argument(f"--{key}", default=own[key])
     SpikeOptions.add_arguments(parser, own)
-    parser.add_argument("--batch_size", type=int, default=config.get("batch_size", 1))
+    parser.add_argument("--batch_size", type=COUNT, default=config.get("batch_size", 1))
     try:
         found, words = parser.parse_known_args(split_args(arguments))
     except argparse.ArgumentError as error:

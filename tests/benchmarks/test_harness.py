@@ -83,8 +83,8 @@ def test_the_fbank_benchmark_runs(tmp_path, capsys):
     rows = json.loads((tmp_path / "fbank.json").read_text())["rows"]
     assert len(rows) == 5
     assert all(row["x real time (wall)"] > 0 for row in rows)
-    with pytest.raises(UserError, match="below 1000000000000"):
-        bench_fbank.main([*options, "--floor", "1e12"])
+    with pytest.raises(UserError, match="below 1000000000"):
+        bench_fbank.main([*options, "--floor", "1e9"])
 
 
 @pytest.mark.parametrize("T", [4, 6])

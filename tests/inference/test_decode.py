@@ -52,7 +52,7 @@ def test_how_the_encoder_runs_is_a_setting(tmp_path):
         ("", "--output_dir x", "output_dir is set by the decode command"),
         ("", "--key_file=x", "key_file is set by the decode command"),
         ("batch_size: 0", "", "batch_size: 0 is out of range"),
-        ("", "--batch_size 0", "--inference_args: batch_size: 0 is out of range"),
+        ("", "--batch_size 0", "--inference_args: argument --batch_size: 0 is out of range"),
         ("maxlenratio: 3.0", "", "maxlenratio: 3.0 is out of range"),
         ("minlenratio: .inf", "", "minlenratio: inf is out of range"),
         ("minlenratio: 0.8\nmaxlenratio: 0.5", "", "minlenratio 0.8 is beyond maxlenratio 0.5"),

@@ -1,9 +1,11 @@
 import argparse
+import ast
 import errno
 import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +84,34 @@ def test_numbers_are_parsed_within_their_ranges(kind, good, bad):
             kind(word)
     with pytest.raises(ValueError):
         kind("many")
+
+
+def bare_numbers(source):
+    """Return the options of a module that take any number at all, by their names."""
+    return [
+        call.args[0].value
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "add_argument"
+        for keyword in call.keywords
+        if keyword.arg == "type"
+        and isinstance(keyword.value, ast.Name)
+        and keyword.value.id in ("int", "float")
+    ]
+
+
+def test_no_command_takes_any_number_at_all():
+    root = Path(__file__).parents[2]
+    sources = [
+        p for top in ("espnet_spike", "benchmarks", "local") for p in (root / top).rglob("*.py")
+    ]
+    assert len(sources) > 100
+    found = {
+        str(p.relative_to(root)): names for p in sources if (names := bare_numbers(p.read_text()))
+    }
+    assert not found, "give a range, see Ranged"
+    assert bare_numbers('parser.add_argument("--n", type=int)') == ["--n"]
 
 
 def test_sets_are_named_with_their_folders(tmp_path):
