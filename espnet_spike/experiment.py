@@ -394,13 +394,40 @@ def model_file(exp_dir: Path, name: str | None) -> Path:
     """Return a model file of an experiment: the one named, or the best.
 
     Raises:
-        UserError: there is none; lists those that are there.
+        UserError: there is none, which lists those that are there; or it lies elsewhere.
     """
     if name is None:
         return best_checkpoint(exp_dir)
     path = exp_dir / name
+    if not _is_inside(exp_dir, path):
+        raise UserError(f"model file {name}: it is not in {exp_dir}", "name a file of it")
     if not present(path):
         states = {CHECKPOINT, PREVIOUS_CHECKPOINT}
         there = sorted(p.name for p in exp_dir.glob("*.pth") if p.name not in states)
         raise UserError(f"no model file {path}", f"there are: {', '.join(there) or 'none'}")
     return path
+
+
+def experiment_of(file: Path) -> Path:
+    """Return the experiment of a model file, which may lie in a folder of it (``conversion``)."""
+    folders = list(file.parents)[:2]
+    return next((folder for folder in folders if present(folder / "config.yaml")), file.parent)
+
+
+def name_within(exp_dir: Path, file: Path) -> str:
+    """Return a model file as ``model_file`` takes it: its path within the experiment.
+
+    Of one that lies elsewhere, as that of a pack does, it is the name alone.
+    """
+    if not _is_inside(exp_dir, file):
+        return file.name
+    return os.path.relpath(file, exp_dir)
+
+
+def recorded_name(exp_dir: Path, file: Path) -> str:
+    """Return a model file as results record it: links, such as to a mean, are followed."""
+    return name_within(exp_dir.resolve(), file.resolve())
+
+
+def _is_inside(folder: Path, file: Path) -> bool:
+    return Path(os.path.abspath(folder)) in Path(os.path.abspath(file)).parents

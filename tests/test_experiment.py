@@ -19,11 +19,15 @@ from espnet_spike.experiment import (
     arguments_tag,
     best_checkpoint,
     check_files,
+    experiment_of,
     experiment_tag,
     keep_files,
     left_out,
+    model_file,
+    name_within,
     read_config,
     read_epochs,
+    recorded_name,
 )
 from tests.helpers.pth import write_pth
 
@@ -288,3 +292,26 @@ def test_an_experiment_moved_to_a_recipe_of_the_same_names_keeps_its_own(tmp_pat
     (recipe / "data/bpe.model").write_bytes(b"pieces")
     assert read_config(exp) == config
     check_files(read_config(exp), exp / "config.yaml")
+
+
+def test_a_model_file_is_named_by_its_path_in_the_experiment(tmp_path):
+    exp, linked = tmp_path / "exp" / "asr_a", tmp_path / "asr_link"
+    (exp / "conversion").mkdir(parents=True)
+    for name in ("conversion/init.pth", "ave_10best.pth"):
+        (exp / name).touch()
+    (exp / "ave.pth").symlink_to("ave_10best.pth")
+    linked.symlink_to(exp)
+    for folder in (exp, linked):
+        for name in ("conversion/init.pth", "ave.pth"):
+            assert name_within(folder, model_file(folder, name)) == name
+        assert recorded_name(folder, folder / "conversion" / "init.pth") == "conversion/init.pth"
+        assert recorded_name(folder, folder / "ave.pth") == "ave_10best.pth"
+    # a pack is unpacked elsewhere; a model file may be all that was given
+    assert recorded_name(tmp_path / "pack.zip", exp / "ave.pth") == "ave_10best.pth"
+    assert name_within(exp / "ave.pth", exp / "ave.pth") == "ave.pth"
+    (exp / "config.yaml").touch()
+    for name in ("conversion/init.pth", "ave.pth"):
+        assert experiment_of(exp / name) == exp
+    for outside in ("../asr_b/ave.pth", str(tmp_path / "ave.pth")):
+        with pytest.raises(UserError, match="is not in"):
+            model_file(exp, outside)

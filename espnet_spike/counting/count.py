@@ -47,7 +47,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import model_file
+from espnet_spike.experiment import model_file, name_within, recorded_name
 from espnet_spike.inference.ctc import collapse
 from espnet_spike.nn.accounting import COLUMNS, SIZES, Cost
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
@@ -379,6 +379,7 @@ def count_sets(
         check_same_features(opened.path, sets.values())
         trained = load_model(opened, checkpoint or decoded.get("checkpoint"))
         weights = file_digest(trained.checkpoint)
+    file = name_within(asr_exp, trained.checkpoint)
     model, args = trained.model, trained.options
     if execution is None or execution == SpikeOptions():
         given = decoded.get("options", {})
@@ -421,7 +422,7 @@ def count_sets(
             "set": name,
             "experiment": asr_exp.name,
             "asr_exp": portable_path(asr_exp),
-            "checkpoint": trained.checkpoint.resolve().name,
+            "checkpoint": recorded_name(asr_exp, trained.checkpoint),
             "checkpoint_sha256": weights,
             "encoder": args.encoder,
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -433,7 +434,7 @@ def count_sets(
             **summary(result, models, data.utt2spk, twin.encoder is None, saved_macs(model)),
             "forms": [
                 in_form(result, form, load, data, models, twin.encoder is None)
-                for form, load in loaders(asr_exp, trained.checkpoint.name, execution, all_forms)
+                for form, load in loaders(asr_exp, file, execution, all_forms)
             ],
             "count_seconds": round(time.perf_counter() - start, 2),
             "finished": time.strftime("%FT%T%z"),

@@ -16,6 +16,7 @@ from espnet_spike.counting.counter import Counter
 from espnet_spike.counting.forms import encoder_costs
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import recorded_name
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.config import TWIN
 from espnet_spike.tasks.loading import load_model
@@ -112,7 +113,7 @@ class TrainedTwin:
         self.asr_exp = asr_exp
         trained = load_model(asr_exp)
         self.model = trained.model
-        self.checkpoint = trained.checkpoint.resolve().name
+        self.checkpoint = recorded_name(asr_exp, trained.checkpoint)
         cure = "give the experiment of the same encoder trained with ReLUs, or without spikes"
         if twin.encoder is None:
             raise UserError(

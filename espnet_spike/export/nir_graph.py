@@ -40,7 +40,7 @@ from espnet_spike.counting.costs import Costs
 from espnet_spike.counting.counter import Counter
 from espnet_spike.encoders.monitor import captured
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import left_out
+from espnet_spike.experiment import left_out, recorded_name
 from espnet_spike.export.nir_runner import run_graph
 from espnet_spike.nn.neurons.base import Neuron
 from espnet_spike.nn.neurons.response import (
@@ -516,7 +516,7 @@ def export_nir(
         "file": out.name,
         "nir": nir.version,
         "experiment": asr_exp.name,
-        "checkpoint": trained.checkpoint.resolve().name,
+        "checkpoint": recorded_name(asr_exp, trained.checkpoint),
         "encoder": args.encoder,
         "time_step": "a frame" if first.runs_over_frames else "a slot of a frame",
         "initial_potential": "v_reset",

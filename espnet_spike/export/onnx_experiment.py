@@ -10,7 +10,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import FeatureExtractor, check_same_features, hand_on
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import left_out
+from espnet_spike.experiment import left_out, name_within
 from espnet_spike.export import onnx_check, sherpa
 from espnet_spike.export.onnx_graph import CTCGraph, OnnxCTC, export, import_extra
 from espnet_spike.results.experiments import find_normalization
@@ -119,7 +119,7 @@ def export_experiment(
         exported["int8"] = OnnxCTC(paths["int8"])
     report: dict[str, Any] = {
         "model": str(asr_exp),
-        "checkpoint": trained.checkpoint.name,
+        "checkpoint": name_within(asr_exp, trained.checkpoint),
         "encoder": options.encoder,
         "left_out": left_out(vars(options), kept=["ctc"]),
         "bytes": {name: path.stat().st_size for name, path in paths.items()},

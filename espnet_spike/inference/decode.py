@@ -19,7 +19,14 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import INFERENCE, VERDICT, model_file, read_config, read_verdict
+from espnet_spike.experiment import (
+    INFERENCE,
+    VERDICT,
+    model_file,
+    read_config,
+    read_verdict,
+    recorded_name,
+)
 from espnet_spike.inference.batches import (
     PARENT,
     ProgressBar,
@@ -556,10 +563,12 @@ def merge(plan: Plan, name: str) -> dict[str, Any]:
         "device": "cuda" if plan.gpu else "cpu",
         "parameters": reports[0]["parameters"],
         "asr_exp": portable_path(plan.asr_exp),
-        "checkpoint": plan.asr_file.resolve().name,
+        "checkpoint": recorded_name(plan.asr_exp, plan.asr_file),
         "checkpoint_sha256": file_digest(plan.asr_file),
         "lm_exp": portable_path(plan.lm_exp) if plan.lm_exp else None,
-        "lm_checkpoint": plan.lm_file.resolve().name if plan.lm_file else None,
+        "lm_checkpoint": recorded_name(plan.lm_exp, plan.lm_file)
+        if plan.lm_exp and plan.lm_file
+        else None,
         "ngram": portable_path(plan.ngram_file) if plan.ngram_file else None,
         "config": portable_path(plan.settings.path) if plan.settings.path else None,
         "seed": options["seed"],

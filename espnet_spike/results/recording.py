@@ -18,6 +18,7 @@ from espnet_spike.data.ark import ArkReader
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
+from espnet_spike.experiment import experiment_of
 from espnet_spike.inference.ctc import Word
 from espnet_spike.utils.archives import load_arrays
 from espnet_spike.utils.files import (
@@ -126,7 +127,7 @@ class DecodedUtterance:
         Raises:
             UserError: the features of the utterance are damaged.
         """
-        files = [self.checkpoint, self.checkpoint.parent / "config.yaml"]
+        files = [self.checkpoint, experiment_of(self.checkpoint) / "config.yaml"]
         with ArkReader() as reader:
             features = reader.read(self.utt, self.data.feats[self.utt]).tobytes()
         contents = [*map(file_digest, files), digest(features)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.feature_extractor import check_same_features
-from espnet_spike.experiment import left_out, read_config
+from espnet_spike.experiment import left_out, name_within, read_config
 from espnet_spike.results.experiments import RESULTS, results_to_complete
 from espnet_spike.simulator import toolchain
 from espnet_spike.simulator.energy import DEFAULT, energy_uj, read_prices
@@ -70,7 +70,7 @@ def record_experiment(asr_exp: Path, data_dir: Path, utterances: int) -> tuple[R
         check_same_features(opened.path, [data_dir])
         trained = load_model(opened)
     inputs = encoder_inputs(trained.model, data_dir, utterances)
-    return record_encoder(trained.model.encoder, inputs), trained.checkpoint.name
+    return record_encoder(trained.model.encoder, inputs), name_within(asr_exp, trained.checkpoint)
 
 
 def simulate_recording(

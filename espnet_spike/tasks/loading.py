@@ -21,7 +21,7 @@ from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.data.tokens import read_bpe_model, spoken
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError, did_you_mean
-from espnet_spike.experiment import check_files, model_file, read_config
+from espnet_spike.experiment import check_files, experiment_of, model_file, read_config
 from espnet_spike.tasks.output_length import OutputLength
 from espnet_spike.utils.archives import check_sums, unpack
 from espnet_spike.utils.cli import quiet
@@ -108,8 +108,9 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
     shipped = pretrained()
     if not model.exists() and str(model) in shipped:
         model = shipped[str(model)]
-    if model.is_file() and model.suffix == ".pth" and present(model.parent / "config.yaml"):
-        yield ModelFolder(model.parent, chosen=model)
+    folder = experiment_of(model)
+    if model.is_file() and model.suffix == ".pth" and present(folder / "config.yaml"):
+        yield ModelFolder(folder, chosen=model)
     elif model.is_file():
         with tempfile.TemporaryDirectory(prefix="pack") as folder:
             place = Path(folder) / "pack"

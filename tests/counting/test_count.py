@@ -511,3 +511,15 @@ def test_an_utterance_of_a_decoded_set_is_recorded_for_the_page(tmp_path):
     chosen = choose_utterance(feats.durations)
     kept = DecodedUtterance(exp / MODEL, set_dir, {"T": 3}, feats, chosen).kept()
     assert kept is not None and {layer.levels for layer in kept.layers} == {3}
+
+
+def test_a_decoded_model_file_in_a_folder_of_the_experiment_is_the_one_counted(tmp_path):
+    exp, data = pages.decoded(tmp_path)
+    (exp / "conversion").mkdir()
+    (exp / MODEL).rename(exp / "conversion" / "init.pth")
+    decode = {"checkpoint": "conversion/init.pth", "options": {}}
+    (exp / "decode" / "test" / "decode.json").write_text(json.dumps(decode))
+    words = ["--asr_exp", str(exp), "--energy_model", MODELS, "--forms", "true"]
+    count.main([*words, "--out", str(exp / "decode"), f"test={data}"])
+    found = json.loads((exp / "decode" / "test" / "count.json").read_text())
+    assert found["checkpoint"] == "conversion/init.pth" and found["forms"]

@@ -393,6 +393,28 @@ def test_several_checkpoints_are_decoded_in_one_call(recipe, tmp_path, monkeypat
         decode.main([*arguments, "--inference_asr_model", "1epoch.pth 9epoch.pth"])
 
 
+def test_a_model_file_in_a_folder_of_the_experiment_is_recorded_with_it(
+    recipe, tmp_path, monkeypatch
+):
+    exp = tmp_path / "exp" / "asr_converted"
+    shutil.copytree(
+        recipe / "exp" / "asr_tiny",
+        exp,
+        ignore=lambda folder, names: [
+            name for name in names if not name.endswith((".pth", ".yaml"))
+        ],
+    )
+    (exp / "conversion").mkdir()
+    (exp / "valid.cer_ctc.ave.pth").rename(exp / "conversion" / "init.pth")
+    monkeypatch.setattr(decode_module, "run_jobs", run_all)
+    words = f"{SEARCH} --ctc_weight 1.0 --inference_asr_model conversion/init.pth"
+    arguments = ["--asr_exp", str(exp), "--out", str(exp / "decode"), "--inference_args", words]
+    decode.main([*arguments, f"dev={recipe / 'dump' / 'dev'}"])
+    record = json.loads((exp / "decode" / "dev" / "decode.json").read_text())
+    assert record["checkpoint"] == "conversion/init.pth"
+    assert decode_module.model_file(exp, record["checkpoint"]).exists()
+
+
 def test_a_score_that_is_no_number_is_an_error(recipe, tmp_path, monkeypatch):
     import torch
 
