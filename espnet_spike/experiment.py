@@ -408,6 +408,11 @@ def model_file(exp_dir: Path, name: str | None) -> Path:
     return path
 
 
+def init_file(exp_dir: Path) -> Path:
+    """Return where the model lies that was converted from a twin; ``.json`` beside it says how."""
+    return exp_dir / "conversion" / "init.pth"
+
+
 def experiment_of(file: Path) -> Path:
     """Return the experiment of a model file, which may lie in a folder of it (``conversion``)."""
     folders = list(file.parents)[:2]

@@ -4,6 +4,7 @@ Two baselines: the twin with nothing skipped, which needs no training, and a twi
 whose ReLUs leave zeros that an accelerator skips as well.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from espnet_spike.counting.counter import Counter
 from espnet_spike.counting.forms import encoder_costs
 from espnet_spike.data.feature_dir import FeatureDir
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import recorded_name
+from espnet_spike.experiment import init_file, recorded_name
 from espnet_spike.nn.neurons.base import named_neurons
 from espnet_spike.tasks.config import TWIN
 from espnet_spike.tasks.loading import load_model
-from espnet_spike.utils.files import present
+from espnet_spike.utils.files import present, read_json
 
 
 def find_twin(
@@ -93,9 +94,16 @@ class Twin:
 
 
 def trained_twin_of(asr_exp: Path) -> Path | None:
-    """Return the experiment of the twin that a training started from; None where there is none."""
-    twin = asr_exp.with_name(f"{asr_exp.name}_{TWIN}")
-    return twin if present(twin / "config.yaml") else None
+    """Return the experiment of the twin that a training started from; None where there is none.
+
+    It is the one of its name, else the one that its conversion is recorded to be of.
+    """
+    found = [asr_exp.with_name(f"{asr_exp.name}_{TWIN}")]
+    record = init_file(asr_exp).with_suffix(".json")
+    if present(record):
+        with contextlib.suppress(UserError):  # a damaged one names nothing
+            found.append(Path(str(read_json(record).get("twin"))).parent)
+    return next((twin for twin in found if present(twin / "config.yaml")), None)
 
 
 class TrainedTwin:

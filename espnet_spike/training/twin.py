@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from espnet_spike.data.tokens import read_token_list
 from espnet_spike.encoders.monitor import watching
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import LOG, best_checkpoint, read_config, read_epochs
+from espnet_spike.experiment import LOG, best_checkpoint, init_file, read_config, read_epochs
 from espnet_spike.nn.neurons.base import Neuron, named_neurons
 from espnet_spike.nn.neurons.fitting import Piece
 from espnet_spike.nn.norms import MaskedBatchNorm
@@ -139,11 +139,6 @@ def started_from_twin(
         }
         config = merge(config, {"model_conf": {"distill": teacher}})
     return config, dict(meta)
-
-
-def init_file(exp_dir: Path) -> Path:
-    """Return where the converted model of an experiment lies."""
-    return exp_dir / "conversion" / "init.pth"
 
 
 def check_twin(meta: Mapping[str, Any], exp_dir: Path, args: Namespace) -> None:

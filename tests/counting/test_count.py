@@ -19,6 +19,7 @@ from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.results.energy_tables import count_lines, energy_tables, set_counts
 from espnet_spike.results.recording import RECORDING, DecodedUtterance, choose_utterance
 from espnet_spike.tasks.loading import load_model
+from espnet_spike.utils.provenance import portable_path
 from espnet_spike.utils.resources import shipped
 from tests.export.test_reparameterize import MODEL
 from tests.helpers import pages, tiny_model
@@ -305,6 +306,13 @@ def test_a_trained_twin_is_counted_with_its_zeros_skipped(tmp_path):
     ratio = whole / (4.6 * sums["macs"] + 0.9 * sums["acs"])
     assert compute["against"]["quantised"]["ratio"] == pytest.approx(ratio)
     assert sums["acs"] > sums["event_macs"] > 0
+    record = exp / "conversion" / "init.json"  # of a training that started from it
+    record.parent.mkdir()
+    for content in ("{", json.dumps({"twin": str(tmp_path / "gone" / "a.pth")})):
+        record.write_text(content)
+        assert counted()["trained_twin"] is None
+    record.write_text(json.dumps({"twin": str(twin / "valid.cer_ctc.ave.pth")}))
+    assert counted()["trained_twin"]["asr_exp"] == portable_path(twin)
     found = counted("--twin_exp", str(twin))
     assert found["trained_twin"]["checkpoint"] == "valid.cer_ctc.ave.pth"
     macs = sum(row["macs"] for row in found["trained_twin_layers"])
