@@ -108,9 +108,9 @@ def open_model(model: Path) -> Iterator[ModelFolder]:
     shipped = pretrained()
     if not model.exists() and str(model) in shipped:
         model = shipped[str(model)]
-    folder = experiment_of(model)
-    if model.is_file() and model.suffix == ".pth" and present(folder / "config.yaml"):
-        yield ModelFolder(folder, chosen=model)
+    exp = experiment_of(model)
+    if model.is_file() and model.suffix == ".pth" and present(exp / "config.yaml"):
+        yield ModelFolder(exp, chosen=model)
     elif model.is_file():
         with tempfile.TemporaryDirectory(prefix="pack") as folder:
             place = Path(folder) / "pack"

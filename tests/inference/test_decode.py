@@ -363,17 +363,19 @@ def test_checkpoints_have_folders_of_their_own(tmp_path):
             decode_module.decodings(names, out)
 
 
+def copied(recipe, exp):
+    """Copy what decoding needs of the trained experiment, to change it."""
+    source, needed = recipe / "exp" / "asr_tiny", (".pth", ".yaml")
+    shutil.copytree(
+        source, exp, ignore=lambda _, names: [n for n in names if not n.endswith(needed)]
+    )
+    return exp
+
+
 def test_several_checkpoints_are_decoded_in_one_call(recipe, tmp_path, monkeypatch):
     import torch
 
-    exp = tmp_path / "exp" / "asr_two"
-    shutil.copytree(
-        recipe / "exp" / "asr_tiny",
-        exp,
-        ignore=lambda folder, names: [
-            name for name in names if not name.endswith((".pth", ".yaml"))
-        ],
-    )
+    exp = copied(recipe, tmp_path / "exp" / "asr_two")
     state = torch.load(exp / "valid.cer_ctc.ave.pth")
     state["ctc.ctc_lo.bias"][0] += 1e4  # which hears nothing
     torch.save(state, exp / "1epoch.pth")
@@ -396,14 +398,7 @@ def test_several_checkpoints_are_decoded_in_one_call(recipe, tmp_path, monkeypat
 def test_a_model_file_in_a_folder_of_the_experiment_is_recorded_with_it(
     recipe, tmp_path, monkeypatch
 ):
-    exp = tmp_path / "exp" / "asr_converted"
-    shutil.copytree(
-        recipe / "exp" / "asr_tiny",
-        exp,
-        ignore=lambda folder, names: [
-            name for name in names if not name.endswith((".pth", ".yaml"))
-        ],
-    )
+    exp = copied(recipe, tmp_path / "exp" / "asr_converted")
     (exp / "conversion").mkdir()
     (exp / "valid.cer_ctc.ave.pth").rename(exp / "conversion" / "init.pth")
     monkeypatch.setattr(decode_module, "run_jobs", run_all)
