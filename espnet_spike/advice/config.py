@@ -87,7 +87,7 @@ def training_config(plan: Plan, base: Mapping[str, Any] | None = None) -> dict[s
         },
         "grad_clip": 5.0,
         "best_model_criterion": [["valid", "cer_ctc", "min"]],
-        "keep_nbest_models": min(max(plan.epochs // 10, 5), 10),
+        "keep_nbest_models": min(max(plan.epochs // 5, 5), 10),
         "spike_meta": _meta(plan),
     }
     if plan.encoder == "event_speech_mamba":

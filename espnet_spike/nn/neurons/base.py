@@ -112,7 +112,8 @@ class Neuron(Counted, Activation, ABC):
         mean_rate: spikes per activation and level of the last forward pass over valid frames,
             0-dim, with gradient; None before the first, and from neurons that do not offer it.
         threshold_spread: coefficient of variation of the input-aware statistic over valid frames
-            in the last forward pass, 0-dim; None where the threshold does not follow the input.
+            in the last forward pass, 0-dim; None where the threshold does not follow the input, and
+            in training, which does not report it.
     """
 
     T: int = 1

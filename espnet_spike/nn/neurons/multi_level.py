@@ -417,7 +417,8 @@ class MultiLevel(Neuron):
         """
         self.firing = Firing(count, numel, count.new_full((), self.slots))
         self.last_unit = level.detach(), scale.detach()
-        if self.stat in ("token", "max"):
+        self.threshold_spread = None
+        if self.stat in ("token", "max") and not self.training:
             total = weight.sum().clamp(min=1)
             mean = (level * weight).sum() / total
             variance = ((level - mean).square() * weight).sum() / total

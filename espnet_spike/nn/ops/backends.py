@@ -49,6 +49,7 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+@functools.cache
 def kernels(operation: Operation) -> ModuleType:
     """Import the numba kernels of ``operation``; they compile on first use, cached on disk.
 
@@ -100,6 +101,7 @@ def fusing(device: int) -> bool:
     return why is None
 
 
+@functools.cache
 def fused_kernels(operation: FusedOperation) -> ModuleType:
     """Import the Triton kernels of ``operation``; they compile on first use, cached on disk.
 

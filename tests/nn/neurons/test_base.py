@@ -76,18 +76,20 @@ def test_rate_is_spikes_per_level():
 
 
 def test_an_empty_batch_has_rate_zero():
-    neuron = NeuronFactory("imls")(2)
+    neuron = NeuronFactory("imls")(2).eval()
     neuron(torch.ones(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
     assert neuron.firing.rate == 0 and neuron.threshold_spread == 0
 
 
 def test_spread_is_the_coefficient_of_variation_of_the_level():
-    neuron = NeuronFactory("imls")(2)
+    neuron = NeuronFactory("imls")(2).eval()
     x = torch.tensor([[[1.0, -1.0], [3.0, 3.0], [500.0, 7.0]]])
     neuron(x, torch.tensor([[True, True, False]]))
     assert neuron.threshold_spread.item() == pytest.approx(0.5)
     neuron(x[:, :1])
     assert neuron.threshold_spread == 0
+    neuron.train()(x)
+    assert neuron.threshold_spread is None  # that of another pass would be told as this one's
 
 
 def test_a_used_network_can_be_copied():
