@@ -20,7 +20,7 @@ FEWEST_PIECES, MOST_PIECES = 30, 5000
 FEWEST_UPDATES = 2000  # with less a model has seldom learnt to write words
 FEWEST_EPOCHS = 10  # a budget shortens epochs rather than to have fewer; each is validated
 # over an hour of speech; ours: AN4 then trains within half an hour of two cores
-PASSES = 55
+PASSES = 48
 FEWEST_PASSES, MOST_PASSES = 30, 200
 BROADBAND = 16_000  # Hz; what speech recognizers take, and all that speech needs
 TOKENS = 3  # <blank>, <unk> and <sos/eos>
@@ -128,7 +128,7 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a training; a pure function of the data.
 
-    With h hours of speech an update sees 38 sqrt(h) seconds of it, and there are 55 / h^0.3 passes
+    With h hours of speech an update sees 38 sqrt(h) seconds of it, and there are 48 / h^0.3 passes
     over the data, from 30 on, more where they make fewer than 2000 updates, and at most 200.
 
     Args:
