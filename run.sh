@@ -73,7 +73,7 @@ deterministic=false        # the same weights to the bit whenever trained with a
 # Decoding and results
 inference_config=conf/decode_asr.yaml  # beam search
 inference_args=            # any key of it, e.g. "--beam_size 20"
-inference_asr_model=       # model files to decode with, e.g. "valid.cer_ctc.best.pth 10epoch.pth"; the mean of the best when empty
+inference_asr_model=       # model files to decode with, e.g. "valid.cer_ctc.best.pth conversion/init.pth"; the mean of the best when empty
 inference_tag=             # folder of the decoding; made from the options when empty
 normalization=none         # of reference and hypothesis before scoring, nfc and nmt_nfkc of transcripts too {none|nfc|nmt_nfkc|upper|lower|characters}
 energy_model="horowitz45_fp32 horowitz45_fp16 horowitz45_int8 lemaire45_int32"  # conf/energy

@@ -363,10 +363,10 @@ check_checkpoints() { # sets checkpoints; one empty word stands for the best
   local model seen=" "
   read -ra checkpoints <<<"$inference_asr_model"
   for model in ${checkpoints[@]+"${checkpoints[@]}"}; do
-    [[ $model =~ ^[^/]+\.pth$ ]] ||
-      fail "--inference_asr_model $model" "give names of model files (*.pth), not paths"
-    [[ $seen != *" $model "* ]] || fail "--inference_asr_model: $model is given twice"
-    seen+="$model "
+    [[ $model =~ ^([^/]+/)*[^/]+\.pth$ && ! /$model/ =~ /\.\.?/ ]] ||
+      fail "--inference_asr_model $model" "give model files (*.pth) by name, or by path within the experiment"
+    [[ $seen != *" ${model//\//_} "* ]] || fail "--inference_asr_model: $model is given twice"
+    seen+="${model//\//_} " # the name of its decoding
   done
   [[ ${#checkpoints[@]} -eq 0 || " $inference_args" != *" --inference_asr_model"* ]] ||
     fail "--inference_asr_model is in --inference_args too" "give it once"
@@ -378,14 +378,15 @@ find_checkpoints() { # those that are named are there, before the first of them 
   ! $dry_run || return 0
   for model in "${checkpoints[@]}"; do
     [[ -n $model && ! -f $final_exp/$model ]] || continue
-    there=$(CDPATH='' cd "$final_exp" 2>/dev/null && ls -m -- *.pth 2>/dev/null) || there="no model files"
-    fail "--inference_asr_model: $final_exp has no $model" "there are: $there"
+    there=$(find "$final_exp/" -maxdepth 2 -name '*.pth' -printf '%P\n' 2>/dev/null | LC_ALL=C sort) || there=""
+    [[ -n $there ]] || there="no model files"
+    fail "--inference_asr_model: $final_exp has no $model" "there are: ${there//$'\n'/, }"
   done
 }
 
 decoding_of() { # decoding_of CHECKPOINT: its folder in the experiment
   local name=${1%.pth}
-  printf '%s\n' "$inference_tag${name:+_asr_model_$name}"
+  printf '%s\n' "$inference_tag${name:+_asr_model_${name//\//_}}"
 }
 
 check_names() { # of folders, logs and markers: before the work, not behind it
@@ -406,8 +407,9 @@ each_checkpoint() { # each_checkpoint FUNCTION: call it with what is of each dec
   local checkpoint decode_tag decode_dir counts file weights
   for checkpoint in "${checkpoints[@]}"; do
     weights=() # may change under the same name
-    for file in "$final_exp"/*.pth; do
-      case ${file##*/} in
+    for file in "$final_exp"/{,*/}*.pth; do
+      case ${file#"$final_exp/"} in
+        */*) [[ ${file#"$final_exp/"} != "$checkpoint" ]] || weights+=("$file") ;;
         "$checkpoint") weights+=("$file") ;;
         *.ave.pth | *.best.pth) [[ -n $checkpoint || ! -e $file ]] || weights+=("$file") ;;
       esac

@@ -88,7 +88,7 @@ class Settings:
         config: what it holds, without our own keys.
         words: further ESPnet options.
         batch_size: utterances in one beam search.
-        asr_model, lm: names of model files in their experiment folders, or None.
+        asr_model, lm: model files in their experiment folders, by name or path within, or None.
         execution: how the encoder runs.
     """
 
@@ -169,22 +169,23 @@ def decodings(names: str | None, out: Path) -> list[tuple[str | None, Path]]:
     Args:
         names: of the model files, in one string; None or nothing for the best.
         out: the folder, if there is one of them; of several, each has its own beside it, which
-            ends in ``_asr_model_NAME``, as in ESPnet's recipes.
+            ends in ``_asr_model_NAME``, as in ESPnet's recipes; NAME has _ for / in a path.
 
     Raises:
-        UserError: a name is given twice, or a path among several.
+        UserError: a name is given twice, or a path that is not within the experiment.
     """
     found = (names or "").split()
     if len(found) < 2:
         return [(found[0] if found else None, out)]
-    for name in found:
-        if found.count(name) > 1:
+    ends = [name.removesuffix(".pth").replace("/", "_") for name in found]
+    for name, end in zip(found, ends, strict=True):
+        if ends.count(end) > 1:
             raise UserError(f"--inference_asr_model: {name} is given twice", "give it once")
-        if "/" in name:
+        if {"", ".", ".."} & set(name.split("/")):
             raise UserError(
-                f"--inference_asr_model {name} is a path", "give names of files in --asr_exp"
+                f"--inference_asr_model {name} is no path within the experiment",
+                "give names of files in --asr_exp",
             )
-    ends = [name.removesuffix(".pth") for name in found]
     return [
         (name, out.with_name(f"{out.name}_asr_model_{end}"))
         for name, end in zip(found, ends, strict=True)

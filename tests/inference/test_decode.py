@@ -358,7 +358,16 @@ def test_checkpoints_have_folders_of_their_own(tmp_path):
         ("valid.acc.ave_5best.pth", tmp_path / "decode_asr_asr_model_valid.acc.ave_5best"),
         ("10epoch.pth", tmp_path / "decode_asr_asr_model_10epoch"),
     ]
-    for names, said in (("a.pth b.pth a.pth", "given twice"), ("a.pth x/b.pth", "is a path")):
+    assert decode_module.decodings("a.pth conversion/init.pth", out)[1] == (
+        "conversion/init.pth",
+        tmp_path / "decode_asr_asr_model_conversion_init",
+    )
+    for names, said in (
+        ("a.pth b.pth a.pth", "given twice"),
+        ("x/b.pth x_b.pth", "given twice"),  # one folder
+        ("a.pth ../x/b.pth", "no path within the experiment"),
+        ("a.pth /x/b.pth", "no path within the experiment"),
+    ):
         with pytest.raises(UserError, match=said):
             decode_module.decodings(names, out)
 

@@ -81,7 +81,9 @@ def test_a_recipe_called_from_the_root_or_by_its_own_script_is_the_same(run_sh, 
         (["--asr_tag", "../x"], "--asr_tag ../x"),
         (["--inference_tag", ".."], "--inference_tag .."),
         (["--lm_tag", "a/b"], "--lm_tag a/b"),
-        (["--inference_asr_model", "exp/a.pth"], "give names of model files (*.pth)"),
+        (["--inference_asr_model", "/exp/a.pth"], "by path within the experiment"),
+        (["--inference_asr_model", "../asr_b/a.pth"], "by path within the experiment"),
+        (["--inference_asr_model", "conversion"], "give model files (*.pth)"),
         (["--inference_asr_model", "a.pth b.pth a.pth"], "a.pth is given twice"),
         (["--test_sets", "test a/b"], "--test_sets a/b"),
         (["--speed_perturb_factors", "0.9 fast"], "--speed_perturb_factors 0.9 fast"),
@@ -478,14 +480,15 @@ def test_two_files_of_one_name_have_folders_of_their_own(run_sh, checkout, tmp_p
 def test_a_checkpoint_that_is_not_there_is_told_before_any_is_decoded(run_sh, checkout):
     exp = checkout / "egs/mine/exp/asr_here"
     exp.mkdir(parents=True)
-    for name in ("v.acc.best.pth", "2epoch.pth"):
+    (exp / "conversion").mkdir()
+    for name in ("v.acc.best.pth", "2epoch.pth", "conversion/init.pth"):
         (exp / name).write_bytes(b"")
     options = ("--recipe", "mine", "--env", sys.prefix, "--stage", "decode", "--asr_tag", "here")
     options += ("--inference_asr_model", "v.acc.best.pth 9epoch.pth")
     result = run_sh(*options, script=checkout / "run.sh", cwd=checkout)
     assert result.returncode == 1
     assert "error: --inference_asr_model: exp/asr_here has no 9epoch.pth" in result.stderr
-    assert "hint: there are: 2epoch.pth, v.acc.best.pth" in result.stderr
+    assert "hint: there are: 2epoch.pth, conversion/init.pth, v.acc.best.pth" in result.stderr
     assert "bin.decode" not in result.stdout + result.stderr
 
 
@@ -499,10 +502,12 @@ def test_every_checkpoint_is_decoded_scored_and_reported_apart(run_sh, checkout)
         return result.stdout
 
     asr = "exp/asr_iml_spikeformer_fbank_bpe_unigram30"
-    folders = [f"{asr}/decode_asr_beam_size3_asr_model_{name}" for name in ("v.acc.best", "9epoch")]
-    shown = call("--inference_asr_model", "v.acc.best.pth 9epoch.pth")
+    models = ("v.acc.best.pth", "9epoch.pth", "conversion/init.pth")
+    ends = ("v.acc.best", "9epoch", "conversion_init")
+    folders = [f"{asr}/decode_asr_beam_size3_asr_model_{end}" for end in ends]
+    shown = call("--inference_asr_model", " ".join(models))
     found = re.findall(r"bin\.decode .*--inference_asr_model (\S+) .*--out (\S+)", shown)
-    assert found == [("v.acc.best.pth", folders[0]), ("9epoch.pth", folders[1])]
+    assert found == [*zip(models, folders, strict=True)]
     assert re.findall(r"bin\.score .*--out (\S+)", shown) == folders
     assert re.findall(r"bin\.count .*--out (\S+)", shown) == folders
     assert re.findall(r"html_report .*--inference_tag (\S+)", shown) == [folders[0].split("/")[-1]]
