@@ -89,7 +89,18 @@ def verdict_part(material: Material) -> Html:
         return join([])
     line = el("p", verdict["line"], class_="lead" if verdict["learnt"] else "missing")
     causes = [el("li", f"{text}: change {option}") for text, option in verdict["causes"]]
-    return join([line, el("ol", *causes)]) if causes else line
+    decoded = [(entry["decode"] or {}).get("checkpoint") for entry in material.decodes.values()]
+    starts = sorted({name for name in decoded if name and "/" in name})  # conversion/init.pth
+    note = (
+        f"Decoded was {', '.join(starts)}, from which this training started: it is not judged here."
+    )
+    return join(
+        [
+            line,
+            *([el("ol", *causes)] if causes else []),
+            *([el("p", note, class_="lead")] if starts else []),
+        ]
+    )
 
 
 def tiles(material: Material) -> Html:

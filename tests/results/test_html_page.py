@@ -165,10 +165,14 @@ def test_the_rate_of_the_page_is_that_of_the_tables():
 
 def test_a_verdict_stands_under_the_title_with_its_causes():
     verdict = {"learnt": False, "line": "NOT LEARNT: CER 99 % <on> dev", "causes": [["why", "lr"]]}
-    shown = str(verdict_part(SimpleNamespace(results={"verdict": verdict})))
+    shown = str(verdict_part(SimpleNamespace(results={"verdict": verdict}, decodes={})))
     assert "NOT LEARNT: CER 99 % &lt;on&gt; dev" in shown and 'class="missing"' in shown
     assert "<li>why: change lr</li>" in shown
     good = verdict | {"learnt": True, "causes": []}
-    shown = str(verdict_part(SimpleNamespace(results={"verdict": good})))
-    assert 'class="lead"' in shown and "<ol>" not in shown
+    decodes = {"test": {"decode": {"checkpoint": "valid.cer_ctc.ave.pth"}}, "dev": {"decode": None}}
+    shown = str(verdict_part(SimpleNamespace(results={"verdict": good}, decodes=decodes)))
+    assert 'class="lead"' in shown and "<ol>" not in shown and "Decoded" not in shown
     assert not str(verdict_part(SimpleNamespace(results={})))
+    decodes["test"]["decode"]["checkpoint"] = "conversion/init.pth"  # of a verdict on what followed
+    shown = str(verdict_part(SimpleNamespace(results={"verdict": good}, decodes=decodes)))
+    assert "Decoded was conversion/init.pth, from which this training started" in shown
