@@ -344,7 +344,10 @@ class _Frames(torch.autograd.Function):
         arrays = backends.arrays(*grads, slope, h, lengths, grad_x)
         conf = (*dynamics.kernel_arguments(), dynamics.detach_reset)
         ctx.kernels.backward_frames(*arrays, atan, *conf)
-        grad_rate = None if first is None else _rate_gradient(grad_x, h, first, dynamics)
+        grad_rate = None
+        if first is not None:
+            arrays = backends.arrays(grad_x, h, first.to(h.dtype).contiguous(), lengths)
+            grad_rate = h.new_tensor(ctx.kernels.rate_gradient(*arrays, *conf[:-1]))
         return grad_x, grad_v, None, None, None, grad_rate
 
 
@@ -398,22 +401,3 @@ def _for_kernels(dynamics: LIFDynamics, kernels: ModuleType) -> tuple[Any, Any]:
     alpha = default if dynamics.surrogate_alpha is None else dynamics.surrogate_alpha
     gradient = kernels.Gradient(dynamics.detach_reset, dynamics.surrogate, float(alpha))
     return kernels.Neuron(*dynamics.kernel_arguments()), gradient
-
-
-def _rate_gradient(grad_x: Tensor, h: Tensor, first: Tensor, dynamics: LIFDynamics) -> Tensor:
-    """Return the gradient of 1 / tau, 0-dim.
-
-    Args:
-        grad_x: gradient of the input ``(B, L, C)``, 0 on padding.
-        h: potentials before the reset ``(B, L, C)``.
-        first: potential before the first frame ``(B, C)``.
-        dynamics: of the neuron.
-    """
-    spikes = (h >= dynamics.v_th).to(h.dtype)
-    after = discharge(h, spikes, dynamics.v_th, dynamics.v_reset, dynamics.soft)
-    before = torch.cat([first[:, None].to(h.dtype), after[:, :-1]], 1)
-    if dynamics.decay_input:
-        # H = V + drive / tau, and the input enters divided by tau
-        drive = dynamics.tau * (h - before)
-        return dynamics.tau * (grad_x * drive).sum()
-    return (grad_x * (dynamics.v_reset - before)).sum()

@@ -151,3 +151,38 @@ def backward_frames(  # noqa: ANN201
                 grad[b, t], grad_counts[b, t], g_v, slope_t, h_t, grad_x[b, t],
                 tau, v_th, v_reset, soft, decay_input, detach,
             )  # fmt: skip
+
+
+@jit(fastmath={"contract", "reassoc"})
+def moved(grad_x, h, before):  # noqa: ANN001, ANN201
+    """Return the sum of ``grad_x (h - before)`` over a row, in float64."""
+    result = 0.0
+    for c in range(h.shape[0]):
+        result += grad_x[c] * (h[c] - before[c])
+    return result
+
+
+@jit()
+def rate_gradient(grad_x, h, first, lengths, tau, v_th, v_reset, soft, decay_input):  # noqa: ANN001, ANN201
+    """Return the gradient of 1 / tau over frames, from that of the input, a float.
+
+    With H = V + (X - (V - v_reset)) / tau it is X's times tau^2 (H - V), V before the frame; with
+    H = V - (V - v_reset) / tau + X it is X's times v_reset - V. ``first`` ``(B, C)`` are the
+    potentials before the first frames.
+    """
+    kind = h.dtype.type
+    one, zero, v_th, v_reset = kind(1), kind(0), kind(v_th), kind(v_reset)
+    before, rest = np.empty((2, h.shape[2]), h.dtype)
+    rest[:] = v_reset
+    result = 0.0
+    for b in range(h.shape[0]):
+        before[:] = first[b]
+        for t in range(lengths[b]):
+            h_t = h[b, t]
+            result += moved(grad_x[b, t], h_t if decay_input else rest, before)
+            for c in range(h_t.shape[0]):
+                spike = one if h_t[c] - v_th >= zero else zero
+                before[c] = (
+                    h_t[c] - v_th * spike if soft else h_t[c] * (one - spike) + v_reset * spike
+                )
+    return result * tau * tau if decay_input else result
