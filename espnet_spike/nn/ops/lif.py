@@ -324,8 +324,7 @@ class _Frames(torch.autograd.Function):
         learnt = rate is not None and ctx.needs_input_grad[5]
         first = v if learnt else None
         x, v = x.contiguous(), v.clone(memory_format=torch.contiguous_format)
-        h, spikes = torch.zeros_like(x), torch.zeros_like(x)
-        counts = x.new_zeros(x.shape[:2])
+        h, spikes, counts = torch.empty_like(x), torch.empty_like(x), x.new_empty(x.shape[:2])
         arrays = backends.arrays(x, lengths, v, h, spikes, counts)
         kernels.forward_frames(*arrays, *dynamics.kernel_arguments())
         ctx.save_for_backward(h, lengths, first)
@@ -338,7 +337,7 @@ class _Frames(torch.autograd.Function):
         h, lengths, first = ctx.saved_tensors
         dynamics: LIFDynamics = ctx.dynamics
         atan, slope = dynamics.surrogate_slope(h)
-        grad_x = torch.zeros_like(h)
+        grad_x = torch.empty_like(h)
         grad_v = grad_v.clone(memory_format=torch.contiguous_format)
         grads = (grad.contiguous(), grad_counts.contiguous(), grad_v)
         arrays = backends.arrays(*grads, slope, h, lengths, grad_x)

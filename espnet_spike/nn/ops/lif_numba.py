@@ -116,7 +116,7 @@ def forward_frames(  # noqa: ANN201
 ):  # fmt: skip
     """Write potentials before the reset, spikes and their number in each frame ``(B, L)``.
 
-    ``v`` goes from the first to the last potential.
+    All three are 0 on padding. ``v`` goes from the first to the last potential.
     """
     kind = x.dtype.type
     tau, v_th, v_reset = kind(tau), kind(v_th), kind(v_reset)
@@ -126,6 +126,9 @@ def forward_frames(  # noqa: ANN201
             s_t = spikes[b, t]
             step(x[b, t], v_b, h[b, t], s_t, tau, v_th, v_reset, soft, decay_input)
             counts[b, t] = total(s_t)
+        h[b, lengths[b] :] = 0
+        spikes[b, lengths[b] :] = 0
+        counts[b, lengths[b] :] = 0
 
 
 @jit()
@@ -133,7 +136,7 @@ def backward_frames(  # noqa: ANN201
     grad, grad_counts, grad_v, slope, h, lengths, grad_x, atan,  # noqa: ANN001
     tau, v_th, v_reset, soft, decay_input, detach,  # noqa: ANN001
 ):  # fmt: skip
-    """Write the gradient of the input; ``grad_v`` goes from the last potential to the first.
+    """Write the gradient of the input, 0 on padding; ``grad_v`` goes from last to first potential.
 
     ``slope`` and ``atan`` are as in ``backward_steps``.
     """
@@ -151,6 +154,7 @@ def backward_frames(  # noqa: ANN201
                 grad[b, t], grad_counts[b, t], g_v, slope_t, h_t, grad_x[b, t],
                 tau, v_th, v_reset, soft, decay_input, detach,
             )  # fmt: skip
+        grad_x[b, lengths[b] :] = 0
 
 
 @jit(fastmath={"contract", "reassoc"})
