@@ -1,9 +1,11 @@
-"""Time of our depthwise convolution and dropout on a CPU against torch's own, in a training step.
+"""Time of our layers on a CPU against those of torch, in a training step.
 
     .venv/bin/python -m benchmarks.bench_cpu_layers [--batch 14] [--frames 74] [--threads 1]
 
-A step is forward and backward. Masks of dropout are drawn anew each time, those of ours in 16 bits
-a value; of the convolution the values and gradients of both forms are compared, too.
+A step is forward and backward. Depthwise convolution and dropout are torch's own, LIF neurons over
+frames with a learnt time constant a loop of torch's operations, frame after frame. Masks of dropout
+are drawn anew each time, those of ours in 16 bits a value; of the others the values and gradients
+of both forms are compared, too.
 """
 
 from collections.abc import Callable
@@ -15,10 +17,13 @@ from benchmarks.harness import add_out, compare, machine, write_report
 from espnet_spike.errors import UserError
 from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d
+from espnet_spike.nn.neurons.frame_lif import FrameLIF
 from espnet_spike.utils.cli import COUNT, Parser, run
 
 CONVS = ((128, 15), (256, 31), (512, 3))  # channels and taps
+RANDOM = "dropout"  # draws: there is nothing to compare
 DROPOUTS = (128, 512)  # channels
+NEURONS = (96, 192)  # channels
 CLOSE = 1e-4  # of the largest value
 
 
@@ -64,7 +69,13 @@ def pairs(batch: int, frames: int) -> dict[str, tuple[Step, Step]]:
         x = torch.randn(batch, frames, channels, requires_grad=True)
         grad = torch.randn_like(x)
         layers = (nn.Dropout(0.15), Dropout(0.15))
-        found[f"dropout, {channels} channels"] = tuple(step(layer, x, grad) for layer in layers)
+        found[f"{RANDOM}, {channels} channels"] = tuple(step(layer, x, grad) for layer in layers)
+    for channels in NEURONS:
+        x = torch.randn(batch, frames, channels, requires_grad=True)
+        grad = torch.randn_like(x)
+        neuron = FrameLIF(channels, learn_tau=True)
+        name = f"LIF over frames, learnt time constant, {channels} channels"
+        found[name] = step(_Loop(neuron), x, grad), step(neuron, x, grad)
     return found
 
 
@@ -73,13 +84,28 @@ class _Transpose(nn.Module):
         return x.transpose(1, 2)
 
 
+class _Loop(nn.Module):
+    def __init__(self, neuron: FrameLIF) -> None:
+        super().__init__()
+        self.neuron = neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.neuron.rate is not None  # it is learnt
+        dynamics, tau = self.neuron.dynamics, 1 / self.neuron.rate
+        v, emitted = self.neuron.initial_state(x), []
+        for frame in x.unbind(1):
+            spikes, v = dynamics.step(v, frame, tau)
+            emitted.append(spikes)
+        return torch.stack(emitted, 1)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the benchmark."""
     args = get_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     rows = []
     for name, (theirs, ours) in pairs(args.batch, args.frames).items():
-        if name.startswith("depthwise"):
+        if not name.startswith(RANDOM):
             both = zip(theirs(), ours(), strict=True)
             off = max(float((t - o).abs().max() / t.abs().max()) for t, o in both)
             if off > CLOSE:
