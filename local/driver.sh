@@ -378,7 +378,7 @@ find_checkpoints() { # those that are named are there, before the first of them 
   ! $dry_run || return 0
   for model in "${checkpoints[@]}"; do
     [[ -n $model && ! -f $final_exp/$model ]] || continue
-    there=$(find "$final_exp/" -maxdepth 2 -name '*.pth' -printf '%P\n' 2>/dev/null | LC_ALL=C sort) || there=""
+    there=$(CDPATH='' cd "$final_exp" 2>/dev/null && find . -maxdepth 2 -name '*.pth' | sed 's,^\./,,' | LC_ALL=C sort) || there=""
     [[ -n $there ]] || there="no model files"
     fail "--inference_asr_model: $final_exp has no $model" "there are: ${there//$'\n'/, }"
   done
