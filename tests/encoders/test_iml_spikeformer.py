@@ -263,7 +263,7 @@ def test_firing_rate_loss(neuron):
 
 
 def test_names_of_rates_and_spreads():
-    encoder = make(dtype=torch.float)
+    encoder = make(dtype=torch.float).eval()  # training reports no spreads
     encoder(*batch(torch.float))
     block = [f"encoders.0.attn.neuron_{n}" for n in ("in", "out", "v")]
     block += [f"encoders.0.ffn.neuron_{n}" for n in ("in", "hidden")]

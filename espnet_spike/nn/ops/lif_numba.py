@@ -175,7 +175,7 @@ def rate_gradient(grad_x, h, first, lengths, tau, v_th, v_reset, soft, decay_inp
     potentials before the first frames.
     """
     kind = h.dtype.type
-    one, zero, v_th, v_reset = kind(1), kind(0), kind(v_th), kind(v_reset)
+    zero, v_th, v_reset = kind(0), kind(v_th), kind(v_reset)
     before, rest = np.empty((2, h.shape[2]), h.dtype)
     rest[:] = v_reset
     result = 0.0
@@ -185,8 +185,6 @@ def rate_gradient(grad_x, h, first, lengths, tau, v_th, v_reset, soft, decay_inp
             h_t = h[b, t]
             result += moved(grad_x[b, t], h_t if decay_input else rest, before)
             for c in range(h_t.shape[0]):
-                spike = one if h_t[c] - v_th >= zero else zero
-                before[c] = (
-                    h_t[c] - v_th * spike if soft else h_t[c] * (one - spike) + v_reset * spike
-                )
+                fires = h_t[c] - v_th >= zero
+                before[c] = (h_t[c] - v_th if soft else v_reset) if fires else h_t[c]
     return result * tau * tau if decay_input else result
