@@ -2,10 +2,10 @@
 
     .venv/bin/python -m benchmarks.bench_cpu_layers [--batch 14] [--frames 74] [--threads 1]
 
-A step is forward and backward. Depthwise convolution and dropout are torch's own, LIF neurons over
-frames with a learnt time constant a loop of torch's operations, frame after frame. Masks of dropout
-are drawn anew each time, those of ours in 16 bits a value; of the others the values and gradients
-of both forms are compared, too.
+A step is forward and backward. The peers of depthwise convolution and dropout are torch's own, that
+of LIF over frames with a learnt time constant is a loop of torch's operations, frame after frame.
+Masks of dropout are drawn anew each time, those of ours in 16 bits a value; of the other layers the
+values and gradients of both forms are compared, too.
 """
 
 from collections.abc import Callable

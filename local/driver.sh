@@ -407,13 +407,13 @@ each_checkpoint() { # each_checkpoint FUNCTION: call it with what is of each dec
   local checkpoint decode_tag decode_dir counts file weights
   for checkpoint in "${checkpoints[@]}"; do
     weights=() # may change under the same name
-    for file in "$final_exp"/{,*/}*.pth; do
-      case ${file#"$final_exp/"} in
-        */*) [[ ${file#"$final_exp/"} != "$checkpoint" ]] || weights+=("$file") ;;
-        "$checkpoint") weights+=("$file") ;;
-        *.ave.pth | *.best.pth) [[ -n $checkpoint || ! -e $file ]] || weights+=("$file") ;;
-      esac
-    done
+    if [[ -z $checkpoint ]]; then
+      for file in "$final_exp"/*.pth; do
+        case $file in *.ave.pth | *.best.pth) [[ ! -e $file ]] || weights+=("$file") ;; esac
+      done
+    elif [[ -e $final_exp/$checkpoint ]]; then
+      weights=("$final_exp/$checkpoint")
+    fi
     decode_tag=$(decoding_of "$checkpoint")
     decode_dir=$final_exp/$decode_tag
     counts=("${tests[@]/%//count.json}")

@@ -90,17 +90,14 @@ def verdict_part(material: Material) -> Html:
     line = el("p", verdict["line"], class_="lead" if verdict["learnt"] else "missing")
     causes = [el("li", f"{text}: change {option}") for text, option in verdict["causes"]]
     decoded = [(entry["decode"] or {}).get("checkpoint") for entry in material.decodes.values()]
-    starts = sorted({name for name in decoded if name and "/" in name})  # conversion/init.pth
-    note = (
-        f"Decoded was {', '.join(starts)}, from which this training started: it is not judged here."
-    )
-    return join(
-        [
-            line,
-            *([el("ol", *causes)] if causes else []),
-            *([el("p", note, class_="lead")] if starts else []),
-        ]
-    )
+    starts = sorted({name for name in decoded if name and name.endswith("/init.pth")})
+    parts = [line]
+    if causes:
+        parts.append(el("ol", *causes))
+    if starts:
+        said = f"Decoded was {', '.join(starts)}, from which this training started"
+        parts.append(el("p", f"{said}: it is not judged here.", class_="lead"))
+    return join(parts)
 
 
 def tiles(material: Material) -> Html:

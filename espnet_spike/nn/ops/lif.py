@@ -346,7 +346,8 @@ class _Frames(torch.autograd.Function):
         grad_rate = None
         if first is not None:
             arrays = backends.arrays(grad_x, h, first.to(h.dtype).contiguous(), lengths)
-            grad_rate = h.new_tensor(ctx.kernels.rate_gradient(*arrays, *conf[:-1]))
+            of_rate = ctx.kernels.rate_gradient(*arrays, *dynamics.kernel_arguments())
+            grad_rate = h.new_tensor(of_rate)
         return grad_x, grad_v, None, None, None, grad_rate
 
 

@@ -116,7 +116,7 @@ def forward_frames(  # noqa: ANN201
 ):  # fmt: skip
     """Write potentials before the reset, spikes and their number in each frame ``(B, L)``.
 
-    All three are 0 on padding. ``v`` goes from the first to the last potential.
+    Padding has no spikes, and its potentials are not written. ``v`` goes from first to last.
     """
     kind = x.dtype.type
     tau, v_th, v_reset = kind(tau), kind(v_th), kind(v_reset)
@@ -126,7 +126,6 @@ def forward_frames(  # noqa: ANN201
             s_t = spikes[b, t]
             step(x[b, t], v_b, h[b, t], s_t, tau, v_th, v_reset, soft, decay_input)
             counts[b, t] = total(s_t)
-        h[b, lengths[b] :] = 0
         spikes[b, lengths[b] :] = 0
         counts[b, lengths[b] :] = 0
 

@@ -165,6 +165,21 @@ def test_convolution_maps_and_half_precision():
     assert torch.equal(half.float(), neuron(x.bfloat16().float()))
 
 
+@pytest.mark.parametrize("learn_tau", [True, False])
+def test_padding_is_zero_whatever_memory_held(learn_tau, monkeypatch):
+    uninitialised = torch.empty_like
+    monkeypatch.setattr(
+        torch, "empty_like", lambda *a, **k: uninitialised(*a, **k).fill_(float("nan"))
+    )
+    neuron = FrameLIF(5, learn_tau=learn_tau)
+    x = currents(torch.float32).requires_grad_()
+    y = neuron(x, MASK)
+    y.sum().backward()
+    assert not y[~MASK].any() and not x.grad[~MASK].any()
+    assert y.isfinite().all() and x.grad.isfinite().all() and neuron.firing.rate > 0
+    assert not learn_tau or neuron.w.grad.isfinite()
+
+
 def test_padding_and_statistics():
     neuron = NormedLIF(5, {"tau": 1.5})
     x = currents(torch.float32)
