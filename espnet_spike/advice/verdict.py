@@ -31,6 +31,7 @@ CANDIDATES = 40  # of the most frequent transcripts and words
 LETTERS = 10  # the most frequent, of which a constant is put together
 LONGEST = 40  # letters that a constant is lengthened to
 FALLING = 0.01  # loss that falls faster an epoch would have gone on falling
+LITTLE = 0.75  # of the constant's errors: a model with more has learnt little (our choice)
 RISEN = 1.1  # times the lowest validation loss; the training loss is less than half of it then
 RATES = (1e-5, 2e-2)  # learning rates beyond are seldom meant
 
@@ -54,7 +55,8 @@ class Verdict:
         updates: that were applied.
         rate: the highest learning rate.
         slope: of the validation loss at the end, a share of it an epoch.
-        causes: why nothing was learnt, the likeliest first: what, and the option to change.
+        causes: why nothing or little was learnt, the likeliest first: what, and the option to
+            change; empty where more was.
     """
 
     learnt: bool
@@ -93,7 +95,9 @@ class Verdict:
             said += f", highest learning rate {self.rate:.3g}"
         if self.slope is not None:
             said += f", loss {100 * self.slope:+.1f} % an epoch at the end"
-        return f"{'learnt' if self.learnt else 'NOT LEARNT'}: {said}"
+        if not self.learnt:
+            return f"NOT LEARNT: {said}"
+        return f"{'learnt little' if self.causes else 'learnt'}: {said}"
 
     @property
     def advice(self) -> list[str]:
@@ -125,7 +129,7 @@ def give_verdict(exp_dir: Path, train_dir: Path, valid_dir: Path) -> Verdict:
     if verdict is None:
         verdict = _judge(exp_dir, train_dir, valid_dir)
         write_json(path, dataclasses.asdict(verdict) | {"line": verdict.line}, ensure_ascii=False)
-    (_logger.info if verdict.learnt else _logger.warning)(verdict.line)
+    (_logger.warning if verdict.causes else _logger.info)(verdict.line)
     for cause in verdict.advice:
         _logger.warning(cause)
     return verdict
@@ -185,7 +189,7 @@ def best_constant(references: Sequence[str], texts: Sequence[str]) -> tuple[str,
 def causes(
     config: Mapping[str, Any], epochs: Epochs, train_dir: Path, rate: float | None
 ) -> list[Doubt]:
-    """Return why nothing was learnt, the likeliest cause first.
+    """Return why nothing or little was learnt, the likeliest cause first.
 
     Args:
         config: of the training, as the experiment's ``config.yaml`` has it.
@@ -275,9 +279,12 @@ def _judge(exp_dir: Path, train_dir: Path, valid_dir: Path) -> Verdict:
     else:
         found = _judge_accuracy(config, epochs, texts)
     rate = highest_rate(epochs)
-    better = found["value"] < found["constant"]
-    learnt = better if found["measure"] == "cer" else found["value"] > found["constant"]
-    why = [] if learnt else causes(config, epochs, train_dir, rate)
+    errors, least = found["value"], found["constant"]
+    if found["measure"] == "acc":
+        errors, least = 100 - errors, 100 - least
+    learnt = errors < least
+    enough = learnt and errors <= LITTLE * least
+    why = [] if enough else causes(config, epochs, train_dir, rate)
     return Verdict(
         learnt=learnt,
         updates=sum(epoch["applied"] for epoch in epochs),

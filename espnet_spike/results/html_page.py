@@ -83,11 +83,12 @@ def lead(material: Material) -> Html:
 
 
 def verdict_part(material: Material) -> Html:
-    """Return what the training has come to, with the likely causes if that is nothing."""
+    """Return what the training has come to, with the likely causes if that is nothing or little."""
     verdict = material.results.get("verdict")
     if verdict is None:
         return join([])
-    line = el("p", verdict["line"], class_="lead" if verdict["learnt"] else "missing")
+    enough = verdict["learnt"] and not verdict["causes"]
+    line = el("p", verdict["line"], class_="lead" if enough else "missing")
     causes = [el("li", f"{text}: change {option}") for text, option in verdict["causes"]]
     decoded = [(entry["decode"] or {}).get("checkpoint") for entry in material.decodes.values()]
     starts = sorted({name for name in decoded if name and name.endswith("/init.pth")})

@@ -131,13 +131,14 @@ def _cer(figures: Mapping[str, Any]) -> str:
 
 
 def unlearnt_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a warning for each experiment that is no better than a constant output."""
+    """Return a warning for each experiment that is no better than a constant output, or little."""
     lines = []
     for result in results:
         verdict = result.get("verdict")
-        if verdict is not None and not verdict["learnt"]:
+        if verdict is not None and (verdict["causes"] or not verdict["learnt"]):
+            much = "little" if verdict["learnt"] else "nothing"
             lines += [
-                f"**Warning: `{result['experiment']}` has learnt nothing.** {verdict['line']}.",
+                f"**Warning: `{result['experiment']}` has learnt {much}.** {verdict['line']}.",
                 "",
             ]
             lines += [

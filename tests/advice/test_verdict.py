@@ -21,7 +21,7 @@ from espnet_spike.advice.verdict import (
 )
 from espnet_spike.bin import asr_train
 from espnet_spike.errors import UserError
-from espnet_spike.experiment import read_verdict
+from espnet_spike.experiment import read_config, read_verdict
 from espnet_spike.inference.decode import bound_search, read_settings
 from espnet_spike.results.markdown import unlearnt_lines
 from tests.helpers.tiny_training import stats, train, train_words, write_config, write_data
@@ -197,6 +197,38 @@ def test_what_comes_out_decides(tiny, monkeypatch):
     monkeypatch.setattr(verdicts, "_greedy", lambda *_: blank)
     found = verdicts._judge(exp, folder / "train", folder / "dev")
     assert "only blanks come out" in found.line and found.value == 100.0
+
+
+@pytest.mark.parametrize(
+    ("constant", "beginning"),
+    [(50.0, "NOT LEARNT: CER"), (66.0, "learnt little: CER"), (67.0, "learnt: CER")],
+)
+def test_what_is_hardly_better_is_little(tiny, monkeypatch, constant, beginning):
+    """Half of the letters are wrong: more than three quarters of 66 %, less than those of 67 %."""
+    folder, exp = tiny
+    said = iter([("ba", [3, 2], "ba", 9), ("cb", [], "", 9)])
+    monkeypatch.setattr(verdicts, "_greedy", lambda *_: said)
+    monkeypatch.setattr(verdicts, "best_constant", lambda *_: ("b", constant))
+    verdict = verdicts._judge(exp, folder / "train", folder / "dev")
+    assert verdict.value == 50.0 and verdict.line.startswith(beginning)
+    assert bool(verdict.causes) == (beginning != "learnt: CER")
+    result = {"experiment": "asr_x", "verdict": vars(verdict) | {"line": verdict.line}}
+    lines = unlearnt_lines([result])
+    assert ("has learnt little" in "".join(lines)) == (constant == 66.0)
+    assert bool(lines) == bool(verdict.causes)
+
+
+def test_accuracy_is_little_by_its_errors(tiny, monkeypatch):
+    folder, exp = tiny
+    found = {"measure": "acc", "constant": 20.0, "constant_text": "a", "utterances": 0}
+    found |= {"empty": None, "tokens": None, "tokens_a_frame": None}
+    config = read_config(exp) | {"model_conf": {"ctc_weight": 0.0}}
+    monkeypatch.setattr(verdicts, "read_config", lambda _: config)
+    for value, beginning in [(20.0, "NOT LEARNT"), (39.0, "learnt little"), (41.0, "learnt:")]:
+        judged = found | {"value": value}
+        monkeypatch.setattr(verdicts, "_judge_accuracy", lambda *_, judged=judged: judged)
+        verdict = verdicts._judge(exp, folder / "train", folder / "dev")
+        assert verdict.line.startswith(beginning)
 
 
 def test_a_decoder_without_ctc_is_judged_by_its_accuracy():
