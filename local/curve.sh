@@ -37,11 +37,13 @@ learning_curve() { # learning_curve RECIPE_DIR TRAIN_SET TEST_SETS OPTIONS...: o
   [[ -n $py ]] || py=$root/.venv/bin/python
   "$recipe/run.sh" "$@" --test_sets "$tests" --stop_stage data ${source[@]+"${source[@]}"}
   for set in $tests; do given+=(--test "$set=$recipe/data/$set"); done
+  for part in $minutes; do # all of them before anything is trained: one may be more than there is
+    [[ -d $root/egs/${corpus}_${part}min_$encoder ]] ||
+      "$py" -m espnet_spike.corpora.subset "$recipe/data/$train" "$recipe/data/${train}_${part}min" --minutes "$part"
+  done
   for part in $minutes; do
     name=${corpus}_${part}min_$encoder
     if [[ ! -d $root/egs/$name ]]; then # made at once, or not at all
-      "$py" -m espnet_spike.corpora.subset "$recipe/data/$train" "$recipe/data/${train}_${part}min" \
-        --minutes "$part"
       "$py" -m espnet_spike.bin.new_recipe "$name" --train "$recipe/data/${train}_${part}min" \
         --valid "$recipe/data/dev" "${given[@]}" --encoder "$encoder" --egs "$root/egs" ${sizing[@]+"${sizing[@]}"}
     fi

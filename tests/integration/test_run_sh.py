@@ -651,12 +651,12 @@ def test_a_learning_curve_goes_on_where_it_ended(run_sh, root, tmp_path, recipe)
 
     first, again = called(), called()
     assert [line.split()[0] for line in first] == [
-        *(recipe, "bin", "bin", f"{recipe}_10min_iml_spikeformer"),
-        *("bin", "bin", f"{recipe}_20min_iml_spikeformer", "bin"),
-    ]
+        *(recipe, "bin", "bin", "bin", f"{recipe}_10min_iml_spikeformer"),
+        *("bin", f"{recipe}_20min_iml_spikeformer", "bin"),
+    ]  # every part is drawn before anything is trained
     assert "--stop_stage data" in first[0] and "--corpus_dir somewhere" in first[0]
-    for number, minutes in ((1, 10), (4, 20)):
-        part, sized, trained = first[number : number + 3]
+    for number, minutes in ((1, 10), (2, 20)):
+        part, (sized, trained) = first[number], first[2 * number + 1 : 2 * number + 3]
         assert f"_{minutes}min --minutes {minutes}" in part
         assert f"min_iml_spikeformer --train {tmp_path}/egs/{recipe}/data/train" in sized
         assert "--encoder iml_spikeformer" in sized and "--budget 5" in sized
@@ -665,7 +665,7 @@ def test_a_learning_curve_goes_on_where_it_ended(run_sh, root, tmp_path, recipe)
         assert trained.endswith("--nj 1") and f"exp/asr_{tag}" in first[-1]
         assert "somewhere" not in part + sized + trained
     assert "bin.compare" in first[-1]
-    assert again == [first[0], first[3], first[6], first[7]]  # nothing is made twice
+    assert again == [first[0], first[4], first[6], first[7]]  # nothing is made twice
 
 
 def test_stage_count_compares_with_the_twin_and_counts_the_forms_that_are_asked_for(
