@@ -157,8 +157,8 @@ def make_plan(
     if base is not None:
         accum_grad = math.ceil(update_seconds / _batch_seconds(base))
     an_epoch = max(round(measured.seconds / update_seconds), 1)
-    passes = max(PASSES * measured.hours**-0.3, FEWEST_PASSES, FEWEST_UPDATES / an_epoch)
-    epochs = round(min(passes, MOST_PASSES))
+    passes = max(round(PASSES * measured.hours**-0.3), FEWEST_PASSES)
+    epochs = min(max(passes, math.ceil(FEWEST_UPDATES / an_epoch)), MOST_PASSES)
     asked = epochs * an_epoch
     if most_updates is not None and most_updates < asked:
         epochs = max(min(epochs, most_updates // an_epoch), min(FEWEST_EPOCHS, epochs))
