@@ -128,6 +128,26 @@ class SpikeASRModel(ESPnetASRModel):
                 samples + 1,
             ) from error
 
+    def _calc_ctc_loss(
+        self,
+        encoder_out: torch.Tensor,
+        encoder_out_lens: torch.Tensor,
+        ys_pad: torch.Tensor,
+        ys_pad_lens: torch.Tensor,
+    ) -> tuple[torch.Tensor, Any]:
+        """Return the CTC loss and, in validation, the CER of greedy search on valid frames.
+
+        ESPnet searches the padding of a batch too: what an encoder puts out there is taken for
+        speech, and chooses the best model.
+        """
+        loss = self.ctc(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
+        if self.training or self.error_calculator is None:
+            return loss, None
+        best = self.ctc.argmax(encoder_out).cpu()
+        padding = torch.arange(best.shape[1]) >= encoder_out_lens.cpu()[:, None]
+        best = best.masked_fill(padding, self.blank_id)
+        return loss, self.error_calculator(best, ys_pad.cpu(), is_ctc=True)
+
     def task_loss(self, **batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return what ``forward`` does, without auxiliary losses and what they are made of."""
         return super().forward(**batch)

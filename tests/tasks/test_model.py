@@ -1,5 +1,6 @@
 import pytest
 import torch
+from kaldialign import edit_distance
 from torch import nn
 
 from espnet_spike.errors import UserError
@@ -76,6 +77,29 @@ def test_logits_of_ctc_are_fp32_under_autocast():
     assert loss.dtype == torch.float32
     total = logits[0].double().exp().sum(-1)  # of a softmax in bf16 they are 1e-2 off
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("garbage", [0, 1, 7])
+def test_the_character_error_rate_of_validation_is_of_valid_frames(garbage):
+    """What comes out behind the end of an utterance is no error of it."""
+    model = build(ctc_weight=0.3).eval()
+    torch.manual_seed(2)
+    out, lengths = torch.randn(2, 9, 16), torch.tensor([9, 4])
+    text, text_lengths = torch.tensor([[3, 4, 5], [5, 3, -1]]), torch.tensor([3, 2])
+    best = model.ctc.argmax(out)
+    assert best[1, 4:].any()  # tokens on padding
+    errors, letters = 0, 0
+    for tokens, length, reference in zip(best, lengths, text, strict=True):
+        found = torch.unique_consecutive(tokens[:length])
+        hyp = "".join(TOKENS[token] for token in found if token != 0).replace("<space>", "")
+        ref = "".join(TOKENS[token] for token in reference if token != -1).replace("<space>", "")
+        errors += edit_distance(list(ref), list(hyp))["total"]
+        letters += len(ref)
+    longer = torch.cat([out, 9 * torch.randn(2, garbage, 16)], 1)
+    loss, cer = model._calc_ctc_loss(longer, lengths, text, text_lengths)
+    assert cer == pytest.approx(errors / letters)
+    torch.testing.assert_close(loss, model.ctc(out, lengths, text, text_lengths))
+    assert model.train()._calc_ctc_loss(longer, lengths, text, text_lengths)[1] is None
 
 
 def test_intermediate_ctc():
