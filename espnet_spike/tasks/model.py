@@ -140,13 +140,15 @@ class SpikeASRModel(ESPnetASRModel):
         ESPnet searches the padding of a batch too: what an encoder puts out there is taken for
         speech, and chooses the best model.
         """
-        loss = self.ctc(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
-        if self.training or self.error_calculator is None:
+        ctc: Any = self.ctc  # there is one where ESPnet asks
+        loss = ctc(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
+        errors: Any = self.error_calculator
+        if self.training or errors is None:
             return loss, None
-        best = self.ctc.argmax(encoder_out).cpu()
+        best = ctc.argmax(encoder_out).cpu()
         padding = torch.arange(best.shape[1]) >= encoder_out_lens.cpu()[:, None]
         best = best.masked_fill(padding, self.blank_id)
-        return loss, self.error_calculator(best, ys_pad.cpu(), is_ctc=True)
+        return loss, errors(best, ys_pad.cpu(), is_ctc=True)
 
     def task_loss(self, **batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Return what ``forward`` does, without auxiliary losses and what they are made of."""
