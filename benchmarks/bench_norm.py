@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.bench_kernels import GPUS, recorded
 from benchmarks.harness import add_out, machine, write_report
-from espnet_spike.nn.neurons.frame_lif import NormedLIF
+from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.ops import backends
 from espnet_spike.tasks.registry import ENCODERS, load_class
 from espnet_spike.utils.cli import COUNT, Parser, run
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     B, L, D = args.batch, args.frames, args.channels
     options = dict(read_yaml(CONFIG)["encoder_conf"])
     with torch.device("meta"):
-        part = NormedLIF(D, {})
+        part = NormedLIF(FrameLIF(D))
         encoder = load_class(ENCODERS[NAME])(80, **options)
         x = torch.empty(B, L, D, requires_grad=True)
         mask = torch.empty(B, L, dtype=torch.bool)

@@ -32,7 +32,7 @@ augmented_row() { # augmented_row RECIPE_DIR ENDING ROW: the options of run.sh f
     spiking) model=spiking_speech_mamba ;;
     transformer | conformer) model=$3 ;;
     from_twin) kind=from_twin ;;
-    from_dense) model=spiking_speech_mamba kind=from_dense ;;
+    from_dense | from_dense_ilif) model=spiking_speech_mamba kind=$3 ;;
     ctc | hybrid | attention) kind=hybrid ;;
     *) false ;;
   esac && [[ -f $1/conf/train_${model}_$kind$2.yaml ]] || { echo "error: no row '$3'" >&2; return 1; }

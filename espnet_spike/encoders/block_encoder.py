@@ -124,11 +124,12 @@ class BlockEncoder(AbsEncoder):
         return None
 
     @classmethod
-    def twin_place(cls, name: str) -> str | None:
+    def twin_place(cls, name: str, twin: nn.Module) -> str | None:
         """Return the module of the twin whose output a neuron stands for.
 
         Args:
             name: of the neuron within this encoder.
+            twin: the encoder of the twin.
 
         Returns:
             its name within the twin, here the same; None where the twin has nothing of the kind.

@@ -26,8 +26,8 @@ from espnet_spike.nn.layers.conv_subsampling import ConvFrontEnd, front_end_laye
 from espnet_spike.nn.layers.fatrelu import FatPoints, SparsityLoss, named_fatrelus
 from espnet_spike.nn.layers.mamba import INIT_MODES, RMSNorm, xavier_normal
 from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_mask
-from espnet_spike.nn.neurons.base import set_spike_mode
-from espnet_spike.nn.neurons.frame_lif import RateLoss, named_frame_lifs
+from espnet_spike.nn.neurons.base import named_neurons, set_spike_mode
+from espnet_spike.nn.neurons.frame_lif import RateLoss
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.utils.options import choose
 
@@ -372,6 +372,10 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
 
     Args:
         input_size: feature dimension.
+        neuron: ``lif``; ``ilif`` (ours), which keeps nothing from frame to frame and emits up to
+            ``T`` spikes in each; or ``relu``, the same network with ReLUs. Of the options below
+            ``v_th``, ``attn_v_th``, ``per_channel`` and those of the rate are for ``ilif`` too.
+        T: spikes of a neuron in a frame at most, with ``ilif``; the gate has one.
         tau: membrane time constant, in frames.
         learn_tau: learn that of every layer from there, see ``FrameLIF``.
         v_th: threshold.
@@ -402,6 +406,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
     def __init__(
         self,
         input_size: int,
+        neuron: str = "lif",
+        T: int = 4,
         tau: float = 2.0,
         learn_tau: bool = False,
         v_th: float = 1.0,
@@ -428,6 +434,8 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         if len(ssa_decay) != 2 or min(ssa_decay) <= 0:
             raise ValueError(f"ssa_decay: {ssa_decay} must be two positive exponents")
         self.lif = {
+            "neuron": neuron,
+            "T": T,
             "tau": tau,
             "learn_tau": learn_tau,
             "v_th": v_th,
@@ -452,12 +460,16 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         return SpeechMambaEncoder, backbone_of(conf)
 
     @classmethod
-    def twin_place(cls, name: str) -> str | None:
+    def twin_place(cls, name: str, twin: nn.Module) -> str | None:
         """Return the module of the twin that a neuron stands for, see ``BlockEncoder``.
 
-        Q, K and V of the twin have no activation, and its scan is read under the gate at once.
+        Q, K and V of the dense SpeechMamba have no activation, and its scan is read under the gate
+        at once. With ReLUs for the neurons the places are the same.
         """
-        parent, _, own = name.removesuffix(".lif").rpartition(".")
+        place = name.removesuffix(".lif").removesuffix(".neuron")
+        if isinstance(twin, cls):
+            return place
+        parent, _, own = place.rpartition(".")
         if own in ("neuron_q", "neuron_k", "neuron_v", "f7"):
             return None
         places = {"neuron_in": "f3", "neuron_out": "f4"}
@@ -481,7 +493,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """Return the weighted firing-rate losses of the last forward pass."""
-        return self.rate_loss(named_frame_lifs(self).values())
+        return self.rate_loss(named_neurons(self).values())
 
 
 def _refuse_other_blocks(

@@ -13,11 +13,11 @@ from espnet_spike.nn.layers.dropout import Dropout
 from espnet_spike.nn.layers.fatrelu import FatPoints
 from espnet_spike.nn.layers.spikformer_attention import SpikformerAttention
 from espnet_spike.nn.layers.spiking_mamba import SpikingMamba
-from espnet_spike.nn.neurons.frame_lif import FrameLIF
+from espnet_spike.nn.neurons.frame_lif import frame_neuron
 
 
 class LIFPoints(FatPoints):
-    """Puts a LIF neuron at the front end's points F1 and F2."""
+    """Puts a neuron at the front end's points F1 and F2."""
 
     def __init__(self, channels: Mapping[str, int], lif: dict) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LIFPoints(FatPoints):
         """Return the layer for a point; see ``FatPoints``."""
         if point not in self.channels:
             return super().__call__(point, activation, macs)
-        return FrameLIF(self.channels[point], **self.lif)
+        return frame_neuron(self.channels[point], self.lif)
 
 
 class SpikingMambaBlock(nn.Module):

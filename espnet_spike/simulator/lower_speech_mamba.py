@@ -13,7 +13,7 @@ from espnet_spike.encoders.mamba_blocks import (
 from espnet_spike.encoders.spiking_mamba_blocks import SpikingMambaBlock
 from espnet_spike.nn.layers.fatrelu import FATReLU, Pass
 from espnet_spike.nn.layers.spikformer_attention import SpikformerAttention
-from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.nn.neurons.frame_lif import FrameILIF, FrameLIF, FrameReLU, NormedLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.simulator import attention_sites as attention
 from espnet_spike.simulator import layer_sites as layers
@@ -48,6 +48,8 @@ def lower(tape: Tape) -> tuple[list[Site], tuple[str, ...]]:
     encoder = tape.encoder
     if encoder.window is not None or encoder.embed.causal:
         raise unsupported("attention_window or causal")
+    if any(isinstance(m, FrameILIF | FrameReLU) for m in encoder.modules()):
+        raise unsupported("neuron: another than lif in spiking_speech_mamba")
     sites = _front_end(tape)
     if hasattr(encoder.pos_enc, "pe"):
         sites.append(ops.add("pos_enc", "residual", 0, tape.output("pos_enc")))

@@ -322,7 +322,7 @@ def set_thresholds(spiking: Any, dense: Any, batches: list[Batch]) -> list[dict[
         if name in new_norms:
             become_identity(new_norms[name], [args for args, _ in calls])
             continue
-        place = spiking.encoder.twin_place(name)
+        place = spiking.encoder.twin_place(name, dense.encoder)
         targets: list[Tensor] = []
         if place is not None and f"encoder.{place}" in theirs:
             their_passes.keep_before(

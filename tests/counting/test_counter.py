@@ -22,7 +22,7 @@ from espnet_spike.nn.accounting import COLUMNS
 from espnet_spike.nn.layers.fatrelu import FATReLU
 from espnet_spike.nn.layers.mamba import SelectiveSSM
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
-from espnet_spike.nn.neurons.base import set_spike_mode
+from espnet_spike.nn.neurons.base import named_neurons, set_spike_mode
 from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.lif import ILIF
@@ -209,7 +209,7 @@ def test_the_scan_of_spikes_makes_delta_b_for_each_event():
     from espnet_spike.nn.layers.mamba import SelectiveSSM
 
     torch.manual_seed(5)
-    ssm = SelectiveSSM(4, 3, 2, 2, activation=NormedLIF(4, {"v_th": 0.3})).eval()
+    ssm = SelectiveSSM(4, 3, 2, 2, activation=NormedLIF(FrameLIF(4, v_th=0.3))).eval()
     x = torch.randn(1, 6, 4)
     with torch.inference_mode():
         frames = int(ssm.activation(ssm.conv(x)).any(-1).sum())  # in the others C is zero
@@ -482,6 +482,40 @@ def test_spiking_speech_mamba_reads_spikes():
     scan = kinds(counter)["scan"]
     assert (scan.acs, scan.macs, scan.event_macs) == (into + skip, out, into + skip)
     assert into > 0
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_integer_neurons_of_spiking_speech_mamba_cost_an_addition_a_spike(per_channel):
+    torch.manual_seed(0)
+    conf = MAMBA | {"conv_skip": True, "neuron": "ilif", "T": 3, "per_channel": per_channel}
+    model = SpikingSpeechMambaEncoder(20, v_th=0.3, attn_v_th=0.1, **conf).eval()
+    for neuron in named_neurons(model).values():
+        if per_channel:
+            nn.init.uniform_(neuron.u, -0.2, 0.2)  # what a spike is worth is no count
+    seen = {}
+    hooks = [
+        neuron.register_forward_hook(
+            lambda n, x, y, name=name: seen.update({name: (y / n.worth()).round()})
+        )
+        for name, neuron in named_neurons(model).items()
+    ]
+    with torch.inference_mode():
+        model(*speech())
+    for hook in hooks:
+        hook.remove()
+    counter = count(model, *speech())
+    assert not counter.uncovered and not counter.lost
+    block = "encoders.0"
+    read = seen[f"{block}.attn.sublayer.neuron_in"]
+    assert read.max() > 1
+    for layer in ("linear_q", "linear_k", "linear_v"):
+        cost = counter.costs[f"{block}.attn.sublayer.{layer}", "linear"]
+        assert (cost.acs, cost.macs) == (8 * read.sum(), 0)
+    for mamba in (f"{block}.mamba_in.sublayer", f"{block}.mamba_out.sublayer"):
+        gated = seen[f"{mamba}.f7.neuron"] * seen[f"{mamba}.f6.neuron"]
+        assert seen[f"{mamba}.f6.neuron"].max() == 1
+        assert counter.costs[f"{mamba}.out_proj", "linear"].acs == 8 * gated.sum() > 0
+        assert counter.costs[mamba, "gate"].multiplies == (gated != 0).sum()
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch", "ref"])

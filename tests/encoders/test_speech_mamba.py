@@ -12,7 +12,7 @@ from espnet_spike.encoders.speech_mamba import (
 )
 from espnet_spike.nn.layers.fatrelu import FATReLU, Pass, mean_sparsity, named_fatrelus, sparsities
 from espnet_spike.nn.layers.mamba import CausalConv, RMSNorm
-from espnet_spike.nn.neurons.base import firing_rates
+from espnet_spike.nn.neurons.base import firing_rates, named_neurons
 from espnet_spike.nn.norms import MaskedBatchNorm
 from tests.conftest import ROOT
 from tests.helpers.norms import excited
@@ -290,7 +290,11 @@ SPIKING_VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("conf", [*SPIKING_VARIANTS, {"conv_skip": True}], ids=str)
+@pytest.mark.parametrize(
+    "conf",
+    [*SPIKING_VARIANTS, {"conv_skip": True}, {"neuron": "relu"}, {"neuron": "ilif"}],
+    ids=str,
+)
 @torch.no_grad()
 def test_spiking_padding_does_not_matter(conf):
     encoder = spiking(**conf)
@@ -337,6 +341,56 @@ def test_weight_layers_of_the_spiking_blocks_read_binary_spikes(conf):
 
 
 @torch.no_grad()
+def test_integer_neurons_hand_on_counts_through_a_gate_of_one_bit():
+    encoder = excited(make(SpikingSpeechMambaEncoder, neuron="ilif", T=3, v_th=0.5))
+    found = dict.fromkeys(named_neurons(encoder), 0)
+    for name, neuron in named_neurons(encoder).items():
+        neuron.register_forward_hook(lambda _, x, y, name=name: found.update({name: y.max()}))
+    seen = []
+    for name, layer in encoder.encoders.named_modules():
+        if isinstance(layer, nn.Linear) and not name.endswith("dt_proj"):
+            layer.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    encoder(batch(), ILENS)
+    assert len(found) == 3 + 2 * (5 + 2 * 4)
+    gates = {name for name, most in found.items() if most == 1}
+    assert gates == {name for name in found if ".f6" in name} and max(found.values()) == 3
+    assert all(set(x.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0} and x.any() for x in seen)
+    with pytest.raises(ValueError, match="FrameILIF"):
+        encoder.set_spike_mode("binary")
+
+
+def test_integer_neurons_have_gradients_and_rate_losses_by_level():
+    encoder = make(
+        SpikingSpeechMambaEncoder, neuron="ilif", T=2, per_channel=True, r_min=0.2, r_max=0.21
+    ).train()
+    out, _, _ = encoder(batch(), ILENS)
+    losses = encoder.auxiliary_losses()
+    rates = torch.stack(list(firing_rates(encoder).values())).double()
+    torch.testing.assert_close(losses["burst"].detach(), 0.5 * (rates - 0.21).clamp(min=0).mean())
+    (out.square().sum() + sum(losses.values())).backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
+    thresholds = [n.t.grad.any() and n.u.grad.any() for n in named_neurons(encoder).values()]
+    assert len(thresholds) == 3 + 2 * (5 + 2 * 4) and all(thresholds)
+
+
+@torch.no_grad()
+def test_the_form_with_relus_is_the_spiking_one_but_for_its_neurons():
+    relu, lif = make(SpikingSpeechMambaEncoder, neuron="relu"), make(SpikingSpeechMambaEncoder)
+    assert relu.state_dict().keys() == lif.state_dict().keys()
+    assert named_neurons(lif) and not named_neurons(relu) and not relu.auxiliary_losses()
+    seen = {}
+    for name, layer in relu.encoders.named_modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0]}))
+    relu(batch(), ILENS)
+    read = {n: x for n, x in seen.items() if not n.endswith("dt_proj")}
+    assert len(read) == 2 * (4 + 2 * 3)
+    assert all(
+        (x >= 0).all() and x.any() and not ((x == 0) | (x == 1)).all() for x in read.values()
+    )
+
+
+@torch.no_grad()
 def test_the_layer_behind_the_skip_of_the_spiking_front_end_reads_spikes():
     encoder = spiking(conv_skip=True)
     seen = []
@@ -372,6 +426,7 @@ def test_spiking_gradients_and_rate_losses(conf):
         ({"ssa_decay": [0, 3]}, "two positive exponents"),
         ({"r_min": 0.5, "r_max": 0.1}, "must rise"),
         ({"surrogate": "atn"}, "did you mean 'atan'"),
+        ({"neuron": "lfi"}, "did you mean 'lif'"),
     ],
 )
 def test_impossible_spiking_options(conf, message):

@@ -46,6 +46,10 @@ MODELS = {
     ),
     "spiking": ("spiking_speech_mamba", MAMBA | {"v_th": 0.5}),
     "spiking, causal": ("spiking_speech_mamba", MAMBA | {"v_th": 0.5, "causal": True}),
+    "spiking, ilif": (
+        "spiking_speech_mamba",
+        MAMBA | {"neuron": "ilif", "v_th": 0.5, "per_channel": True},
+    ),
     "transformer": ("transformer", SIZE),
     "conformer": ("conformer", SIZE | {"num_blocks": 2, "interctc_layer_idx": [1]}),
     "utterance_mvn": ("iml_spikeformer", SPIKEFORMER | {"neuron": "relu"}, "utterance_mvn"),

@@ -44,6 +44,8 @@ ENCODERS = {
         },
     ),
     "spiking": (SpikingSpeechMambaEncoder, {"tau": 1.5, "v_th": 0.5, "ssa_scale": 0.5}),
+    "ilif": (SpikingSpeechMambaEncoder, {"neuron": "ilif", "v_th": 0.5, "ssa_scale": 0.5}),
+    "relu": (SpikingSpeechMambaEncoder, {"neuron": "relu"}),
 }
 
 

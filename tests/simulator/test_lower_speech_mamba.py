@@ -84,6 +84,8 @@ def test_activations_are_those_of_torch(ours, theirs):
         (lambda: SpeechMambaEncoder(20, **MAMBA | {"block": "conmamba"}), "ConMambaBlock"),
         (lambda: SpeechMambaEncoder(20, attention_window=[4, 4], **MAMBA), "attention_window"),
         (lambda: SpikingSpeechMambaEncoder(20, tau=3.0, **MAMBA), "no power of two"),
+        (lambda: SpikingSpeechMambaEncoder(20, neuron="relu", **MAMBA), "another than lif"),
+        (lambda: SpikingSpeechMambaEncoder(20, neuron="ilif", **MAMBA), "another than lif"),
     ],
 )
 def test_what_has_no_kernel_is_refused_by_name(encoder, said):

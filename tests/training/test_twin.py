@@ -13,6 +13,8 @@ from espnet_spike.bin import asr_train, collect_stats
 from espnet_spike.errors import UserError
 from espnet_spike.experiment import best_checkpoint, read_config, read_epochs
 from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.nn.neurons.factory import NormedNeuron
+from espnet_spike.nn.neurons.frame_lif import FrameReLU
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.tasks.asr import SpikeASRTask
 from espnet_spike.tasks.config import read_training_config
@@ -35,6 +37,7 @@ MAMBA = {
                      "conv_channels": 4, "conv_skip": True, "dropout_rate": 0.0,
                      "positional_dropout_rate": 0.0, "per_channel": True},
 }  # fmt: skip
+RELUS = {"encoder": MAMBA["encoder"], "encoder_conf": MAMBA["encoder_conf"] | {"neuron": "relu"}}
 TRAINING = {
     "model_conf": {"ctc_weight": 1.0},
     "normalize": "utterance_mvn",
@@ -89,7 +92,8 @@ def folder(tmp_path_factory):
     """The data, with the twins of both encoders."""
     torch.set_num_threads(1)
     folder = Folder(tmp_path_factory.mktemp("twin"))
-    for name, part in (("former", FORMER), ("mamba", MAMBA)):
+    with_relus = MAMBA | {"spike_meta": {"init_from": "twin", "twin": RELUS}}
+    for name, part in (("former", FORMER), ("mamba", MAMBA), ("relus", with_relus)):
         folder.train(folder.config(name, part), f"asr_{name}_twin", "--twin")
     return folder
 
@@ -122,6 +126,8 @@ CASES = {
     "lif": ("asr_former_twin", FORMER,
             {"neuron": "lif", "T": 4, "neuron_conf": {"per_channel": True}}),
     "spiking mamba": ("asr_mamba_twin", MAMBA, {}),
+    "spiking mamba of I-LIF": ("asr_mamba_twin", MAMBA, {"neuron": "ilif", "T": 4}),
+    "spiking mamba from ReLUs": ("asr_relus_twin", MAMBA, {}),
 }  # fmt: skip
 
 
@@ -143,6 +149,19 @@ def test_a_converted_model_is_nearer_to_its_twin_than_a_random_start(folder, nam
     # without the thresholds the parameters alone are no conversion
     bare = build_spiking(args, dense, exp)
     assert distance < (posteriors(bare, batches) - truth).norm()
+
+
+def test_spiking_mamba_has_a_target_for_every_neuron_in_its_form_with_relus(folder):
+    dense, exp, args = spiking_arguments(folder, "asr_relus_twin", MAMBA)
+    batches = load_batches(args, folder.path / "train", {utt: 60 for utt in TRAIN})
+    model = build_spiking(args, dense, exp)
+    theirs = dict(dense.encoder.named_modules())
+    places = {n: model.encoder.twin_place(n, dense.encoder) for n in named_neurons(model.encoder)}
+    assert len(set(places.values())) == len(places) == 3 + 5 + 2 * 4
+    assert all(isinstance(theirs[p], FrameReLU | NormedNeuron) for p in places.values())
+    # what it reads is the twin's own input there, so the first neuron knows nothing of spikes yet
+    first = set_thresholds(model, dense, batches)[0]
+    assert first["neuron"] == "embed.f1.0" and first["lost"] < 0.9
 
 
 def _with_neurons(rows, model):

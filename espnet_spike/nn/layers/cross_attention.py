@@ -148,7 +148,9 @@ class SpikingCrossAttention(nn.Module):
         self.neuron_in = FrameLIF(dim, **lif)
         self.neuron_encoded = FrameLIF(dim, **lif)
         self.linear_q, self.linear_k, self.linear_v = (nn.Linear(dim, dim) for _ in range(3))
-        self.neuron_q, self.neuron_k, self.neuron_v = (NormedLIF(dim, lif) for _ in range(3))
+        self.neuron_q, self.neuron_k, self.neuron_v = (
+            NormedLIF(FrameLIF(dim, **lif)) for _ in range(3)
+        )
         self.neuron_out = FrameLIF(dim, **{**lif, "v_th": v_th})
         self.linear_out = nn.Linear(dim, dim)
         self.norm_out = MaskedBatchNorm(dim)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.nn.layers.heads import check_heads, merge_heads, split_heads
-from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.nn.neurons.frame_lif import frame_neuron, normed_neuron
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.decay import decay_matrix
 from espnet_spike.nn.ops.decay_attention import decay_attention
@@ -27,7 +27,7 @@ class SpikformerAttention(Stateful, nn.Module):
     Args:
         dim: D.
         heads: H, a divisor of D.
-        lif: arguments of ``FrameLIF``.
+        lif: of the neurons, see ``frame_neuron``.
         scale: of the product.
         v_th: threshold of the neuron on the context.
         decay: None for all frames alike; else exponents e of the first and the last head of the
@@ -61,11 +61,11 @@ class SpikformerAttention(Stateful, nn.Module):
             first, last = decay
             log_gamma = torch.log1p(-(2.0 ** -torch.linspace(first, last, heads)))
         self.register_buffer("log_gamma", log_gamma, persistent=False)
-        self.neuron_in = NormedLIF(dim, lif) if norm_in else FrameLIF(dim, **lif)
+        self.neuron_in = normed_neuron(dim, lif) if norm_in else frame_neuron(dim, lif)
         for name in "qkv":
             self.add_module(f"linear_{name}", nn.Linear(dim, dim, bias=bias))
-            self.add_module(f"neuron_{name}", NormedLIF(dim, lif))
-        self.neuron_out = FrameLIF(dim, **{**lif, "v_th": v_th})
+            self.add_module(f"neuron_{name}", normed_neuron(dim, lif))
+        self.neuron_out = frame_neuron(dim, lif, v_th=v_th)
         self.linear_out = nn.Linear(dim, dim, bias=bias)
         self.norm_out = MaskedBatchNorm(dim)
 

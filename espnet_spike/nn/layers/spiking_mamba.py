@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from espnet_spike.nn.layers.mamba import Mamba, SelectiveSSM
-from espnet_spike.nn.neurons.frame_lif import NormedLIF
+from espnet_spike.nn.neurons.frame_lif import normed_neuron
 
 REAL_VALUED = ("conv.weight", "dt_proj.weight", "A_log")
 
@@ -26,19 +26,19 @@ class SpikingMamba(Mamba):
 
     Args:
         dim: D.
-        lif: arguments of ``FrameLIF``.
+        lif: of the neurons, see ``frame_neuron``.
         **conf: of ``Mamba``.
     """
 
     def __init__(self, dim: int, lif: dict, **conf: Any) -> None:
         super().__init__(dim, **conf)
         inner = self.out_proj.in_features
-        self.f5 = NormedLIF(dim, lif)
-        self.f6 = NormedLIF(inner, lif)
-        self.f7 = NormedLIF(inner, lif)
+        self.f5 = normed_neuron(dim, lif)
+        self.f6 = normed_neuron(inner, lif, T=1)  # the gate stays open or shut
+        self.f7 = normed_neuron(inner, lif)
         for ssm in (self.ssm, self.ssm_reverse):
             if ssm is not None:
-                ssm.activation = NormedLIF(inner, lif)
+                ssm.activation = normed_neuron(inner, lif)
 
     def real_valued(self) -> list[str]:
         """Return the weights that are multiplied with real values, see the module."""

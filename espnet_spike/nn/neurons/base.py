@@ -63,6 +63,8 @@ class Activation(nn.Module):
         dim: number of channels.
         time_steps: that the batch carries.
         spike_modes: names in ``FIRING_MODES`` that it can run in.
+        spike_mode: outside training, ``integer``, or ``binary`` to hand on 0/1 spikes only, or
+            ``fire`` to make those one after the other, from a membrane that is charged and reset.
         needs_norm: whether its input has to be normalised where it comes from a weight layer bare.
         takes_threshold_options: whether its class takes ``alpha_init``, ``stat``, ``detach_stat``
             and ``rounding``, options of the encoder, and can start warm.
@@ -73,6 +75,7 @@ class Activation(nn.Module):
     dim: int
     time_steps: int = 1
     spike_modes: tuple[str, ...] = ("integer",)
+    spike_mode: str = "integer"
     needs_norm: bool = False
     takes_threshold_options: bool = False
     binary_options: ClassVar[Mapping[str, Any]] = {}
@@ -99,8 +102,6 @@ class Neuron(Counted, Activation, ABC):
 
     Attributes:
         T: time steps, virtual or real, that it was made for.
-        spike_mode: outside training, ``integer``, or ``binary`` to hand on 0/1 spikes only, or
-            ``fire`` to make those one after the other, from a membrane that is charged and reset.
         warm: the output is not rounded yet (the warm start of training).
         follows_input: the unit of the spikes differs from frame to frame, see ``frame_level``.
         unit_per_channel: the unit differs from channel to channel.
@@ -117,7 +118,6 @@ class Neuron(Counted, Activation, ABC):
     """
 
     T: int = 1
-    spike_mode: str = "integer"
     warm: bool = False
     follows_input: bool = False
     unit_per_channel: bool = False

@@ -7,7 +7,7 @@ see ``ops.lif``.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from espnet_spike.nn.checkpointing import is_recomputing
-from espnet_spike.nn.neurons.base import Firing, Neuron
-from espnet_spike.nn.neurons.lif import LeakyNeuron
+from espnet_spike.nn.neurons.base import Activation, Firing, Neuron
+from espnet_spike.nn.neurons.factory import NormedNeuron, ReLU
+from espnet_spike.nn.neurons.lif import ILIF, LeakyNeuron
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.lif import fire_frames, run_frames
 from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.stream_state import Stateful
 from espnet_spike.nn.weight_decay import without_weight_decay
+from espnet_spike.utils.options import choose
 
 
 class FrameLIF(Stateful, LeakyNeuron):
@@ -138,14 +140,84 @@ class FrameLIF(Stateful, LeakyNeuron):
 class NormedLIF(nn.Module):
     """A ``FrameLIF`` behind a batch norm over valid frames, as its fixed threshold needs."""
 
-    def __init__(self, dim: int, conf: dict) -> None:
+    def __init__(self, lif: FrameLIF) -> None:
         super().__init__()
-        self.norm = MaskedBatchNorm(dim)
-        self.lif = FrameLIF(dim, **conf)
+        self.norm = MaskedBatchNorm(lif.dim)
+        self.lif = lif
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise and fire, see ``FrameLIF``."""
         return self.lif(self.norm(x, mask), mask)
+
+
+class _SilentOnPadding(Activation):
+    """Makes a neuron without memory as silent on padding as a ``FrameLIF``."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
+        """Run on ``x`` ``(B, L, ..., C)``; 0 where ``mask`` ``(B, L)`` is false."""
+        y = super().forward(x, mask)
+        if mask is None:
+            return y
+        return y.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)
+
+
+class FrameReLU(_SilentOnPadding, ReLU):
+    """A ReLU in the place of a ``FrameLIF``."""
+
+
+class FrameILIF(_SilentOnPadding, ILIF):
+    """I-LIF in the place of a ``FrameLIF``: up to T spikes in a frame, nothing kept for the next.
+
+    Args:
+        dim: number of channels.
+        **options: of ``ILIF``, but for ``time_steps``.
+    """
+
+    spike_modes = ("integer",)  # Mamba and attention here read counts, or values
+    keeps_rate = True
+
+    def __init__(self, dim: int, **options: Any) -> None:
+        super().__init__(dim, **options)
+
+
+FRAME_NEURONS: dict[str, type[FrameLIF | FrameILIF | FrameReLU]] = {
+    "lif": FrameLIF,
+    "ilif": FrameILIF,
+    "relu": FrameReLU,
+}
+ILIF_OPTIONS = ("T", "v_th", "per_channel")
+
+
+def frame_neuron(
+    dim: int, conf: Mapping[str, Any], **override: Any
+) -> FrameLIF | FrameILIF | FrameReLU:
+    """Return the neurons of a layer, called as ``neuron(x, mask)``.
+
+    Args:
+        dim: number of channels.
+        conf: ``neuron``, a name in ``FRAME_NEURONS`` (``lif`` where it is left out), and arguments
+            of ``FrameLIF``; of these ``ILIF_OPTIONS`` alone are for ``ilif``, none for ``relu``.
+            ``T`` is for ``ilif``.
+        **override: of those.
+
+    Raises:
+        ValueError: an unknown neuron or argument.
+    """
+    options = {"neuron": "lif", **conf, **override}
+    match choose("neuron", options.pop("neuron"), FRAME_NEURONS):
+        case "relu":
+            return FrameReLU(dim)
+        case "ilif":
+            return FrameILIF(dim, **{k: options[k] for k in ILIF_OPTIONS if k in options})
+        case _:
+            options.pop("T", None)
+            return FrameLIF(dim, **options)
+
+
+def normed_neuron(dim: int, conf: Mapping[str, Any], **override: Any) -> NormedLIF | NormedNeuron:
+    """Return the same behind a batch norm over valid frames; arguments as of ``frame_neuron``."""
+    neuron = frame_neuron(dim, conf, **override)
+    return NormedLIF(neuron) if isinstance(neuron, FrameLIF) else NormedNeuron(neuron)
 
 
 def named_frame_lifs(module: nn.Module) -> dict[str, FrameLIF]:

@@ -7,7 +7,15 @@ import torch
 
 from espnet_spike.nn.neurons import frame_lif
 from espnet_spike.nn.neurons.base import firing_rates
-from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF, named_frame_lifs, rate_losses
+from espnet_spike.nn.neurons.frame_lif import (
+    FrameLIF,
+    FrameReLU,
+    NormedLIF,
+    frame_neuron,
+    named_frame_lifs,
+    normed_neuron,
+    rate_losses,
+)
 from espnet_spike.nn.neurons.lif import LIF
 from espnet_spike.nn.stream_state import Carries
 from tests.helpers.kernels import FORMS, form
@@ -181,7 +189,7 @@ def test_padding_is_zero_whatever_memory_held(learn_tau, monkeypatch):
 
 
 def test_padding_and_statistics():
-    neuron = NormedLIF(5, {"tau": 1.5})
+    neuron = NormedLIF(FrameLIF(5, tau=1.5))
     x = currents(torch.float32)
     y = neuron(x, MASK)
     assert not y[~MASK].any()
@@ -190,12 +198,33 @@ def test_padding_and_statistics():
     assert firing.numel == MASK.sum() * 5
     torch.testing.assert_close(neuron.lif.mean_rate.float(), firing.rate)
     norm = {k: v.clone() for k, v in neuron.norm.state_dict().items()}
-    again = NormedLIF(5, {"tau": 1.5})
+    again = NormedLIF(FrameLIF(5, tau=1.5))
     dirty = again(x.masked_fill(~MASK[..., None], 1e3), MASK)
     assert torch.equal(y, dirty)
     assert all(torch.equal(v, norm[k]) for k, v in again.norm.state_dict().items())
     assert list(firing_rates(neuron)) == ["lif"]
     assert list(named_frame_lifs(neuron)) == ["lif"]
+
+
+def test_relus_in_the_place_of_the_neurons_are_as_silent_on_padding():
+    x = currents()
+    assert torch.equal(frame_neuron(5, {"neuron": "relu"})(x), x.clamp(min=0))
+    y = normed_neuron(5, {"neuron": "relu", "tau": 1.5}).double()(x, MASK)
+    assert (y >= 0).all() and y[MASK].any() and not y[~MASK].any()
+    bins = FrameReLU(5)(torch.ones(*MASK.shape, 3, 5), MASK)
+    assert torch.equal(bins, MASK[..., None, None].expand_as(bins).float())
+
+
+def test_neurons_by_name():
+    neuron = frame_neuron(5, {"tau": 1.5, "v_th": 0.3}, v_th=0.5)
+    assert isinstance(neuron, FrameLIF) and (neuron.tau, neuron.v_th) == (1.5, 0.5)
+    counts = frame_neuron(5, {"neuron": "ilif", "T": 3, "v_th": 0.5, "tau": 1.5})
+    x = torch.tensor([[-1.0, 0.3, 0.8, 1.4, 9.0]]).expand(1, 2, 5)
+    mask = torch.tensor([[True, False]])
+    assert counts(x, mask).tolist() == [[[0, 1, 2, 3, 3], [0] * 5]]
+    assert counts.mean_rate == 9 / 15 and counts.firing.levels == 3
+    with pytest.raises(ValueError, match="did you mean 'relu'"):
+        normed_neuron(5, {"neuron": "rleu"})
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])
