@@ -375,7 +375,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         neuron: ``lif``; ``ilif`` (ours), which keeps nothing from frame to frame and emits up to
             ``T`` spikes in each; or ``relu``, the same network with ReLUs. Of the options below
             ``v_th``, ``attn_v_th``, ``per_channel`` and those of the rate are for ``ilif`` too.
-        T: spikes of a neuron in a frame at most, with ``ilif``; the gate has one.
+        T: spikes of a neuron of ``ilif`` in a frame at most, None for 4; the gate has one.
         tau: membrane time constant, in frames.
         learn_tau: learn that of every layer from there, see ``FrameLIF``.
         v_th: threshold.
@@ -407,7 +407,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         self,
         input_size: int,
         neuron: str = "lif",
-        T: int = 4,
+        T: int | None = None,
         tau: float = 2.0,
         learn_tau: bool = False,
         v_th: float = 1.0,
@@ -433,9 +433,11 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             raise ValueError("attention_window: spiking attention has none, see ssa_decay")
         if len(ssa_decay) != 2 or min(ssa_decay) <= 0:
             raise ValueError(f"ssa_decay: {ssa_decay} must be two positive exponents")
+        if T is not None and neuron == "lif":
+            raise ValueError(f"T: {T}: lif emits one spike a frame at most, see neuron: ilif")
         self.lif = {
             "neuron": neuron,
-            "T": T,
+            "T": 4 if T is None else T,
             "tau": tau,
             "learn_tau": learn_tau,
             "v_th": v_th,

@@ -71,6 +71,18 @@ def parse_espnet(
     return parser.parse_args([*words, *extra_words])
 
 
+def overridden(task: type, config: Mapping[str, Any], extra: str) -> dict[str, Any]:
+    """Return the YAML's content with what ``extra`` changes in it; arguments as `parse_espnet`.
+
+    Raises:
+        UserError: as `parse_espnet`.
+    """
+    if not extra:
+        return dict(config)
+    before, after = (vars(parse_espnet(task, config, [], words)) for words in ("", extra))
+    return dict(config) | {key: value for key, value in after.items() if value != before[key]}
+
+
 def parse_search(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Return every option of ESPnet's ``asr_inference``, checked.
 

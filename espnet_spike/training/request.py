@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import espnet_spike
 from espnet_spike.data.tokens import read_bpe_model, read_token_list
 from espnet_spike.errors import UserError
-from espnet_spike.tasks.arguments import DISTRIBUTED
+from espnet_spike.tasks.arguments import DISTRIBUTED, overridden
 from espnet_spike.tasks.config import TWIN, read_training_config
 from espnet_spike.training.asr import Features
 from espnet_spike.training.lm import Texts
@@ -169,8 +169,11 @@ def asr_request(options: Mapping[str, Any]) -> TrainingRequest[Features]:
     folders = (options["train_dir"], options["valid_dir"], options["stats_dir"])
     features = Features(*folders, options.get("num_splits", 1))
     request = _read(options, options["config"], options["asr_args"], features)
-    change = twin_config if options.get("twin") else started_from_twin
-    config, meta = change(request.config, request.meta, request.path, request.exp_dir)
+    if options.get("twin"):  # the twin is that of the model that the options ask for
+        config = overridden(request.data.task, request.config, request.overrides)
+        config, meta = twin_config(config, request.meta, request.path, request.exp_dir)
+        return replace(request, config=config, meta=meta, overrides="")
+    config, meta = started_from_twin(request.config, request.meta, request.path, request.exp_dir)
     return replace(request, config=config, meta=meta)
 
 

@@ -427,6 +427,8 @@ def test_spiking_gradients_and_rate_losses(conf):
         ({"r_min": 0.5, "r_max": 0.1}, "must rise"),
         ({"surrogate": "atn"}, "did you mean 'atan'"),
         ({"neuron": "lfi"}, "did you mean 'lif'"),
+        ({"T": 4}, "one spike a frame at most, see neuron: ilif"),
+        ({"neuron": "ilif", "T": 0}, "have to be at least 1"),
     ],
 )
 def test_impossible_spiking_options(conf, message):

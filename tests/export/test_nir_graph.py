@@ -53,6 +53,18 @@ def test_spiking_speech_mamba(tmp_path):
     assert (f"{attn}.linear_q", f"{attn}.neuron_q.lif") in export.edges
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_spiking_speech_mamba_of_integer_neurons(per_channel, tmp_path):
+    torch.manual_seed(0)
+    conf = MAMBA | {"neuron": "ilif", "T": 3, "per_channel": per_channel}
+    encoder = SpikingSpeechMambaEncoder(20, v_th=0.3, attn_v_th=0.1, **conf)
+    export, check = exported(encoder, tmp_path)
+    assert check.spikes and check.different == 0 and check.current < 1e-12
+    neuron = "encoders.0.attn.sublayer.neuron_q.neuron"
+    slots = {name for name in export.nodes if name.startswith(f"{neuron}.slot")}
+    assert slots == {f"{neuron}.slot{t}" for t in (1, 2, 3)}
+
+
 def test_what_nir_cannot_hold_stays_outside(tmp_path):
     conf = {"neuron": "lif", "neuron_conf": {"reset": "soft"}}
     export, check = exported(spikeformer(**conf), tmp_path)

@@ -166,18 +166,10 @@ class FrameReLU(_SilentOnPadding, ReLU):
 
 
 class FrameILIF(_SilentOnPadding, ILIF):
-    """I-LIF in the place of a ``FrameLIF``: up to T spikes in a frame, nothing kept for the next.
-
-    Args:
-        dim: number of channels.
-        **options: of ``ILIF``, but for ``time_steps``.
-    """
+    """I-LIF in the place of a ``FrameLIF``: T spikes a frame at most, nothing kept for the next."""
 
     spike_modes = ("integer",)  # Mamba and attention here read counts, or values
     keeps_rate = True
-
-    def __init__(self, dim: int, **options: Any) -> None:
-        super().__init__(dim, **options)
 
 
 FRAME_NEURONS: dict[str, type[FrameLIF | FrameILIF | FrameReLU]] = {
@@ -195,9 +187,9 @@ def frame_neuron(
 
     Args:
         dim: number of channels.
-        conf: ``neuron``, a name in ``FRAME_NEURONS`` (``lif`` where it is left out), and arguments
-            of ``FrameLIF``; of these ``ILIF_OPTIONS`` alone are for ``ilif``, none for ``relu``.
-            ``T`` is for ``ilif``.
+        conf: ``neuron``, a name in ``FRAME_NEURONS`` (``lif`` where it is left out), arguments of
+            ``FrameLIF``, and ``T``. ``ilif`` takes ``ILIF_OPTIONS`` of them, ``relu`` none, and
+            ``lif`` all but ``T``.
         **override: of those.
 
     Raises:
