@@ -69,13 +69,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 def find_doubts(options: argparse.Namespace) -> list[str]:
     """Return what speaks against ``--asr_config``, which no check refuses."""
     from espnet_spike.advice.doubts import doubts, facts_of, with_arguments
-    from espnet_spike.tasks.config import read_training_config
+    from espnet_spike.tasks.config import META, TWIN, merge, read_training_config, trains_twin
 
     if options.asr_config is None:
         return []
     config, meta = read_training_config(options.asr_config)
     facts = facts_of(options.train_dir, meta.get("input_size"), options.nbpe)
-    return [str(doubt) for doubt in doubts(with_arguments(config, options.asr_args), facts)]
+    config = with_arguments(config, options.asr_args)
+    found = [str(doubt) for doubt in doubts(config, facts)]
+    if trains_twin(meta):  # no doubt looks at the encoder
+        twin = merge(config, meta.get(TWIN) or {})
+        told = (str(doubt) for doubt in doubts(twin, facts))
+        found += [f"{META}.{TWIN}: {doubt}" for doubt in told if doubt not in found]
+    return found
 
 
 def check(options: argparse.Namespace) -> None:

@@ -433,7 +433,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
             raise ValueError("attention_window: spiking attention has none, see ssa_decay")
         if len(ssa_decay) != 2 or min(ssa_decay) <= 0:
             raise ValueError(f"ssa_decay: {ssa_decay} must be two positive exponents")
-        if T is not None and neuron == "lif":
+        if T not in (None, 1) and neuron == "lif":
             raise ValueError(f"T: {T}: lif emits one spike a frame at most, see neuron: ilif")
         self.lif = {
             "neuron": neuron,

@@ -32,6 +32,28 @@ STOCK = ("--train_data_path_and_name_and_type", "--print_config")
 # keys of spike_meta that change no training
 SIZES = {"vocab_size", "input_size"}
 
+# What the commands set themselves: key -> where a user sets it instead.
+RESERVED = {
+    "output_dir": "--asr_tag or --expdir",
+    "token_list": "the token stage",
+    "token_type": "--token_type",
+    "bpemodel": "the token stage",
+    "ngpu": "--ngpu",
+    "seed": "--seed",
+    "resume": "nothing: training always resumes",
+    "collect_stats": "the stats stage",
+    "train_data_path_and_name_and_type": "--train_set",
+    "valid_data_path_and_name_and_type": "--valid_set",
+    "train_shape_file": "the stats stage",
+    "valid_shape_file": "the stats stage",
+    "config": "--asr_config",
+    "dry_run": "--dry_run of run.sh",
+    "print_config": "nothing",
+    "pretrain_path": "init_param",
+    "required": "nothing",
+    "multiple_iterator": "--num_splits_asr",
+} | {name: "--asr_args" for name in DISTRIBUTED}
+
 # options that the commands decide, and that a user's ESPnet options must not turn round
 FIXED = frozenset(
     "--config --output_dir --token_list --token_type --bpemodel --resume --collect_stats --dry_run"
@@ -71,16 +93,27 @@ def parse_espnet(
     return parser.parse_args([*words, *extra_words])
 
 
-def overridden(task: type, config: Mapping[str, Any], extra: str) -> dict[str, Any]:
-    """Return the YAML's content with what ``extra`` changes in it; arguments as `parse_espnet`.
+def with_options(task: type, config: Mapping[str, Any], extra: str) -> tuple[dict[str, Any], str]:
+    """Return the YAML's content with what ``extra`` changes in it, and options that it cannot hold.
+
+    The latter, such as those of several processes, go to the command line as they are.
 
     Raises:
         UserError: as `parse_espnet`.
     """
-    if not extra:
-        return dict(config)
-    before, after = (vars(parse_espnet(task, config, [], words)) for words in ("", extra))
-    return dict(config) | {key: value for key, value in after.items() if value != before[key]}
+    over: list[str] = []  # what a YAML can hold
+    rest: list[str] = []
+    words = over
+    for word in split_args(extra):
+        if word.startswith("--"):
+            name = word.removeprefix("--").partition("=")[0]
+            words = rest if name in RESERVED else over
+        words.append(word)
+    if not over:
+        return dict(config), shlex.join(rest)
+    before, after = (vars(parse_espnet(task, config, [], shlex.join(w))) for w in ([], over))
+    changed = {key: value for key, value in after.items() if value != before[key]}
+    return dict(config) | changed, shlex.join(rest)
 
 
 def parse_search(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from espnet_spike.utils.yaml import read_yaml
 META = "spike_meta"
 TWIN = "twin"
 """As the name of an experiment: the dense twin, trained by the same command."""
+TWIN_PARTS = ("init_from", "distill", TWIN)
+"""Keys of ``spike_meta`` about it, which its own training has not."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,59 @@ def from_twin(meta: Mapping[str, Any], where: str = META) -> tuple[InitFrom | No
             raise UserError(f"{where}.{key} names no experiment", f"add from: {TWIN}, or from: EXP")
         parts.append(cls(conf.pop("from"), **conf))
     init, distill = parts
-    if "twin" in meta and all(part is None or part.source != TWIN for part in parts):
+    if TWIN in meta and all(part is None or part.source != TWIN for part in parts):
         raise UserError(
             f"{where}.twin has no effect", f"it is for init_from: {TWIN} or distill: {TWIN}"
         )
     return init, distill
+
+
+def check_start(config: Mapping[str, Any], meta: Mapping[str, Any], where: Path | str) -> None:
+    """Check that nothing says twice what a model starts or learns from.
+
+    Raises:
+        UserError: the configuration does, beside ``spike_meta``.
+    """
+    init, distill = from_twin(meta)
+    if init is not None and config.get("init_param"):
+        raise UserError(f"{where}: init_param and {META}.init_from", "give one of them")
+    if distill is not None and "distill" in (config.get("model_conf") or {}):
+        raise UserError(f"{where}: model_conf.distill and {META}.distill", "give the latter")
+
+
+def trains_twin(meta: Mapping[str, Any]) -> bool:
+    """Return whether a training begins with that of its dense twin."""
+    return any(part is not None and part.source == TWIN for part in from_twin(meta))
+
+
+def twin_config(
+    config: Mapping[str, Any], meta: Mapping[str, Any], path: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return configuration and ``spike_meta`` of the dense twin's training.
+
+    Args:
+        config: of the spiking model.
+        meta: its ``spike_meta``, whose ``twin`` changes the configuration.
+        path: the YAML, for messages.
+
+    Raises:
+        UserError: the encoder has no twin.
+    """
+    from espnet_spike.tasks.asr import SpikeASRTask
+
+    classes = {c.name: c for c in SpikeASRTask.class_choices_list}["encoder"]
+    name, conf = config.get("encoder"), config.get("encoder_conf") or {}
+    if name not in classes.classes:
+        raise UserError(f"{path}: encoder {name!r} is unknown", "run.sh --list_encoders shows all")
+    ask = getattr(classes.get_class(name), "twin", None)
+    found = None if ask is None else ask(conf)
+    if found is None:
+        raise UserError(f"{path}: encoder {name} is dense, it has no twin", f"remove {META}.twin")
+    cls, options = found
+    names = [other for other, known in classes.classes.items() if known is cls]
+    dense = dict(config) | {"encoder": names[0], "encoder_conf": options}
+    rest = {key: value for key, value in meta.items() if key not in TWIN_PARTS}
+    return merge(dense, meta.get("twin") or {}), rest
 
 
 def read_training_config(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
-from espnet_spike.tasks.arguments import DISTRIBUTED, espnet_parser, parse_espnet, parse_search
+from espnet_spike.tasks.arguments import (
+    RESERVED,
+    espnet_parser,
+    parse_espnet,
+    parse_search,
+    with_options,
+)
 from espnet_spike.tasks.build import (
     INPUT_SIZE,
     VOCAB_SIZE,
@@ -27,9 +33,12 @@ from espnet_spike.tasks.build import (
 from espnet_spike.tasks.config import (
     META,
     TWIN,
+    check_start,
     check_training_values,
     from_twin,
     read_training_config,
+    trains_twin,
+    twin_config,
 )
 from espnet_spike.tasks.config_values import (
     FRONT,
@@ -49,28 +58,6 @@ from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import plural
 
 _logger = logging.getLogger(__name__)
-
-# What the commands set themselves: key -> where a user sets it instead.
-RESERVED = {
-    "output_dir": "--asr_tag or --expdir",
-    "token_list": "the token stage",
-    "token_type": "--token_type",
-    "bpemodel": "the token stage",
-    "ngpu": "--ngpu",
-    "seed": "--seed",
-    "resume": "nothing: training always resumes",
-    "collect_stats": "the stats stage",
-    "train_data_path_and_name_and_type": "--train_set",
-    "valid_data_path_and_name_and_type": "--valid_set",
-    "train_shape_file": "the stats stage",
-    "valid_shape_file": "the stats stage",
-    "config": "--asr_config",
-    "dry_run": "--dry_run of run.sh",
-    "print_config": "nothing",
-    "pretrain_path": "init_param",
-    "required": "nothing",
-    "multiple_iterator": "--num_splits_asr",
-} | {name: "--asr_args" for name in DISTRIBUTED}
 
 # parts of a model that `own_model` knows: kind -> name in the YAML -> its class
 OWN_PARTS = {
@@ -355,6 +342,12 @@ def check_asr_config(
     if raw and fs is not None:
         _raise(path, check_rates(checked.args, fs, f"audio of --fs {fs}"))
     _raise(path, check_stages(meta, checked))
+    check_start(vars(checked.args), meta, f"{path} with {extra!r}" if extra else path)
+    if trains_twin(meta):
+        whole, rest = with_options(SpikeASRTask, config, extra)
+        dense, _ = twin_config(whole, meta, path)
+        where = f"{path}, with {META}.{TWIN} its dense twin"
+        check_training_config(SpikeASRTask, dense, where, rest, vocabulary, size)
     return checked
 
 
@@ -379,9 +372,9 @@ def check_stages(meta: Mapping[str, Any], checked: Checked) -> Problems:
                 f"{META}.sparsify: thresholds are learnt in the training before already; write "
                 "encoder_conf fat_threshold: 0.0"
             )
-    init, distill = from_twin(meta)
+    init, _ = from_twin(meta)
     encoder = model.encoder
-    if any(part is not None and part.source == TWIN for part in (init, distill)):
+    if trains_twin(meta):
         ask = getattr(type(encoder), "twin", None)
         if ask is None or ask(checked.args.encoder_conf or {}) is None:
             problems.append(f"{META}: encoder {name} is dense, it has no twin to start from")

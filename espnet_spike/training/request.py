@@ -15,15 +15,14 @@ from typing import Any, Protocol
 import espnet_spike
 from espnet_spike.data.tokens import read_bpe_model, read_token_list
 from espnet_spike.errors import UserError
-from espnet_spike.tasks.arguments import DISTRIBUTED, overridden
-from espnet_spike.tasks.config import TWIN, read_training_config
+from espnet_spike.tasks.arguments import DISTRIBUTED, with_options
+from espnet_spike.tasks.config import TWIN, read_training_config, twin_config
 from espnet_spike.training.asr import Features
 from espnet_spike.training.lm import Texts
 from espnet_spike.training.processes import Processes
 from espnet_spike.training.twin import (
     start_settings,
     started_from_twin,
-    twin_config,
     twin_files,
 )
 from espnet_spike.utils.files import digest, file_digest, flatten, present
@@ -170,9 +169,9 @@ def asr_request(options: Mapping[str, Any]) -> TrainingRequest[Features]:
     features = Features(*folders, options.get("num_splits", 1))
     request = _read(options, options["config"], options["asr_args"], features)
     if options.get("twin"):  # the twin is that of the model that the options ask for
-        config = overridden(request.data.task, request.config, request.overrides)
-        config, meta = twin_config(config, request.meta, request.path, request.exp_dir)
-        return replace(request, config=config, meta=meta, overrides="")
+        config, rest = with_options(request.data.task, request.config, request.overrides)
+        config, meta = twin_config(config, request.meta, request.path)
+        return replace(request, config=config, meta=meta, overrides=rest)
     config, meta = started_from_twin(request.config, request.meta, request.path, request.exp_dir)
     return replace(request, config=config, meta=meta)
 

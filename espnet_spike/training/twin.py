@@ -34,7 +34,7 @@ from espnet_spike.experiment import LOG, best_checkpoint, init_file, read_config
 from espnet_spike.nn.neurons.base import Neuron, named_neurons
 from espnet_spike.nn.neurons.fitting import Piece
 from espnet_spike.nn.norms import MaskedBatchNorm
-from espnet_spike.tasks.config import META, TWIN, from_twin, merge
+from espnet_spike.tasks.config import META, TWIN, check_start, from_twin, merge
 from espnet_spike.tasks.loading import build
 from espnet_spike.training.judge import check_finished
 from espnet_spike.training.passes import (
@@ -48,8 +48,6 @@ from espnet_spike.training.passes import (
 from espnet_spike.utils import files
 from espnet_spike.utils.cli import quiet
 from espnet_spike.utils.files import present
-
-PARTS = ("init_from", "distill", "twin")
 
 _logger = logging.getLogger(__name__)
 
@@ -82,37 +80,6 @@ def start_settings(meta: Mapping[str, Any]) -> dict[str, int]:
     return {"init_from.utterances": init.utterances, "init_from.seed": init.seed}
 
 
-def twin_config(
-    config: Mapping[str, Any], meta: Mapping[str, Any], path: Path, exp_dir: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return configuration and ``spike_meta`` of the dense twin's training.
-
-    Args:
-        config: of the spiking model.
-        meta: its ``spike_meta``, whose ``twin`` changes the configuration.
-        path: the YAML, for messages.
-        exp_dir: not used.
-
-    Raises:
-        UserError: the encoder has no twin.
-    """
-    from espnet_spike.tasks.asr import SpikeASRTask
-
-    classes = {c.name: c for c in SpikeASRTask.class_choices_list}["encoder"]
-    name, conf = config.get("encoder"), config.get("encoder_conf") or {}
-    if name not in classes.classes:
-        raise UserError(f"{path}: encoder {name!r} is unknown", "run.sh --list_encoders shows all")
-    ask = getattr(classes.get_class(name), "twin", None)
-    found = None if ask is None else ask(conf)
-    if found is None:
-        raise UserError(f"{path}: encoder {name} is dense, it has no twin", f"remove {META}.twin")
-    cls, options = found
-    names = [other for other, known in classes.classes.items() if known is cls]
-    dense = dict(config) | {"encoder": names[0], "encoder_conf": options}
-    rest = {key: value for key, value in meta.items() if key not in PARTS}
-    return merge(dense, meta.get("twin") or {}), rest
-
-
 def started_from_twin(
     config: Mapping[str, Any], meta: Mapping[str, Any], path: Path, exp_dir: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,15 +90,12 @@ def started_from_twin(
     Raises:
         UserError: they say twice what the model starts or learns from.
     """
+    check_start(config, meta, path)
     init, distill = from_twin(meta)
     config = dict(config)
     if init is not None:
-        if config.get("init_param"):
-            raise UserError(f"{path}: init_param and {META}.init_from", "give one of them")
         config["init_param"] = [str(init_file(exp_dir))]
     if distill is not None:
-        if "distill" in (config.get("model_conf") or {}):
-            raise UserError(f"{path}: model_conf.distill and {META}.distill", "give the latter")
         teacher = {
             "exp": str(twin_exp(distill.source, exp_dir)),
             "weight": distill.weight,

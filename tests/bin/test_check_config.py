@@ -72,6 +72,31 @@ def test_what_a_later_stage_refuses_is_refused_before_the_training(tmp_path, cha
         check_config.main(["--asr_config", str(path), *options])
 
 
+def from_dense(tmp_path, **twin):
+    path = ROOT / "egs/an4/conf/train_spiking_speech_mamba_from_dense_ilif_cepstra.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["spike_meta"]["twin"] |= twin
+    (tmp_path / "asr.yaml").write_text(yaml.safe_dump(config))
+    return ["--asr_config", str(tmp_path / "asr.yaml")]
+
+
+def test_the_configuration_of_the_twin_is_checked_before_it_is_trained(tmp_path, caplog):
+    where = r"asr\.yaml, with spike_meta\.twin its dense twin: "
+    with pytest.raises(UserError, match=where + "unknown key optm .did you mean 'optim'"):
+        check_config.main(from_dense(tmp_path, optm="adam"))
+    with pytest.raises(UserError, match=where + "encoder_conf: unknown key tau"):
+        check_config.main(from_dense(tmp_path, encoder_conf={"tau": 3.0}))
+    with pytest.raises(UserError, match=r"init_param and spike_meta\.init_from"):
+        check_config.main([*from_dense(tmp_path), "--asr_args", "--init_param a.pth"])
+    # what the spiking model alone has, and what no YAML can hold, is no mistake of the twin
+    typed = "--encoder_conf surrogate_alpha=3.0 --ngpu 0 --dist_world_size 2 --dist_rank 0"
+    check_config.main([*from_dense(tmp_path), "--asr_args", typed])
+    caplog.clear()
+    check_config.main(from_dense(tmp_path, scheduler_conf={"total_steps": 9000}))
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and "spike_meta.twin: the schedule has 9000 updates" in told[0]
+
+
 def test_options_of_the_search_are_checked_too():
     with pytest.raises(UserError, match="beam_size: 0 is out of range"):
         check_config.main(["--inference_args", "--beam_size 0"])

@@ -436,6 +436,10 @@ def test_impossible_spiking_options(conf, message):
         make(SpikingSpeechMambaEncoder, **conf)
 
 
+def test_one_spike_a_frame_is_what_lif_has():
+    make(SpikingSpeechMambaEncoder, neuron="lif", T=1)
+
+
 def parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 

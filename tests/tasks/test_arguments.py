@@ -4,6 +4,7 @@ import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks import arguments
+from espnet_spike.tasks.asr import SpikeASRTask
 
 
 class Task:
@@ -63,3 +64,15 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
     arguments.check_device("cuda"), arguments.check_device("cuda:1")
     with pytest.raises(UserError, match="cuda:2"):
         arguments.check_device("cuda:2")
+
+
+def test_options_over_a_yaml_become_its_content_but_for_those_it_cannot_hold():
+    config = {"max_epoch": 3, "optim_conf": {"lr": 0.1, "weight_decay": 0.5}}
+    typed = "--max_epoch=7 --dist_rank 1 --optim_conf lr=0.2 --ngpu=2 --dist_launcher 'a b'"
+    whole, rest = arguments.with_options(SpikeASRTask, config, typed)
+    assert whole == {"max_epoch": 7, "optim_conf": {"lr": 0.2, "weight_decay": 0.5}}
+    assert arguments.split_args(rest) == ["--dist_rank", "1", "--ngpu=2", "--dist_launcher", "a b"]
+    assert arguments.with_options(SpikeASRTask, config, "--ngpu 1") == (config, "--ngpu 1")
+    assert arguments.with_options(SpikeASRTask, config, "") == (config, "")
+    with pytest.raises(UserError, match="did you mean 'max_epoch'"):
+        arguments.with_options(SpikeASRTask, config, "--max_epohc 7")

@@ -266,6 +266,10 @@ def test_options_over_the_yaml_reach_the_twin_as_its_model_has_them(folder):
     assert found.encoder == "speech_mamba" and "learn_tau" not in found.encoder_conf
     assert (found.max_epoch, found.grad_clip, found.optim_conf["lr"]) == (7, 2.5, 0.5)
     assert (found.encoder_conf["d_state"], found.encoder_conf["dropout_rate"]) == (4, 0.2)
+    # options that no YAML can hold are the command line's of both
+    args = vars(asr_train.get_parser().parse_args([*words, f"{options} --dist_backend gloo"]))
+    again = check(asr_request(args)).args
+    assert (again.dist_backend, again.max_epoch, again.grad_clip) == ("gloo", 7, 2.5)
 
 
 @pytest.mark.parametrize(
