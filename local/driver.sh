@@ -344,6 +344,10 @@ prepare() {
   [[ ${#cores[@]} -eq 0 ]] || checks+=(--hardware "${cores[@]}")
   [[ ! -d $feats/$source_set ]] || checks+=(--train_dir "$feats/$source_set")
   [[ $token_type != bpe ]] || checks+=(--nbpe "$nbpe")
+  local train=train
+  stage_number train
+  $skip_train || [[ $stage -gt $train || $stop_stage -lt $train || -f $asr_exp/spike_finished.json ]] ||
+    checks+=(--trains) # what it starts from has to be there
   # a dry run makes nothing, no folder either
   ! $dry_run || [[ -d $expdir/.cache ]] || checks+=(--keep_cache)
   "$py" -m espnet_spike.bin.check_config "${checks[@]}" --cache "$expdir/.cache/check_config.json"

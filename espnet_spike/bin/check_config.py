@@ -20,6 +20,11 @@ def get_parser() -> Parser:
     parser.add_argument("--asr_config", type=config_file, help="YAML of ASR training")
     parser.add_argument("--asr_args", default="", help="options of ESPnet over --asr_config")
     parser.add_argument(
+        "--trains",
+        action="store_true",
+        help="a training is to come: twins that --asr_config names have to be there",
+    )
+    parser.add_argument(
         "--train_dir", type=Path, help="features to train on, if they are there: for doubts"
     )
     parser.add_argument(
@@ -91,6 +96,8 @@ def check(options: argparse.Namespace) -> None:
     from espnet_spike.inference.decode import read_settings
     from espnet_spike.simulator.hardware import read_hardware
     from espnet_spike.tasks import config_check
+    from espnet_spike.tasks.config import read_training_config
+    from espnet_spike.training.twin import check_named
     from espnet_spike.utils.cluster import read_cluster
 
     if options.fbank_config is not None:
@@ -105,6 +112,8 @@ def check(options: argparse.Namespace) -> None:
         raw = None if options.feats_type is None else options.feats_type == "raw"
         path = options.asr_config
         checked = config_check.check_asr_config(path, options.asr_args, raw, options.fs)
+        if options.trains:
+            check_named(read_training_config(path)[1])
         if options.naive_sparsity is not None:
             config_check.check_naive(checked, path)
     if options.lm_config is not None:

@@ -105,6 +105,28 @@ def started_from_twin(
     return config, dict(meta)
 
 
+def check_named(meta: Mapping[str, Any]) -> None:
+    """Check that the experiments are trained that ``spike_meta`` names; ``twin`` will be.
+
+    Raises:
+        UserError: one is missing or not finished.
+    """
+    for key, part in zip(("init_from", "distill"), from_twin(meta), strict=True):
+        if part is not None and part.source != TWIN:
+            _trained(key, Path(part.source))
+
+
+def _trained(key: str, exp: Path) -> dict[str, Any]:
+    """Return the configuration of a twin that has been trained."""
+    if not present(exp / "config.yaml"):
+        hint = "train it first: ./run.sh does with from: twin, or asr_train --twin"
+        raise UserError(f"{META}.{key}: no trained twin in {exp}", hint)
+    theirs = read_config(exp)
+    check_finished(read_epochs(exp), theirs, exp / LOG)
+    best_checkpoint(exp)
+    return theirs
+
+
 def check_twin(meta: Mapping[str, Any], exp_dir: Path, args: Namespace) -> None:
     """Check that the twins are trained, and fit.
 
@@ -118,12 +140,7 @@ def check_twin(meta: Mapping[str, Any], exp_dir: Path, args: Namespace) -> None:
             an option starts the model from something else.
     """
     for key, exp in sources(meta, exp_dir).items():
-        hint = "train it first: ./run.sh does, or asr_train --twin"
-        if not present(exp / "config.yaml"):
-            raise UserError(f"{META}.{key}: no trained twin in {exp}", hint)
-        theirs = read_config(exp)
-        check_finished(read_epochs(exp), theirs, exp / LOG)
-        best_checkpoint(exp)
+        theirs = _trained(key, exp)
         if _tokens(theirs["token_list"]) != _tokens(args.token_list):
             raise UserError(f"{META}.{key}: {exp} has other tokens", "train it on these")
         for option in ("normalize", "normalize_conf"):

@@ -88,6 +88,12 @@ def test_the_configuration_of_the_twin_is_checked_before_it_is_trained(tmp_path,
         check_config.main(from_dense(tmp_path, encoder_conf={"tau": 3.0}))
     with pytest.raises(UserError, match=r"init_param and spike_meta\.init_from"):
         check_config.main([*from_dense(tmp_path), "--asr_args", "--init_param a.pth"])
+    config = yaml.safe_load((tmp_path / "asr.yaml").read_text())
+    config["spike_meta"] = {"distill": {"from": str(tmp_path / "asr_none")}}
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"spike_meta\.distill: no trained twin in \S*asr_none"):
+        check_config.main(["--asr_config", str(tmp_path / "named.yaml"), "--trains"])
+    check_config.main(["--asr_config", str(tmp_path / "named.yaml")])  # what decodes needs none
     # what the spiking model alone has, and what no YAML can hold, is no mistake of the twin
     typed = "--encoder_conf surrogate_alpha=3.0 --ngpu 0 --dist_world_size 2 --dist_rank 0"
     check_config.main([*from_dense(tmp_path), "--asr_args", typed])

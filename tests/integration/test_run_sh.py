@@ -288,6 +288,22 @@ def test_auto_takes_as_many_gpus_as_the_data_allow(
         assert f"--ngpu {expected} " in " ".join(shlex.split(result.stdout))
 
 
+def test_a_twin_that_is_named_has_to_be_there_before_the_training_alone(
+    root, run_sh, checkout, tmp_path
+):
+    path = root / "egs/an4/conf/train_spiking_speech_mamba_from_dense_ilif_cepstra.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["spike_meta"] = {"input_size": 80, "init_from": "exp/asr_none"}
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(config))
+    call = ("--recipe", "mine", "--env", sys.prefix, "--dry_run", "--asr_config")
+    for stages, refused in (("7 8", True), ("9 9", False), ("6 7", False), ("8 10", True)):
+        first, last = stages.split()
+        options = (*call, str(tmp_path / "named.yaml"), "--stage", first, "--stop_stage", last)
+        result = run_sh(*options, script=checkout / "run.sh")
+        assert ("init_from: no trained twin in exp/asr_none" in result.stderr) == refused
+        assert (result.returncode == 0) != refused, result.stderr
+
+
 def test_a_command_that_cannot_be_noted_down_stops_nothing(root, tmp_path):
     (tmp_path / "file").touch()
     script = """
