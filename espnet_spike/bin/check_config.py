@@ -22,7 +22,7 @@ def get_parser() -> Parser:
     parser.add_argument(
         "--trains",
         action="store_true",
-        help="a training is to come: twins that --asr_config names have to be there",
+        help="a training is to come: what --asr_config says it starts from has to be there",
     )
     parser.add_argument(
         "--train_dir", type=Path, help="features to train on, if they are there: for doubts"
@@ -114,6 +114,7 @@ def check(options: argparse.Namespace) -> None:
         checked = config_check.check_asr_config(path, options.asr_args, raw, options.fs)
         if options.trains:
             check_named(read_training_config(path)[1])
+            config_check.check_start_files(checked.args, path)
         if options.naive_sparsity is not None:
             config_check.check_naive(checked, path)
     if options.lm_config is not None:

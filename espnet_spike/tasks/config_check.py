@@ -55,7 +55,7 @@ from espnet_spike.tasks.config_values import (
 from espnet_spike.tasks.late_imports import late_imports
 from espnet_spike.tasks.registry import DECODERS, ENCODERS, MODELS, load_class
 from espnet_spike.utils.cli import quiet
-from espnet_spike.utils.files import plural
+from espnet_spike.utils.files import plural, present
 
 _logger = logging.getLogger(__name__)
 
@@ -388,6 +388,16 @@ def check_stages(meta: Mapping[str, Any], checked: Checked) -> Problems:
                 "encoder_conf)"
             )
     return problems
+
+
+def check_start_files(args: argparse.Namespace, where: Path | str) -> None:
+    """Check that the model files are there that a training starts from.
+
+    Raises:
+        UserError: names what is missing.
+    """
+    names = [str(name).partition(":")[0] for name in args.init_param or []]
+    _raise(where, [f"init_param: no such file: {n}" for n in names if not present(Path(n))])
 
 
 def check_naive(checked: Checked, path: Path) -> None:

@@ -94,6 +94,11 @@ def test_the_configuration_of_the_twin_is_checked_before_it_is_trained(tmp_path,
     with pytest.raises(UserError, match=r"spike_meta\.distill: no trained twin in \S*asr_none"):
         check_config.main(["--asr_config", str(tmp_path / "named.yaml"), "--trains"])
     check_config.main(["--asr_config", str(tmp_path / "named.yaml")])  # what decodes needs none
+    typed = ["--asr_args", f"--init_param {tmp_path}/gone.pth:encoder:encoder"]
+    plain = ["--asr_config", str(ROOT / "conf/train_iml_spikeformer.yaml"), *typed]
+    with pytest.raises(UserError, match=r"init_param: no such file: \S*/gone\.pth$"):
+        check_config.main([*plain, "--trains"])
+    check_config.main(plain)
     # what the spiking model alone has, and what no YAML can hold, is no mistake of the twin
     typed = "--encoder_conf surrogate_alpha=3.0 --ngpu 0 --dist_world_size 2 --dist_rank 0"
     check_config.main([*from_dense(tmp_path), "--asr_args", typed])
