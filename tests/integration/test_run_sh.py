@@ -617,7 +617,8 @@ def test_augmented_rows_are_trained_alike(run_sh, root, recipe, ending):
     script = root / "egs" / recipe / "augmented.sh"
     result = run_sh("--seeds", "1", "--rows", "twin e", "--list_stages", script=script)
     assert result.returncode == 0 and result.stdout == 2 * run_sh("--list_stages").stdout
-    rows = "from_twin from_dense hybrid attention ctc" if recipe == "fsdd" else "iml"
+    rows = "from_twin from_dense from_dense_ilif"
+    rows += " hybrid attention ctc" if recipe == "fsdd" else " iml"
     result = run_sh("--seeds", "1", "--rows", rows, "--list_stages", script=script)
     assert result.stdout == len(rows.split()) * run_sh("--list_stages").stdout
     refused = run_sh("--rows", "iml rely", "--list_stages", script=script)
