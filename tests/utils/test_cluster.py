@@ -8,6 +8,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import dask
+import distributed  # noqa: F401 - what dask.config.set inserts before, it takes away with all defaults
 import pytest
 import yaml
 
