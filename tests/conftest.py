@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ LOG_LEVEL = logging.getLogger().level
 # On CI these are the only reasons to skip. A missing Python package is none: the test group of the
 # environment holds everything that tests use.
 ALLOWED_SKIPS = ("no GPU", "no Chromium", "development corpus absent")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in what tests start: ``make test &`` in a script has it ignored, and so would they."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _forbidden(report: pytest.TestReport | pytest.CollectReport) -> str:
