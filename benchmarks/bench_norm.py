@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.bench_kernels import GPUS, recorded
 from benchmarks.harness import add_out, machine, write_report
-from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.nn.neurons.factory import NormedNeuron
+from espnet_spike.nn.neurons.frame_lif import FrameLIF
 from espnet_spike.nn.ops import backends
 from espnet_spike.tasks.registry import ENCODERS, load_class
 from espnet_spike.utils.cli import COUNT, Parser, run
@@ -114,7 +115,7 @@ def rows_of(
     sizes: list[int] = []
     leaves = [*module.parameters(), *inputs]
     for part in module.modules():
-        if isinstance(part, NormedLIF):
+        if isinstance(part, NormedNeuron):
             part.register_forward_hook(lambda part, args, y: sizes.append(_size(args[0])))
     found = [step_of(call, leaves, kernels_of_norm) for kernels_of_norm in (False, True)]
     of_one = sizes[: len(sizes) // 2]  # of the first of two steps
@@ -152,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     B, L, D = args.batch, args.frames, args.channels
     options = dict(read_yaml(CONFIG)["encoder_conf"])
     with torch.device("meta"):
-        part = NormedLIF(FrameLIF(D))
+        part = NormedNeuron(FrameLIF(D))
         encoder = load_class(ENCODERS[NAME])(80, **options)
         x = torch.empty(B, L, D, requires_grad=True)
         mask = torch.empty(B, L, dtype=torch.bool)

@@ -16,7 +16,7 @@ ALLOWED_SKIPS = ("no GPU", "no Chromium", "development corpus absent")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C work in what tests start: ``make test &`` in a script has it ignored, and so would they."""
+    """Let Ctrl-C reach what tests start; ``make test &`` in a script would have it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -468,7 +468,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
         Q, K and V of the dense SpeechMamba have no activation, and its scan is read under the gate
         at once. With ReLUs for the neurons the places are the same.
         """
-        place = name.removesuffix(".lif").removesuffix(".neuron")
+        place = name.removesuffix(".neuron")
         if isinstance(twin, cls):
             return place
         parent, _, own = place.rpartition(".")

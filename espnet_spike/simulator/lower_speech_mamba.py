@@ -13,7 +13,8 @@ from espnet_spike.encoders.mamba_blocks import (
 from espnet_spike.encoders.spiking_mamba_blocks import SpikingMambaBlock
 from espnet_spike.nn.layers.fatrelu import FATReLU, Pass
 from espnet_spike.nn.layers.spikformer_attention import SpikformerAttention
-from espnet_spike.nn.neurons.frame_lif import FrameILIF, FrameLIF, FrameReLU, NormedLIF
+from espnet_spike.nn.neurons.factory import NormedNeuron
+from espnet_spike.nn.neurons.frame_lif import FrameILIF, FrameLIF, FrameReLU
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.simulator import attention_sites as attention
 from espnet_spike.simulator import layer_sites as layers
@@ -118,7 +119,7 @@ def _point(
     """
     module, x, y = tape.modules[name], tape.input(name), tape.output(name)
     flat, out = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    if isinstance(module, FrameLIF | NormedLIF):
+    if isinstance(module, FrameLIF | NormedNeuron):
         return (
             _lif(tape, name, layer),
             Events(out.astype(np.int16), np.ones(len(y)), np.ones(out.shape[1])),
@@ -140,9 +141,9 @@ def _point(
 
 def _lif(tape: Tape, name: str, layer: int) -> list[Site]:
     module, sites, neuron = tape.modules[name], [], name
-    if isinstance(module, NormedLIF):
+    if isinstance(module, NormedNeuron):
         sites.append(_batch_norm(tape, f"{name}.norm", layer, tape.input(name)))
-        module, neuron = module.lif, f"{name}.lif"
+        module, neuron = module.neuron, f"{name}.neuron"
     before = []
     for x in tape.inputs(neuron):
         steps = torch.from_numpy(x)[None]
@@ -272,7 +273,7 @@ def _gate(tape: Tape, name: str, layer: int, y: Array) -> tuple[list[Site], Even
     """Return the sites of the gate with the neurons on it, and the events of its output."""
     f6, f7 = tape.modules[f"{name}.f6"], tape.modules[f"{name}.f7"]
     out = tape.input(f"{name}.out_proj")
-    if isinstance(f6, NormedLIF):
+    if isinstance(f6, NormedNeuron):
         gates, _, g = _point(tape, f"{name}.f6", layer)
         outputs, _, s = _point(tape, f"{name}.f7", layer)
         form = ops.of_kinds(dense=layers.gate(s, g), event=layers.gate_spikes(s, g))

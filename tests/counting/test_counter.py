@@ -23,7 +23,8 @@ from espnet_spike.nn.layers.fatrelu import FATReLU
 from espnet_spike.nn.layers.mamba import SelectiveSSM
 from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeLinear
 from espnet_spike.nn.neurons.base import named_neurons, set_spike_mode
-from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.nn.neurons.factory import NormedNeuron
+from espnet_spike.nn.neurons.frame_lif import FrameLIF
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.lif import ILIF
 from espnet_spike.nn.neurons.ternary import TernaryMomentum, ternary_digits
@@ -209,7 +210,7 @@ def test_the_scan_of_spikes_makes_delta_b_for_each_event():
     from espnet_spike.nn.layers.mamba import SelectiveSSM
 
     torch.manual_seed(5)
-    ssm = SelectiveSSM(4, 3, 2, 2, activation=NormedLIF(FrameLIF(4, v_th=0.3))).eval()
+    ssm = SelectiveSSM(4, 3, 2, 2, activation=NormedNeuron(FrameLIF(4, v_th=0.3))).eval()
     x = torch.randn(1, 6, 4)
     with torch.inference_mode():
         frames = int(ssm.activation(ssm.conv(x)).any(-1).sum())  # in the others C is zero
@@ -469,7 +470,7 @@ def test_spiking_speech_mamba_reads_spikes():
         cost = counter.costs[f"encoders.0.attn.sublayer.{layer}", "linear"]
         assert (cost.macs, cost.dense_macs) == (0, frames * 8 * 8)
     for mamba in ("encoders.0.mamba_in.sublayer", "encoders.0.mamba_out.sublayer"):
-        spikes = float(model.get_submodule(mamba).f5.lif.firing.count_sum)
+        spikes = float(model.get_submodule(mamba).f5.neuron.firing.count_sum)
         assert counter.costs[f"{mamba}.in_proj", "linear"].acs == 32 * spikes > 0
         assert counter.costs[f"{mamba}.in_proj", "linear"].macs == 0
         assert counter.costs[f"{mamba}.out_proj", "linear"].macs == 0

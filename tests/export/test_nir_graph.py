@@ -47,10 +47,10 @@ def test_spiking_speech_mamba(tmp_path):
     assert check.spikes and check.different == 0 and check.current < 1e-12
     # the gate's half of in_proj drives its neurons, the other half leaves to the convolution
     for mamba in ("encoders.0.mamba_in.sublayer", "encoders.0.mamba_out.sublayer"):
-        assert (f"{mamba}.in_proj[16:32]", f"{mamba}.f6.lif") in export.edges
+        assert (f"{mamba}.in_proj[16:32]", f"{mamba}.f6.neuron") in export.edges
         assert f"{mamba}.in_proj[0:16].current" in export.nodes
     attn = "encoders.0.attn.sublayer"
-    assert (f"{attn}.linear_q", f"{attn}.neuron_q.lif") in export.edges
+    assert (f"{attn}.linear_q", f"{attn}.neuron_q.neuron") in export.edges
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -21,7 +21,8 @@ from espnet_spike.nn.layers.spike_layers import SpikeConv1d, SpikeConv2d, SpikeL
 from espnet_spike.nn.layers.spiking_attention import FoldedMap, SpikingAttention
 from espnet_spike.nn.layers.spiking_mamba import SpikingMamba
 from espnet_spike.nn.neurons import frame_lif
-from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.nn.neurons.factory import NormedNeuron
+from espnet_spike.nn.neurons.frame_lif import FrameLIF
 from espnet_spike.nn.neurons.imls import IMLS
 from espnet_spike.nn.neurons.spike_train import FiredTrain, SpikeTrain, real_values
 from espnet_spike.nn.norms import MaskedBatchNorm
@@ -409,7 +410,7 @@ def silent(point):
 
     def mutate(monkeypatch):
         def run(right, mamba, *args):
-            getattr(mamba, point).lif.forward = lambda x, mask=None: x
+            getattr(mamba, point).neuron.forward = lambda x, mask=None: x
             return right(mamba, *args)
 
         keep(monkeypatch, SpikingMamba, "forward", run)
@@ -496,7 +497,7 @@ def filled(real):
 
 GATES = {  # what is multiplied where no weight is; most of it computes the same in all forms
     "out of the norm, by the input": (
-        around(NormedLIF, lambda layer, x, y: y * x),
+        around(NormedNeuron, lambda layer, x, y: y * x),
         "weight reads",
     ),
     "of a Mamba's output, by its input": (

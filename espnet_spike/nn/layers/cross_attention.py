@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from espnet_spike.nn.layers.fatrelu import FatPoints
 from espnet_spike.nn.layers.heads import check_heads, split_heads
 from espnet_spike.nn.layers.softmax_attention import attention_mask
-from espnet_spike.nn.neurons.frame_lif import FrameLIF, NormedLIF
+from espnet_spike.nn.neurons.factory import NormedNeuron
+from espnet_spike.nn.neurons.frame_lif import FrameLIF
 from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.precision import full_matmul
 
@@ -149,7 +150,7 @@ class SpikingCrossAttention(nn.Module):
         self.neuron_encoded = FrameLIF(dim, **lif)
         self.linear_q, self.linear_k, self.linear_v = (nn.Linear(dim, dim) for _ in range(3))
         self.neuron_q, self.neuron_k, self.neuron_v = (
-            NormedLIF(FrameLIF(dim, **lif)) for _ in range(3)
+            NormedNeuron(FrameLIF(dim, **lif)) for _ in range(3)
         )
         self.neuron_out = FrameLIF(dim, **{**lif, "v_th": v_th})
         self.linear_out = nn.Linear(dim, dim)

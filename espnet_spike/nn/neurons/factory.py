@@ -101,6 +101,13 @@ def neuron_class(name: str) -> type[Activation]:
     return NEURONS[choose("neuron", name, NEURONS)]
 
 
+def _rename_lif(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read a model that was saved when LIF neurons behind a norm were called ``lif``."""
+    before = f"{prefix}lif."
+    for name in [name for name in state if name.startswith(before)]:
+        state[f"{prefix}neuron.{name.removeprefix(before)}"] = state.pop(name)
+
+
 class NormedNeuron(nn.Module):
     """A neuron behind a batch norm over valid frames, which can follow a weight layer bare."""
 
@@ -108,6 +115,7 @@ class NormedNeuron(nn.Module):
         super().__init__()
         self.norm = MaskedBatchNorm(neuron.dim)
         self.neuron = neuron
+        self.register_load_state_dict_pre_hook(_rename_lif)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | SpikeTrain:
         """Normalise and fire, see ``Neuron``."""

@@ -18,7 +18,6 @@ from espnet_spike.nn.checkpointing import is_recomputing
 from espnet_spike.nn.neurons.base import Activation, Firing, Neuron
 from espnet_spike.nn.neurons.factory import NormedNeuron, ReLU
 from espnet_spike.nn.neurons.lif import ILIF, LeakyNeuron
-from espnet_spike.nn.norms import MaskedBatchNorm
 from espnet_spike.nn.ops.lif import fire_frames, run_frames
 from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.stream_state import Stateful
@@ -137,19 +136,6 @@ class FrameLIF(Stateful, LeakyNeuron):
         return f"{self.dim}, tau={self.tau:.4g}{learnt}, v_th={self.v_th}, reset={self.reset}"
 
 
-class NormedLIF(nn.Module):
-    """A ``FrameLIF`` behind a batch norm over valid frames, as its fixed threshold needs."""
-
-    def __init__(self, lif: FrameLIF) -> None:
-        super().__init__()
-        self.norm = MaskedBatchNorm(lif.dim)
-        self.lif = lif
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalise and fire, see ``FrameLIF``."""
-        return self.lif(self.norm(x, mask), mask)
-
-
 class _SilentOnPadding(Activation):
     """Makes a neuron without memory as silent on padding as a ``FrameLIF``."""
 
@@ -206,10 +192,9 @@ def frame_neuron(
             return FrameLIF(dim, **options)
 
 
-def normed_neuron(dim: int, conf: Mapping[str, Any], **override: Any) -> NormedLIF | NormedNeuron:
+def normed_neuron(dim: int, conf: Mapping[str, Any], **override: Any) -> NormedNeuron:
     """Return the same behind a batch norm over valid frames; arguments as of ``frame_neuron``."""
-    neuron = frame_neuron(dim, conf, **override)
-    return NormedLIF(neuron) if isinstance(neuron, FrameLIF) else NormedNeuron(neuron)
+    return NormedNeuron(frame_neuron(dim, conf, **override))
 
 
 def named_frame_lifs(module: nn.Module) -> dict[str, FrameLIF]:

@@ -4,13 +4,14 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from espnet_spike.nn.neurons import frame_lif
 from espnet_spike.nn.neurons.base import firing_rates
+from espnet_spike.nn.neurons.factory import NormedNeuron
 from espnet_spike.nn.neurons.frame_lif import (
     FrameLIF,
     FrameReLU,
-    NormedLIF,
     frame_neuron,
     named_frame_lifs,
     normed_neuron,
@@ -189,21 +190,33 @@ def test_padding_is_zero_whatever_memory_held(learn_tau, monkeypatch):
 
 
 def test_padding_and_statistics():
-    neuron = NormedLIF(FrameLIF(5, tau=1.5))
+    neuron = NormedNeuron(FrameLIF(5, tau=1.5))
     x = currents(torch.float32)
     y = neuron(x, MASK)
     assert not y[~MASK].any()
-    firing = neuron.lif.firing
+    firing = neuron.neuron.firing
     assert firing.count_sum == y.sum()
     assert firing.numel == MASK.sum() * 5
-    torch.testing.assert_close(neuron.lif.mean_rate.float(), firing.rate)
+    torch.testing.assert_close(neuron.neuron.mean_rate.float(), firing.rate)
     norm = {k: v.clone() for k, v in neuron.norm.state_dict().items()}
-    again = NormedLIF(FrameLIF(5, tau=1.5))
+    again = NormedNeuron(FrameLIF(5, tau=1.5))
     dirty = again(x.masked_fill(~MASK[..., None], 1e3), MASK)
     assert torch.equal(y, dirty)
     assert all(torch.equal(v, norm[k]) for k, v in again.norm.state_dict().items())
-    assert list(firing_rates(neuron)) == ["lif"]
-    assert list(named_frame_lifs(neuron)) == ["lif"]
+    assert list(firing_rates(neuron)) == ["neuron"]
+    assert list(named_frame_lifs(neuron)) == ["neuron"]
+
+
+def test_a_model_saved_when_neurons_behind_a_norm_were_called_lif_is_read():
+    learnt = FrameLIF(5, tau=1.5, learn_tau=True)
+    model = nn.Sequential(NormedNeuron(learnt), NormedNeuron(FrameLIF(5)))
+    with torch.no_grad():
+        model[0].neuron.w.fill_(0.7)
+    saved = {name.replace(".neuron.", ".lif."): value for name, value in model.state_dict().items()}
+    assert "0.lif.w" in saved
+    again = nn.Sequential(NormedNeuron(FrameLIF(5, learn_tau=True)), NormedNeuron(FrameLIF(5)))
+    again.load_state_dict(saved)
+    assert again[0].neuron.w == 0.7 and "0.lif.w" in saved
 
 
 def test_relus_in_the_place_of_the_neurons_are_as_silent_on_padding():
