@@ -1,6 +1,7 @@
 """SpeechMamba as kernel calls: dense, event-driven (FATReLU) and spiking (LIF)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,7 +141,8 @@ def _point(
 
 
 def _lif(tape: Tape, name: str, layer: int) -> list[Site]:
-    module, sites, neuron = tape.modules[name], [], name
+    module: Any = tape.modules[name]
+    sites, neuron = [], name
     if isinstance(module, NormedNeuron):
         sites.append(_batch_norm(tape, f"{name}.norm", layer, tape.input(name)))
         module, neuron = module.neuron, f"{name}.neuron"
