@@ -35,6 +35,14 @@ class RecordedNoise(Sequence[np.ndarray]):
             raise UserError(f"{path} names no recording", hint)
         return table
 
+    def check(self) -> None:
+        """Check that there are recordings.
+
+        Raises:
+            UserError: there is no ``feats.scp``, or it names none.
+        """
+        _ = self._table
+
     @cached_property
     def names(self) -> list[str]:
         """The names of the recordings."""

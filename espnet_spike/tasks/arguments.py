@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.ranges import DECODING, check, check_lengths
 from espnet_spike.tasks.config import META
@@ -166,7 +168,21 @@ def espnet_parser(task: type) -> argparse.ArgumentParser:
             guess = did_you_mean(word.lstrip("-").split("=")[0], known)
         raise UserError(f"ESPnet option: {message}{guess}", "see the options of espnet2's tasks")
 
+    parse = parser.parse_known_args
+
+    def parse_known_args(*args: Any, **options: Any) -> Any:
+        try:
+            return parse(*args, **options)
+        except (yaml.YAMLError, ValueError) as error:  # of a VALUE, which ESPnet lets through
+            mark = getattr(error, "problem_mark", None)
+            value = "" if mark is None else f" {(mark.buffer or '').rstrip(chr(0))!r}:"
+            raise UserError(
+                f"ESPnet option: a value is not YAML:{value} {getattr(error, 'problem', error)}",
+                "a value with quotes or spaces is quoted as a whole: --encoder_conf 'KEY=VALUE'",
+            ) from None
+
     parser.error = explain
+    parser.parse_known_args = parse_known_args
     return parser
 
 

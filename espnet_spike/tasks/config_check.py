@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from espnet_spike.data.noises import RecordedNoise
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
@@ -391,13 +392,22 @@ def check_stages(meta: Mapping[str, Any], checked: Checked) -> Problems:
 
 
 def check_start_files(args: argparse.Namespace, where: Path | str) -> None:
-    """Check that the model files are there that a training starts from.
+    """Check that the models are there that a training starts from, and the noise that it adds.
 
     Raises:
         UserError: names what is missing.
     """
     names = [str(name).partition(":")[0] for name in args.init_param or []]
     _raise(where, [f"init_param: no such file: {n}" for n in names if not present(Path(n))])
+    noise = _noise(args)
+    if noise.get("folder") is not None:
+        RecordedNoise(Path(noise["folder"])).check()
+
+
+def _noise(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the options of the noise that a training adds; none without."""
+    noise = (args.model_conf.get("augment") or {}).get("noise")
+    return noise if isinstance(noise, Mapping) else {}
 
 
 def check_naive(checked: Checked, path: Path) -> None:
@@ -460,8 +470,7 @@ def _check_asr(config: Mapping[str, Any], args: argparse.Namespace, raw: bool) -
         )
     if args.frontend_conf and not raw:
         problems.append("frontend_conf: there is no front end, features are read; remove it")
-    noise = (args.model_conf.get("augment") or {}).get("noise") or {}
-    if raw and isinstance(noise, Mapping) and noise.get("folder") is not None:
+    if raw and _noise(args).get("folder") is not None:
         problems.append(
             "model_conf.augment.noise.folder: holds features of stage 3, and this front end makes "
             "others; remove it"

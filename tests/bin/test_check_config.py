@@ -99,6 +99,12 @@ def test_the_configuration_of_the_twin_is_checked_before_it_is_trained(tmp_path,
     with pytest.raises(UserError, match=r"init_param: no such file: \S*/gone\.pth$"):
         check_config.main([*plain, "--trains"])
     check_config.main(plain)
+    noise = f"noise: {{folder: {tmp_path}/babble, snr: [5, 20]}}"
+    typed = f"--model_conf 'augment={{features: {{kind: log_mel}}, {noise}}}'"
+    plain = ["--asr_config", str(ROOT / "conf/train_iml_spikeformer.yaml"), "--asr_args", typed]
+    with pytest.raises(UserError, match=r"babble/feats\.scp: no such file, but noise is to be"):
+        check_config.main([*plain, "--trains"])
+    check_config.main(plain)
     # what the spiking model alone has, and what no YAML can hold, is no mistake of the twin
     typed = "--encoder_conf surrogate_alpha=3.0 --ngpu 0 --dist_world_size 2 --dist_rank 0"
     check_config.main([*from_dense(tmp_path), "--asr_args", typed])

@@ -49,6 +49,22 @@ def test_what_cannot_be_parsed_is_said(config, extra, said):
         arguments.parse_espnet(Task, config, ["--output_dir", "exp"], extra)
 
 
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ("--encoder_conf T=[1", r"a value is not YAML: '\[1': expected ',' or '\]'"),
+        ("--model_conf augment={noise: {}}", r"not YAML: '{noise:': expected the node content"),
+        ("--optim_conf {lr:", "not YAML: '{lr:'"),
+        ("--encoder_conf T='\"6'", "not YAML: '\"6': found unexpected end of stream"),
+        ("--encoder_conf T='\a'", "not YAML: .*special characters are not allowed"),
+        ("--encoder_conf T=2001-13-45", "not YAML: month must be in 1..12"),
+    ],
+)
+def test_a_value_that_is_not_yaml_is_said(extra, said):
+    with pytest.raises(UserError, match=said):
+        arguments.parse_espnet(SpikeASRTask, {}, [], extra)
+
+
 def test_options_are_split_as_by_a_shell():
     assert arguments.split_args("--a 'b c' --d=\"e f\"") == ["--a", "b c", "--d=e f"]
     assert arguments.split_args("") == []
