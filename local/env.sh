@@ -76,6 +76,11 @@ make_env() {
     { [[ -z $python ]] || is_312 "$python"; }; then
     return
   fi
+  # .venv may be a link to a roomier disk, but not to what another checkout works with
+  if [[ -L $root/.venv && -f $stamp ]] && ! grep -qxF -- "$root" "$stamp"; then
+    fail ".venv is a link to the environment of another checkout: $(readlink -f "$root/.venv")" \
+      "remove the link, or keep that environment as it is: --env $(printf '%q' "$(readlink -f "$root/.venv")")"
+  fi
   local uv interpreter
   uv=$(find_uv)
   interpreter=$(find_python)
@@ -92,7 +97,7 @@ make_env() {
     fail "the packages of $lock could not be installed" "see the lines above; run the same command again"
   "$uv" pip install --quiet --python "$root/.venv/bin/python" --no-deps --no-build-isolation \
     --editable "$root" >&2
-  printf '%s\n' "$key" >"$stamp"
+  printf '%s\n' "$key" "$root" >"$stamp"
 }
 
 _read_option_block "$root/local/env.sh"

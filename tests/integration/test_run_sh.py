@@ -400,6 +400,41 @@ def test_an_environment_of_ones_own_is_checked(root, tmp_path):
     assert result.returncode == 1 and "no interpreter" in result.stderr
 
 
+def test_a_linked_environment_is_built_unless_it_is_another_checkouts(root, tmp_path):
+    mine, kept = tmp_path / "my clone", tmp_path / "roomy disk"
+    shutil.copytree(root / "local", mine / "local")
+    for name in ("requirements.lock", "requirements-test.lock"):
+        shutil.copy(root / name, mine)
+    (kept / "bin").mkdir(parents=True)
+    (kept / "bin/python").symlink_to(sys.executable)
+    (mine / ".venv").symlink_to(kept)
+    uv = tmp_path / "bin/uv"
+    uv.parent.mkdir()
+    uv.write_text(f"#!/bin/sh\necho \"$@\" >> '{tmp_path}/calls'\n")
+    uv.chmod(0o755)
+    env = os.environ | {"PATH": f"{uv.parent}:{os.environ['PATH']}"}
+
+    def call():
+        command = ["bash", str(mine / "local/env.sh"), "--python", sys.executable]
+        return subprocess.run(command, capture_output=True, text=True, env=env)
+
+    stamp = kept / "espnet_spike.stamp"
+    stamp.write_text(f"key of another\n{tmp_path}/another clone\n")
+    result = call()
+    assert result.returncode == 1 and "environment of another checkout" in result.stderr
+    assert f"--env {shlex.quote(str(kept))}".replace("'", "") in result.stderr.replace("\\", "")
+    assert "another clone" in stamp.read_text() and not (tmp_path / "calls").exists()
+    stamp.unlink()
+    assert call().returncode == 0
+    assert "pip sync" in (tmp_path / "calls").read_text()
+    (tmp_path / "calls").unlink()
+    assert call().returncode == 0 and not (tmp_path / "calls").exists()  # it is known as its own
+    key, home = stamp.read_text().splitlines()
+    assert home == str(mine)
+    stamp.write_text(f"before the list changed, not {key}\n{home}\n")
+    assert call().returncode == 0 and stamp.read_text().splitlines() == [key, home]
+
+
 CONFIG_OPTIONS = {
     "asr_config": "conf/train_iml_spikeformer.yaml",
     "inference_config": "conf/decode_asr.yaml",
