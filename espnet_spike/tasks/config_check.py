@@ -141,6 +141,8 @@ def check_training_config(
     problems += _fit_schedule(config, args)
     problems += check_classes(task, args)
     problems += numbers_as_text(vars(args))
+    for key in ("best_model_criterion", "early_stopping_criterion"):  # of a command line, too
+        problems += check_value(key, getattr(args, key), actions[key])
     problems += _check_precision(args, asked="--ngpu" in words)
     problems += _check_compiler(args)
     if args.use_wandb and find_spec("wandb") is None:
@@ -180,6 +182,7 @@ def check_training_config(
             "fix the value it names",
         ) from error
     problems += _check_criteria(args, model)
+    problems += _check_frozen(args.freeze_param, model)
     _raise(where, problems)
     return Checked(args, model)
 
@@ -597,6 +600,17 @@ def _check_criteria(args: argparse.Namespace, model: Any) -> Problems:
     if args.patience is not None and key in absent:
         problems.append(f"early_stopping_criterion: {key} is not reported, {absent[key]}")
     return problems
+
+
+def _check_frozen(prefixes: Sequence[str], model: Any) -> Problems:
+    """Check that ``freeze_param`` names parameters; ESPnet freezes none where it does not."""
+    parameters = [name for name, _ in model.named_parameters()]
+    parts = {name for name, _ in model.named_modules() if name}.union(parameters)
+    return [
+        f"freeze_param: the model has no parameters {prefix}{did_you_mean(prefix, parts)}"
+        for prefix in prefixes
+        if not any(f"{name}.".startswith(f"{prefix}.") for name in parameters)
+    ]
 
 
 def _raise(path: Path | str, problems: Problems) -> None:

@@ -15,7 +15,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 from espnet2.utils.types import str2bool
 
-from espnet_spike.errors import UserError
+from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, unhealthy_layers
 from espnet_spike.tasks import determinism, loaders, oom_scan
 from espnet_spike.tasks.espnet import epochs_of
@@ -34,9 +34,12 @@ from espnet_spike.utils.cli import ON_TERMINAL
 from espnet_spike.utils.files import plural
 
 with late_imports():
+    from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
     from espnet2.train.trainer import Trainer, TrainerOptions
 
 AMP_DTYPES = ("bfloat16", "float16")
+# what ESPnet's model reports if it has CTC, or a decoder, or is asked to
+SOMETIMES = ("acc", "cer", "wer", "cer_ctc", "loss_att", "loss_ctc")
 PER_LAYER = ("firing_rate_", "threshold_spread_")  # statistics of single layers
 
 
@@ -156,7 +159,9 @@ class SpikeTrainer(Trainer):
     ) -> bool:
         """Train one epoch as ESPnet does and keep its record; see `Trainer.train_one_epoch`."""
         start = time.time()
-        probe = _Probe(iterator, model, active=reporter.get_epoch() == 1)
+        first = reporter.get_epoch() == 1
+        criteria = _Criteria(options, schedulers)
+        probe = _Probe(iterator, model, active=first, look=criteria.check_valid)
         before = _fingerprint(model)
         all_invalid = super().train_one_epoch(
             model=model,
@@ -169,6 +174,8 @@ class SpikeTrainer(Trainer):
             options=options,
             distributed_option=distributed_option,
         )
+        if first:
+            criteria.check("train", reporter.stats)
         applied = sum(math.isfinite(v.value) for v in reporter.stats.get("grad_norm", []))
         cls._current = {
             "epoch": reporter.get_epoch(),
@@ -290,11 +297,25 @@ class _Checked:
 
 
 class _Probe:
-    """Hand on the batches of an iterator; remember the first and its loss in evaluation mode."""
+    """Hand on the batches of an iterator; remember the first and its loss in evaluation mode.
 
-    def __init__(self, iterator: Iterable[Any], model: torch.nn.Module, active: bool) -> None:
+    Args:
+        iterator: gives names and tensors of each batch.
+        model: is run on the first.
+        active: whether to do so at all.
+        look: is given the statistics of that run, before the model is trained on anything.
+    """
+
+    def __init__(
+        self,
+        iterator: Iterable[Any],
+        model: torch.nn.Module,
+        active: bool,
+        look: Callable[[Mapping[str, Any]], None] = lambda stats: None,
+    ) -> None:
         self.iterator = iterator
         self.active = active
+        self.look = look
         self.model = getattr(model, "module", model)
         self.batch: dict[str, Any] | None = None
         self.loss_before: float | None = None
@@ -309,12 +330,16 @@ class _Probe:
             if self.active and self.batch is None:
                 # a copy: the model writes ignore_id into the text it is given
                 self.batch = {k: v.clone() for k, v in batch.items()} | {"utt_id": utt_ids}
-                self.loss_before = self.loss_now()
+                self.loss_before, stats = self._evaluate()
+                self.look(stats)
             yield utt_ids, batch
 
     def loss_now(self) -> float | None:
+        return self._evaluate()[0]
+
+    def _evaluate(self) -> tuple[float | None, Mapping[str, Any]]:
         if self.batch is None:
-            return None
+            return None, {}
         device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
@@ -325,9 +350,52 @@ class _Probe:
         with torch.no_grad():
             retval = self.model(**batch)
         self.model.train(training)
-        loss = retval["loss"] if isinstance(retval, dict) else retval[0]
+        loss, stats = (retval["loss"], retval["stats"]) if isinstance(retval, dict) else retval[:2]
         value = float(loss.mean())
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else None, stats
+
+
+class _Criteria:
+    """What the epochs of a training are judged by: the statistics that its options name.
+
+    ESPnet passes over one of ``best_model_criterion`` that no model reports, keeps the models of no
+    epoch but the last, and has none to decode with in the end; any other ends the training after
+    its first epoch, with a KeyError.
+    """
+
+    def __init__(self, options: TrainerOptions, schedulers: Iterable[Any]) -> None:
+        self.best = [(phase, key) for phase, key, *_ in options.best_model_criterion]
+        self.others: dict[str, tuple[str, str]] = {}
+        if options.patience is not None:
+            phase, key, *_ = options.early_stopping_criterion
+            self.others["early_stopping_criterion"] = phase, key
+        if any(isinstance(scheduler, AbsValEpochStepScheduler) for scheduler in schedulers):
+            phase, key = options.val_scheduler_criterion
+            self.others["val_scheduler_criterion"] = phase, key
+
+    def check_valid(self, stats: Mapping[str, Any]) -> None:
+        """Check those of ``valid`` against what a run in evaluation mode has reported."""
+        self.check("valid", stats)
+
+    def check(self, phase: str, stats: Mapping[str, Any]) -> None:
+        """Check those of a phase.
+
+        Raises:
+            UserError: no such statistic is reported.
+        """
+        reported = [key for key, value in stats.items() if value is not None]
+        best = [key for of, key in self.best if of == phase]
+        # one alone has to be there; of several, those that the model may do without may be absent
+        alone = len(self.best) == len(best) and not set(best) & set(reported)
+        wanted = [("best_model_criterion", key) for key in best if alone or key not in SOMETIMES]
+        wanted += [(option, key) for option, (of, key) in self.others.items() if of == phase]
+        for option, key in wanted:
+            if key not in reported:
+                known = [name for name in reported if not name.startswith(PER_LAYER)]
+                raise UserError(
+                    f"{option}: {phase} {key}: not reported{did_you_mean(key, reported)}",
+                    f"name one of {', '.join(known) or 'none, as the model reports nothing'}",
+                )
 
 
 def _draw_curves(exp_dir: Path) -> None:

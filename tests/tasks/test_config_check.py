@@ -21,6 +21,7 @@ def test_good():
     args = check(GOOD).args
     assert args.input_size == 80 and len(args.token_list) == 30
     check(GOOD, "--max_epoch 3 --encoder_conf output_size=32")
+    check(GOOD, "--freeze_param encoder.embed --freeze_param ctc.ctc_lo.bias")
 
 
 def test_options_of_the_command_are_weaker_than_those_of_the_user():
@@ -159,6 +160,13 @@ def test_values_of_our_encoder_are_checked_when_it_is_built():
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        ("--best_model_criterion valid,acc,mix", "best_model_criterion: .* min or max"),
+        ("--early_stopping_criterion valid loss low", "early_stopping_criterion: .* min or max"),
+        (
+            "--freeze_param encoder.embd",
+            "no parameters encoder.embd .*encoder.embed",
+        ),
+        ("--freeze_param encoder --freeze_param ctc.", "freeze_param: .*no parameters ctc\\."),
         ("--max_epochs 3", "unrecognized arguments: --max_epochs.*did you mean 'max_epoch'"),
         ("--max_epoch three", "argument --max_epoch: invalid int value"),
         ("--max_ep 3", "unrecognized arguments"),

@@ -57,6 +57,46 @@ def test_later_epochs_are_not_probed():
     assert probe.loss_before is None and probe.loss_now() is None
 
 
+def options(best=(("valid", "cer_ctc", "min"),), patience=None):
+    return SimpleNamespace(
+        best_model_criterion=best,
+        patience=patience,
+        early_stopping_criterion=("valid", "los", "min"),
+        val_scheduler_criterion=("train", "acccc"),
+    )
+
+
+REPORTED = {"loss": 1.0, "cer_ctc": 0.5, "acc": None, "firing_rate_a": 0.1}
+
+
+def test_a_statistic_that_no_model_reports_is_told_before_anything_is_learnt():
+    found = trainer._Criteria(options([("valid", "cer_ctcc", "min")]), [])
+    probe = trainer._Probe(BATCHES, Model(), active=True, look=found.check_valid)
+    with pytest.raises(UserError, match="best_model_criterion: valid cer_ctcc: not reported"):
+        next(iter(probe))
+    with pytest.raises(UserError, match="did you mean 'cer_ctc'") as info:
+        found.check_valid(REPORTED)
+    assert info.value.hint == "name one of loss, cer_ctc"
+    found.check("train", REPORTED)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(_cycle(9).optimizer)
+    found = trainer._Criteria(options(patience=3), [plateau])
+    with pytest.raises(UserError, match=r"early_stopping_criterion: valid los: .* 'loss'"):
+        found.check_valid(REPORTED)
+    with pytest.raises(UserError, match="val_scheduler_criterion: train acccc: not reported"):
+        found.check("train", REPORTED)
+    trainer._Criteria(options(), [_cycle(9)]).check_valid(REPORTED)
+
+
+def test_of_several_statistics_those_of_another_kind_of_model_may_be_absent():
+    acc, wer, loss = (("valid", key, "min") for key in ("acc", "wer", "loss"))
+    trainer._Criteria(options([acc, loss]), []).check_valid(REPORTED)
+    trainer._Criteria(options([acc, ("train", "loss", "min")]), []).check_valid(REPORTED)
+    with pytest.raises(UserError, match="best_model_criterion: valid acc: not reported"):
+        trainer._Criteria(options([acc, wer]), []).check_valid(REPORTED)
+    with pytest.raises(UserError, match="valid losss: not reported"):
+        trainer._Criteria(options([loss, ("valid", "losss", "min")]), []).check_valid(REPORTED)
+
+
 def test_the_fingerprint_tells_whether_a_trainable_parameter_moved():
     model = Model()
     before = trainer._fingerprint(model)
