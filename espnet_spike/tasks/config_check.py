@@ -606,11 +606,18 @@ def _check_frozen(prefixes: Sequence[str], model: Any) -> Problems:
     """Check that ``freeze_param`` names parameters; ESPnet freezes none where it does not."""
     parameters = [name for name, _ in model.named_parameters()]
     parts = {name for name, _ in model.named_modules() if name}.union(parameters)
-    return [
-        f"freeze_param: the model has no parameters {prefix}{did_you_mean(prefix, parts)}"
+    frozen = {
+        prefix: {name for name in parameters if f"{name}.".startswith(f"{prefix}.")}
         for prefix in prefixes
-        if not any(f"{name}.".startswith(f"{prefix}.") for name in parameters)
+    }
+    problems = [
+        f"freeze_param: the model has no parameters {prefix}{did_you_mean(prefix, parts)}"
+        for prefix, names in frozen.items()
+        if not names
     ]
+    if frozen and set().union(*frozen.values()) == set(parameters):
+        problems.append("freeze_param: no parameter is left to train")
+    return problems
 
 
 def _raise(path: Path | str, problems: Problems) -> None:

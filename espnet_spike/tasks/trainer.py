@@ -25,7 +25,13 @@ from espnet2.train.reporter import Reporter, SubReporter, aggregate
 from espnet2.utils.types import str2bool
 
 from espnet_spike.errors import UserError, did_you_mean
-from espnet_spike.experiment import CHECKPOINT, EPOCHS, PREVIOUS_CHECKPOINT, unhealthy_layers
+from espnet_spike.experiment import (
+    CHECKPOINT,
+    EPOCHS,
+    PREVIOUS_CHECKPOINT,
+    read_epochs,
+    unhealthy_layers,
+)
 from espnet_spike.tasks import determinism, loaders, oom_scan
 from espnet_spike.tasks.espnet import epochs_of
 from espnet_spike.tasks.late_imports import late_imports
@@ -110,6 +116,11 @@ class SpikeTrainer(Trainer):
         device = "cuda" if trainer_options.ngpu > 0 else "cpu"
         if options.get("compile_encoder"):
             kwargs["model"].encoder.compile()  # in place: names of parameters stay
+        # of a training that goes on; another looks at its first batch
+        if done := read_epochs(Path(trainer_options.output_dir)):
+            criteria = _Criteria(trainer_options, kwargs["schedulers"])
+            for phase in ("train", "valid"):
+                criteria.check(phase, dict.fromkeys(done[-1].get(phase, {}), True))
         with mixed_precision(device, options.get("amp_dtype")):
             if oom_scan.wanted(trainer_options.ngpu):
                 batches = kwargs["train_iter_factory"]

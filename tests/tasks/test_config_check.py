@@ -21,7 +21,7 @@ def test_good():
     args = check(GOOD).args
     assert args.input_size == 80 and len(args.token_list) == 30
     check(GOOD, "--max_epoch 3 --encoder_conf output_size=32")
-    check(GOOD, "--freeze_param encoder.embed --freeze_param ctc.ctc_lo.bias")
+    check(GOOD, "--freeze_param encoder.embed ctc.ctc_lo.bias")
 
 
 def test_options_of_the_command_are_weaker_than_those_of_the_user():
@@ -166,7 +166,11 @@ def test_values_of_our_encoder_are_checked_when_it_is_built():
             "--freeze_param encoder.embd",
             "no parameters encoder.embd .*encoder.embed",
         ),
-        ("--freeze_param encoder --freeze_param ctc.", "freeze_param: .*no parameters ctc\\."),
+        (
+            "--freeze_param encoder ctc decoder",
+            "freeze_param: no parameter is left to train",
+        ),
+        ("--freeze_param encoder ctc.", "freeze_param: .*no parameters ctc\\."),
         ("--max_epochs 3", "unrecognized arguments: --max_epochs.*did you mean 'max_epoch'"),
         ("--max_epoch three", "argument --max_epoch: invalid int value"),
         ("--max_ep 3", "unrecognized arguments"),

@@ -317,6 +317,18 @@ def test_a_truncated_checkpoint_goes_back_an_epoch(work, data, caplog):
     assert same(weights(exp / "2epoch.pth"), weights(data / "exp" / "2epoch.pth"))
 
 
+def test_a_criterion_that_nothing_reports_ends_a_training_before_it_learns(work):
+    with pytest.raises(UserError, match="best_model_criterion: valid cer_ctcc: not reported"):
+        train(work, "--best_model_criterion valid,cer_ctcc,min")
+    assert not list((work / "exp").glob("*epoch.pth"))
+    shutil.rmtree(work / "exp")
+    wrong = "--early_stopping_criterion valid losss min"
+    exp = train(work, wrong)  # which nobody asks for yet
+    with pytest.raises(UserError, match="early_stopping_criterion: valid losss: not reported"):
+        train(work, f"{wrong} --patience 1 --max_epoch 6")
+    assert len(read_epochs(exp)) == 2
+
+
 def test_killed_training_resumes(work):
     whole = train(work, "--max_epoch 6", exp="whole")
     child = start(work, "--max_epoch 6", wait_for_epochs=2)
