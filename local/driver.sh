@@ -99,6 +99,8 @@ check_values() { # of options that are neither a file nor one of a few words
   [[ $min_frames -le $max_frames ]] ||
     fail "--min_frames $min_frames is above --max_frames $max_frames" "no utterance can be as long"
   check_checkpoints
+  $use_lm || [[ -z $lm_tag ]] ||
+    fail "--lm_tag $lm_tag without --use_lm true" "give both, or leave the tag out: nothing has that name"
   [[ $ngram_order =~ ^[2-6]$ ]] || fail "--ngram_order $ngram_order" "KenLM takes 2 to 6"
 }
 
@@ -340,6 +342,7 @@ prepare() {
   [[ $feats_type != fbank ]] || checks+=(--fbank_config "$fbank_config")
   [[ -z $naive_sparsity ]] || checks+=(--naive_sparsity "$naive_sparsity")
   ! $use_lm || checks+=(--lm_config "$lm_config")
+  ! $use_ngram || checks+=(--use_ngram)
   checks+=("${cluster_options[@]}" --energy_model "${cost_models[@]}")
   [[ ${#cores[@]} -eq 0 ]] || checks+=(--hardware "${cores[@]}")
   [[ ! -d $feats/$source_set ]] || checks+=(--train_dir "$feats/$source_set")

@@ -38,6 +38,7 @@ def get_parser() -> Parser:
     parser.add_argument("--inference_config", type=config_file, help="YAML of decoding")
     parser.add_argument("--inference_args", default="", help="options over --inference_config")
     parser.add_argument("--lm_config", type=config_file, help="YAML of language model training")
+    parser.add_argument("--use_ngram", action="store_true", help="decode with a token n-gram")
     parser.add_argument("--lm_args", default="", help="options of ESPnet over --lm_config")
     parser.add_argument("--fbank_config", type=config_file, help="YAML of feature extraction")
     parser.add_argument("--cluster", type=config_file, help="YAML of a cluster")
@@ -94,6 +95,7 @@ def check(options: argparse.Namespace) -> None:
     from espnet_spike.counting.energy import read_cost_model
     from espnet_spike.data.fbank import load_config
     from espnet_spike.inference.decode import read_settings
+    from espnet_spike.inference.search_values import check_idle
     from espnet_spike.simulator.hardware import read_hardware
     from espnet_spike.tasks import config_check
     from espnet_spike.tasks.config import read_training_config
@@ -123,6 +125,7 @@ def check(options: argparse.Namespace) -> None:
         settings = read_settings(options.inference_config, options.inference_args)
         where = options.inference_config or Path("--inference_args")
         config_check.check_inference_config(settings.config, settings.words, where)
+        check_idle(settings.words, lm=options.lm_config is not None, ngram=options.use_ngram)
 
 
 if __name__ == "__main__":

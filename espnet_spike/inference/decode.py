@@ -36,6 +36,7 @@ from espnet_spike.inference.batches import (
     number_of_jobs,
 )
 from espnet_spike.inference.search_values import (
+    check_idle,
     check_search_values,
     given_options,
     largest_beam,
@@ -270,12 +271,13 @@ def make_plan(
 
     Raises:
         UserError: no trained model, an incomplete feature directory, features of another
-            definition than the model's, or an n-gram without KenLM.
+            definition than the model's, an n-gram without KenLM, or a weight of what is not there.
     """
     if inference_nj < 1:
         raise UserError(f"--inference_nj {inference_nj}", "give a whole number from 1 up")
     if "," in str(out):
         raise UserError(f"the path {out} holds a comma", "ESPnet splits there; rename it")
+    check_idle(settings.words, lm=lm_exp is not None, ngram=ngram_file is not None)
     if ngram_file is not None:
         check_ngram(ngram_file, asr_exp, settings)
     asr_file = model_file(asr_exp, settings.asr_model)

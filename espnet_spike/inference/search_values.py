@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from espnet_spike.errors import UserError
 from espnet_spike.ranges import DECODING, Ratio, check, check_lengths
 from espnet_spike.ranges import Number as Bounds
 
@@ -65,6 +66,31 @@ def check_search_values(config: Mapping[str, Any], words: Sequence[str], where: 
     ):
         check(DECODING, values, place)
         check_lengths(values, place)
+
+
+def check_idle(words: Sequence[str], lm: bool, ngram: bool) -> None:
+    """Check that what is asked for by hand has something to weigh; ESPnet would pass over it.
+
+    A configuration may hold both weights for decodings with and without.
+
+    Args:
+        words: options over the inference config.
+        lm: whether there is a language model.
+        ngram: whether there is an n-gram.
+
+    Raises:
+        UserError: a weight other than 0 of what is not there.
+    """
+    given = search_values({}, words)
+    for key, there, what in (
+        ("lm_weight", lm, "language model: --use_lm true makes one"),
+        ("ngram_weight", ngram, "n-gram: --use_ngram true makes one"),
+    ):
+        if given.get(key) and not there:
+            raise UserError(
+                f"--inference_args: {key} {given[key]}, and there is no {what}",
+                "give run.sh that, or leave the weight out",
+            )
 
 
 def largest_beam(tokens: int) -> int:

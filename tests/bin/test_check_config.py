@@ -80,6 +80,13 @@ def from_dense(tmp_path, **twin):
     return ["--asr_config", str(tmp_path / "asr.yaml")]
 
 
+def test_a_weight_of_an_n_gram_is_for_a_decoding_with_one():
+    words = ["--inference_args", "--ngram_weight 0.5"]
+    with pytest.raises(UserError, match="there is no n-gram: --use_ngram true"):
+        check_config.main(words)
+    check_config.main([*words, "--use_ngram"])
+
+
 def test_the_configuration_of_the_twin_is_checked_before_it_is_trained(tmp_path, caplog):
     where = r"asr\.yaml, with spike_meta\.twin its dense twin: "
     with pytest.raises(UserError, match=where + "unknown key optm .did you mean 'optim'"):

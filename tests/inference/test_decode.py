@@ -221,6 +221,8 @@ def test_language_model_in_batches(recipe, tmp_path, monkeypatch):
     assert sum(texts[0][key] == texts[1][key] for key in texts[0]) >= 15
     record = json.loads((tmp_path / "8" / "test" / "decode.json").read_text())
     assert record["lm_checkpoint"] == "valid.loss.ave.pth"
+    with pytest.raises(UserError, match="and there is no language model"):
+        in_process(recipe, tmp_path / "idle", monkeypatch, "--lm_weight 0.5")
     without = in_process(recipe, tmp_path / "no", monkeypatch, "--batch_size 8")["test"]
     scores = read_table(tmp_path / "8" / "test" / "score")
     assert scores != read_table(tmp_path / "no" / "test" / "score")

@@ -4,6 +4,7 @@ import pytest
 
 from espnet_spike.errors import UserError
 from espnet_spike.inference.search_values import (
+    check_idle,
     check_search_values,
     largest_beam,
     search_values,
@@ -46,6 +47,18 @@ def test_what_no_search_can_do_with_is_refused(words, said):
     if "--" not in words[2:]:
         with pytest.raises(UserError, match=said):
             check_search_values({key: float(value)}, [])
+
+
+@pytest.mark.parametrize(("key", "what"), [("lm", "language model"), ("ngram", "n-gram")])
+def test_a_weight_of_what_is_not_there_is_refused(key, what):
+    both = {"lm": True, "ngram": True}
+    words = [f"--{key}_weight", "0.5", "--beam_size", "3"]
+    check_idle(words, **both)
+    check_idle([f"--{key}_weight=0"], lm=False, ngram=False)
+    check_idle(["--penalty", "1.0"], lm=False, ngram=False)
+    for typed in (words, [f"--{key}_weight=0.5"]):
+        with pytest.raises(UserError, match=f"{key}_weight 0.5, and there is no {what}: --use_"):
+            check_idle(typed, **(both | {key: False}))
 
 
 def test_what_espnet_documents_is_taken():
