@@ -99,9 +99,23 @@ check_values() { # of options that are neither a file nor one of a few words
   [[ $min_frames -le $max_frames ]] ||
     fail "--min_frames $min_frames is above --max_frames $max_frames" "no utterance can be as long"
   check_checkpoints
-  $use_lm || [[ -z $lm_tag ]] ||
-    fail "--lm_tag $lm_tag without --use_lm true" "give both, or leave the tag out: nothing has that name"
   [[ $ngram_order =~ ^[2-6]$ ]] || fail "--ngram_order $ngram_order" "KenLM takes 2 to 6"
+}
+
+needs() { # needs CONDITION OPTION...: stop if the user gave one of these, which nothing would read
+  local name
+  for name in "${@:2}"; do
+    [[ -z ${option_given[$name]:-} ]] || fail "--$name ${!name} without $1" "give both, or leave it out: nothing reads it"
+  done
+}
+
+check_idle() { # of options that count with another one alone
+  $use_lm || needs "--use_lm true" lm_tag lm_config
+  $use_ngram || needs "--use_ngram true" ngram_order
+  $use_lm || $use_ngram || needs "--use_lm true or --use_ngram true" lm_train_text
+  [[ $token_type == bpe ]] || needs "--token_type bpe" nbpe bpemode
+  [[ $dist_launcher == torchrun ]] || needs "--dist_launcher torchrun" master_addr master_port
+  [[ $dist_launcher == slurm ]] || needs "--dist_launcher slurm" slurm_args
 }
 
 tag_of() { # tag_of CONFIG WORDS...: the part of a folder's name that stands for a config
@@ -220,6 +234,7 @@ prepare() {
   read -ra tests <<<"$test_sets"
   [[ ${#tests[@]} -gt 0 ]] || fail "--test_sets is empty"
   check_values
+  check_idle
   stage_number stage
   stage_number stop_stage
   prepare_launcher
