@@ -394,14 +394,36 @@ def check_stages(meta: Mapping[str, Any], checked: Checked) -> Problems:
     return problems
 
 
+def _check_preprocessor(args: argparse.Namespace, raw: bool) -> Problems:
+    """Find what ESPnet's preprocessor would do to features as if they were audio, or to text.
+
+    It convolves the frames of features with impulse responses, and spells text in another way than
+    the list of tokens and the references.
+    """
+    problems = [
+        f"{key}: works on audio, but training reads features; leave it out for noise and "
+        "reverberation of model_conf.augment, or train on --feats_type raw"
+        for key in ("rir_scp", "noise_scp", "speech_volume_normalize")
+        if not raw and getattr(args, key) is not None
+    ]
+    return problems + [
+        f"{key}: changes the text of the training alone, not tokens and references; leave it out, "
+        "and write the transcripts of the data as they are to be"
+        for key in ("cleaner", "g2p", "non_linguistic_symbols")
+        if getattr(args, key) is not None
+    ]
+
+
 def check_start_files(args: argparse.Namespace, where: Path | str) -> None:
     """Check that the models are there that a training starts from, and the noise that it adds.
 
     Raises:
         UserError: names what is missing.
     """
-    names = [str(name).partition(":")[0] for name in args.init_param or []]
-    _raise(where, [f"init_param: no such file: {n}" for n in names if not present(Path(n))])
+    named = [("init_param", str(name).partition(":")[0]) for name in args.init_param or []]
+    audio = ((key, getattr(args, key, None)) for key in ("rir_scp", "noise_scp"))
+    named += [(key, str(name)) for key, name in audio if name is not None]
+    _raise(where, [f"{key}: no such file: {n}" for key, n in named if not present(Path(n))])
     noise = _noise(args)
     if noise.get("folder") is not None:
         RecordedNoise(Path(noise["folder"])).check()
@@ -473,6 +495,7 @@ def _check_asr(config: Mapping[str, Any], args: argparse.Namespace, raw: bool) -
         )
     if args.frontend_conf and not raw:
         problems.append("frontend_conf: there is no front end, features are read; remove it")
+    problems += _check_preprocessor(args, raw)
     if raw and _noise(args).get("folder") is not None:
         problems.append(
             "model_conf.augment.noise.folder: holds features of stage 3, and this front end makes "

@@ -80,6 +80,23 @@ def from_dense(tmp_path, **twin):
     return ["--asr_config", str(tmp_path / "asr.yaml")]
 
 
+def test_impulse_responses_have_to_be_there_before_a_training_on_audio(tmp_path):
+    path = ROOT / "egs/mini_an4/conf/train_iml_spikeformer_frontend.yaml"
+    words = [
+        "--asr_config",
+        str(path),
+        "--feats_type",
+        "raw",
+        "--asr_args",
+        f"--rir_scp {tmp_path}/r",
+    ]
+    check_config.main(words)
+    with pytest.raises(UserError, match=r"rir_scp: no such file: \S*/r$"):
+        check_config.main([*words, "--trains"])
+    (tmp_path / "r").touch()
+    check_config.main([*words, "--trains"])
+
+
 def test_a_weight_of_an_n_gram_is_for_a_decoding_with_one():
     words = ["--inference_args", "--ngram_weight 0.5"]
     with pytest.raises(UserError, match="there is no n-gram: --use_ngram true"):
