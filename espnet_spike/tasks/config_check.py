@@ -149,6 +149,7 @@ def check_training_config(
         problems.append("use_wandb: the package wandb is not installed; install it, or write false")
     if FRONT in actions:  # a language model has none
         problems += _check_asr(config, args, raw=input_size is None)
+        problems += _check_preprocessor(args, raw=input_size is None)
     if FRONT in actions and input_size is None:
         problems += check_front_end(task, config.get(FRONT), args.frontend_conf)
     _raise(where, problems)
@@ -495,7 +496,6 @@ def _check_asr(config: Mapping[str, Any], args: argparse.Namespace, raw: bool) -
         )
     if args.frontend_conf and not raw:
         problems.append("frontend_conf: there is no front end, features are read; remove it")
-    problems += _check_preprocessor(args, raw)
     if raw and _noise(args).get("folder") is not None:
         problems.append(
             "model_conf.augment.noise.folder: holds features of stage 3, and this front end makes "
