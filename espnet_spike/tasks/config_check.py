@@ -147,9 +147,9 @@ def check_training_config(
     problems += _check_compiler(args)
     if args.use_wandb and find_spec("wandb") is None:
         problems.append("use_wandb: the package wandb is not installed; install it, or write false")
+    problems += _check_preprocessor(vars(args), raw=input_size is None)
     if FRONT in actions:  # a language model has none
         problems += _check_asr(config, args, raw=input_size is None)
-        problems += _check_preprocessor(args, raw=input_size is None)
     if FRONT in actions and input_size is None:
         problems += check_front_end(task, config.get(FRONT), args.frontend_conf)
     _raise(where, problems)
@@ -395,7 +395,7 @@ def check_stages(meta: Mapping[str, Any], checked: Checked) -> Problems:
     return problems
 
 
-def _check_preprocessor(args: argparse.Namespace, raw: bool) -> Problems:
+def _check_preprocessor(args: Mapping[str, Any], raw: bool) -> Problems:
     """Find what ESPnet's preprocessor would do to features as if they were audio, or to text.
 
     It convolves the frames of features with impulse responses, and spells text in another way than
@@ -405,13 +405,13 @@ def _check_preprocessor(args: argparse.Namespace, raw: bool) -> Problems:
         f"{key}: works on audio, but training reads features; leave it out for noise and "
         "reverberation of model_conf.augment, or train on --feats_type raw"
         for key in ("rir_scp", "noise_scp", "speech_volume_normalize")
-        if not raw and getattr(args, key) is not None
+        if not raw and args.get(key) is not None
     ]
     return problems + [
         f"{key}: changes the text of the training alone, not tokens and references; leave it out, "
         "and write the transcripts of the data as they are to be"
         for key in ("cleaner", "g2p", "non_linguistic_symbols")
-        if getattr(args, key) is not None
+        if args.get(key) is not None
     ]
 
 

@@ -266,6 +266,8 @@ def test_shared_training_configs(path):
 def test_lm_config():
     config, _ = read_training_config(ROOT / "conf" / "lm.yaml")
     check(config, task=SpikeLMTask, input_size=None)
+    with pytest.raises(UserError, match="cleaner: changes the text of the training alone"):
+        check(config, "--cleaner tacotron", task=SpikeLMTask, input_size=None)
     config["lm_conf"]["layers"] = 2
     with pytest.raises(UserError, match=r"lm_conf: unknown key layers .did you mean 'layer'"):
         check(config, task=SpikeLMTask, input_size=None)
