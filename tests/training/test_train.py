@@ -370,7 +370,7 @@ def start(work, extra, wait_for_epochs):
         ("--optim_conf lr=1.0e-14", "did not move|no parameter changed"),
         ("--optim_conf lr=1.0e+30", "is not finite|no update was applied"),
         ("--accum_grad 10", "accum_grad is larger than the number of batches"),
-        ("--freeze_param encoder decoder ctc", "training failed"),
+        ("--freeze_param encoder decoder ctc", "no parameter is left to train"),
     ],
 )
 def test_nothing_learnt_is_an_error_each_time(work, extra, cause):
