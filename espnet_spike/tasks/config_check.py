@@ -628,7 +628,8 @@ def _check_criteria(args: argparse.Namespace, model: Any) -> Problems:
 def _check_frozen(prefixes: Sequence[str], model: Any) -> Problems:
     """Check that ``freeze_param`` names parameters; ESPnet freezes none where it does not."""
     parameters = [name for name, _ in model.named_parameters()]
-    parts = {name for name, _ in model.named_modules() if name}.union(parameters)
+    words = [name.split(".") for name in parameters]
+    parts = {".".join(name[:depth]) for name in words for depth in range(1, len(name) + 1)}
     frozen = {
         prefix: {name for name in parameters if f"{name}.".startswith(f"{prefix}.")}
         for prefix in prefixes
