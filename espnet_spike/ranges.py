@@ -46,7 +46,7 @@ class Number:
         """See `Check`."""
         if value is None and self.null:
             return ""
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and is_number(value):
             good = self.low < value if self.above else self.low <= value
             if good and value <= self.high and not (self.whole and isinstance(value, float)):
                 return ""
@@ -365,15 +365,44 @@ MODEL_CONF: Table = {"lsm_weight": _SHARE, "interctc_weight": _SHARE}
 CTC_CONF: Table = {"dropout_rate": _SHARE}
 SCHEDULER_CONF: Table = {"warmup_steps": Number(0, 1e12)}
 
-# encoder_conf and decoder_conf: what a model is as large as. A damaged one would be built until the
-# memory is full; what is too small, the constructors say.
+# encoder_conf and decoder_conf, also of ESPnet's classes and of packages: what a model is as large
+# as. A damaged one would be built until the memory is full, one without blocks passes its input on.
+_SIZE = Number(1, 100_000, whole=True)
 SIZES: Table = {
-    "num_blocks": Number(0, 1000, whole=True),
-    **{
-        key: Number(0, 100_000, whole=True)
-        for key in ("output_size", "attention_heads", "d_state", "conv_channels", "expand")
-    },
-    "linear_units": Number(0, 1_000_000, whole=True),
+    "num_blocks": Number(1, 1000, whole=True),
+    **dict.fromkeys("output_size attention_heads d_state conv_channels expand".split(), _SIZE),
+    "linear_units": Number(1, 1_000_000, whole=True),
+}
+# lm_conf of ESPnet's language models
+LM: Table = {
+    **dict.fromkeys("layer nlayers".split(), Number(1, 1000, whole=True)),
+    **dict.fromkeys("unit embed_unit att_unit head nhid".split(), _SIZE),
+    "dropout_rate": _SHARE,
+}
+
+# Numbers that our encoders, decoders and neurons take, see utils.options.numbers_in_range
+_POSITIVE = Number(0, 1e6, above=True)
+_NOT_NEGATIVE = Number(0, 1e6)
+_FINITE = Number(-1e6, 1e6)
+MODEL: Table = {
+    **SIZES,
+    **dict.fromkeys(
+        "d_conv dt_rank conv_kernel conv_module_kernel T time_steps".split(),
+        _SIZE,
+    ),
+    **dict.fromkeys(
+        "dropout_rate positional_dropout_rate attention_dropout_rate self_attention_dropout_rate"
+        " src_attention_dropout_rate r_min r_max surrogate_tail".split(),
+        _SHARE,
+    ),
+    **dict.fromkeys("v_th attn_v_th alpha_init surrogate_alpha ssa_scale fat_k".split(), _POSITIVE),
+    **dict.fromkeys(
+        "beta lambda_q lambda_b lambda_act lambda_T fat_threshold".split(), _NOT_NEGATIVE
+    ),
+    **dict.fromkeys("e_min e_max hdm_r v_reset".split(), _FINITE),
+    "tau": Number(1, 1e6),
+    "scan_memory": Number(0, 1e9, above=True, unit="MiB"),
+    "warm_start_steps": Number(0, 1e12, whole=True),
 }
 
 # conf/decode*.yaml: what the search depends on, ours and ESPnet's. Two tokens for each frame of the
@@ -430,15 +459,21 @@ def check(table: Table, content: object, where: str, others: Iterable[str] | Non
         raise UserError(f"{where}: {'; '.join(problems)}", f"give {'; '.join(cures)}")
 
 
-def check_sizes(conf: object, where: str) -> None:
-    """Check the whole numbers of an ``encoder_conf`` or ``decoder_conf`` that sizes follow from.
+def check_sizes(conf: object, where: str, table: Table = SIZES) -> None:
+    """Check the numbers of an ``encoder_conf``, a ``decoder_conf`` or, by `LM`, an ``lm_conf``.
+
+    What is no number is left to the check of the types.
 
     Raises:
         UserError: as `check`.
     """
     if isinstance(conf, Mapping):
-        sizes = {k: v for k, v in conf.items() if k in SIZES and type(v) is int}
-        check(SIZES, sizes, where)
+        check(table, {k: v for k, v in conf.items() if k in table and is_number(v)}, where)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_lengths(options: Mapping[str, object], where: str) -> None:

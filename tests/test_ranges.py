@@ -1,6 +1,8 @@
 """Every key of our YAML files has a range, and what lies outside of it is an error."""
 
+import inspect
 import math
+import typing
 from dataclasses import fields
 
 import pytest
@@ -10,6 +12,7 @@ from espnet_spike.data.fbank import FbankConfig
 from espnet_spike.encoders.spike_options import SpikeOptions
 from espnet_spike.errors import UserError
 from espnet_spike.inference.decode import OWN_KEYS
+from espnet_spike.nn.neurons.factory import NEURONS
 from espnet_spike.ranges import (
     AsText,
     Curve,
@@ -27,6 +30,7 @@ from espnet_spike.simulator.energy import ProcessorPrices
 from espnet_spike.simulator.hardware import BIT_MANIPULATION, Hardware
 from espnet_spike.simulator.hardware import MULTIPLIERS as BUILT
 from espnet_spike.tasks.config import Distill, InitFrom
+from espnet_spike.tasks.registry import DECODERS, ENCODERS, load_class
 from espnet_spike.training.calibration import Calibration
 from espnet_spike.utils.cluster import ClusterConfig
 from espnet_spike.utils.yaml import read_yaml
@@ -54,6 +58,26 @@ def test_every_key_of_what_is_read_is_declared():
     assert ranges.INIT_FROM.keys() == names(InitFrom) - {"source"} | {"from"}
     assert ranges.DISTILL.keys() == names(Distill) - {"source"} | {"from"}
     assert ranges.DECODING.keys() >= {*names(SpikeOptions), *OWN_KEYS}
+
+
+@pytest.mark.parametrize("path", [*ENCODERS.values(), *DECODERS.values(), *NEURONS])
+def test_every_number_of_a_model_has_a_range_that_its_constructor_checks(path):
+    neuron = NEURONS.get(path)
+    cls, sizes = (neuron, {"dim": 4}) if neuron else (load_class(path), {"input_size": 20})
+    parameters = inspect.signature(cls).parameters
+    if "vocab_size" in parameters:
+        sizes = {"vocab_size": 5, "encoder_output_size": 8}
+    hints = typing.get_type_hints(cls.__init__)
+    numbers = [
+        name
+        for name in parameters.keys() - sizes.keys()
+        if hints[name] in (int, float, int | None, float | None)
+    ]
+    assert len(numbers) >= (path != "relu")
+    for name in numbers:
+        for value in (math.nan, math.inf, ranges.MODEL[name].low - 1):
+            with pytest.raises(ValueError, match=rf"^{name}: {value} is out of range; give "):
+                cls(**sizes, **{name: value})
 
 
 @pytest.mark.parametrize(

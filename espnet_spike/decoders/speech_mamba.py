@@ -33,7 +33,7 @@ from espnet_spike.nn.layers.spiking_mamba import SpikingMamba
 from espnet_spike.nn.neurons.frame_lif import RateLoss, named_frame_lifs
 from espnet_spike.nn.norms import LayerNorm
 from espnet_spike.nn.stream_state import Carries
-from espnet_spike.utils.options import choose
+from espnet_spike.utils.options import choose, numbers_in_range
 
 NO_POINTS = ("F1", "F2", "F8")  # of front end and feed-forward module, which a decoder has not
 
@@ -158,6 +158,7 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         ValueError: for an unknown or impossible value, naming the known ones.
     """
 
+    @numbers_in_range
     def __init__(
         self,
         vocab_size: int,
@@ -200,8 +201,6 @@ class SpeechMambaDecoder(AbsDecoder, BatchScorerInterface):
         lambda_b: float = 0.5,
     ) -> None:
         super().__init__()
-        if num_blocks < 1:
-            raise ValueError(f"num_blocks: {num_blocks} must be at least 1")
         dim = encoder_output_size
         if absent := [] if isinstance(fat_points, str) else sorted({*fat_points} & {*NO_POINTS}):
             known = ", ".join(point for point in POINTS if point not in NO_POINTS)

@@ -23,6 +23,7 @@ from espnet_spike.nn.neurons.base import named_neurons, set_levels, set_spike_mo
 from espnet_spike.nn.neurons.factory import NeuronFactory
 from espnet_spike.nn.neurons.frame_lif import RateLoss
 from espnet_spike.nn.norms import LayerNorm
+from espnet_spike.utils.options import numbers_in_range
 
 
 class IMLSpikeformerEncoder(BlockEncoder):
@@ -87,6 +88,7 @@ class IMLSpikeformerEncoder(BlockEncoder):
 
     training_steps: Tensor
 
+    @numbers_in_range
     def __init__(
         self,
         input_size: int,

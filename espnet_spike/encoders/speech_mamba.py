@@ -29,7 +29,7 @@ from espnet_spike.nn.layers.softmax_attention import SelfAttention, attention_ma
 from espnet_spike.nn.neurons.base import named_neurons, set_spike_mode
 from espnet_spike.nn.neurons.frame_lif import RateLoss
 from espnet_spike.nn.norms import LayerNorm
-from espnet_spike.utils.options import choose
+from espnet_spike.utils.options import check_numbers, choose, numbers_in_range
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,9 @@ class Backbone:
     gradient_checkpointing: bool = False
     interctc_layer_idx: Sequence[int] = ()
     interctc_use_conditioning: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(vars(self))
 
     def of_block(self) -> BlockDefaults:
         """Return the options that depend on the block: as given, else the block's own.
@@ -334,6 +337,7 @@ class EventSpeechMambaEncoder(SpeechMambaEncoder):
 
     compiles_in_training = False
 
+    @numbers_in_range
     def __init__(
         self,
         input_size: int,
@@ -403,6 +407,7 @@ class SpikingSpeechMambaEncoder(SpeechMambaEncoder):
 
     compiles_in_training = False
 
+    @numbers_in_range
     def __init__(
         self,
         input_size: int,

@@ -158,6 +158,9 @@ def check_training_values(config: Mapping[str, Any], where: Path | str) -> None:
     for key, part in config.items():
         if str(key).endswith("_conf") and part is not None:
             check(tables.get(key, {}), part, f"{where}: {key}", others=None)
+    for key in ("encoder_conf", "decoder_conf", "lm_conf"):
+        table = ranges.LM if key == "lm_conf" else ranges.SIZES
+        ranges.check_sizes(config.get(key), f"{where}: {key}", table)
 
 
 def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

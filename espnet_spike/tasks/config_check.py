@@ -281,6 +281,7 @@ def own_model(config: Mapping[str, Any], vocab_size: int, input_size: int) -> An
         problems += check_choice(kind, names.get(kind), confs[kind], found, kind in OPTIONAL)
     args = argparse.Namespace(frontend_conf={}, batch_type=None, decoder=names.get("decoder"))
     args.model_conf, args.encoder_conf = confs["model"], confs["encoder"]
+    args.encoder = names.get("encoder")
     problems += numbers_as_text(config) + _check_asr(config, args, raw=False)
     if problems:
         return None
@@ -514,11 +515,25 @@ def _check_asr(config: Mapping[str, Any], args: argparse.Namespace, raw: bool) -
     layers = args.encoder_conf.get("interctc_layer_idx")
     if args.model_conf.get("interctc_weight", 0) and not layers:
         problems.append("model_conf.interctc_weight: needs encoder_conf.interctc_layer_idx")
-    problems += _check_scan(args)
+    problems += _check_neuron(args) + _check_scan(args)
     problems += _check_augment(args.model_conf.get("augment"))
     if args.batch_type == "folded" and args.fold_length and len(args.fold_length) != 2:
         problems.append("fold_length: needs two numbers, for frames and for tokens")
     return problems
+
+
+def _check_neuron(args: argparse.Namespace) -> Problems:
+    """Check what ``neuron_conf`` gives to the class that ``neuron`` names."""
+    from espnet_spike.nn.neurons.factory import neuron_class
+
+    conf, name = (args.encoder_conf.get(key) for key in ("neuron_conf", "neuron"))
+    if args.encoder != "iml_spikeformer" or conf is None:
+        return []
+    try:
+        cls = neuron_class("imls" if name is None else name)
+    except (ValueError, UserError):
+        return []  # told when the model is built
+    return check_conf("encoder_conf.neuron_conf", conf, cls, {"dim"})
 
 
 def _check_scan(args: argparse.Namespace) -> Problems:

@@ -428,7 +428,7 @@ def test_spiking_gradients_and_rate_losses(conf):
         ({"surrogate": "atn"}, "did you mean 'atan'"),
         ({"neuron": "lfi"}, "did you mean 'lif'"),
         ({"T": 4}, "one spike a frame at most, see neuron: ilif"),
-        ({"neuron": "ilif", "T": 0}, "have to be at least 1"),
+        ({"neuron": "ilif", "T": 0}, "T: 0 is out of range"),
     ],
 )
 def test_impossible_spiking_options(conf, message):

@@ -28,6 +28,8 @@ def test_spike_meta_is_taken_out(tmp_path):
         ("model_conf: {lsm_weight: -1.0e+30}\n", "model_conf: lsm_weight"),
         ("ctc_conf: {dropout_rate: 1.5}\n", "ctc_conf: dropout_rate"),
         ("scheduler_conf: {warmup_steps: -1}\n", "scheduler_conf: warmup_steps: -1 is out of"),
+        ("encoder_conf: {conv_channels: 0}\n", "encoder_conf: conv_channels: 0 is out of range"),
+        ("lm_conf: {nlayers: 0}\n", "lm_conf: nlayers: 0 is out of range"),
         ("scheduler_conf: wa\n", "scheduler_conf: 'wa' is no mapping"),
     ],
 )

@@ -59,7 +59,27 @@ def test_options_of_the_command_are_weaker_than_those_of_the_user():
         ),
         (
             {"decoder": "speech_mamba", "decoder_conf": {"num_blocks": 0}},
-            "the model cannot be built: ValueError: num_blocks: 0",
+            "decoder_conf: num_blocks: 0 is out of range",
+        ),
+        ({"encoder_conf.num_blocks": 0}, "encoder_conf: num_blocks: 0 is out of range"),
+        (
+            {"encoder": "iml_spikeformer", "encoder_conf": {"hdm_r": float("nan")}},
+            "the model cannot be built: ValueError: hdm_r: nan is out of range",
+        ),
+        (
+            {
+                "encoder": "iml_spikeformer",
+                "encoder_conf": {"neuron": "ilif", "neuron_conf": {"divide": "no"}},
+            },
+            "encoder_conf.neuron_conf.divide: must be bool, not 'no'",
+        ),
+        (
+            {"encoder": "iml_spikeformer", "encoder_conf": {"neuron_conf": {"divide": True}}},
+            "encoder_conf.neuron_conf: unknown key divide.*IMLS takes T, alpha_init",
+        ),
+        (
+            {"encoder": "speech_mamba", "encoder_conf": {"dt_rank": 0}},
+            "the model cannot be built: ValueError: dt_rank: 0 is out of range",
         ),
         ({"model": "spike_ars"}, "did you mean 'spike_asr'"),
         ({"model_conf.ctc_wieght": 1}, "did you mean 'ctc_weight'"),

@@ -254,17 +254,6 @@ class Neuron(Counted, Activation, ABC):
         return OtherResponse(f"{type(self).__name__} does not say how it responds")
 
 
-def check_tail(tail: float) -> float:
-    """Return the height of a surrogate's tails.
-
-    Raises:
-        ValueError: it does not lie in [0, 1].
-    """
-    if isinstance(tail, bool) or not isinstance(tail, int | float) or not 0 <= tail <= 1:
-        raise ValueError(f"surrogate_tail: {tail!r} does not lie in [0, 1]")
-    return float(tail)
-
-
 def no_mode(mode: str) -> str:
     """Return what is wrong with a neuron that has no spike mode ``mode``."""
     return "does not emit 0/1 spikes" if mode == "binary" else f"does not run in mode {mode}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
-from espnet_spike.nn.neurons.base import FIRING_MODES, Firing, Neuron, check_tail
+from espnet_spike.nn.neurons.base import FIRING_MODES, Firing, Neuron
 from espnet_spike.nn.neurons.fitting import LEAST, Piece, peaks, search
 from espnet_spike.nn.neurons.response import (
     LeakyResponse,
@@ -22,7 +22,7 @@ from espnet_spike.nn.ops.lif import LIFDynamics, run_steps
 from espnet_spike.nn.ops.precision import at_least_fp32
 from espnet_spike.nn.ops.surrogate import integer_spike
 from espnet_spike.nn.weight_decay import without_weight_decay
-from espnet_spike.utils.options import choose
+from espnet_spike.utils.options import choose, numbers_in_range
 
 
 def report_firing(spikes: Tensor, mask: Tensor | None, levels: int) -> Firing:
@@ -150,6 +150,7 @@ class LeakyNeuron(FixedThreshold):
         ValueError: for an unknown ``reset`` or ``surrogate``, or ``tau < 1``.
     """
 
+    @numbers_in_range
     def __init__(
         self,
         dim: int,
@@ -234,6 +235,7 @@ class LIF(LeakyNeuron):
     needs_norm = True
     weak_input_options: ClassVar = {"v_th": 0.5}
 
+    @numbers_in_range
     def __init__(
         self,
         dim: int,
@@ -248,8 +250,6 @@ class LIF(LeakyNeuron):
         surrogate_alpha: float | None = None,
         per_channel: bool = False,
     ) -> None:
-        if T < 1 or tau < 1:
-            raise ValueError(f"T, tau: {T}, {tau}: both have to be at least 1")
         super().__init__(
             dim,
             tau,
@@ -308,6 +308,7 @@ class ILIF(FixedThreshold):
 
     binary_options: ClassVar = {"T": 1}
 
+    @numbers_in_range
     def __init__(
         self,
         dim: int,
@@ -321,9 +322,7 @@ class ILIF(FixedThreshold):
         surrogate_tail: float = 0.0,
     ) -> None:
         super().__init__(dim, v_th, per_channel)
-        self.surrogate_tail = check_tail(surrogate_tail)
-        if T < 1 or time_steps < 1:
-            raise ValueError(f"T, time_steps: {T}, {time_steps}: both have to be at least 1")
+        self.surrogate_tail = surrogate_tail
         self.T = self.most = T
         self.time_steps = time_steps
         self.beta = beta

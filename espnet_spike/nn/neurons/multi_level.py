@@ -23,13 +23,13 @@ from torch.nn import functional as F
 from espnet_spike.nn.accounting import Cost
 from espnet_spike.nn.checkpointing import inside_checkpoint, is_recomputing
 from espnet_spike.nn.distributed import all_reduce_sum
-from espnet_spike.nn.neurons.base import LEVEL_RULES, Firing, Neuron, check_tail
+from espnet_spike.nn.neurons.base import LEVEL_RULES, Firing, Neuron
 from espnet_spike.nn.neurons.fitting import Piece, inverse_softplus, peaks, search
 from espnet_spike.nn.neurons.spike_train import IMLSRecompute, add_up, keep_recipe
 from espnet_spike.nn.ops import imls
 from espnet_spike.nn.ops.precision import at_least_fp32, full_einsum
 from espnet_spike.nn.weight_decay import without_weight_decay
-from espnet_spike.utils.options import choose
+from espnet_spike.utils.options import choose, numbers_in_range
 
 FOLLOWS_INPUT = ("token", "utt", "max")
 IMLS_STATS = (*FOLLOWS_INPUT, "ema", "fixed")
@@ -116,6 +116,7 @@ class MultiLevel(Neuron):
     running_level: Tensor
     updates: Tensor
 
+    @numbers_in_range
     def __init__(
         self,
         dim: int,
@@ -127,13 +128,9 @@ class MultiLevel(Neuron):
         surrogate_tail: float = 0.0,
     ) -> None:
         super().__init__()
-        self.surrogate_tail = check_tail(surrogate_tail)
-        if T < 1:
-            raise ValueError(f"T: {T} is too small; a neuron needs at least one level")
+        self.surrogate_tail = surrogate_tail
         if alpha_init is None:
             alpha_init = self.default_alpha(T, stat)
-        if alpha_init <= 0:
-            raise ValueError(f"alpha_init: {alpha_init} is not positive")
         self.dim = dim
         self.T = T
         self.trained_levels = self.levels = self.levels_of(T)

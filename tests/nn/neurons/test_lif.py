@@ -151,9 +151,9 @@ def test_integer_lif_binary_slots():
     [
         (LIF, {"reset": "sotf"}, "did you mean 'soft'"),
         (LIF, {"surrogate": "relu"}, "surrogate"),
-        (LIF, {"T": 0}, "at least 1"),
-        (LIF, {"tau": 0.5}, "at least 1"),
-        (ILIF, {"time_steps": 0}, "at least 1"),
+        (LIF, {"T": 0}, "T: 0 is out of range"),
+        (LIF, {"tau": 0.5}, "tau: 0.5 is out of range"),
+        (ILIF, {"time_steps": 0}, "time_steps: 0 is out of range"),
         (ILIF, {"rounding": "up"}, "rounding"),
     ],
 )

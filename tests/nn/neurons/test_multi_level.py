@@ -153,5 +153,7 @@ def test_the_mean_rate_is_that_of_the_counts_over_valid_frames(cls):
 
 @pytest.mark.parametrize("tail", [-0.1, 1.5, "x", True])
 def test_a_tail_lies_between_0_and_1(tail):
-    with pytest.raises(ValueError, match=r"surrogate_tail: .* does not lie in"):
+    with pytest.raises(
+        ValueError, match=r"surrogate_tail: .* is out of range; give a number from 0 to 1"
+    ):
         IMLS(4, surrogate_tail=tail)
