@@ -362,8 +362,24 @@ TRAINING: Table = {
     "grad_clip_type": AsText(Number(0, 1e6, above=True)),
 }
 MODEL_CONF: Table = {"lsm_weight": _SHARE, "interctc_weight": _SHARE}
-CTC_CONF: Table = {"dropout_rate": _SHARE}
-SCHEDULER_CONF: Table = {"warmup_steps": Number(0, 1e12)}
+_DROPOUT = Number(0, 0.99)  # with 1 nothing is left
+CTC_CONF: Table = {"dropout_rate": _DROPOUT}
+_RATE = AsText(Number(0, 1e6, above=True))
+OPTIM_CONF: Table = {"lr": _RATE, "weight_decay": AsText(Number(0, 1e6))}
+SCHEDULER_CONF: Table = {
+    "warmup_steps": Number(0, 1e12),
+    "max_lr": Either(_RATE, Listed(_RATE, least=1)),
+}
+_WIDTH = Number(0, 1e6, whole=True)
+_MASKS = Number(1, 10_000, whole=True)
+SPECAUG_CONF: Table = {
+    "time_warp_window": Number(1, 1e6, whole=True),
+    "freq_mask_width_range": Either(_WIDTH, Listed(_WIDTH, least=2)),
+    "num_freq_mask": _MASKS,
+    "time_mask_width_range": Either(Number(0, 1e6, whole=True, null=True), Listed(_WIDTH, least=2)),
+    "time_mask_width_ratio_range": Either(Number(0, 1, null=True), Listed(_SHARE, least=2)),
+    "num_time_mask": _MASKS,
+}
 
 # encoder_conf and decoder_conf, also of ESPnet's classes and of packages: what a model is as large
 # as. A damaged one would be built until the memory is full, one without blocks passes its input on.
@@ -377,7 +393,7 @@ SIZES: Table = {
 LM: Table = {
     **dict.fromkeys("layer nlayers".split(), Number(1, 1000, whole=True)),
     **dict.fromkeys("unit embed_unit att_unit head nhid".split(), _SIZE),
-    "dropout_rate": _SHARE,
+    "dropout_rate": _DROPOUT,
 }
 
 # Numbers that our encoders, decoders and neurons take, see utils.options.numbers_in_range
@@ -386,15 +402,11 @@ _NOT_NEGATIVE = Number(0, 1e6)
 _FINITE = Number(-1e6, 1e6)
 MODEL: Table = {
     **SIZES,
+    **dict.fromkeys("d_conv dt_rank conv_kernel conv_module_kernel T time_steps".split(), _SIZE),
     **dict.fromkeys(
-        "d_conv dt_rank conv_kernel conv_module_kernel T time_steps".split(),
-        _SIZE,
+        "dropout_rate positional_dropout_rate attention_dropout_rate".split(), _DROPOUT
     ),
-    **dict.fromkeys(
-        "dropout_rate positional_dropout_rate attention_dropout_rate self_attention_dropout_rate"
-        " src_attention_dropout_rate r_min r_max surrogate_tail".split(),
-        _SHARE,
-    ),
+    **dict.fromkeys("r_min r_max surrogate_tail".split(), _SHARE),
     **dict.fromkeys("v_th attn_v_th alpha_init surrogate_alpha ssa_scale fat_k".split(), _POSITIVE),
     **dict.fromkeys(
         "beta lambda_q lambda_b lambda_act lambda_T fat_threshold".split(), _NOT_NEGATIVE

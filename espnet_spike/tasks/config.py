@@ -153,7 +153,9 @@ def check_training_values(config: Mapping[str, Any], where: Path | str) -> None:
     tables = {
         "model_conf": ranges.MODEL_CONF,
         "ctc_conf": ranges.CTC_CONF,
+        "optim_conf": ranges.OPTIM_CONF,
         "scheduler_conf": ranges.SCHEDULER_CONF,
+        "specaug_conf": ranges.SPECAUG_CONF,
     }
     for key, part in config.items():
         if str(key).endswith("_conf") and part is not None:

@@ -29,6 +29,11 @@ def test_spike_meta_is_taken_out(tmp_path):
         ("ctc_conf: {dropout_rate: 1.5}\n", "ctc_conf: dropout_rate"),
         ("scheduler_conf: {warmup_steps: -1}\n", "scheduler_conf: warmup_steps: -1 is out of"),
         ("encoder_conf: {conv_channels: 0}\n", "encoder_conf: conv_channels: 0 is out of range"),
+        ("optim_conf: {lr: 0}\n", "optim_conf: lr: 0 is out of range"),
+        ("scheduler_conf: {max_lr: .nan}\n", "scheduler_conf: max_lr: nan is out of range"),
+        ("specaug_conf: {num_time_mask: -2}\n", "specaug_conf: num_time_mask: -2 is out of range"),
+        ("specaug_conf: {freq_mask_width_range: [-5, 5]}\n", "freq_mask_width_range: [-5, 5] is"),
+        ("specaug_conf: {time_warp_window: 0}\n", "time_warp_window: 0 is out of range"),
         ("lm_conf: {nlayers: 0}\n", "lm_conf: nlayers: 0 is out of range"),
         ("scheduler_conf: wa\n", "scheduler_conf: 'wa' is no mapping"),
     ],
@@ -38,6 +43,13 @@ def test_values_that_nothing_can_train_with(tmp_path, content, said):
     with pytest.raises(UserError) as error:
         read_training_config(tmp_path / "c.yaml")
     assert said in error.value.message and "c.yaml" in error.value.message
+
+
+def test_values_that_espnet_takes_are_left(tmp_path):
+    text = "specaug_conf: {time_mask_width_range: null, time_mask_width_ratio_range: [0.0, 0.05]}\n"
+    text += "optim_conf: {lr: 2e-3}\nscheduler_conf: {max_lr: [0.1, 0.2]}\n"  # the first is text
+    (tmp_path / "c.yaml").write_text(text)
+    read_training_config(tmp_path / "c.yaml")
 
 
 def test_a_key_that_is_no_text_is_left_to_who_knows_the_keys():
