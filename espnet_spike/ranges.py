@@ -124,17 +124,21 @@ class Listed:
     Attributes:
         of: what each value of it is.
         least: how many there are at least.
+        length: how many there are; None: any number.
         rising: each number is above the one before.
     """
 
     of: Check
     least: int = 0
+    length: int | None = None
     rising: bool = False
 
     def wanted(self, value: object) -> str:
         """See `Check`."""
         if not isinstance(value, list | tuple) or len(value) < self.least:
             return f"a list{f' of at least {self.least}' if self.least else ''}"
+        if self.length not in (None, len(value)):
+            return f"a list of {self.length}"
         for item in value:
             if problem := self.of.wanted(item):
                 return f"a list, each of it {problem}"
@@ -374,10 +378,12 @@ _WIDTH = Number(0, 1e6, whole=True)
 _MASKS = Number(1, 10_000, whole=True)
 SPECAUG_CONF: Table = {
     "time_warp_window": Number(1, 1e6, whole=True),
-    "freq_mask_width_range": Either(_WIDTH, Listed(_WIDTH, least=2)),
+    "freq_mask_width_range": Either(_WIDTH, Listed(_WIDTH, length=2)),
     "num_freq_mask": _MASKS,
-    "time_mask_width_range": Either(Number(0, 1e6, whole=True, null=True), Listed(_WIDTH, least=2)),
-    "time_mask_width_ratio_range": Either(Number(0, 1, null=True), Listed(_SHARE, least=2)),
+    "time_mask_width_range": Either(
+        Number(0, 1e6, whole=True, null=True), Listed(_WIDTH, length=2)
+    ),
+    "time_mask_width_ratio_range": Either(Number(0, 1, null=True), Listed(_SHARE, length=2)),
     "num_time_mask": _MASKS,
 }
 
@@ -412,6 +418,8 @@ MODEL: Table = {
         "beta lambda_q lambda_b lambda_act lambda_T fat_threshold".split(), _NOT_NEGATIVE
     ),
     **dict.fromkeys("e_min e_max hdm_r v_reset".split(), _FINITE),
+    "ssa_decay": Listed(_POSITIVE, length=2),
+    "attention_window": Listed(Number(0, 2**30, whole=True), length=2),
     "tau": Number(1, 1e6),
     "scan_memory": Number(0, 1e9, above=True, unit="MiB"),
     "warm_start_steps": Number(0, 1e12, whole=True),

@@ -100,8 +100,10 @@ class BlockEncoder(AbsEncoder):
             use_conditioning: feed the posteriors back; ESPnet then sets ``conditioning_layer``.
 
         Raises:
-            ValueError: no such block.
+            ValueError: no such block, or one twice.
         """
+        if len(set(layers)) < len(layers):
+            raise ValueError(f"interctc_layer_idx: {list(layers)} has a block twice")
         for index in layers:
             if not 0 < index < len(self.encoders):
                 raise ValueError(

@@ -97,6 +97,8 @@ def test_intermediate_ctc_conditioning_feeds_the_posteriors_back(name):
 def test_intermediate_ctc_of_no_inner_block_is_refused(name, block):
     with pytest.raises(ValueError, match=rf"interctc_layer_idx: {block} is not within 1\.\.2"):
         make(name, interctc_layer_idx=[block])
+    with pytest.raises(ValueError, match=r"interctc_layer_idx: \[1, 1\] has a block twice"):
+        make(name, interctc_layer_idx=[1, 1])
 
 
 def test_positions_are_sines_of_geometric_wavelengths_or_nothing():

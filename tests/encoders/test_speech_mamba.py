@@ -261,7 +261,11 @@ def test_mixed_precision_training_step():
         ({"input_layer": "conv2d"}, "input_layer: 'conv2d' is unknown"),
         ({"pos_enc": "rel"}, "pos_enc"),
         ({"attention_heads": 5}, "5 does not divide output_size 16"),
-        ({"attention_window": [3, -1]}, "negative"),
+        (
+            {"attention_window": [3, -1]},
+            r"attention_window: \[3, -1\] is out of range; give a list",
+        ),
+        ({"attention_window": [3]}, r"\[3\] is out of range; give a list of 2$"),
         ({"conv_kernel": 4}, "conv_kernel: 4 is even"),
         ({"causal": True, "block": "conmamba"}, "looks ahead"),
         ({"conv_skip": True, "input_layer": "conmamba"}, "conv_skip"),
@@ -423,7 +427,8 @@ def test_spiking_gradients_and_rate_losses(conf):
     [
         ({"block": "conmamba"}, "known: mamba_mhsa_mamba, mhsa_mamba"),
         ({"attention_window": [1, 1]}, "see ssa_decay"),
-        ({"ssa_decay": [0, 3]}, "two positive exponents"),
+        ({"ssa_decay": [0, 3]}, r"ssa_decay: \[0, 3\] is out of range"),
+        ({"ssa_decay": [1, float("nan")]}, r"ssa_decay: \[1, nan\] is out of range"),
         ({"r_min": 0.5, "r_max": 0.1}, "must rise"),
         ({"surrogate": "atn"}, "did you mean 'atan'"),
         ({"neuron": "lfi"}, "did you mean 'lif'"),
