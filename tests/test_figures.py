@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet_spike.results.scoring import read_counts
+
 ROOT = Path(__file__).parents[1]
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
 WITH_INTERVAL = re.compile(rf"({NUMBER})(?: %)?\*{{0,2}} \(({NUMBER})\s*\.\.\s*({NUMBER})[;)]")
@@ -130,6 +132,28 @@ def test_figures_with_intervals_are_in_the_tables(page):
                 all(is_rounded(*pair) for pair in zip(figures, other, strict=True))
                 for other in told
             ), f"{page}:{at}: {' '.join(found.group(0).split())}"
+
+
+KEPT = sorted(ROOT.glob("egs/*/scored/*/*/*/result.json"))
+
+
+@pytest.mark.parametrize("result", KEPT, ids=lambda path: "/".join(path.parts[-6:-1:2]))
+def test_counts_that_are_kept_are_those_of_the_tables(result):
+    folder = result.parent
+    recipe, experiment, decoding, name = (folder.parts[i] for i in (-5, -3, -2, -1))
+    counts = read_counts(folder)
+    page = ROOT / "egs" / recipe / "RESULTS.md"
+    where = {"experiment": experiment, "decoding": decoding, "set": name}
+    shown = [
+        row["WER"]
+        for rows in tables(page.read_text(encoding="utf-8").splitlines())
+        for row in rows
+        if where.items() <= row.items() and "WER" in row
+    ]
+    assert [
+        is_rounded(figure, f"{100 * counts.errors.sum() / counts.lengths.sum():.4f}")
+        for figure in shown
+    ] == [True]
 
 
 def test_error_rates_of_the_first_page():
