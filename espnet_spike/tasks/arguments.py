@@ -12,6 +12,7 @@ import yaml
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.ranges import DECODING, check, check_lengths
 from espnet_spike.tasks.config import META
+from espnet_spike.utils.cli import repeated_list
 from espnet_spike.utils.files import LONGEST_NAME, fitting_name
 from espnet_spike.utils.yaml import read_yaml, write_config
 
@@ -92,6 +93,8 @@ def parse_espnet(
             if word.split("=")[0] == "--frontend":
                 cure = "what is trained on depends on it: write it in the YAML, frontend: NAME"
             raise UserError(f"{word} cannot be given among ESPnet's options", cure)
+    if option := repeated_list(parser, extra_words):
+        raise UserError(f"{option} is given twice", f"name all behind one: {option} A B")
     return parser.parse_args([*words, *extra_words])
 
 

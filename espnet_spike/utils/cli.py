@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import logging
 import os
 import select
@@ -57,6 +58,8 @@ class Parser(argparse.ArgumentParser):
         for place in range(len(words) - 2, -1, -1):
             if words[place] in takes_any:
                 words[place : place + 2] = [f"{words[place]}={words[place + 1]}"]
+        if option := repeated_list(self, words):
+            self.error(f"{option} is given twice; name all behind one: {option} A B")
         return super().parse_known_args(words, namespace or argparse.Namespace())
 
     def error(self, message: str) -> NoReturn:
@@ -70,6 +73,18 @@ class Parser(argparse.ArgumentParser):
                 for word in words
             )
         super().error(message)
+
+
+def repeated_list(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    """Return an option with a list that is given twice, of which argparse keeps the last; or ''."""
+    before = itertools.takewhile(lambda word: word != "--", words)
+    given = [word.partition("=")[0] for word in before]
+    for action in parser._actions:
+        names = [n for n, known in parser._option_string_actions.items() if known is action]
+        keeps_last = type(action) is argparse._StoreAction and action.nargs in ("*", "+")
+        if keeps_last and sum(given.count(name) for name in names) > 1:
+            return names[0]
+    return ""
 
 
 class GivenOnce(argparse.Action):

@@ -65,6 +65,17 @@ def test_a_value_that_is_not_yaml_is_said(extra, said):
         arguments.parse_espnet(SpikeASRTask, {}, [], extra)
 
 
+def test_a_list_that_is_given_twice_is_refused_as_the_first_would_be_lost():
+    twice = "--freeze_param encoder.embed --freeze_param=ctc"
+    with pytest.raises(UserError, match="--freeze_param is given twice") as error:
+        arguments.parse_espnet(SpikeASRTask, {}, [], twice)
+    assert error.value.hint == "name all behind one: --freeze_param A B"
+    words = "--freeze_param encoder.embed ctc --encoder_conf T=1 --encoder_conf norm=bn"
+    args = arguments.parse_espnet(SpikeASRTask, {}, [], words)
+    assert args.freeze_param == ["encoder.embed", "ctc"]
+    assert args.encoder_conf == {"T": 1, "norm": "bn"}
+
+
 def test_options_are_split_as_by_a_shell():
     assert arguments.split_args("--a 'b c' --d=\"e f\"") == ["--a", "b c", "--d=e f"]
     assert arguments.split_args("") == []

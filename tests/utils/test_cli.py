@@ -49,6 +49,21 @@ def test_an_option_for_espnet_without_its_word_is_refused(capsys):
     assert left.value.code == 2 and "expected one argument" in capsys.readouterr().err
 
 
+def test_a_list_that_is_given_twice_is_refused(capsys):
+    made = parser()
+    made.add_argument("--train_text", "--text", nargs="+", old=["--corpus"])
+    made.add_argument("--input", action="append")
+    made.add_argument("command", nargs="*")
+    words = "--input a --input b --beam_size 2 --beam_size 3 --text c d -- --text e".split()
+    found = made.parse_args(words)
+    assert (found.input, found.beam_size, found.train_text) == (["a", "b"], 3, ["c", "d"])
+    for words in (["--text", "a", "--text=b"], ["--train_text", "a", "--corpus", "b"]):
+        with pytest.raises(SystemExit) as left:
+            made.parse_args(words)
+        said = "--train_text is given twice; name all behind one: --train_text A B"
+        assert left.value.code == 2 and said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [("--beam_sise=3", "(did you mean '--beam_size'?)"), ("--beam", "unrecognized")],
