@@ -10,7 +10,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from espnet_spike.errors import UserError, did_you_mean
 
@@ -46,7 +46,7 @@ class Number:
         """See `Check`."""
         if value is None and self.null:
             return ""
-        if isinstance(value, int | float) and is_number(value):
+        if is_number(value):
             good = self.low < value if self.above else self.low <= value
             if good and value <= self.high and not (self.whole and isinstance(value, float)):
                 return ""
@@ -70,7 +70,7 @@ class Ratio:
 
     def wanted(self, value: object) -> str:
         """See `Check`."""
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if is_number(value):
             count = -self.tokens <= value <= -1 and value == int(value)
             if count or 0 <= value <= self.high:
                 return ""
@@ -491,7 +491,7 @@ def check_sizes(conf: object, where: str, table: Table = SIZES) -> None:
         check(table, {k: v for k, v in conf.items() if k in table and is_number(v)}, where)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Return whether a value is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
