@@ -8,7 +8,9 @@ depends on the ranges are here, too.
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
@@ -48,7 +50,11 @@ class Number:
             return ""
         if is_number(value):
             good = self.low < value if self.above else self.low <= value
-            if good and value <= self.high and not (self.whole and isinstance(value, float)):
+            if (
+                good
+                and value <= self.high
+                and (isinstance(value, numbers.Integral) or not self.whole)
+            ):
                 return ""
         what = "a whole number" if self.whole else "a number"
         start = f"above {self.low:.12g} and up to" if self.above else f"from {self.low:.12g} to"
@@ -135,7 +141,7 @@ class Listed:
 
     def wanted(self, value: object) -> str:
         """See `Check`."""
-        if not isinstance(value, list | tuple) or len(value) < self.least:
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) < self.least:
             return f"a list{f' of at least {self.least}' if self.least else ''}"
         if self.length not in (None, len(value)):
             return f"a list of {self.length}"
@@ -181,6 +187,8 @@ class AsText:
 
     def wanted(self, value: object) -> str:
         """See `Check`."""
+        if isinstance(value, str) and value.lower() in ("none", "null", "nil"):
+            value = None
         if isinstance(value, str):
             for convert in (int, float):
                 with contextlib.suppress(ValueError):
@@ -365,25 +373,35 @@ TRAINING: Table = {
     "grad_clip": AsText(Number(0, 1e12, above=True)),
     "grad_clip_type": AsText(Number(0, 1e6, above=True)),
 }
-MODEL_CONF: Table = {"lsm_weight": _SHARE, "interctc_weight": _SHARE}
 _DROPOUT = Number(0, 0.99)  # with 1 nothing is left
+MODEL_CONF: Table = {"lsm_weight": _SHARE, "interctc_weight": _DROPOUT}
 CTC_CONF: Table = {"dropout_rate": _DROPOUT}
 _RATE = AsText(Number(0, 1e6, above=True))
-OPTIM_CONF: Table = {"lr": _RATE, "weight_decay": AsText(Number(0, 1e6))}
+OPTIM_CONF: Table = {
+    "lr": _RATE,
+    "weight_decay": AsText(Number(0, 1e6)),
+    "momentum": _DROPOUT,
+    "maximize": OneOf((False,)),  # of the loss
+    "differentiable": OneOf((False,)),
+}
 SCHEDULER_CONF: Table = {
-    "warmup_steps": Number(0, 1e12),
+    "warmup_steps": AsText(Number(0, 1e12)),
     "max_lr": Either(_RATE, Listed(_RATE, least=1)),
+    **dict.fromkeys("eta_min base_lr min_lr".split(), AsText(Number(0, 1e6))),
+    **dict.fromkeys("step_size T_max first_cycle_steps".split(), _COUNT),
+    **dict.fromkeys(
+        "model_size gamma div_factor final_div_factor".split(), AsText(Number(0, 1e12, above=True))
+    ),
 }
 _WIDTH = Number(0, 1e6, whole=True)
+_WIDTHS = Either(Number(0, 1e6, whole=True, null=True), Listed(_WIDTH, length=2))
 _MASKS = Number(1, 10_000, whole=True)
 SPECAUG_CONF: Table = {
     "time_warp_window": Number(1, 1e6, whole=True),
-    "freq_mask_width_range": Either(_WIDTH, Listed(_WIDTH, length=2)),
+    "freq_mask_width_range": _WIDTHS,
     "num_freq_mask": _MASKS,
-    "time_mask_width_range": Either(
-        Number(0, 1e6, whole=True, null=True), Listed(_WIDTH, length=2)
-    ),
-    "time_mask_width_ratio_range": Either(Number(0, 1, null=True), Listed(_SHARE, length=2)),
+    "time_mask_width_range": _WIDTHS,
+    "time_mask_width_ratio_range": Either(OneOf((None,)), Listed(_SHARE, length=2)),
     "num_time_mask": _MASKS,
 }
 
@@ -413,12 +431,14 @@ MODEL: Table = {
         "dropout_rate positional_dropout_rate attention_dropout_rate".split(), _DROPOUT
     ),
     **dict.fromkeys("r_min r_max surrogate_tail".split(), _SHARE),
-    **dict.fromkeys("v_th attn_v_th alpha_init surrogate_alpha ssa_scale fat_k".split(), _POSITIVE),
+    **dict.fromkeys("v_th attn_v_th surrogate_alpha ssa_scale fat_k".split(), _POSITIVE),
     **dict.fromkeys(
         "beta lambda_q lambda_b lambda_act lambda_T fat_threshold".split(), _NOT_NEGATIVE
     ),
-    **dict.fromkeys("e_min e_max hdm_r v_reset".split(), _FINITE),
-    "ssa_decay": Listed(_POSITIVE, length=2),
+    **dict.fromkeys("hdm_r v_reset".split(), _FINITE),
+    **dict.fromkeys("e_min e_max".split(), Number(-50, 50)),  # 1 - 2^-50 is 1 but for rounding
+    "alpha_init": Number(0, 100, above=True),
+    "ssa_decay": Listed(Number(0.001, 50), length=2),
     "attention_window": Listed(Number(0, 2**30, whole=True), length=2),
     "tau": Number(1, 1e6),
     "scan_memory": Number(0, 1e9, above=True, unit="MiB"),
@@ -492,8 +512,19 @@ def check_sizes(conf: object, where: str, table: Table = SIZES) -> None:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return whether a value is a number, which true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a value is a number, NumPy's too; true and false are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def not_finite(part: object, where: str) -> list[str]:
+    """Return the places of numbers in a mapping, and in those in it, that are NaN or infinite."""
+    if isinstance(part, Mapping):
+        found = (not_finite(value, f"{where}.{key}") for key, value in part.items())
+    elif isinstance(part, list | tuple):
+        found = (not_finite(value, where) for value in part)
+    else:
+        return [where] if isinstance(part, float) and not math.isfinite(part) else []
+    return list(itertools.chain.from_iterable(found))
 
 
 def check_lengths(options: Mapping[str, object], where: str) -> None:

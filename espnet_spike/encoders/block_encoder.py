@@ -105,7 +105,7 @@ class BlockEncoder(AbsEncoder):
         if len(set(layers)) < len(layers):
             raise ValueError(f"interctc_layer_idx: {list(layers)} has a block twice")
         for index in layers:
-            if not 0 < index < len(self.encoders):
+            if isinstance(index, bool) or not 0 < index < len(self.encoders):
                 raise ValueError(
                     f"interctc_layer_idx: {index} is not within 1..{len(self.encoders) - 1}"
                 )

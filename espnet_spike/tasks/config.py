@@ -160,6 +160,8 @@ def check_training_values(config: Mapping[str, Any], where: Path | str) -> None:
     for key, part in config.items():
         if str(key).endswith("_conf") and part is not None:
             check(tables.get(key, {}), part, f"{where}: {key}", others=None)
+            if places := ranges.not_finite(part, key):
+                raise UserError(f"{where}: {places[0]} is not finite", "write a number")
     for key in ("encoder_conf", "decoder_conf", "lm_conf"):
         table = ranges.LM if key == "lm_conf" else ranges.SIZES
         ranges.check_sizes(config.get(key), f"{where}: {key}", table)

@@ -17,6 +17,7 @@ from espnet_spike.data.noises import RecordedNoise
 from espnet_spike.errors import UserError, did_you_mean
 from espnet_spike.nn.layers.fatrelu import named_fatrelus
 from espnet_spike.nn.neurons.base import named_neurons
+from espnet_spike.ranges import SPARSIFY, check
 from espnet_spike.tasks.arguments import (
     RESERVED,
     espnet_parser,
@@ -37,6 +38,7 @@ from espnet_spike.tasks.config import (
     check_start,
     check_training_values,
     from_twin,
+    merge,
     read_training_config,
     trains_twin,
     twin_config,
@@ -354,6 +356,13 @@ def check_asr_config(
         dense, _ = twin_config(whole, meta, path)
         where = f"{path}, with {META}.{TWIN} its dense twin"
         check_training_config(SpikeASRTask, dense, where, rest, vocabulary, size)
+    if meta.get("sparsify") is not None:
+        where = f"{path}: {META}.sparsify"
+        check(SPARSIFY, meta["sparsify"], where)
+        changes = {k: v for k, v in meta["sparsify"].get("finetune", {}).items() if k != META}
+        finetune = merge(config, changes)
+        check_training_values(finetune, f"{where}.finetune")
+        check_training_config(SpikeASRTask, finetune, f"{where}.finetune", extra, vocabulary, size)
     return checked
 
 
@@ -527,7 +536,7 @@ def _check_neuron(args: argparse.Namespace) -> Problems:
     from espnet_spike.nn.neurons.factory import neuron_class
 
     conf, name = (args.encoder_conf.get(key) for key in ("neuron_conf", "neuron"))
-    if args.encoder != "iml_spikeformer" or conf is None:
+    if args.encoder != "iml_spikeformer" or conf is None or not isinstance(name, str | None):
         return []
     try:
         cls = neuron_class("imls" if name is None else name)

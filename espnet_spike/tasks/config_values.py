@@ -129,8 +129,10 @@ def _check_optimizer(args: argparse.Namespace) -> Problems:
         try:
             with quiet():
                 scheduler_classes[args.scheduler](optim, **args.scheduler_conf)
-        except ZeroDivisionError:  # one cycle whose rise or fall has a single update
-            return [
+        except ZeroDivisionError:
+            if args.scheduler != "onecyclelr":
+                return [f"scheduler_conf: a number of {args.scheduler} must not be 0"]
+            return [  # its rise or fall has a single update
                 f"scheduler_conf: the learning rate of {args.scheduler} rises or falls within one "
                 f"update (total_steps {args.scheduler_conf.get('total_steps')}); train longer, or "
                 "change pct_start"

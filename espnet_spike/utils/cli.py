@@ -81,7 +81,7 @@ def repeated_list(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
     given = [word.partition("=")[0] for word in before]
     for action in parser._actions:
         names = [n for n, known in parser._option_string_actions.items() if known is action]
-        keeps_last = type(action) is argparse._StoreAction and action.nargs in ("*", "+")
+        keeps_last = type(action) is argparse._StoreAction and action.nargs not in (None, "?")
         if keeps_last and sum(given.count(name) for name in names) > 1:
             return names[0]
     return ""

@@ -34,6 +34,13 @@ def test_spike_meta_is_taken_out(tmp_path):
         ("specaug_conf: {num_time_mask: -2}\n", "specaug_conf: num_time_mask: -2 is out of range"),
         ("specaug_conf: {freq_mask_width_range: [-5, 5]}\n", "freq_mask_width_range: [-5, 5] is"),
         ("specaug_conf: {time_warp_window: 0}\n", "time_warp_window: 0 is out of range"),
+        ("specaug_conf: {time_mask_width_ratio_range: 1}\n", "time_mask_width_ratio_range: 1 is"),
+        ("optim_conf: {maximize: true}\n", "optim_conf: maximize: True is out of range"),
+        ("optim_conf: {eps: .inf}\n", "optim_conf.eps is not finite"),
+        ("scheduler_conf: {eta_min: -1}\n", "scheduler_conf: eta_min: -1 is out of range"),
+        ("scheduler_conf: {step_size: 0}\n", "scheduler_conf: step_size: 0 is out of range"),
+        ("encoder_conf: {a: {b: [1, .nan]}}\n", "encoder_conf.a.b is not finite"),
+        ("model_conf: {interctc_weight: 1.0}\n", "interctc_weight: 1.0 is out of range"),
         ("lm_conf: {nlayers: 0}\n", "lm_conf: nlayers: 0 is out of range"),
         ("scheduler_conf: wa\n", "scheduler_conf: 'wa' is no mapping"),
     ],
@@ -47,6 +54,7 @@ def test_values_that_nothing_can_train_with(tmp_path, content, said):
 
 def test_values_that_espnet_takes_are_left(tmp_path):
     text = "specaug_conf: {time_mask_width_range: null, time_mask_width_ratio_range: [0.0, 0.05]}\n"
+    text += "patience: none\nnum_iters_per_epoch: null\nlog_interval: None\n"
     text += "optim_conf: {lr: 2e-3}\nscheduler_conf: {max_lr: [0.1, 0.2]}\n"  # the first is text
     (tmp_path / "c.yaml").write_text(text)
     read_training_config(tmp_path / "c.yaml")

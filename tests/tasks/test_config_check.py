@@ -2,12 +2,13 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 from espnet_spike.errors import UserError
 from espnet_spike.tasks import config_check
 from espnet_spike.tasks.asr import SpikeASRTask
 from espnet_spike.tasks.config import read_training_config
-from espnet_spike.tasks.config_check import check_training_config
+from espnet_spike.tasks.config_check import check_asr_config, check_training_config
 from espnet_spike.tasks.lm import SpikeLMTask
 from tests.conftest import ROOT
 from tests.helpers.configs import GOOD, changed
@@ -63,8 +64,8 @@ def test_options_of_the_command_are_weaker_than_those_of_the_user():
         ),
         ({"encoder_conf.num_blocks": 0}, "encoder_conf: num_blocks: 0 is out of range"),
         (
-            {"encoder": "iml_spikeformer", "encoder_conf": {"hdm_r": float("nan")}},
-            "the model cannot be built: ValueError: hdm_r: nan is out of range",
+            {"encoder": "iml_spikeformer", "encoder_conf": {"hdm_r": 1e9}},
+            r"the model cannot be built: ValueError: hdm_r: 1000000000\.0 is out of range",
         ),
         (
             {
@@ -72,6 +73,17 @@ def test_options_of_the_command_are_weaker_than_those_of_the_user():
                 "encoder_conf": {"neuron": "ilif", "neuron_conf": {"divide": "no"}},
             },
             "encoder_conf.neuron_conf.divide: must be bool, not 'no'",
+        ),
+        (
+            {
+                "encoder": "iml_spikeformer",
+                "encoder_conf": {"neuron": ["imls"], "neuron_conf": {"T": 4}},
+            },
+            r"encoder_conf.neuron: must be str, not \['imls'\]",
+        ),
+        (
+            {"scheduler": "warmuplr", "scheduler_conf": {"warmup_steps": 0}},
+            "warmuplr must not be 0",
         ),
         (
             {"encoder": "iml_spikeformer", "encoder_conf": {"neuron_conf": {"divide": True}}},
@@ -275,6 +287,33 @@ def test_front_ends_that_need_nothing_more_train(name):
     loss.backward()
     grads = [p.grad for n, p in model.named_parameters() if n.startswith("encoder")]
     assert any(grad is not None and bool(grad.abs().sum() > 0) for grad in grads)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"utterances": 0}, "spike_meta.sparsify: utterances: 0 is out of range"),
+        ({"oder": "network"}, "unknown key 'oder' .did you mean 'order'"),
+        ({"finetune": {"optm_conf": {}}}, "finetune: unknown key optm_conf"),
+        ({"finetune": {"max_epoch": 0}}, "sparsify.finetune: max_epoch: 0 is out of range"),
+        ({"finetune": {"encoder_conf": {"lambda_act": -5.0}}}, "finetune.*lambda_act: -5.0 is out"),
+    ],
+)
+def test_the_stage_after_the_training_is_checked_before_it(tmp_path, change, said):
+    config = yaml.safe_load((ROOT / "egs/fsdd/conf/train_event_speech_mamba.yaml").read_text())
+    config["spike_meta"]["sparsify"] |= change
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=rf"(?s)c\.yaml.*{said}"):
+        check_asr_config(path)
+
+
+SPARSE = [p for p in sorted(ROOT.glob("**/conf/train_*.yaml")) if "sparsify:" in p.read_text()]
+
+
+@pytest.mark.parametrize("path", SPARSE, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
+def test_what_ships_is_good_for_both_trainings(path):
+    check_asr_config(path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("train_*.yaml")), ids=lambda p: p.stem)

@@ -80,7 +80,7 @@ def test_new_text_is_counted_anew(folder):
 
 def test_nothing_learnt(folder):
     with pytest.raises(UserError, match="no parameter changed"):
-        train(folder, "--optim_conf lr=0.0")
+        train(folder, "--optim_conf lr=1.0e-50")
 
 
 def test_a_changed_configuration(folder):

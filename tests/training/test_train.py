@@ -366,9 +366,9 @@ def start(work, extra, wait_for_epochs):
 @pytest.mark.parametrize(
     ("extra", "cause"),
     [
-        ("--optim_conf lr=0.0", "no parameter changed"),
+        ("--optim_conf lr=1.0e-50", "no parameter changed"),
         ("--optim_conf lr=1.0e-14", "did not move|no parameter changed"),
-        ("--optim_conf lr=1.0e+30", "is not finite|no update was applied"),
+        ("--optim_conf lr=1000000.0", "is not finite|no update was applied"),
         ("--accum_grad 10", "accum_grad is larger than the number of batches"),
         ("--freeze_param encoder decoder ctc", "no parameter is left to train"),
     ],

@@ -53,6 +53,7 @@ def test_a_list_that_is_given_twice_is_refused(capsys):
     made = parser()
     made.add_argument("--train_text", "--text", nargs="+", old=["--corpus"])
     made.add_argument("--input", action="append")
+    made.add_argument("--pair", nargs=2)
     made.add_argument("command", nargs="*")
     words = "--input a --input b --beam_size 2 --beam_size 3 --text c d -- --text e".split()
     found = made.parse_args(words)
@@ -62,6 +63,9 @@ def test_a_list_that_is_given_twice_is_refused(capsys):
             made.parse_args(words)
         said = "--train_text is given twice; name all behind one: --train_text A B"
         assert left.value.code == 2 and said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        made.parse_args("--pair a b --pair c d".split())
+    assert "--pair is given twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Option values from YAML are checked: names with a did-you-mean, numbers against their ranges."""
 
+import numpy as np
 import pytest
 
 from espnet_spike.utils.options import check_keys, check_numbers, choose, numbers_in_range
@@ -34,6 +35,9 @@ def test_a_number_out_of_range_is_named(name, value):
 
 def test_what_is_no_number_is_out_of_range_but_for_none():
     check_numbers({"num_blocks": None, "unknown": -1})
+    check_numbers({"T": np.int64(4), "tau": np.float32(2), "attention_window": range(4, 6)})
+    with pytest.raises(ValueError, match=r"T: .*2\.0.* is out of range; give a whole number"):
+        check_numbers({"T": np.float64(2)})
     for value in ("3", True):
         with pytest.raises(ValueError, match=f"T: {value!r} is out of range; give a whole number"):
             check_numbers({"T": value})

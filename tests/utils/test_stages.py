@@ -187,7 +187,8 @@ def test_ctrl_c_stops_with_130_and_leaves_no_marker(tmp_path):
     command = [
         *(sys.executable, "-m", "espnet_spike.bin.run_stage", "--stage", "3 x", "--name", "x"),
         *("--expdir", str(tmp_path / "exp"), "--", "bash", "-c"),
-        f"touch '{tmp_path}/started'; sleep 30",
+        # without the trap bash goes on when touch has ended well after the signal
+        f"trap 'exit 130' INT; touch '{tmp_path}/started'; sleep 30",
     ]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     child = subprocess.Popen(command, start_new_session=True, env=env)

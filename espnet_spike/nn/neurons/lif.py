@@ -173,6 +173,8 @@ class LeakyNeuron(FixedThreshold):
         self.surrogate = surrogate
         self.surrogate_alpha = surrogate_alpha
         _ = self.dynamics  # refuses what no neuron can be
+        if v_reset >= v_th:
+            raise ValueError(f"v_reset: {v_reset} is not below v_th, {v_th}: it would never rest")
 
     @property
     def dynamics(self) -> LIFDynamics:

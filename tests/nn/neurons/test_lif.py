@@ -152,6 +152,7 @@ def test_integer_lif_binary_slots():
         (LIF, {"reset": "sotf"}, "did you mean 'soft'"),
         (LIF, {"surrogate": "relu"}, "surrogate"),
         (LIF, {"T": 0}, "T: 0 is out of range"),
+        (LIF, {"v_th": 1.0, "v_reset": 1.0}, "v_reset: 1.0 is not below v_th, 1.0"),
         (LIF, {"tau": 0.5}, "tau: 0.5 is out of range"),
         (ILIF, {"time_steps": 0}, "time_steps: 0 is out of range"),
         (ILIF, {"rounding": "up"}, "rounding"),
