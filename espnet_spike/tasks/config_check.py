@@ -361,7 +361,6 @@ def check_asr_config(
         check(SPARSIFY, meta["sparsify"], where)
         changes = {k: v for k, v in meta["sparsify"].get("finetune", {}).items() if k != META}
         finetune = merge(config, changes)
-        check_training_values(finetune, f"{where}.finetune")
         check_training_config(SpikeASRTask, finetune, f"{where}.finetune", extra, vocabulary, size)
     return checked
 
